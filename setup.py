@@ -1,0 +1,45 @@
+"""Builds the Cython core. Everything else about the project stands in pyproject.toml.
+
+TCP_SNIFFER_BUILD=trace    line tracing, for coverage of the core
+TCP_SNIFFER_BUILD=sanitize AddressSanitizer and UndefinedBehaviorSanitizer
+"""
+
+import os
+
+from Cython.Build import cythonize
+from Cython.Compiler import Options
+from setuptools import Extension, setup
+
+Options.warning_errors = True  # the same as `cython -Werror`
+
+BUILDS: dict[str, tuple[list[str], list[tuple[str, str]]]] = {
+    "": (["-O3", "-g0"], []),
+    "trace": (["-O1", "-g"], [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]),
+    "sanitize": (["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"], []),
+}
+build = os.environ.get("TCP_SNIFFER_BUILD", "")
+flags, macros = BUILDS[build]
+links = [flag for flag in flags if flag.startswith("-fsanitize")]
+
+MODULES = ["counters", "fragment", "stream", "http1", "flow"]
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension(
+                f"sniffer_core.{name}",
+                [f"sniffer_core/{name}.pyx"],
+                extra_compile_args=[*flags, "-Wall", "-Werror", "-Wno-unused-function", "-Wno-sign-compare"],
+                extra_link_args=links,
+                define_macros=macros,
+            )
+            for name in MODULES
+        ],
+        build_dir="build/cython",
+        compiler_directives={
+            "language_level": 3,
+            "embedsignature": True,
+            "linetrace": build == "trace",
+        },
+    ),
+)

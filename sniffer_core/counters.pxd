@@ -1,0 +1,106 @@
+# Every counter of the core, once. The Python names are these in lower case (counters.pyx); no counter is derived from
+# another, so that the balance laws (tests/laws.py, docs) can fail.
+
+from libc.stdint cimport uint64_t
+
+cpdef enum Counter:
+    # packets_seen = parsed + every other packets_*
+    PACKETS_SEEN = 0
+    PACKETS_PARSED              # reached TCP (a datagram completed by its last fragment included)
+    PACKETS_NOT_IP              # ARP, LLDP, ...
+    PACKETS_NOT_TCP             # UDP, ICMP, ...
+    PACKETS_MALFORMED           # lengths that contradict each other
+    PACKETS_CUT                 # the snaplen cut a header
+    PACKETS_FRAGMENT            # a fragment that completed nothing yet
+    PACKETS_FRAGMENT_DROPPED    # a fragment that the bounds or contradictions refused
+
+    # what became of parsed segments that no HTTP stream took
+    SEGMENTS_OTHER_PORT
+    SEGMENTS_SAMPLED_OUT
+    SEGMENTS_OWN                # our own deliveries
+    SEGMENTS_NO_FLOW            # no payload and no SYN, and no flow to belong to
+
+    # bytes_payload = used + duplicate + every bytes_abandoned_* + held (a gauge)
+    BYTES_PAYLOAD
+    BYTES_USED                  # read as part of a message
+    BYTES_DUPLICATE             # seen before
+    BYTES_ABANDONED_OTHER_PORT
+    BYTES_ABANDONED_SAMPLED_OUT
+    BYTES_ABANDONED_OWN
+    BYTES_ABANDONED_SKIPPED     # between a gap or malformed input and the next sure boundary
+    BYTES_ABANDONED_NOT_HTTP    # TLS, HTTP/2, anything else
+    BYTES_ABANDONED_TUNNEL      # after 101 or a 2xx to CONNECT
+    BYTES_ABANDONED_LATE        # after the end of the stream or of the connection
+    BYTES_ABANDONED_EVICTED     # held when its flow was given up
+    BYTES_ABANDONED_OUT_OF_WINDOW  # too far from everything seen: a bogus sequence number
+    BYTES_ABANDONED_UNDECIDED   # neither side spoke a start line
+
+    # streams
+    SEGMENTS_RETRANSMITTED      # nothing new in them
+    SEGMENTS_OUT_OF_ORDER       # held for the bytes before them
+    SEGMENTS_SNAPPED            # payload cut by the snaplen
+    OVERLAP_CONFLICTS           # overlapping bytes that differ; the first were kept
+    GAPS
+    GAP_BYTES
+
+    # flows_opened = closed + idle + evicted_* + stopped + replaced + live (a gauge)
+    FLOWS_OPENED
+    FLOWS_CLOSED
+    FLOWS_IDLE
+    FLOWS_EVICTED_SILENT        # never carried payload; connection or memory cap
+    FLOWS_EVICTED_CAPACITY      # idle longest, connection cap
+    FLOWS_EVICTED_MEMORY        # idle longest, memory cap
+    FLOWS_STOPPED               # alive at flush
+    FLOWS_REPLACED              # the port was used again
+    HOLDS_EVICTED               # out-of-order bytes of the flow holding most, memory cap
+    BODIES_EVICTED              # kept body of the largest open message, memory cap
+    FLOWS_SAMPLED_OUT
+    FLOWS_OWN
+    FLOWS_TLS
+    FLOWS_HTTP2
+    FLOWS_OTHER_PROTOCOL
+    FLOWS_UNDECIDED
+    FLOWS_TUNNEL
+    FLOWS_OTHER_SERVER          # a flow whose server port is not captured
+
+    # messages
+    MESSAGES_REQUEST            # emitted
+    MESSAGES_RESPONSE
+    INCOMPLETE_GAP
+    INCOMPLETE_CLOSED
+    INCOMPLETE_EVICTED
+    INCOMPLETE_IDLE
+    INCOMPLETE_STOPPED
+    INCOMPLETE_MALFORMED
+    INCOMPLETE_LIMIT
+    MESSAGES_RESYNCED
+    MESSAGES_TENTATIVE_DROPPED  # read after a gap and then contradicted by the other side
+    RESPONSES_UNPAIRED
+    REQUESTS_UNANSWERED         # their connection ended, or a later one was answered, first
+    RESPONSES_INFORMATIONAL     # 1xx but 101
+    INFORMATIONAL_ORPHANED      # 1xx whose final response never came
+    RESPONSES_TAKEN_BODYLESS    # unpaired, but a status line followed at once (an answer to HEAD)
+    HEADS_FAST                  # decided by the fast path
+    HEADS_H11                   # decided by h11
+    HEADS_REFUSED               # by h11 too: emitted as malformed
+    HEADS_CUT                   # ended before their start line did: nothing to emit
+    START_LINES_MALFORMED
+    MESSAGES_LONG               # open for 60 s
+    EVENTS_DROPPED              # more to log than the bound
+
+    # anomalies, in the order of http1.Anomaly
+    ANOMALY_TE_AND_CL
+    ANOMALY_TE_IN_HTTP10
+    ANOMALY_TE_NOT_CHUNKED
+    ANOMALY_TE_FOLDED
+    ANOMALY_CL_REPEATED         # "5, 5", or the line twice
+    ANOMALY_CL_ZERO_PADDED
+    ANOMALY_CL_CONFLICTING
+    ANOMALY_CL_INVALID
+    ANOMALY_SPACE_BEFORE_COLON
+    ANOMALY_SPACE_IN_TARGET
+    ANOMALY_CONFLICTING_OVERLAP
+    ANOMALY_BARE_LF
+    ANOMALY_OBS_FOLD
+
+    COUNTERS_END

@@ -1,0 +1,133 @@
+"""The flow table: packets in, HTTP messages out."""
+
+from collections.abc import Iterable
+from typing import Literal, final
+
+COUNTERS: tuple[str, ...]
+"""Names of `FlowTable.counters()`, in order."""
+
+LINK_TYPES: frozenset[int]
+"""The libpcap link types (DLT) that can be read: 0, 1, 12, 14, 101, 108, 113, 228, 229, 276."""
+
+@final
+class RawMessage:
+    """One HTTP/1.x message as the core read it: nothing redacted, nothing decoded. Made by FlowTable alone.
+
+    The caller owns it: `headers` and `trailers` are its own dicts and may be changed.
+    """
+
+    @property
+    def direction(self) -> Literal["request", "response"]: ...
+    @property
+    def receiver(self) -> tuple[str, int]:
+        """The server's address and port."""
+    @property
+    def destination(self) -> tuple[str, int]:
+        """The client's address and port."""
+    @property
+    def timestamp(self) -> int:
+        """Packet time of the first byte, microseconds since the epoch."""
+    @property
+    def headers(self) -> dict[str, str | list[str]]:
+        """Names lower-cased, in order of first appearance; a repeated name is joined with ", " (`cookie` with "; ");
+        `set-cookie` is always a list. Bytes are shown as ISO-8859-1."""
+    @property
+    def connection_id(self) -> str:
+        """32 hex digits; see docs/RECORD.md."""
+    @property
+    def exchange(self) -> int: ...
+    @property
+    def http_version(self) -> Literal["1.0", "1.1"]: ...
+    @property
+    def method(self) -> str | None:
+        """None for a response whose request was not seen; so are `path` and `carried`."""
+    @property
+    def path(self) -> str | None:
+        """The request target as sent."""
+    @property
+    def status_code(self) -> int | None:
+        """None for a request."""
+    @property
+    def reason(self) -> str | None: ...
+    @property
+    def informational(self) -> tuple[int, ...]:
+        """The 1xx that came before this response."""
+    @property
+    def latency_us(self) -> int | None:
+        """Last byte of the request to first byte of the response."""
+    @property
+    def body(self) -> bytes:
+        """The first bytes of the body, after de-chunking, before any decoding: at most `max_body`, and none after the
+        first missing byte."""
+    @property
+    def body_size(self) -> int:
+        """Bytes of body seen on the wire, after de-chunking."""
+    @property
+    def body_truncated(self) -> bool:
+        """`body` was cut by `max_body` or by the memory limit."""
+    @property
+    def trailers(self) -> dict[str, str | list[str]] | None: ...
+    @property
+    def incomplete(self) -> Literal["gap", "closed", "evicted", "idle", "stopped", "malformed", "limit"] | None: ...
+    @property
+    def missing_bytes(self) -> int | None: ...
+    @property
+    def resynced(self) -> bool: ...
+    @property
+    def anomalies(self) -> tuple[str, ...]: ...
+    @property
+    def trace_id(self) -> str | None:
+        """Of the request's valid `traceparent` (W3C Trace Context); so is `span_id`."""
+    @property
+    def span_id(self) -> str | None: ...
+    @property
+    def carried(self) -> tuple[str | None, ...] | None:
+        """The request's values of the fields named by `carry`, on the request and on its response."""
+
+@final
+class FlowTable:
+    """Every flow of one capture. Belongs to one thread; not locked. Never raises on traffic.
+
+    Time is packet time: with `clock_us` None (a file) it is the greatest stamp so far, otherwise it advances by the
+    least of the stamps' step and the monotonic time elapsed + 1 s, so that a clock that jumps expires nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        linktype: int,
+        ports: Iterable[int],
+        max_body: int = 65536,
+        max_head: int = 65536,
+        max_flows: int = 10_000,
+        idle_timeout_us: int = 300_000_000,
+        memory_limit: int = 67_108_864,
+        sample_rate: float = 1.0,
+        carry: tuple[str, ...] = (),
+    ) -> None:
+        """`carry` names at most 4 request header fields, lower case. ValueError for a link type not in LINK_TYPES."""
+    def feed(
+        self, packets: bytes, index: bytes, first: int = 0, clock_us: int | None = None
+    ) -> tuple[list[RawMessage], int]:
+        """Feeds what `next_batch` gave: `index` holds native u32 {sec, usec, offset, caplen} for each packet.
+
+        Starts at packet `first`; returns the messages that ended and the number of the next packet to feed, which is
+        smaller than the number of packets when the messages have become many: call again from there.
+        Any bytes are safe: an index that points outside of `packets` is counted as malformed.
+        """
+    def tick(self, clock_us: int) -> list[RawMessage]:
+        """An idle live capture: lets time pass (monotonic µs) and returns what it ended."""
+    def flush(self) -> list[RawMessage]:
+        """Ends every flow, in order of creation; open messages are `incomplete: "stopped"`. The table is empty then."""
+    def exclude(self, address: str, port: int) -> None:
+        """Leaves out flows one end of which is this local socket (our own deliveries); one call before it connects."""
+    def include(self, address: str, port: int) -> None:
+        """Undoes `exclude` for flows that begin later."""
+    def counters(self) -> dict[str, int]:
+        """Cumulative since the table was made; names in COUNTERS, explained in docs/COUNTERS.md."""
+    def gauges(self) -> dict[str, int]:
+        """`flows`, `held_bytes` (out of order), `memory_bytes`, `memory_blocks`, `messages_open`,
+        `messages_long` (open for 60 s)."""
+    def events(self) -> list[tuple[str, tuple[str, int], tuple[str, int]]]:
+        """What is worth a log line since the last call: (kind, receiver, destination), kinds `tls`, `http2`,
+        `other-protocol`, `undecided`, `tunnel`, `snapped`, `long-message`; at most 256 between two calls."""

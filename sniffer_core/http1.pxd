@@ -1,0 +1,194 @@
+# ONE direction's HTTP/1.x messages: heads, body framing (length, chunked + trailers, until close), cut and resync.
+#
+# flow drives it: http1_data() consumes a Run (stream.pxd) until something happens that only flow can decide, and says
+# what (Event); flow acts and calls again until MORE. http1_gap() and http1_end() are the other two inputs. The parser
+# does no pairing and knows nothing of the other direction, except what flow tells it between two calls.
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from sniffer_core.memory cimport Pool
+from sniffer_core.stream cimport Run
+
+cdef enum Kind:
+    REQUEST = 0
+    RESPONSE = 1
+
+cdef enum Event:
+    EVENT_MORE = 0          # the run is consumed; nothing to decide
+    EVENT_HEAD = 1          # parser.message has a whole head. flow pairs it, then calls http1_frame() (or _reject/_tunnel)
+    EVENT_CUT = 2           # parser.message has a start line, and its head ended too early: flow pairs it, then takes it
+    EVENT_END = 3           # parser.message has ended (whole, or incomplete says why): flow takes it
+    EVENT_HEAD_LOST = 4     # a head ended before its start line did: nothing to emit, but it keeps an exchange
+    EVENT_NOT_HTTP = 5      # parser.protocol says what the first bytes of the direction were; the parser is DEAD now
+
+cdef enum Protocol:
+    PROTOCOL_HTTP1 = 0
+    PROTOCOL_TLS = 1
+    PROTOCOL_HTTP2 = 2
+    PROTOCOL_OTHER = 3
+
+cdef enum Incomplete:       # the order of INCOMPLETE_* in counters.pxd, from 1
+    WHOLE = 0
+    INCOMPLETE_GAP_ = 1
+    INCOMPLETE_CLOSED_ = 2
+    INCOMPLETE_EVICTED_ = 3
+    INCOMPLETE_IDLE_ = 4
+    INCOMPLETE_STOPPED_ = 5
+    INCOMPLETE_MALFORMED_ = 6
+    INCOMPLETE_LIMIT_ = 7
+
+cdef enum Anomaly:          # bits of message.anomalies; bit n is counted in ANOMALY_TE_AND_CL + n
+    BIT_TE_AND_CL = 1 << 0
+    BIT_TE_IN_HTTP10 = 1 << 1
+    BIT_TE_NOT_CHUNKED = 1 << 2
+    BIT_TE_FOLDED = 1 << 3
+    BIT_CL_REPEATED = 1 << 4
+    BIT_CL_ZERO_PADDED = 1 << 5
+    BIT_CL_CONFLICTING = 1 << 6
+    BIT_CL_INVALID = 1 << 7
+    BIT_SPACE_BEFORE_COLON = 1 << 8
+    BIT_SPACE_IN_TARGET = 1 << 9
+    BIT_CONFLICTING_OVERLAP = 1 << 10
+    BIT_BARE_LF = 1 << 11
+    BIT_OBS_FOLD = 1 << 12
+
+cdef enum State:
+    START = 0               # between messages: the next byte begins one (blank lines are passed over)
+    HEAD = 1                # inside a head that did not arrive whole in one run: parser.buffer holds it
+    FRAME = 2               # EVENT_HEAD was returned: waits for http1_frame(), _reject() or _tunnel()
+    BODY_LENGTH = 3
+    BODY_CLOSE = 4          # until the stream ends
+    CHUNK_SIZE = 5
+    CHUNK_EXTENSION = 6
+    CHUNK_DATA = 7
+    CHUNK_END = 8           # the CRLF after a chunk's data
+    TRAILERS = 9            # parser.buffer holds them
+    DONE = 10               # EVENT_END was returned: waits for flow to take the message
+    SKIP = 11               # bytes of unknown extent were lost, or were malformed: looking for a sure boundary
+    TUNNEL = 12             # after 101 or a 2xx to CONNECT: counted, never read
+    DEAD = 13               # not HTTP
+
+cdef struct Text:           # a slice of the block it belongs to
+    uint32_t at
+    uint32_t size
+
+cdef struct Field:          # one header line, value trimmed, folds resolved, in order of arrival
+    Text name               # as sent (case kept)
+    Text value
+
+cdef struct Fields:         # the trailers: one block of `size` bytes: this struct, Field[count], the text
+    size_t size
+    uint32_t count
+    # Field* fields_of(Fields*), uint8_t* text_of(Fields*): see http1.pyx; Text.at counts from text_of()
+
+cdef struct Message:
+    # One block of `size` bytes: this struct, Field[count], the text of the head.
+    size_t size
+    uint32_t count
+    Field* fields           # into the block
+    uint8_t* text           # into the block; every Text of this struct counts from here
+    uint32_t text_size
+
+    uint8_t kind            # Kind
+    uint8_t minor           # HTTP/1.minor, 0 or 1
+    uint8_t incomplete      # Incomplete
+    bint resynced           # first message after bytes were lost whose extent is unknown
+    bint refused            # h11 refused the header block: count is 0, framing is the core's all the same
+    bint bodyless           # framed as without a body (HEAD, 204, 304), whatever its fields say
+    bint truncated          # the kept body is not the whole of body_size
+    bint upgrade            # request: has an Upgrade field, and Connection names it
+    bint upgrade_h2c        # request: that upgrade is to h2c alone
+    bint body_gap           # bytes of the body are missing: nothing more of it is kept
+    uint16_t status         # response
+    uint32_t anomalies      # Anomaly bits
+    Text method             # request
+    Text target             # request, as sent
+    Text reason             # response
+
+    int64_t start           # stream offset of the first byte
+    int64_t end             # stream offset after the last byte, once EVENT_END (-1 before)
+    int64_t stamp           # packet time of the first byte, µs
+    int64_t stamp_end       # packet time of the last byte read so far
+    int64_t ack             # Run.ack of the first byte
+
+    uint64_t body_size      # bytes of body seen, after de-chunking
+    int64_t missing         # bytes known to be missing; -1 unknown
+    uint8_t* body           # kept bytes, in a block of body_space bytes of their own
+    size_t body_kept
+    size_t body_space
+    Fields* trailers        # or NULL
+
+    # flow's
+    void* exchange
+    Message* next
+
+cdef struct Limits:
+    uint32_t head           # bytes of a head, and of a chunked body's trailers; also header lines cannot exceed it
+    uint32_t body           # bytes of body kept
+
+cdef struct Parser:
+    uint8_t kind            # Kind
+    uint8_t state           # State
+    uint8_t protocol        # Protocol, with EVENT_NOT_HTTP
+    bint lost               # the next message is `resynced`
+    bint spoke              # a valid start line was read in this direction
+    bint at_stream_start    # nothing was consumed yet and the stream's true first byte is known (SYN seen)
+    Pool* pool
+    uint64_t* counters      # counters.Counter
+    const Limits* limits
+    Message* message        # the open message, owned by the parser until flow takes it; flow sets it to NULL
+    int64_t boundary        # set by flow: an offset that the other side's ACK marks as a message's end; -1 none
+    uint64_t remaining      # BODY_LENGTH, CHUNK_DATA: bytes still to come
+    uint64_t skipped        # SKIP: bytes since it began
+    # head and trailers that came in pieces
+    uint8_t* buffer
+    uint32_t buffer_size
+    uint32_t buffer_space
+    uint32_t scanned        # of the buffer, known to hold no end of head: rescans stay linear
+    # of the first byte of the message in the buffer
+    int64_t first_offset
+    int64_t first_stamp
+    int64_t first_ack
+    bint candidate          # the head in the buffer is a resync candidate: a refusal of it leads back to SKIP
+    uint8_t chunk_digits
+    uint32_t line_size      # bytes of the present chunk-size line
+
+cdef void http1_init(Parser* parser, Kind kind, Pool* pool, uint64_t* counters, const Limits* limits) noexcept nogil
+cdef void http1_free(Parser* parser) noexcept nogil
+    # Gives back everything, the open message included.
+
+cdef Event http1_data(Parser* parser, Run* run) noexcept nogil
+    # Consumes from the front of `run` (data, size, offset, segment_start move on) and stops where flow must decide.
+
+cdef Event http1_gap(Parser* parser, int64_t* size) noexcept nogil
+    # `size` > 0 bytes are missing; consumes from it. Returns EVENT_MORE when all of it is dealt with.
+
+cdef Event http1_end(Parser* parser, Incomplete reason) noexcept nogil
+    # The stream ended: reason WHOLE is a FIN (an until-close body is whole, anything else open is
+    # INCOMPLETE_CLOSED_); otherwise the reason goes into the message.
+
+cdef void http1_frame(Parser* parser, bint bodyless, bint paired) noexcept nogil
+    # After EVENT_HEAD: sets the body framing, RFC 9112 section 6. `bodyless`: the response answers HEAD.
+    # `paired`: its request is known (an unpaired response whose body would begin with a status line at a segment
+    # start is taken as bodyless). A message without a body makes the next http1_data() return EVENT_END at once,
+    # even with an empty run.
+
+cdef void http1_reject(Parser* parser) noexcept nogil
+    # After EVENT_HEAD, or with a message open: it is none after all (a start line inside a body). Frees it; SKIP.
+
+cdef void http1_discard(Parser* parser) noexcept nogil
+    # After EVENT_HEAD: an interim response (1xx but 101). Frees it; START.
+
+cdef void http1_skip(Parser* parser) noexcept nogil
+    # Frees what is open, SKIP: the next boundary decides.
+
+cdef void http1_tunnel(Parser* parser) noexcept nogil
+    # Frees what is open; every further byte is counted as tunnel.
+
+cdef void http1_kill(Parser* parser) noexcept nogil
+    # Frees what is open; every further byte is counted as not HTTP.
+
+cdef size_t http1_drop_body(Parser* parser) noexcept nogil
+    # Memory cap: gives back the kept body of the open message, which is `truncated` from now on; returns the bytes.
+
+cdef void message_free(Message* message, Pool* pool) noexcept nogil
