@@ -37,3 +37,290 @@ cdef struct Packet:
     uint32_t fragment_offset        # bytes
     uint32_t fragment_id
     uint8_t fragment_more           # bool
+    uint8_t fragment_protocol       # IPv4: protocol; IPv6: next header of the fragment header
+
+
+cdef enum:
+    LINK_NULL = 0
+    LINK_ETHERNET = 1
+    LINK_RAW_BSD = 12
+    LINK_RAW_OPENBSD = 14
+    LINK_RAW = 101
+    LINK_LOOP = 108
+    LINK_SLL = 113
+    LINK_IPV4 = 228
+    LINK_IPV6 = 229
+    LINK_SLL2 = 276
+
+cdef enum:
+    ETHER_IPV4 = 0x0800
+    ETHER_VLAN = 0x8100         # IEEE 802.1Q
+    ETHER_IPV6 = 0x86DD
+    ETHER_PPPOE = 0x8864        # RFC 2516, session stage
+    ETHER_QINQ = 0x88A8         # IEEE 802.1ad
+    ETHER_QINQ_OLD = 0x9100
+    VLAN_TAGS = 8               # more than any network nests
+
+cdef enum:
+    PROTOCOL_HOP_BY_HOP = 0
+    PROTOCOL_TCP = 6
+    PROTOCOL_ROUTING = 43
+    PROTOCOL_FRAGMENT = 44
+    PROTOCOL_AUTHENTICATION = 51
+    PROTOCOL_DESTINATION = 60
+
+
+cdef inline uint32_t wire_u16(const uint8_t* data) noexcept nogil:
+    return (<uint32_t>data[0] << 8) | data[1]
+
+
+cdef inline uint32_t wire_u32(const uint8_t* data) noexcept nogil:
+    return (<uint32_t>data[0] << 24) | (<uint32_t>data[1] << 16) | (<uint32_t>data[2] << 8) | data[3]
+
+
+cdef inline int64_t seq_distance(uint32_t a, uint32_t b) noexcept nogil:
+    """a - b in the sequence space (RFC 9293 section 3.4): -2**31 .. 2**31 - 1."""
+    return <int32_t>(a - b)
+
+
+cdef inline int wire_link_known(int linktype) noexcept nogil:
+    """Whether packets of this libpcap link type can be read."""
+    return linktype in (
+        LINK_NULL, LINK_ETHERNET, LINK_RAW_BSD, LINK_RAW_OPENBSD, LINK_RAW, LINK_LOOP, LINK_SLL, LINK_IPV4, LINK_IPV6,
+        LINK_SLL2,
+    )
+
+
+cdef inline Verdict wire_parse_tcp(
+    const uint8_t* data, uint32_t captured, uint32_t length, Packet* packet
+) noexcept nogil:
+    """A TCP segment of `length` bytes, the first `captured` <= `length` of which are there (RFC 9293 section 3.1).
+
+    Returns WIRE_TCP, WIRE_MALFORMED or WIRE_CUT.
+    """
+    cdef uint32_t header
+    if length < 20:
+        return WIRE_MALFORMED
+    if captured < 20:
+        return WIRE_CUT
+    header = (data[12] >> 4) * 4  # with the options, which nobody here needs
+    if header < 20 or header > length:
+        return WIRE_MALFORMED
+    if header > captured:
+        return WIRE_CUT
+    packet.source_port = <uint16_t>wire_u16(data)
+    packet.destination_port = <uint16_t>wire_u16(data + 2)
+    packet.seq = wire_u32(data + 4)
+    packet.ack = wire_u32(data + 8)
+    packet.flags = data[13]
+    packet.payload = data + header
+    packet.payload_size = captured - header
+    packet.missing = length - captured
+    return WIRE_TCP
+
+
+cdef inline Verdict wire_take_fragment(
+    const uint8_t* data, uint32_t captured, uint32_t length, Packet* packet
+) noexcept nogil:
+    """The piece itself; its offset, id, protocol and more-bit stand in `packet` already.
+
+    Each piece but the last is a multiple of 8 bytes, none passes 65535 (RFC 791 section 3.2, RFC 8200 section 4.5).
+    """
+    if length == 0 or (packet.fragment_more and length % 8) or packet.fragment_offset + length > 65535:
+        return WIRE_MALFORMED
+    if captured < length:
+        return WIRE_CUT
+    packet.fragment = data
+    packet.fragment_size = length
+    return WIRE_FRAGMENT
+
+
+cdef inline Verdict wire_parse_headers(
+    uint8_t protocol, const uint8_t* data, uint32_t captured, uint32_t length, Packet* packet
+) noexcept nogil:
+    """What follows the IPv6 header, or the fragmentable part of a datagram: extension headers, then TCP.
+
+    RFC 8200 section 4. `protocol` is the first one's type. Each is at least 8 bytes, so that the walk ends.
+    """
+    cdef uint32_t size
+    while protocol != PROTOCOL_TCP:
+        if protocol not in (PROTOCOL_HOP_BY_HOP, PROTOCOL_ROUTING, PROTOCOL_FRAGMENT, PROTOCOL_AUTHENTICATION,
+                            PROTOCOL_DESTINATION):
+            return WIRE_NOT_TCP
+        if length < 8:
+            return WIRE_MALFORMED
+        if captured < 8:
+            return WIRE_CUT
+        if protocol == PROTOCOL_FRAGMENT:
+            size = 8
+            packet.fragment_protocol = data[0]
+            packet.fragment_offset = wire_u16(data + 2) & 0xFFF8
+            packet.fragment_more = data[3] & 1
+            packet.fragment_id = wire_u32(data + 4)
+            if packet.fragment_offset or packet.fragment_more:  # else an atomic fragment, RFC 6946: whole
+                if packet.fragment_protocol not in (PROTOCOL_TCP, PROTOCOL_ROUTING, PROTOCOL_AUTHENTICATION,
+                                                    PROTOCOL_DESTINATION):
+                    return WIRE_NOT_TCP
+                return wire_take_fragment(data + size, captured - size, length - size, packet)
+        elif protocol == PROTOCOL_AUTHENTICATION:
+            size = (<uint32_t>data[1] + 2) * 4  # RFC 4302 section 2.2: in words of 32 bits
+        else:
+            size = (<uint32_t>data[1] + 1) * 8
+        if size > length:
+            return WIRE_MALFORMED
+        if size > captured:
+            return WIRE_CUT
+        protocol = data[0]
+        data += size
+        captured -= size
+        length -= size
+    return wire_parse_tcp(data, captured, length, packet)
+
+
+cdef inline Verdict wire_parse_ipv4(const uint8_t* data, uint32_t captured, Packet* packet) noexcept nogil:
+    """RFC 791 section 3.1."""
+    cdef uint32_t header, length
+    if captured == 0:
+        return WIRE_CUT
+    header = (data[0] & 0x0F) * 4
+    if data[0] >> 4 != 4 or header < 20:
+        return WIRE_MALFORMED
+    if captured < header:
+        return WIRE_CUT
+    length = wire_u16(data + 2)
+    if length == 0:  # segmentation offload: the kernel has not cut it yet
+        length = captured
+    if length < header:
+        return WIRE_MALFORMED
+    if captured > length:  # Ethernet's padding
+        captured = length
+    if data[9] != PROTOCOL_TCP:
+        return WIRE_NOT_TCP
+    packet.source = data + 12
+    packet.destination = data + 16
+    packet.address_size = 4
+    packet.fragment_offset = (wire_u16(data + 6) & 0x1FFF) * 8
+    packet.fragment_more = (data[6] >> 5) & 1
+    if packet.fragment_offset or packet.fragment_more:
+        packet.fragment_protocol = data[9]
+        packet.fragment_id = wire_u16(data + 4)
+        return wire_take_fragment(data + header, captured - header, length - header, packet)
+    return wire_parse_tcp(data + header, captured - header, length - header, packet)
+
+
+cdef inline Verdict wire_parse_ipv6(const uint8_t* data, uint32_t captured, Packet* packet) noexcept nogil:
+    """RFC 8200 section 3."""
+    cdef uint32_t length
+    if captured == 0:
+        return WIRE_CUT
+    if data[0] >> 4 != 6:
+        return WIRE_MALFORMED
+    if captured < 40:
+        return WIRE_CUT
+    captured -= 40
+    length = wire_u16(data + 4)
+    if length == 0:  # a jumbogram (RFC 2675) or segmentation offload
+        length = captured
+    if captured > length:
+        captured = length
+    packet.source = data + 8
+    packet.destination = data + 24
+    packet.address_size = 16
+    return wire_parse_headers(data[6], data + 40, captured, length, packet)
+
+
+cdef inline Verdict wire_parse_ip(const uint8_t* data, uint32_t captured, Packet* packet) noexcept nogil:
+    """Raw IP: the first four bits say which."""
+    if captured == 0:
+        return WIRE_CUT
+    if data[0] >> 4 == 4:
+        return wire_parse_ipv4(data, captured, packet)
+    return wire_parse_ipv6(data, captured, packet)
+
+
+cdef inline Verdict wire_parse_pppoe(const uint8_t* data, uint32_t captured, Packet* packet) noexcept nogil:
+    """RFC 2516 section 4 (6 bytes), then PPP's protocol in 2 bytes or, compressed, in 1 (RFC 1661 section 6.5)."""
+    cdef uint32_t header = 7, protocol
+    if captured < 7:
+        return WIRE_CUT
+    if data[0] != 0x11 or data[1] != 0:
+        return WIRE_NOT_IP
+    protocol = data[6]
+    if not protocol & 1:
+        if captured < 8:
+            return WIRE_CUT
+        header = 8
+        protocol = wire_u16(data + 6)
+    if protocol == 0x0021:
+        return wire_parse_ipv4(data + header, captured - header, packet)
+    if protocol == 0x0057:
+        return wire_parse_ipv6(data + header, captured - header, packet)
+    return WIRE_NOT_IP
+
+
+cdef inline Verdict wire_parse_ether(
+    uint32_t protocol, const uint8_t* data, uint32_t captured, Packet* packet
+) noexcept nogil:
+    """What follows an EtherType, VLAN tags first."""
+    cdef int tags = 0
+    while protocol in (ETHER_VLAN, ETHER_QINQ, ETHER_QINQ_OLD):
+        if tags == VLAN_TAGS:
+            return WIRE_NOT_IP
+        if captured < 4:
+            return WIRE_CUT
+        protocol = wire_u16(data + 2)
+        data += 4
+        captured -= 4
+        tags += 1
+    if protocol == ETHER_IPV4:
+        return wire_parse_ipv4(data, captured, packet)
+    if protocol == ETHER_IPV6:
+        return wire_parse_ipv6(data, captured, packet)
+    if protocol == ETHER_PPPOE:
+        return wire_parse_pppoe(data, captured, packet)
+    return WIRE_NOT_IP
+
+
+cdef inline Verdict wire_parse_family(
+    uint32_t family, const uint8_t* data, uint32_t captured, Packet* packet
+) noexcept nogil:
+    """What follows an address family: AF_INET, and AF_INET6 of Linux, NetBSD, FreeBSD and macOS."""
+    if family == 2:
+        return wire_parse_ipv4(data, captured, packet)
+    if family in (10, 24, 28, 30):
+        return wire_parse_ipv6(data, captured, packet)
+    return WIRE_NOT_IP
+
+
+cdef inline Verdict wire_parse(int linktype, const uint8_t* data, uint32_t size, Packet* packet) noexcept nogil:
+    """One packet of `size` captured bytes; layouts: https://www.tcpdump.org/linktypes.html.
+
+    `packet` holds something only after WIRE_TCP and WIRE_FRAGMENT.
+    """
+    cdef uint32_t family
+    if linktype == LINK_ETHERNET:
+        if size < 14:
+            return WIRE_CUT
+        return wire_parse_ether(wire_u16(data + 12), data + 14, size - 14, packet)
+    if linktype == LINK_SLL:
+        if size < 16:
+            return WIRE_CUT
+        return wire_parse_ether(wire_u16(data + 14), data + 16, size - 16, packet)
+    if linktype == LINK_SLL2:
+        if size < 20:
+            return WIRE_CUT
+        return wire_parse_ether(wire_u16(data), data + 20, size - 20, packet)
+    if linktype == LINK_NULL or linktype == LINK_LOOP:
+        if size < 4:
+            return WIRE_CUT
+        family = wire_u32(data)
+        if linktype == LINK_NULL and (family >> 16) != 0:  # the capturing host's byte order: either
+            family = (<uint32_t>data[3] << 24) | (<uint32_t>data[2] << 16) | (<uint32_t>data[1] << 8) | data[0]
+        return wire_parse_family(family, data + 4, size - 4, packet)
+    if linktype == LINK_IPV4:
+        return wire_parse_ipv4(data, size, packet)
+    if linktype == LINK_IPV6:
+        return wire_parse_ipv6(data, size, packet)
+    if linktype in (LINK_RAW_BSD, LINK_RAW_OPENBSD, LINK_RAW):
+        return wire_parse_ip(data, size, packet)
+    return WIRE_NOT_IP
