@@ -1,0 +1,387 @@
+"""Every option of the sniffer, declared once.
+
+The declaration of an option in `SnifferConfig` is its keyword, its environment variable, its flag, its row in
+docs/CONFIGURATION.md and its line in `--help`. How an option is read and checked: `sniffer.options`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import urlsplit
+
+from sniffer import memory
+from sniffer.errors import Problem
+from sniffer.options import (
+    MaybeText,
+    MaybeWhole,
+    Names,
+    Number,
+    Option,
+    Options,
+    Secret,
+    Switch,
+    Text,
+    Whole,
+    Wholes,
+    choice,
+    names,
+    number,
+    quote,
+    split,
+    switch,
+    text,
+    whole,
+)
+
+if TYPE_CHECKING:
+    from sniffer.message import HttpMessage
+
+REDACT_HEADERS: Final = ("authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key")
+REDACT_QUERY: Final = ("AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature")
+
+LONGEST_MS: Final = 2_147_483_647
+"""Milliseconds that every timer takes: 24 days."""
+
+CAPTURE: Final = "Capture"
+OUTPUT: Final = "Output"
+RECORD: Final = "Record"
+LIMITS: Final = "Limits"
+DAEMON: Final = "Daemon"
+GROUPS: Final = (CAPTURE, OUTPUT, RECORD, LIMITS, DAEMON)
+
+
+def check_port(value: object) -> int:
+    """A TCP port, 1 to 65535."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 65535:
+        raise ValueError(f"must be whole numbers from 1 to 65535, not {quote(value)}")
+    return value
+
+
+def check_ports(value: object) -> tuple[int, ...]:
+    """TCP ports: at least one, none twice."""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise ValueError(f"must be a list of whole numbers from 1 to 65535, not {quote(value)}")
+    ports = tuple(check_port(port) for port in value)
+    if not ports:
+        raise ValueError("must name at least one port")
+    twice = sorted({port for port in ports if ports.count(port) > 1})
+    if twice:
+        raise ValueError(f"must not name a port twice: {', '.join(map(str, twice))}")
+    return ports
+
+
+def read_ports(value: str) -> list[object]:
+    """Ports from a comma-separated text; what is no number is left for `check_ports`."""
+    return [int(part) if re.fullmatch(r"-?[0-9]{1,9}", part) else part for part in split(value)]
+
+
+def check_url(value: object) -> str | None:
+    """An absolute http or https URL without user info, its scheme in lower case; None is allowed.
+
+    Messages never quote the URL: what was mistyped may hold a password.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ValueError("must be an absolute http or https URL")
+    url = value.strip()
+    if re.search(r"[\s\x00-\x1f\x7f]", url):
+        raise ValueError("must be an absolute http or https URL, without blanks or control characters")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise ValueError("must be an absolute http or https URL: its host or port cannot be read") from None
+    if parts.scheme not in ("http", "https"):  # urlsplit gives it in lower case
+        raise ValueError("must be an absolute http or https URL")
+    if not host:
+        raise ValueError("must name a host")
+    if not _is_host(host):
+        raise ValueError("must name a valid host")
+    if port == 0 or parts.netloc.endswith(":"):
+        raise ValueError("must have a port from 1 to 65535, or none")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not contain user info: a token belongs in OUTPUT_URL_AUTH_TOKEN")
+    return parts.scheme + url[len(parts.scheme) :]
+
+
+def _is_host(host: str) -> bool:
+    if ":" in host:  # an address in brackets, which urlsplit has taken off
+        return _is_address(host)
+    try:
+        ascii_host = host.encode("idna").decode("ascii").removesuffix(".")
+    except UnicodeError:
+        return False
+    return re.fullmatch(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", ascii_host, re.IGNORECASE) is not None
+
+
+def _is_address(value: str) -> bool:
+    from ipaddress import ip_address  # seldom needed
+
+    try:
+        ip_address(value)
+    except ValueError:
+        return False
+    return True
+
+
+def check_secret(value: object) -> Secret | None:
+    """A token that an Authorization field can carry (RFC 9110 §5.5: visible ASCII); None is allowed."""
+    if value is None:
+        return None
+    shown = value.reveal() if isinstance(value, Secret) else value
+    if not isinstance(shown, str) or not re.fullmatch(r"[\x21-\x7e]+", shown.strip()):
+        raise ValueError("must be a token of visible ASCII characters")
+    return Secret(shown.strip())
+
+
+def check_address(value: object) -> str:
+    """An IP address to listen on."""
+    if not isinstance(value, str) or not _is_address(value.strip()):
+        raise ValueError(f"must be an IP address, not {quote(value)}")
+    return value.strip()
+
+
+def check_file(value: object) -> str | None:
+    """A path as text; None is allowed."""
+    if value is None:
+        return None
+    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise ValueError(f"must be the path of a file, not {quote(value)}")
+    return path
+
+
+def check_callback(value: object) -> Callable[[HttpMessage], object] | None:
+    """A function of one message; None is allowed."""
+    if value is not None and not callable(value):
+        raise ValueError("must be a function that takes one message")
+    return value
+
+
+def header_name(entry: str) -> str:
+    """A field name (RFC 9110 §5.1) in lower case."""
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", entry):
+        raise ValueError(f"must be a list of header names: {quote(entry)} is none")
+    return entry.lower()
+
+
+def read_redacted(value: str) -> list[str]:
+    """The names of a redaction list; the word `none` turns it off."""
+    return [] if value.lower() == "none" else split(value)
+
+
+File = Option[str | os.PathLike[str] | None, str | None]
+
+
+class SnifferConfig(Options):
+    """What to capture, what to make of it and where to send it. Immutable; checked when it is made.
+
+    Raises `ValidationError` with every problem at once. Of the environment it reads only TCP_SNIFFER_PRODUCTION and
+    OUTPUT_URL_AUTH_TOKEN, and those only where their keywords are not given; `from_env` reads the rest.
+    """
+
+    ports: Wholes = Option(
+        check_ports, read_ports, required=True, group=CAPTURE, metavar="PORT,PORT",
+        help="TCP ports of the servers to watch",
+    )
+    interface: MaybeText = text(
+        None, group=CAPTURE, metavar="NAME", shown="the first that is up, has an address and is no pseudo device",
+        help="network interface to capture on; `any` is all of them",
+    )
+    read: File = Option(
+        check_file, group=CAPTURE, variable="", metavar="FILE",
+        help="read a pcap or pcapng file in place of an interface; `-` is standard input",
+    )
+    capture_buffer_size: Whole = whole(
+        16 << 20, 64 << 10, 2_147_483_647, unit="bytes", group=CAPTURE, shown="16 MiB",
+        help="the kernel's buffer for captured packets",
+    )
+    sample_rate: Number = number(
+        1.0, 0, 1, group=CAPTURE, shown="1",
+        help="fraction of connections to capture; a connection is captured whole or not at all",
+    )
+
+    output_stdout: Switch = switch(
+        False, group=OUTPUT, flag="--stdout", help="write each message to standard output, as one line of JSON",
+    )
+    output_url: MaybeText = Option(
+        check_url, group=OUTPUT, metavar="URL",
+        help="POST each message to this http or https URL; in production https only",
+    )
+    output_url_auth_token: Option[Secret | str | None, Secret | None] = Option(
+        check_secret, group=OUTPUT, flag="",
+        help="sent to OUTPUT_URL as `Authorization: Bearer ...`",
+    )
+    output_url_auth_token_file: File = Option(
+        check_file, group=OUTPUT, flag="", metavar="FILE", help="file that holds the token, in place of the variable",
+    )
+    output_timeout_ms: Whole = whole(
+        10_000, 1, LONGEST_MS, unit="milliseconds", group=OUTPUT, help="time limit of each try to deliver",
+    )
+    output_concurrency: Whole = whole(
+        8, 1, 1024, group=OUTPUT, help="deliveries at the same time; those of one connection stay in order",
+    )
+    output_batch_size: Whole = whole(
+        1, 1, 100_000, group=OUTPUT, help="messages per POST; more than 1 sends `application/x-ndjson`",
+    )
+    output_batch_wait_ms: Whole = whole(
+        200, 1, LONGEST_MS, unit="milliseconds", group=OUTPUT, help="longest wait for a batch to fill",
+    )
+    output_gzip: Switch = switch(False, group=OUTPUT, help="compress what is posted with gzip")
+    output_ca_file: File = Option(
+        check_file, group=OUTPUT, metavar="FILE", shown="the system's certificate authorities",
+        help="certificate authorities (PEM) to trust for OUTPUT_URL",
+    )
+
+    max_body_size: Whole = whole(
+        65_536, 0, 1 << 30, unit="bytes", group=RECORD, help="bytes of each body to keep; 0 keeps none",
+    )
+    decode_bodies: Switch = switch(True, group=RECORD, help="remove gzip, deflate, br and zstd from kept bodies")
+    redact_headers: Names = names(
+        REDACT_HEADERS, each=header_name, group=RECORD,
+        help="headers whose values are replaced by [REDACTED]; a list replaces the default, `none` turns it off",
+    )
+    redact_query: Names = names(
+        REDACT_QUERY, group=RECORD,
+        help="query parameters whose values are replaced by [REDACTED]; `none` turns it off",
+    )
+    exclude_paths: Names = names(
+        (), group=RECORD, metavar="GLOB,GLOB", shown="none", help="leave out exchanges whose path matches",
+    )
+    exclude_user_agents: Names = names(
+        (), group=RECORD, metavar="GLOB,GLOB", shown="none", help="leave out exchanges whose User-Agent matches",
+    )
+    pod_name: MaybeText = text(None, group=RECORD, help="`placement.pod` of each message")
+    namespace: MaybeText = text(None, group=RECORD, help="`placement.namespace` of each message")
+    node_name: MaybeText = text(None, group=RECORD, help="`placement.node` of each message")
+
+    max_concurrent_connections: Whole = whole(
+        10_000, 1, 10_000_000, group=LIMITS, help="connections followed at the same time",
+    )
+    connection_idle_timeout_ms: Whole = whole(
+        300_000, 1, LONGEST_MS, unit="milliseconds", group=LIMITS, help="a connection silent for this long is given up",
+    )
+    memory_budget: Option[int | None, int] = whole(
+        None, 1, 1 << 50, unit="bytes", group=LIMITS,
+        shown="half of the container's memory limit, 128 MiB where there is none",
+        help="memory that traffic may fill",
+    )
+
+    production: Switch = switch(
+        False, group=DAEMON, variable="TCP_SNIFFER_PRODUCTION", help="production rules apply: OUTPUT_URL must be https",
+    )
+    drain_timeout_ms: Whole = whole(
+        25_000, 1, LONGEST_MS, unit="milliseconds", group=DAEMON, help="time limit for delivering the rest at stop",
+    )
+    stop_delay_ms: Whole = whole(
+        0, 0, LONGEST_MS, unit="milliseconds", group=DAEMON,
+        help="capture goes on this long after the signal to stop, within the drain timeout",
+    )
+    on_capture_error: Text = choice(
+        "exit", ("exit", "hold"), group=DAEMON, help="`hold` reports a capture that failed, and waits to be stopped",
+    )
+    stats_interval_ms: Whole = whole(
+        60_000, 0, LONGEST_MS, unit="milliseconds", group=DAEMON, help="between statistics in the log; 0 is only at stop",
+    )
+    metrics_port: MaybeWhole = whole(
+        None, 1, 65_535, group=DAEMON, metavar="PORT", shown="off",
+        help="serve /metrics, /healthz and /readyz on this port",
+    )
+    metrics_address: Text = Option(
+        check_address, default="127.0.0.1", group=DAEMON, metavar="ADDRESS", help="address to serve them on",
+    )
+    log_level: Text = choice("info", ("debug", "info", "warning", "error"), group=DAEMON, help="least level to log")
+    log_format: MaybeText = choice(
+        None, ("console", "json"), group=DAEMON, shown="console when stderr is a terminal, else json",
+        help="form of the log on stderr",
+    )
+
+    on_http_message: Option[Callable[[HttpMessage], object] | None, Callable[[HttpMessage], object] | None] = Option(
+        check_callback, group=OUTPUT, variable="", flag="", metavar="FUNCTION",
+        help="function, plain or async, called with each message (library only)",
+    )
+
+    if not TYPE_CHECKING:  # for the type checker the base class makes it from the declarations above
+
+        def __init__(self, **keywords: Any) -> None:
+            ambient = {"production", "output_url_auth_token"}
+            if keywords.get("output_url_auth_token_file") is not None:
+                ambient.remove("output_url_auth_token")
+            texts = {key: value for key, value in self.texts_of(os.environ).items() if key in ambient}
+            self._fill(keywords, texts)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **keywords: Any) -> Self:
+        """Everything from environment variables (`environ`, else the process's); `keywords` beat them."""
+        return cls.from_texts(cls.texts_of(os.environ if environ is None else environ), **keywords)
+
+    @classmethod
+    def from_texts(cls, texts: Mapping[str, str], *problems: Problem, **keywords: Any) -> Self:
+        """From texts by keyword, as variables and flags give them; `problems` are those found while reading them."""
+        config = cls.__new__(cls)
+        config._fill(keywords, texts, problems)
+        return config
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences to log at start: what is allowed but unwise, and what was changed."""
+        found: tuple[str, ...] = self.__dict__["_warnings"]
+        return found
+
+    @property
+    def has_output(self) -> bool:
+        """Whether a message leaves the process by itself."""
+        return self.output_stdout or self.output_url is not None
+
+    def _rules(self) -> Iterable[Problem]:
+        warnings: list[str] = []
+        if self.production and self.output_url is not None and self.output_url.startswith("http:"):
+            yield Problem("output_url", "output_url must use HTTPS in production")
+        if self.metrics_port is not None and self.ports and self.metrics_port in self.ports:
+            yield Problem("metrics_port", "metrics_port must not be one of ports")
+        yield from self._read_token()
+        yield from self._check_ca_file()
+        if self.output_url_auth_token is not None and (self.output_url or "").startswith("http:"):
+            warnings.append("output_url is plain http: the token and the messages can be read on the way")
+        if not self.redact_headers:
+            warnings.append("redact_headers is off: credentials in headers leave the process as they are")
+        if not self.redact_query:
+            warnings.append("redact_query is off: credentials in query parameters leave the process as they are")
+        rss = max(memory.resident(), memory.PROCESS)
+        budget, more = memory.fit_budget(self.memory_budget, memory.memory_limit(), rss)
+        self.__dict__["memory_budget"] = budget
+        self.__dict__["_warnings"] = (*warnings, *more)
+
+    def _read_token(self) -> Iterable[Problem]:
+        file = self.output_url_auth_token_file
+        if file is None:
+            return
+        if self.output_url_auth_token is not None:
+            yield Problem("output_url_auth_token_file", "output_url_auth_token_file and the token itself are both given")
+            return
+        try:
+            self.__dict__["output_url_auth_token"] = check_secret(Path(file).read_text(encoding="ascii"))
+        except OSError as error:
+            yield Problem(
+                "output_url_auth_token_file", f"output_url_auth_token_file cannot be read: {error.strerror}: {quote(file)}"
+            )
+        except ValueError:
+            yield Problem(
+                "output_url_auth_token_file", "output_url_auth_token_file must hold a token of visible ASCII characters"
+            )
+
+    def _check_ca_file(self) -> Iterable[Problem]:
+        if self.output_ca_file is None:
+            return
+        import ssl  # seldom needed
+
+        try:
+            ssl.create_default_context(cafile=self.output_ca_file)
+        except OSError as error:  # SSLError is one
+            reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
+            yield Problem("output_ca_file", f"output_ca_file cannot be used: {reason}: {quote(self.output_ca_file)}")

@@ -1,0 +1,101 @@
+"""How much memory traffic may fill: the container's limit, and the budget that follows from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+MIB: Final = 1 << 20
+DEFAULT_BUDGET: Final = 128 * MIB
+"""Where no container limits the memory."""
+SMALL_BUDGET: Final = 8 * MIB
+"""Below this, ordinary traffic is evicted."""
+LEAST_BUDGET: Final = MIB
+PROCESS: Final = 64 * MIB
+"""What the daemon with every output takes before any traffic, rounded up."""
+
+UNLIMITED: Final = 1 << 60
+"""cgroup v1 writes "no limit" as a number near 2**63."""
+
+
+def memory_limit(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> int | None:
+    """The memory limit of this process's cgroup in bytes, or None where there is none.
+
+    `root` is where the cgroups are mounted, `proc` the proc file system: cgroup v2 (one tree), v1 (`memory` below
+    `root`) and hybrid (v1 controllers, v2 in `unified`) are understood. The least limit over all ancestors counts.
+    """
+    limits: list[int] = []
+    for tree, path, name in _memberships(root, proc):
+        # In a container the path may be the host's, of which only the part below the container's own is mounted:
+        # then the mount's root is our cgroup.
+        steps = [part for part in path.split("/") if part not in ("", "..", ".")]
+        for depth in range(len(steps), -1, -1):
+            limit = _read_limit(tree.joinpath(*steps[:depth], name))
+            if limit is not None:
+                limits.append(limit)
+    return min(limits, default=None)
+
+
+def _memberships(root: Path, proc: Path) -> list[tuple[Path, str, str]]:
+    """(mount, path below it, name of the limit's file) of each hierarchy that can limit this process's memory."""
+    try:
+        lines = (proc / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        if controllers == "":
+            unified = root / "unified"
+            found.append((unified if unified.is_dir() else root, path, "memory.max"))
+        elif "memory" in controllers.split(","):
+            found.append((root / "memory", path, "memory.limit_in_bytes"))
+    return found
+
+
+def _read_limit(file: Path) -> int | None:
+    try:
+        text = file.read_text().strip()
+    except OSError:
+        return None
+    if not text.isdecimal() or int(text) >= UNLIMITED:  # "max" is v2's word for no limit
+        return None
+    return int(text)
+
+
+def resident(proc: Path = Path("/proc")) -> int:
+    """Bytes of memory that this process holds now; 0 where the system does not say."""
+    try:
+        for line in (proc / "self" / "status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def fit_budget(wanted: int | None, limit: int | None, rss: int) -> tuple[int, list[str]]:
+    """The budget to use, and the warnings that say what was done.
+
+    `wanted` None: half of `limit`, or 128 MiB where there is no limit. A budget that does not fit beside `rss` (bytes
+    held without traffic) is lowered until `rss` + 1.25 × budget does.
+    """
+    budget = wanted if wanted is not None else (limit // 2 if limit is not None else DEFAULT_BUDGET)
+    warnings = []
+    if limit is not None and rss + budget > limit:
+        lowered = max(LEAST_BUDGET, min(budget, int((limit - rss) / 1.25)))
+        warnings.append(
+            f"memory_budget lowered from {_mib(budget)} to {_mib(lowered)}: the process itself takes {_mib(rss)}"
+            f" of the container's limit of {_mib(limit)}"
+        )
+        budget = lowered
+    if budget < SMALL_BUDGET:
+        warnings.append(
+            f"memory_budget of {_mib(budget)} is small: it is used as it is, and connections and bodies"
+            f" will be given up early"
+        )
+    return budget, warnings
+
+
+def _mib(size: int) -> str:
+    return f"{size / MIB:.1f} MiB"

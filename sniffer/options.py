@@ -1,0 +1,315 @@
+"""Options declared once: each declaration yields keyword, environment variable, flag and a row of the docs.
+
+A class of options derives from `Options` and has one `Option` per attribute, made by `switch`, `whole`, `number`,
+`text`, `names` or `choice`, or by `Option` itself with a check of one's own. Making an instance checks every value and
+the rules between values, and raises one `ValidationError` with all problems.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Final, Generic, Self, TypeVar, dataclass_transform, overload
+
+from sniffer.errors import Problem, ValidationError
+
+Given = TypeVar("Given")
+Value = TypeVar("Value")
+
+
+class Secret:
+    """A text that shows itself to nobody by accident: not in a repr, a log, a traceback or a pickle."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The text itself; only where it is sent."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "[SECRET]"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Secret is not pickled")
+
+
+class Option(Generic[Given, Value]):
+    """One option: `Given` is what the keyword takes, `Value` what the attribute holds.
+
+    check     canonical value of a keyword's value; raises ValueError with the rest of a sentence that begins with the
+              option's name ("must be ..."). It never quotes a secret.
+    read      value of a variable's or flag's text, for `check`; raises ValueError in the same way
+    default   used as it is; `required` says that there is none
+    variable  None: the keyword in upper case behind the class's prefix; "": no variable
+    flag      None: `--` and the keyword with dashes; "": no flag
+    shown     the default in words, where its repr would say less
+    """
+
+    def __init__(
+        self,
+        check: Callable[[Any], Value],
+        read: Callable[[str], object] = str,
+        *,
+        help: str,
+        group: str,
+        default: Any = None,
+        required: bool = False,
+        variable: str | None = None,
+        flag: str | None = None,
+        metavar: str = "TEXT",
+        shown: str | None = None,
+        is_switch: bool = False,
+    ) -> None:
+        self.check = check
+        self.read = read
+        self.help = help
+        self.group = group
+        self.default = default
+        self.required = required
+        self.variable = variable
+        self.flag = flag
+        self.metavar = metavar
+        self.shown = shown
+        self.is_switch = is_switch
+        self.keyword = ""
+
+    def __set_name__(self, owner: type[Options], name: str) -> None:
+        self.keyword = name
+        if self.variable is None:
+            self.variable = owner.PREFIX + name.upper()
+        if self.flag is None:
+            self.flag = "--" + name.replace("_", "-")
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: Options, owner: type) -> Value: ...
+    def __get__(self, instance: Options | None, owner: type) -> Self | Value:
+        if instance is None:
+            return self
+        value: Value = instance.__dict__[self.keyword]
+        return value
+
+    def __set__(self, instance: Options, value: Given) -> None:
+        raise AttributeError(f"{type(instance).__name__} cannot be changed")
+
+
+Switch = Option[bool, bool]
+Whole = Option[int, int]
+MaybeWhole = Option[int | None, int | None]
+Number = Option[float, float]
+Text = Option[str, str]
+MaybeText = Option[str | None, str | None]
+Names = Option[Iterable[str], tuple[str, ...]]
+Wholes = Option[Iterable[int], tuple[int, ...]]
+
+TRUE: Final = ("1", "true", "yes", "on")
+FALSE: Final = ("0", "false", "no", "off")
+
+
+def switch(default: bool, **rest: Any) -> Switch:
+    """An option that is on or off."""
+
+    def check(value: object) -> bool:
+        if not isinstance(value, bool):
+            raise ValueError("must be True or False")
+        return value
+
+    def read(text: str) -> bool:
+        if text.lower() in TRUE:
+            return True
+        if text.lower() in FALSE:
+            return False
+        raise ValueError(f"must be 1, true, yes or on, or 0, false, no or off, not {quote(text)}")
+
+    return Option(check, read, default=default, metavar="YES|NO", is_switch=True, **rest)
+
+
+def whole(default: int | None, low: int, high: int, *, unit: str = "", **rest: Any) -> Any:
+    """A whole number from `low` to `high`; with the unit "bytes" its text may end in Ki, Mi or Gi.
+
+    With `default` None the option may also be None.
+    """
+    described = f"must be a whole number of {unit}" if unit else "must be a whole number"
+
+    def check(value: object) -> int | None:
+        if value is None and default is None:
+            return None
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ValueError(f"{described} from {low} to {high}, not {quote(value)}")
+        return value
+
+    def read(text: str) -> object:
+        match = re.fullmatch(r"(-?[0-9]{1,30})(?:([KMG])iB?)?", text)
+        if match is None or (match[2] and unit != "bytes"):
+            return text
+        return int(match[1]) << {None: 0, "K": 10, "M": 20, "G": 30}[match[2]]
+
+    metavar = {"milliseconds": "MS", "bytes": "BYTES"}.get(unit, "N")
+    return Option(check, read, default=default, **{"metavar": metavar, **rest})
+
+
+def number(default: float, low: float, high: float, **rest: Any) -> Number:
+    """A finite number from `low` to `high`."""
+
+    def check(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"must be a number from {low:g} to {high:g}, not {quote(value)}")
+        if not math.isfinite(value) or not low <= value <= high:
+            raise ValueError(f"must be a number from {low:g} to {high:g}, not {value}")
+        return float(value)
+
+    def read(text: str) -> object:
+        plain = re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", text)
+        return float(text) if plain else text
+
+    return Option(check, read, default=default, metavar="X", **rest)
+
+
+def text(default: str | None, *, secret: bool = False, **rest: Any) -> Any:
+    """One line of text. With `default` None the option may also be None."""
+
+    def check(value: object) -> str | None:
+        if value is None and default is None:
+            return None
+        if not isinstance(value, str) or not value.strip() or not value.isprintable():
+            raise ValueError("must be a text of one line" + ("" if secret else f", not {quote(value)}"))
+        return value.strip()
+
+    return Option(check, default=default, **rest)
+
+
+def names(default: Sequence[str], *, each: Callable[[str], str] = str, **rest: Any) -> Names:
+    """A list of texts, comma-separated in a variable; `each` gives an entry's canonical form or raises ValueError."""
+
+    def check(value: object) -> tuple[str, ...]:
+        if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+            raise ValueError(f"must be a list of texts, not {quote(value)}")
+        entries: dict[str, None] = {}
+        for entry in value:
+            if not isinstance(entry, str) or not entry.strip() or not entry.isprintable():
+                raise ValueError(f"must be a list of texts: {quote(entry)} is none")
+            entries[each(entry.strip())] = None
+        return tuple(entries)
+
+    return Option(check, split, default=tuple(default), **{"metavar": "A,B", **rest})
+
+
+def choice(default: str | None, choices: Sequence[str], **rest: Any) -> Any:
+    """One of a few words, in any case. With `default` None the option may also be None."""
+
+    def check(value: object) -> str | None:
+        if value is None and default is None:
+            return None
+        if not isinstance(value, str) or value.lower() not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}, not {quote(value)}")
+        return value.lower()
+
+    return Option(check, default=default, metavar="|".join(choices), **rest)
+
+
+def split(text: str) -> list[str]:
+    """The entries of a comma-separated text, without the blanks around them."""
+    return [entry.strip() for entry in text.split(",")]
+
+
+def quote(value: object) -> str:
+    """A value for a message: short, on one line, in ASCII."""
+    shown = ascii(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class Options:
+    """Base of a class of options. Instances are immutable; equal when all values are."""
+
+    PREFIX: ClassVar[str] = ""
+    """Of every variable."""
+
+    def __init__(self, **keywords: Any) -> None:
+        self._fill(keywords, {})
+
+    def _fill(self, keywords: Mapping[str, Any], texts: Mapping[str, str], problems: Iterable[Problem] = ()) -> None:
+        """Sets every option from its keyword, else from its text, else its default; raises ValidationError.
+
+        `problems` are those that the caller found already. An empty text is none.
+        """
+        found: list[Problem] = list(problems)
+        options = self.options()
+        for keyword in keywords:
+            if keyword not in options:
+                found.append(Problem(keyword, f"{keyword} is not an option{_likely(keyword, options)}"))
+        bad = {problem.field for problem in found}
+        for keyword, option in options.items():
+            try:
+                if keyword in keywords:
+                    value = option.check(keywords[keyword])
+                elif stripped := texts.get(keyword, "").strip():
+                    value = option.check(option.read(stripped))
+                elif option.required and keyword not in bad:
+                    raise ValueError("is required")
+                else:
+                    value = option.default
+            except ValueError as error:
+                found.append(Problem(keyword, f"{keyword} {error}"))
+                value = option.default
+            self.__dict__[keyword] = value
+        bad = {problem.field for problem in found}
+        found.extend(problem for problem in self._rules() if problem.field not in bad)
+        if found:
+            raise ValidationError(found)
+
+    def _rules(self) -> Iterable[Problem]:
+        """The rules between values, and what a value needs that its own check cannot give. May set attributes.
+
+        Options that have a problem hold their default here.
+        """
+        return ()
+
+    @classmethod
+    def options(cls) -> dict[str, Option[Any, Any]]:
+        """Every option by its keyword, in the order of declaration."""
+        return {name: value for name, value in vars(cls).items() if isinstance(value, Option)}
+
+    @classmethod
+    def texts_of(cls, environ: Mapping[str, str]) -> dict[str, str]:
+        """The texts that the environment gives, by keyword; empty ones are left out."""
+        return {
+            keyword: environ[option.variable]
+            for keyword, option in cls.options().items()
+            if option.variable and environ.get(option.variable, "").strip()
+        }
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} cannot be changed")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__} cannot be changed")
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self.__dict__ == other.__dict__
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.__dict__.items()))
+
+    def __repr__(self) -> str:
+        options = self.options()
+        values = ", ".join(f"{k}={v!r}" for k, v in self.__dict__.items() if k in options and v != options[k].default)
+        return f"{type(self).__name__}({values})"
+
+
+def _likely(word: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches  # only when something is wrong
+
+    close = get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
