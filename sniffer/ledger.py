@@ -1,0 +1,322 @@
+"""The ledger: every counter declared once, the laws between them, and one snapshot of all.
+
+A counter is counted where the thing happens and is never derived from another, so that a law can fail. The core counts
+in `sniffer_core` (names and order: sniffer_core/counters.pxd), the hand-off, the pump and the lanes in Python; a
+snapshot holds them all under the names below, the lanes by name under `lanes`. Metrics are `tcp_sniffer_<name>_total`.
+
+docs/COUNTERS.md is `python -m sniffer.ledger`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, Final, NamedTuple
+
+
+class Counter(NamedTuple):
+    """One number of the ledger. A gauge can fall; everything else only grows."""
+
+    name: str
+    meaning: str
+    gauge: bool = False
+
+
+class Law(NamedTuple):
+    """The sum of `left` equals the sum of `right` (or, with `at_least`, is not smaller). Names may be globs."""
+
+    name: str
+    left: tuple[str, ...]
+    right: tuple[str, ...]
+    at_least: bool = False
+
+
+KERNEL: Final = (
+    Counter("kernel_received", "packets that the kernel gave to this capture, those it then dropped included"),
+    Counter("kernel_dropped", "packets dropped by the kernel because its ring (`CAPTURE_BUFFER_SIZE`) was full"),
+    Counter("kernel_if_dropped", "packets dropped by the interface or its driver"),
+)
+
+CORE: Final = (
+    Counter("packets_seen", "packets read from the kernel or the file"),
+    Counter("packets_parsed", "reached TCP (a datagram completed by its last fragment included)"),
+    Counter("packets_not_ip", "ARP, LLDP, ..."),
+    Counter("packets_not_tcp", "UDP, ICMP, ..."),
+    Counter("packets_malformed", "lengths that contradict each other"),
+    Counter("packets_cut", "the snaplen cut a header"),
+    Counter("packets_fragment", "a fragment that completed nothing yet"),
+    Counter("packets_fragment_dropped", "a fragment that the bounds or contradictions refused"),
+    Counter("segments_other_port", "segments of a port that is not captured"),
+    Counter("segments_sampled_out", "segments of connections that the sample leaves out"),
+    Counter("segments_own", "segments of the sniffer's own deliveries"),
+    Counter("segments_no_flow", "no payload and no SYN, and no connection to belong to"),
+    Counter("bytes_payload", "bytes of TCP payload"),
+    Counter("bytes_used", "read as part of a message"),
+    Counter("bytes_duplicate", "seen before"),
+    Counter("bytes_abandoned_other_port", "of a port that is not captured"),
+    Counter("bytes_abandoned_sampled_out", "of connections that the sample leaves out"),
+    Counter("bytes_abandoned_own", "of the sniffer's own deliveries"),
+    Counter("bytes_abandoned_skipped", "between a gap or malformed input and the next sure boundary"),
+    Counter("bytes_abandoned_not_http", "TLS, HTTP/2, anything else"),
+    Counter("bytes_abandoned_tunnel", "after 101 or a 2xx to CONNECT"),
+    Counter("bytes_abandoned_late", "after the end of the stream or of the connection"),
+    Counter("bytes_abandoned_evicted", "held when their connection was given up"),
+    Counter("bytes_abandoned_out_of_window", "too far from everything seen: a bogus sequence number"),
+    Counter("bytes_abandoned_undecided", "neither side spoke a start line"),
+    Counter("segments_retransmitted", "segments with nothing new in them"),
+    Counter("segments_out_of_order", "segments held for the bytes before them"),
+    Counter("segments_snapped", "segments whose payload the snaplen cut"),
+    Counter("overlap_conflicts", "overlapping bytes that differ; the first were kept"),
+    Counter("gaps", "holes in a stream that were given up"),
+    Counter("gap_bytes", "bytes missing in those holes"),
+    Counter("flows_opened", "connections begun"),
+    Counter("flows_closed", "connections that ended by FIN or RST"),
+    Counter("flows_idle", "connections that expired (`CONNECTION_IDLE_TIMEOUT_MS`)"),
+    Counter("flows_evicted_silent", "connections evicted that never carried payload (connection or memory cap)"),
+    Counter("flows_evicted_capacity", "connections evicted because idle longest (`MAX_CONCURRENT_CONNECTIONS`)"),
+    Counter("flows_evicted_memory", "connections evicted because idle longest (`MEMORY_BUDGET`)"),
+    Counter("flows_stopped", "connections alive at the stop"),
+    Counter("flows_replaced", "connections whose port was used again"),
+    Counter("holds_evicted", "times that the out-of-order bytes of the connection holding most were given up"),
+    Counter("bodies_evicted", "times that the kept body of the largest open message was given up"),
+    Counter("flows_sampled_out", "connections that the sample leaves out"),
+    Counter("flows_own", "connections of the sniffer's own deliveries"),
+    Counter("flows_tls", "connections that turned out to be TLS"),
+    Counter("flows_http2", "connections that turned out to be HTTP/2"),
+    Counter("flows_other_protocol", "connections that turned out to be anything else"),
+    Counter("flows_undecided", "connections given up because neither side spoke a start line"),
+    Counter("flows_tunnel", "connections that became a tunnel (101, or a 2xx to CONNECT)"),
+    Counter("flows_other_server", "connections whose server port is not captured"),
+    Counter("messages_request", "requests emitted"),
+    Counter("messages_response", "responses emitted"),
+    Counter("incomplete_gap", "messages with bytes missing"),
+    Counter("incomplete_closed", "messages cut by the end of their connection"),
+    Counter("incomplete_evicted", "messages cut by an eviction"),
+    Counter("incomplete_idle", "messages cut by the idle timeout"),
+    Counter("incomplete_stopped", "messages cut by the stop"),
+    Counter("incomplete_malformed", "messages that are malformed"),
+    Counter("incomplete_limit", "messages that passed a limit"),
+    Counter("messages_resynced", "first messages after a gap of unknown extent"),
+    Counter("messages_tentative_dropped", "read after a gap and then contradicted by the other side"),
+    Counter("responses_unpaired", "responses whose request is not known"),
+    Counter("requests_unanswered", "requests whose connection ended, or a later one was answered, first"),
+    Counter("responses_informational", "1xx but 101"),
+    Counter("informational_orphaned", "1xx whose final response never came"),
+    Counter("responses_taken_bodyless", "unpaired responses followed at once by a status line (an answer to HEAD)"),
+    Counter("heads_fast", "heads decided by the fast path"),
+    Counter("heads_h11", "heads decided by h11"),
+    Counter("heads_refused", "heads that h11 refused: emitted as malformed"),
+    Counter("heads_cut", "heads that ended before their start line did: nothing to emit"),
+    Counter("start_lines_malformed", "start lines that are none"),
+    Counter("messages_long", "messages that were open for 60 s"),
+    Counter("events_dropped", "more to log than the bound"),
+    Counter("anomaly_te_and_cl", "Transfer-Encoding beside Content-Length"),
+    Counter("anomaly_te_in_http10", "Transfer-Encoding in HTTP/1.0"),
+    Counter("anomaly_te_not_chunked", "Transfer-Encoding that does not end in chunked"),
+    Counter("anomaly_te_folded", "Transfer-Encoding continued on a folded line"),
+    Counter("anomaly_cl_repeated", "`5, 5`, or the same Content-Length line twice"),
+    Counter("anomaly_cl_zero_padded", "Content-Length with leading zeros"),
+    Counter("anomaly_cl_conflicting", "Content-Lengths that differ"),
+    Counter("anomaly_cl_invalid", "Content-Length with a sign, of more than 2^63, or no number"),
+    Counter("anomaly_space_before_colon", "white space between a header name and its colon"),
+    Counter("anomaly_space_in_target", "spaces inside a request target"),
+    Counter("anomaly_conflicting_overlap", "messages some bytes of which were sent twice and differ"),
+    Counter("anomaly_bare_lf", "lines that end in a bare LF"),
+    Counter("anomaly_obs_fold", "folded header lines"),
+    Counter("flows", "connections in the table", gauge=True),
+    Counter("held_bytes", "out-of-order bytes held", gauge=True),
+    Counter("memory_bytes", "bytes that the table holds", gauge=True),
+    Counter("memory_blocks", "blocks of memory that the table holds", gauge=True),
+    Counter("messages_open", "messages begun and not ended", gauge=True),
+    Counter("messages_long_open", "messages open for 60 s", gauge=True),
+)
+
+HANDOFF: Final = (
+    Counter("handoff_accepted", "messages that the capture thread put into the hand-off"),
+    Counter("handoff_dropped", "messages dropped because the hand-off was full"),
+    Counter("handoff_taken", "messages that the pump took out of the hand-off"),
+    Counter("handoff_waiting", "messages in the hand-off", gauge=True),
+    Counter("handoff_bytes", "memory of the messages in the hand-off, estimated", gauge=True),
+)
+
+PUMP: Final = (
+    Counter("messages_offered", "messages offered to every lane"),
+    Counter("messages_excluded_path", "messages left out by `EXCLUDE_PATHS`"),
+    Counter("messages_excluded_user_agent", "messages left out by `EXCLUDE_USER_AGENTS`"),
+    Counter("messages_foreign", "messages left out as deliveries of another sniffer to our `OUTPUT_URL`"),
+    Counter("messages_failed", "messages that could not be made into a record (a defect: please report it)"),
+    Counter("pump_waiting", "messages that the pump holds", gauge=True),
+)
+
+LANE: Final = (
+    Counter("missed", "messages offered to the other lanes before this lane was opened"),
+    Counter("offered", "messages offered to this lane"),
+    Counter("delivered", "messages that its sink took"),
+    Counter("rejected", "messages that its sink refused for good (a final answer of the collector)"),
+    Counter("dropped_full", "messages dropped because the lane was full"),
+    Counter("dropped_retries", "messages dropped after the last retry"),
+    Counter("dropped_deadline", "messages that the drain did not deliver in time"),
+    Counter("dropped_closed", "messages dropped because the sink has ended (closed pipe, left iteration)"),
+    Counter("dropped_error", "messages dropped because the sink raised"),
+    Counter("waiting", "messages in the lane", gauge=True),
+)
+
+DECLARED: Final[dict[str, Counter]] = {counter.name: counter for counter in (*KERNEL, *CORE, *HANDOFF, *PUMP)}
+
+LAWS: Final = (
+    Law("kernel", ("kernel_received",), ("kernel_dropped", "packets_seen"), at_least=True),
+    Law(
+        "packets",
+        ("packets_seen",),
+        (
+            "packets_parsed",
+            "packets_not_ip",
+            "packets_not_tcp",
+            "packets_malformed",
+            "packets_cut",
+            "packets_fragment",
+            "packets_fragment_dropped",
+        ),
+    ),
+    Law("bytes", ("bytes_payload",), ("bytes_used", "bytes_duplicate", "bytes_abandoned_*", "held_bytes")),
+    Law(
+        "flows",
+        ("flows_opened",),
+        ("flows_closed", "flows_idle", "flows_evicted_*", "flows_stopped", "flows_replaced", "flows"),
+    ),
+    Law("messages", ("messages_request", "messages_response"), ("handoff_accepted", "handoff_dropped")),
+    Law("hand-off", ("handoff_accepted",), ("handoff_taken", "handoff_waiting")),
+    Law(
+        "pump",
+        ("handoff_taken",),
+        ("messages_offered", "messages_excluded_*", "messages_foreign", "messages_failed", "pump_waiting"),
+    ),
+)
+
+LANE_LAWS: Final = (Law("lane", ("offered",), ("delivered", "rejected", "dropped_*", "waiting")),)
+
+RENAMED_GAUGES: Final = {"messages_long": "messages_long_open"}
+"""Gauges of the core that carry the name of a counter."""
+
+Snapshot = dict[str, Any]
+Source = Callable[[], Mapping[str, int]]
+
+
+class Ledger:
+    """All counters of one run. Read and written on the event loop; its sources may lock for themselves."""
+
+    def __init__(self) -> None:
+        self._own = {counter.name: 0 for counter in PUMP}
+        self._sources: list[Source] = []
+        self._lanes: dict[str, tuple[int, Source]] = {}
+
+    def add(self, name: str, count: int = 1) -> None:
+        """Counts `count` more (less, for a gauge) under `name`, one of PUMP. KeyError for any other."""
+        self._own[name] += count
+
+    def source(self, read: Source) -> None:
+        """Takes part of each snapshot from `read`."""
+        self._sources.append(read)
+
+    def lane(self, name: str, read: Source) -> str:
+        """Takes the counters of a lane from `read`; returns its name in snapshots, made unique."""
+        unique, number = name, 1
+        while unique in self._lanes:
+            number += 1
+            unique = f"{name}-{number}"
+        self._lanes[unique] = (self._own["messages_offered"], read)
+        return unique
+
+    def snapshot(self) -> Snapshot:
+        """Every declared counter by name, 0 where nothing counts it; `lanes` holds those of each lane, by its name."""
+        snapshot: Snapshot = dict.fromkeys(DECLARED, 0)
+        for read in self._sources:
+            snapshot.update(read())
+        snapshot.update(self._own)
+        lanes = {}
+        for name, (missed, read) in self._lanes.items():
+            lanes[name] = {**{counter.name: 0 for counter in LANE}, **read(), "missed": missed}
+        snapshot["lanes"] = lanes
+        return snapshot
+
+    def check(self, snapshot: Snapshot | None = None) -> list[str]:
+        """One sentence for each law that `snapshot` (default: a new one) breaks; empty when all balance."""
+        return broken_laws(self.snapshot() if snapshot is None else snapshot)
+
+
+def broken_laws(snapshot: Snapshot) -> list[str]:
+    """One sentence for each law that `snapshot` breaks."""
+    # The law of the kernel holds for live captures only: a file has no kernel counters.
+    laws = LAWS if snapshot["kernel_received"] else LAWS[1:]
+    broken = [sentence for law in laws if (sentence := _broken(law, snapshot, ""))]
+    for name, counters in snapshot["lanes"].items():
+        broken.extend(sentence for law in LANE_LAWS if (sentence := _broken(law, counters, f" {name}")))
+        if counters["missed"] + counters["offered"] != snapshot["messages_offered"]:
+            broken.append(
+                f"law offers {name}: messages_offered {snapshot['messages_offered']} is not"
+                f" missed {counters['missed']} + offered {counters['offered']}"
+            )
+    return broken
+
+
+def _broken(law: Law, counters: Mapping[str, Any], of: str) -> str:
+    left, right = (_terms(names, counters) for names in (law.left, law.right))
+    total, parts = sum(left.values()), sum(right.values())
+    if total == parts or (law.at_least and total > parts):
+        return ""
+    word = "is less than" if law.at_least else "is not"
+    return f"law {law.name}{of}: {_sum(left)} {word} {_sum(right)}"
+
+
+def _terms(names: tuple[str, ...], counters: Mapping[str, Any]) -> dict[str, int]:
+    return {
+        name: counters[name]
+        for pattern in names
+        for name in ([pattern] if pattern in counters else counters)
+        if fnmatchcase(name, pattern)
+    }
+
+
+def _sum(terms: Mapping[str, int]) -> str:
+    return " + ".join(f"{name} {value}" for name, value in terms.items() if value) or "0"
+
+
+def document() -> str:
+    """docs/COUNTERS.md."""
+    lines = [
+        "# Counters",
+        "",
+        "Generated: `python -m sniffer.ledger > docs/COUNTERS.md`; a test keeps it so.",
+        "",
+        "Every packet, byte and message ends in exactly one counter, and no counter is derived from another: a law that",
+        "fails shows a defect. The last log line of a run (`stopped`) holds them all, `SIGUSR1` logs them at any time,",
+        "`/metrics` exports them as `tcp_sniffer_<name>_total` (gauges without `_total`).",
+        "",
+        "## Laws",
+        "",
+    ]
+    for law in LAWS:
+        sign = "≥" if law.at_least else "="
+        lines.append(f"- **{law.name}**: `{' + '.join(law.left)} {sign} {' + '.join(law.right)}`")
+    for law in LANE_LAWS:
+        lines.append(f"- **each {law.name}**: `{' + '.join(law.left)} = {' + '.join(law.right)}`")
+    lines.append("- **offers, each lane**: `messages_offered = missed + offered`")
+    lines += [
+        "",
+        "The law of the kernel is an inequality: what is left in the ring when the capture ends is not read, and on the",
+        "loopback interface libpcap leaves out one of the two copies of each packet that the kernel counts.",
+    ]
+    for title, counters in (
+        ("Kernel (live captures)", KERNEL),
+        ("Core: packets, bytes, connections, messages", CORE),
+        ("Hand-off between the capture thread and the event loop", HANDOFF),
+        ("Pump", PUMP),
+        ("Each lane (one per output, callback and iterator)", LANE),
+    ):
+        lines += ["", f"## {title}", "", "| name | meaning |", "|---|---|"]
+        lines += [f"| `{c.name}` | {'now: ' if c.gauge else ''}{c.meaning} |" for c in counters]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(document(), end="")
