@@ -115,7 +115,7 @@ cdef bint reserve(Fragments* fragments, Datagram* datagram, uint32_t size) noexc
     cdef uint8_t* data
     if size <= datagram.space:
         return True
-    space = max(size, datagram.space * 2)
+    space = max(size, min(datagram.space * 2, <uint32_t>65535))
     make_room(fragments, space - datagram.space, datagram)
     if datagram.data == NULL:
         data = <uint8_t*>pool_take(fragments.pool, space)

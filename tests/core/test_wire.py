@@ -1,0 +1,280 @@
+"""wire.pxd: from the link header to the TCP payload, with every length checked."""
+
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sniffer_core.fragment import _py_parse
+from tests import packets as p
+
+A4, B4, A6, B6 = "192.0.2.1", "198.51.100.7", "2001:db8::1", "2001:db8::2"
+SEGMENT = p.tcp(40000, 80, 0xFFFFFFF0, 77, p.ACK | p.PSH, b"GET / HTTP/1.1\r\n\r\n", options=b"\x01" * 12)
+V4 = p.ipv4(A4, B4, SEGMENT)
+V6 = p.ipv6(A6, B6, SEGMENT)
+
+
+def assert_read(linktype: int, data: bytes, *, payload: bytes = SEGMENT[32:], missing: int = 0) -> dict[str, Any]:
+    """The packet is SEGMENT, or what was captured of it."""
+    verdict, view = _py_parse(linktype, data)
+    assert verdict == "tcp"
+    assert view["payload"] == payload
+    assert view["missing"] == missing
+    assert (view["ports"], view["seq"], view["ack"], view["flags"]) == ((40000, 80), 0xFFFFFFF0, 77, p.ACK | p.PSH)
+    assert view["source"] in (ip_address(A4).packed, ip_address(A6).packed)
+    assert view["destination"] in (ip_address(B4).packed, ip_address(B6).packed)
+    return view
+
+
+def verdict(linktype: int, data: bytes) -> str:
+    return _py_parse(linktype, data)[0]
+
+
+@pytest.mark.parametrize("packet", [V4, V6], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("linktype", p.LINK_TYPES)
+def test_link_types(linktype: int, packet: bytes) -> None:
+    """TCP is found behind the header of every link type, in the IP version that it can carry."""
+    if (linktype, packet) in ((p.IPV4, V6), (p.IPV6, V4)):
+        assert verdict(linktype, packet) == "malformed"
+    else:
+        assert_read(linktype, p.link(linktype, packet))
+
+
+@pytest.mark.parametrize("packet", [V4, V6], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("linktype", [p.ETHERNET, p.SLL, p.SLL2])
+@pytest.mark.parametrize(
+    "tags",
+    [(p.VLAN,), (p.QINQ, p.VLAN), (p.QINQ_OLD, p.VLAN), (p.VLAN, p.VLAN), (p.QINQ, p.QINQ, p.VLAN), (p.VLAN,) * 8],
+    ids=str,
+)
+def test_vlan_tags(linktype: int, packet: bytes, tags: tuple[int, ...]) -> None:
+    """802.1Q, 802.1ad and the old 0x9100 tags are passed over, nested too, on Ethernet and both cooked types."""
+    assert_read(linktype, p.link(linktype, packet, tags=tags))
+
+
+def test_vlan_bound() -> None:
+    """More than 8 tags are no network's: the packet is not read."""
+    assert verdict(p.ETHERNET, p.ethernet(V4, tags=(p.VLAN,) * 9)) == "not_ip"
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("packet", [V4, V6], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("tags", [(), (p.QINQ, p.VLAN)], ids=["untagged", "QinQ"])
+def test_pppoe(packet: bytes, compressed: bool, tags: tuple[int, ...]) -> None:
+    """PPPoE sessions are read, with PPP's protocol field in two bytes and in one, behind VLAN tags too."""
+    assert_read(p.ETHERNET, p.ethernet(p.pppoe(packet, compressed=compressed), tags=tags, protocol=p.PPPOE))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [p.pppoe(V4, code=9), b"\x21" + p.pppoe(V4)[1:], p.pppoe(V4)[:6] + b"\xc0\x21" + bytes(40)],
+    ids=["discovery code", "version", "LCP"],
+)
+def test_pppoe_other(frame: bytes) -> None:
+    """PPPoE that is no session of version 1, or carries no IP, is not IP."""
+    assert verdict(p.ETHERNET, p.ethernet(frame, protocol=p.PPPOE)) == "not_ip"
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+@pytest.mark.parametrize(("family", "packet"), [(2, V4), (10, V6), (24, V6), (28, V6), (30, V6)])
+def test_null_family(order: Any, family: int, packet: bytes) -> None:
+    """The NULL link's address family is in the capturing host's byte order, and its own number for IPv6."""
+    assert_read(p.NULL, family.to_bytes(4, order) + packet)
+
+
+@pytest.mark.parametrize(("family", "packet"), [(2, V4), (24, V6), (28, V6), (30, V6)])
+def test_loop_family(family: int, packet: bytes) -> None:
+    """LOOP is NULL in network byte order, and in no other."""
+    assert_read(p.LOOP, family.to_bytes(4, "big") + packet)
+    assert verdict(p.LOOP, family.to_bytes(4, "little") + packet) == "not_ip"
+
+
+@pytest.mark.parametrize(
+    ("linktype", "data"),
+    [
+        (p.ETHERNET, p.ethernet(bytes(46), protocol=p.ARP)),
+        (p.ETHERNET, p.ethernet(bytes(46), protocol=38)),
+        (p.SLL, p.link(p.SLL, V4)[:14] + b"\x00\x04" + V4),
+        (p.SLL2, b"\x08\x06" + p.link(p.SLL2, V4)[2:]),
+        (p.NULL, (7).to_bytes(4, "little") + V4),
+        (p.LOOP, (7).to_bytes(4, "big") + V4),
+        (147, V4),
+    ],
+    ids=["ARP", "802.3", "SLL", "SLL2", "NULL", "LOOP", "unknown link type"],
+)
+def test_not_ip(linktype: int, data: bytes) -> None:
+    """What is no IP by its link header is called so."""
+    assert verdict(linktype, data) == "not_ip"
+
+
+def test_ipv4_options() -> None:
+    """IPv4 options are passed over."""
+    assert_read(p.RAW, p.ipv4(A4, B4, SEGMENT, options=b"\x01" * 40))
+
+
+def test_padding() -> None:
+    """Ethernet padding beyond the IP total length is no payload."""
+    empty = p.tcp(40000, 80, 1)
+    for packet in (p.ipv4(A4, B4, empty), p.ipv6(A6, B6, empty)):
+        assert _py_parse(p.ETHERNET, p.ethernet(packet) + b"\xee" * 6)[1]["payload"] == b""
+    assert_read(p.ETHERNET, p.ethernet(V4) + b"\xee" * 30)
+
+
+def test_total_length_zero() -> None:
+    """An IP length of 0 (segmentation offload, jumbograms) means the captured length, above 64 KiB too."""
+    big = p.tcp(1, 2, 3, payload=b"x" * 100_000)
+    for packet in (p.ipv4(A4, B4, big, total_length=0), p.ipv6(A6, B6, big, payload_length=0)):
+        seen, view = _py_parse(p.ETHERNET, p.ethernet(packet))
+        assert (seen, len(view["payload"]), view["missing"]) == ("tcp", 100_000, 0)
+
+
+@pytest.mark.parametrize("packet", [V4, V6], ids=["IPv4", "IPv6"])
+def test_snaplen(packet: bytes) -> None:
+    """Cut in the payload: the captured bytes, and how many are missing. Cut in a header: nothing."""
+    header = len(packet) - len(SEGMENT[32:])
+    for size in range(len(packet)):
+        if size < header:
+            assert verdict(p.RAW, packet[:size]) == "cut"
+        else:
+            assert_read(p.RAW, packet[:size], payload=packet[header:size], missing=len(packet) - size)
+
+
+@pytest.mark.parametrize("linktype", p.LINK_TYPES)
+def test_cut_anywhere(linktype: int) -> None:
+    """However short the capture, the verdict is that a header is cut or the segment as far as it goes."""
+    whole = p.link(linktype, V6 if linktype == p.IPV6 else V4)
+    for size in range(len(whole)):
+        assert verdict(linktype, whole[:size]) in ("cut", "tcp")
+
+
+@pytest.mark.parametrize(
+    ("first", "headers"),
+    [
+        (p.HOP_BY_HOP, p.extension(p.TCP)),
+        (p.ROUTING, p.extension(p.TCP, 24)),
+        (p.DESTINATION, p.extension(p.TCP, 2048)),
+        (p.AUTHENTICATION, p.authentication(p.TCP, 24)),
+        (
+            p.HOP_BY_HOP,
+            p.extension(p.DESTINATION)
+            + p.extension(p.ROUTING)
+            + p.extension(p.AUTHENTICATION, 16)
+            + p.authentication(p.DESTINATION)
+            + p.extension(p.TCP),
+        ),
+        (p.FRAGMENT, p.fragment_header(p.TCP, 0, False, 9)),
+        (p.HOP_BY_HOP, p.extension(p.FRAGMENT) + p.fragment_header(p.DESTINATION, 0, False, 9) + p.extension(p.TCP)),
+    ],
+    ids=["hop-by-hop", "routing", "destination", "AH", "all", "atomic fragment", "atomic fragment, then more"],
+)
+def test_ipv6_extension_headers(first: int, headers: bytes) -> None:
+    """Extension headers before TCP are passed over; an atomic fragment (RFC 6946) is whole."""
+    packet = p.ipv6(A6, B6, headers + SEGMENT, next_header=first)
+    assert_read(p.RAW, packet)
+    for size in range(40, 40 + len(headers)):
+        assert verdict(p.RAW, packet[:size]) == "cut"
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        p.ipv4(A4, B4, bytes(8), protocol=p.UDP),
+        p.ipv4(A4, B4, bytes(8), protocol=p.UDP, more=True),
+        p.ipv6(A6, B6, bytes(8), next_header=p.ICMPV6),
+        p.ipv6(A6, B6, p.extension(p.UDP) + bytes(8), next_header=p.HOP_BY_HOP),
+        p.ipv6(A6, B6, b"", next_header=59),
+        p.ipv6(A6, B6, p.fragment_header(p.UDP, 0, True, 1) + bytes(8), next_header=p.FRAGMENT),
+    ],
+    ids=["UDP", "UDP fragment", "ICMPv6", "UDP after hop-by-hop", "no next header", "UDP fragment, IPv6"],
+)
+def test_not_tcp(packet: bytes) -> None:
+    """IP that carries something else is called so, fragments too."""
+    assert verdict(p.RAW, packet) == "not_tcp"
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"\x50" + V4[1:],
+        b"\x44" + V4[1:],
+        p.ipv4(A4, B4, SEGMENT, total_length=19),
+        p.ipv4(A4, B4, SEGMENT, total_length=30),
+        p.ipv4(A4, B4, p.tcp(1, 2, 3, data_offset=4)),
+        p.ipv4(A4, B4, p.tcp(1, 2, 3, data_offset=6)),
+        p.ipv6(A6, B6, p.tcp(1, 2, 3)[:19]),
+        p.ipv6(A6, B6, bytes([p.TCP, 9]) + bytes(30), next_header=p.DESTINATION),
+        p.ipv6(A6, B6, bytes(4), next_header=p.ROUTING),
+        p.ipv4(A4, B4, bytes(12), more=True),
+        p.ipv4(A4, B4, b"", offset=8),
+        p.ipv4(A4, B4, bytes(16), offset=65528),
+        p.ipv6(A6, B6, p.fragment_header(p.TCP, 65528, False, 1) + bytes(8), next_header=p.FRAGMENT),
+    ],
+    ids=[
+        "IP version 5",
+        "IPv4 header of 16 bytes",
+        "total length below the header",
+        "total length within TCP's header",
+        "TCP data offset below 5",
+        "TCP data offset beyond the segment",
+        "IPv6 payload within TCP's header",
+        "extension header beyond the payload",
+        "extension header of 4 bytes",
+        "fragment not of 8s",
+        "empty fragment",
+        "fragment beyond 64 KiB, IPv4",
+        "fragment beyond 64 KiB, IPv6",
+    ],
+)
+def test_malformed(packet: bytes) -> None:
+    """Lengths that contradict each other make the packet malformed."""
+    assert verdict(p.RAW, packet) == "malformed"
+
+
+def test_fragments_are_recognised() -> None:
+    """A fragment is shown with its offset, id, more-bit and protocol; one that the snaplen cut is no use."""
+    packet = p.ipv4(A4, B4, bytes(range(24)), identification=513, offset=16, more=True)
+    assert _py_parse(p.RAW, packet) == (
+        "fragment",
+        {
+            "source": ip_address(A4).packed,
+            "destination": ip_address(B4).packed,
+            "fragment": bytes(range(24)),
+            "offset": 16,
+            "id": 513,
+            "more": True,
+            "protocol": p.TCP,
+        },
+    )
+    assert verdict(p.RAW, packet[:-1]) == "cut"
+    headers = p.extension(p.FRAGMENT) + p.fragment_header(p.DESTINATION, 8, False, 2**32 - 1)
+    verdict6, view = _py_parse(p.RAW, p.ipv6(A6, B6, headers + b"abc", next_header=p.HOP_BY_HOP))
+    assert verdict6 == "fragment"
+    assert (view["fragment"], view["offset"], view["id"]) == (b"abc", 8, 2**32 - 1)
+    assert (view["more"], view["protocol"]) == (False, p.DESTINATION)
+
+
+@given(st.sampled_from(p.LINK_TYPES), st.binary(max_size=120))
+def test_any_bytes(linktype: int, data: bytes) -> None:
+    """Any bytes get a verdict, and what is viewed lies within them."""
+    seen, view = _py_parse(linktype, data)
+    if seen == "tcp":
+        assert view["payload"] in data
+        assert view["missing"] <= 65535
+
+
+@given(
+    st.sampled_from(p.LINK_TYPES),
+    st.sampled_from([V4, V6, p.ipv6(A6, B6, p.extension(p.FRAGMENT) + p.fragment_header(6, 0, False, 1) + SEGMENT)]),
+    st.lists(st.tuples(st.integers(0, 120), st.integers(0, 255)), max_size=4),
+    st.integers(0, 150),
+)
+def test_any_damage(linktype: int, packet: bytes, damage: list[tuple[int, int]], size: int) -> None:
+    """A packet with some bytes changed and its end cut off gets a verdict, and what is viewed lies within it."""
+    data = bytearray(p.link(linktype, packet))
+    for at, value in damage:
+        data[at % len(data)] = value
+    seen, view = _py_parse(linktype, bytes(data[:size]))
+    if seen in ("tcp", "fragment"):
+        assert view["payload" if seen == "tcp" else "fragment"] in bytes(data[:size])
