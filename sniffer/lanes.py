@@ -1,0 +1,485 @@
+"""One lane per sink, so that none delays another.
+
+    pump -- offer(batch) --> Lane (bounded queue, workers, counters) -- deliver(batch) --> Sink
+
+A lane never waits when it is offered messages: what does not fit is dropped, newest first, and counted. Each message
+ends in exactly one counter of its lane, so that at any moment
+
+    offered = delivered + rejected + dropped (by reason) + waiting
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Final, Literal, cast
+
+from sniffer.sinks import Reason, Rejected, Sink, SinkClosed, TooLarge, Undelivered, where
+
+if TYPE_CHECKING:
+    from sniffer.message import HttpMessage
+
+log = logging.getLogger("sniffer.sinks")
+
+CUT_SECONDS: Final = 0.25
+"""A sink whose delivery is cancelled at the deadline gets this long to say what it has done."""
+LOG_SECONDS: Final = 1.0
+"""Losses of a lane are logged at most this often, with counts."""
+
+Outcome = Reason | Literal["delivered", "rejected"]
+
+
+@dataclass(slots=True)
+class LaneCounters:
+    """Messages by what became of them. Every one that was offered is in exactly one of the others."""
+
+    offered: int = 0
+    delivered: int = 0
+    rejected: int = 0
+    dropped_full: int = 0
+    dropped_retries: int = 0
+    dropped_deadline: int = 0
+    dropped_closed: int = 0
+    dropped_error: int = 0
+    waiting: int = 0
+
+    @property
+    def dropped(self) -> dict[Reason, int]:
+        """Messages dropped, by reason."""
+        return {
+            "full": self.dropped_full,
+            "retries": self.dropped_retries,
+            "deadline": self.dropped_deadline,
+            "closed": self.dropped_closed,
+            "error": self.dropped_error,
+        }
+
+    def snapshot(self) -> dict[str, int]:
+        """Every counter by its name."""
+        return asdict(self)
+
+    def drop(self, reason: Reason, count: int) -> None:
+        """Counts messages as dropped."""
+        if reason == "full":
+            self.dropped_full += count
+        elif reason == "retries":
+            self.dropped_retries += count
+        elif reason == "deadline":
+            self.dropped_deadline += count
+        elif reason == "closed":
+            self.dropped_closed += count
+        else:
+            self.dropped_error += count
+
+    def balanced(self) -> bool:
+        """Whether offered = delivered + rejected + dropped + waiting."""
+        return self.offered == self.delivered + self.rejected + sum(self.dropped.values()) + self.waiting
+
+
+Taken = tuple[Sequence["HttpMessage"], int]
+"""A batch and its weight."""
+
+
+class Batches:
+    """A lane's queue of batches, in the order and the shape in which they were offered. One worker."""
+
+    workers = 1
+    wait = 0.0
+    ripening = False
+
+    def __init__(self) -> None:
+        self._batches: deque[Taken] = deque()
+
+    def put(self, batch: Sequence[HttpMessage], size: int) -> None:
+        """Adds messages whose weight is `size`."""
+        self._batches.append((batch, size))
+
+    def take(self) -> Taken | None:
+        """The next batch to deliver."""
+        return self._batches.popleft() if self._batches else None
+
+    def done(self, batch: Sequence[HttpMessage]) -> None:
+        """A batch that was taken is settled."""
+
+    def ripen(self) -> None:
+        """What waits for company waits no longer."""
+
+    def clear(self) -> int:
+        """Forgets what is queued; returns how many messages that was."""
+        count = sum(len(batch) for batch, _ in self._batches)
+        self._batches.clear()
+        return count
+
+
+class ByConnection:
+    """A lane's queue for several workers: in order within a connection, concurrent across connections.
+
+    Makes batches of up to `size` messages and about `max_bytes`; one that is smaller waits `wait` seconds for company.
+    Messages of a connection stand together in a batch, and none is taken while earlier ones of it are under way.
+    """
+
+    def __init__(self, *, workers: int, size: int = 1, wait: float = 0.0, max_bytes: int = 1 << 20) -> None:
+        self.workers = workers
+        self.wait = wait
+        self._size = size
+        self._max_bytes = max_bytes
+        self._connections: dict[str, deque[HttpMessage]] = {}  # those with messages waiting or under way
+        self._ready: deque[str] = deque()  # of these, the ones with messages waiting and none under way
+        self._ripe = False
+
+    def put(self, batch: Sequence[HttpMessage], size: int) -> None:
+        """Adds messages. Their weight is taken again, batch by batch."""
+        for message in batch:
+            connection = message.connection_id
+            waiting = self._connections.get(connection)
+            if waiting is None:
+                self._connections[connection] = deque((message,))
+                self._ready.append(connection)
+            else:
+                waiting.append(message)
+
+    @property
+    def ripening(self) -> bool:
+        """There are messages that wait for nothing but company."""
+        return bool(self._ready) and not self._ripe
+
+    def ripen(self) -> None:
+        """What waits for company waits no longer."""
+        self._ripe = bool(self._ready)
+
+    def take(self) -> Taken | None:
+        """The next batch to deliver: a full one, or what there is once that is ripe."""
+        if not self._ready or not (self._ripe or self._full()):
+            return None
+        batch: list[HttpMessage] = []
+        size = 0
+        while self._ready and len(batch) < self._size and size < self._max_bytes:
+            waiting = self._connections[self._ready.popleft()]
+            while waiting and len(batch) < self._size and size < self._max_bytes:
+                message = waiting.popleft()
+                batch.append(message)
+                size += weight(message)
+        self._ripe = self._ripe and bool(self._ready)
+        return batch, size
+
+    def done(self, batch: Sequence[HttpMessage]) -> None:
+        """A batch that was taken is settled: its connections may go on."""
+        for connection in dict.fromkeys(message.connection_id for message in batch):
+            if self._connections[connection]:
+                self._ready.append(connection)
+            else:
+                del self._connections[connection]
+
+    def clear(self) -> int:
+        """Forgets what is queued; returns how many messages that was."""
+        count = sum(map(len, self._connections.values()))
+        for waiting in self._connections.values():
+            waiting.clear()
+        for connection in self._ready:
+            del self._connections[connection]
+        self._ready.clear()
+        return count
+
+    def _full(self) -> bool:
+        count = 0
+        for connection in self._ready:
+            count += len(self._connections[connection])
+            if count >= self._size:
+                return True
+        return False
+
+
+def weight(message: HttpMessage) -> int:
+    """About how many bytes a waiting message takes, its JSON included. Renders nothing."""
+    headers = message.headers
+    body = message.body
+    return 1024 + 96 * len(headers) + 2 * sum(map(len, headers.values())) + (2 * sys.getsizeof(body) if body else 0)
+
+
+def weigh(batch: Iterable[HttpMessage]) -> int:
+    """The weight of a batch."""
+    return sum(map(weight, batch))
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """A batch under way. `open` of its messages are not accounted for yet."""
+
+    open: int
+
+
+class Lane:
+    """The way to one sink: a bounded queue and its workers. Belongs to the loop; every method is called there.
+
+    `max_bytes` bounds the weight of what waits, what is under way included; `max_messages` bounds its number.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        max_bytes: int,
+        max_messages: int = 100_000,
+        queue: Batches | ByConnection | None = None,
+        counters: LaneCounters | None = None,
+    ) -> None:
+        self.sink = sink
+        self.name = sink.name
+        self.counters = LaneCounters() if counters is None else counters
+        self.closed = asyncio.Event()
+        """Set when the sink is gone before its time: everything offered from then on is dropped."""
+        self.stuck = 0
+        """Deliveries that did not end when they were cancelled at the deadline: their threads are left behind."""
+        self._queue = Batches() if queue is None else queue
+        self._max_bytes = max_bytes
+        self._max_messages = max_messages
+        self._bytes = 0
+        self._taking = True
+        self._draining = False
+        self._promised = False
+        self._flights: dict[asyncio.Task[None], _Flight] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._roomy = asyncio.Event()
+        self._ripening: asyncio.TimerHandle | None = None
+        self._losses = _Losses(sink.name)
+
+    async def open(self) -> None:
+        """Opens the sink. Raises what the sink raises."""
+        await self.sink.open()
+
+    def offer(self, batch: Sequence[HttpMessage], size: int | None = None) -> None:
+        """Takes a batch, or as much of its beginning as fits. Never waits. `size` is its `weigh`, where it is known."""
+        count = len(batch)
+        if not count:
+            return
+        self.counters.offered += count
+        if not self._taking:
+            self._drop("closed", count)
+            return
+        if size is None:
+            size = weigh(batch)
+        if not self._promised and not self._fits(count, size):
+            batch, size = self._beginning(batch)
+            self._drop("full", count - len(batch))
+            count = len(batch)
+            if not count:
+                return
+        self._promised = False
+        self._bytes += size
+        self.counters.waiting += count
+        self._idle.clear()
+        self._queue.put(batch, size)
+        self._start()
+
+    async def room(self) -> None:
+        """Waits until half of the lane is free. The next offer is then taken whole, whatever its size.
+
+        For whoever can wait: reading a file does, live capture never.
+        """
+        while self._taking and not (
+            self._bytes <= self._max_bytes // 2 and self.counters.waiting <= self._max_messages // 2
+        ):
+            self._roomy.clear()
+            await self._roomy.wait()
+        self._promised = True
+
+    async def drain(self, deadline: float | None = None) -> None:
+        """Returns when every message is accounted for: at the latest at `deadline`, in `time.monotonic` seconds.
+
+        What is not delivered by then is dropped, counted and logged with the lane's name. None sets no deadline: the end
+        of a file. May be called again, also while it waits, with a deadline or an earlier one. What is offered after it
+        has returned is dropped.
+        """
+        self._draining = True
+        if deadline is not None:
+            self.sink.drain(deadline)
+        self._start()
+        try:
+            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                await self._idle.wait()
+        except TimeoutError:
+            await self._cut()
+        self._taking = False
+        self._tell()
+        self._losses.flush()
+
+    async def close(self) -> None:
+        """Closes the sink; call it after `drain`."""
+        if self._ripening is not None:
+            self._ripening.cancel()
+        await self.sink.close()
+        self._losses.flush()
+
+    def _fits(self, count: int, size: int) -> bool:
+        return self._bytes + size <= self._max_bytes and self.counters.waiting + count <= self._max_messages
+
+    def _beginning(self, batch: Sequence[HttpMessage]) -> tuple[Sequence[HttpMessage], int]:
+        """As much of a batch as fits."""
+        size = 0
+        for count, message in enumerate(batch):
+            more = size + weight(message)
+            if not self._fits(count + 1, more):
+                return batch[:count], size
+            size = more
+        return batch, size
+
+    def _start(self) -> None:
+        """Sets idle workers to what is ready."""
+        if self._draining:
+            self._queue.ripen()
+        while self._taking and len(self._flights) < self._queue.workers and (taken := self._queue.take()):
+            flight = _Flight(len(taken[0]))
+            self._flights[asyncio.create_task(self._work(taken, flight), name=f"lane {self.name}")] = flight
+        if self._queue.ripening and self._ripening is None:
+            self._ripening = asyncio.get_running_loop().call_later(self._queue.wait, self._ripen)
+
+    def _ripen(self) -> None:
+        self._ripening = None
+        self._queue.ripen()
+        self._start()
+
+    async def _work(self, taken: Taken | None, flight: _Flight) -> None:
+        """One worker: delivers batches for as long as there are any."""
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        while taken is not None:
+            batch, size = taken
+            flight.open = len(batch)
+            try:
+                await self._deliver(batch, flight)
+            except BaseException:
+                self._settle("deadline", flight.open, flight)
+                self._flights.pop(task, None)
+                raise
+            finally:
+                self._bytes -= size
+                self._queue.done(batch)
+                self._tell()
+            if self._draining:
+                self._queue.ripen()
+            taken = self._queue.take() if self._taking else None
+            if taken is None:
+                self._flights.pop(task, None)
+            self._start()
+
+    async def _deliver(self, batch: Sequence[HttpMessage], flight: _Flight) -> None:
+        count = len(batch)
+        try:
+            await self.sink.deliver(batch)
+        except TooLarge as answer:
+            if count == 1:
+                self._settle("rejected", 1, flight, answer.cause)
+                return
+            await self._deliver(batch[: count // 2], flight)
+            await self._deliver(batch[count // 2 :], flight)
+        except Undelivered as answer:
+            rest = count - answer.delivered - answer.failed
+            self._settle("delivered", answer.delivered, flight)
+            self._settle("error", answer.failed, flight, answer.cause)
+            self._settle("rejected" if isinstance(answer, Rejected) else answer.reason, rest, flight, answer.cause)
+            if isinstance(answer, SinkClosed):
+                self._end(answer.cause)
+        except Exception as error:  # noqa: BLE001 - a sink of somebody's own: whatever it raises, the lane goes on
+            self._settle("error", count, flight, where(error))
+        else:
+            self._settle("delivered", count, flight)
+
+    def _settle(self, outcome: Outcome, count: int, flight: _Flight, cause: str = "") -> None:
+        """Ends messages that are under way. What a flight that was left behind says later counts no more."""
+        count = min(count, flight.open)
+        if not count:
+            return
+        flight.open -= count
+        self.counters.waiting -= count
+        if outcome == "delivered":
+            self.counters.delivered += count
+        elif outcome == "rejected":
+            self.counters.rejected += count
+            self._losses.add("rejected", count, cause)
+        else:
+            self._drop(outcome, count, cause)
+
+    def _drop(self, reason: Reason, count: int, cause: str = "") -> None:
+        if count:
+            self.counters.drop(reason, count)
+            if reason != "closed":  # said once, by _end
+                self._losses.add(reason, count, cause)
+
+    def _tell(self) -> None:
+        """Wakes who waits for room or for the end."""
+        if self.counters.waiting == 0:
+            self._idle.set()
+        self._roomy.set()
+
+    def _forget(self, reason: Reason) -> None:
+        """Drops what is queued."""
+        left = self._queue.clear()
+        self.counters.waiting -= left
+        self._drop(reason, left)
+
+    def _end(self, cause: str) -> None:
+        """The sink is gone."""
+        if self._taking:
+            self._taking = False
+            self._forget("closed")
+            self.closed.set()
+            log.info("sink closed", extra={"fields": {"sink": self.name, "cause": cause}})
+
+    async def _cut(self) -> None:
+        """The deadline: drops what is queued, ends what is under way, and leaves behind what does not end."""
+        self._taking = False
+        before = self.counters.dropped_deadline
+        self._forget("deadline")
+        if self._flights:
+            for task in self._flights:
+                task.cancel()
+            await asyncio.wait(list(self._flights), timeout=CUT_SECONDS)
+        for task, flight in self._flights.items():
+            self.stuck += not task.done()
+            self._settle("deadline", flight.open, flight)
+        self._flights.clear()
+        dropped = self.counters.dropped_deadline - before
+        if dropped:
+            log.warning("lane did not drain in time", extra={"fields": {"sink": self.name, "dropped": dropped}})
+
+
+class _Losses:
+    """Says what a lane lost: at once, then at most once a second, in counts."""
+
+    def __init__(self, sink: str) -> None:
+        self._sink = sink
+        self._counts: dict[str, int] = {}
+        self._cause = ""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, what: str, count: int, cause: str) -> None:
+        self._counts[what] = self._counts.get(what, 0) + count
+        self._cause = cause or self._cause
+        if self._timer is None:
+            self._say()
+            self._timer = asyncio.get_running_loop().call_later(LOG_SECONDS, self._tick)
+
+    def flush(self) -> None:
+        """Says what has not been said yet."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._say()
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._say()
+
+    def _say(self) -> None:
+        if not self._counts:
+            return
+        fields: dict[str, object] = {"sink": self._sink, **self._counts}
+        if self._cause:
+            fields["cause"] = self._cause
+        self._counts, self._cause = {}, ""
+        log.warning("messages not delivered", extra={"fields": fields})

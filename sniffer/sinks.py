@@ -1,0 +1,445 @@
+"""Sinks: where messages go, and what a sink may say of a batch.
+
+A sink is one small class: a name and ``deliver``. It tells what became of a batch by returning (delivered) or by raising
+``Undelivered`` or one of its subclasses. It never counts and never queues: its lane does (``sniffer.lanes``).
+docs/DELIVERY.md shows how to add one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast
+
+if TYPE_CHECKING:
+    from sniffer.message import HttpMessage
+
+Reason = Literal["full", "retries", "deadline", "closed", "error"]
+"""Why a lane drops: its queue was full, every retry failed, the drain's deadline came, the sink is gone, it failed."""
+
+RETRY_DELAYS: Final = (1.0, 2.0, 4.0)
+"""Seconds before each further try."""
+LONGEST_RETRY_AFTER: Final = 60.0
+"""Seconds; a receiver that asks for more is asked again after this."""
+
+
+class Undelivered(Exception):
+    """The batch was not delivered, but for `delivered` of its members, and `failed` of them ended in errors.
+
+    `cause` is a few words for the log; it never holds anything of a message, nor a secret.
+    """
+
+    reason: Reason = "error"
+
+    def __init__(self, cause: str = "", *, delivered: int = 0, failed: int = 0) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.delivered = delivered
+        self.failed = failed
+
+
+class Failed(Undelivered):
+    """The sink failed on the rest, and may do better on the next batch."""
+
+
+class Rejected(Undelivered):
+    """A final answer: no further try would help."""
+
+
+class TooLarge(Rejected):
+    """Final for a batch of this size; its halves may be taken (HTTP 413)."""
+
+
+class Retry(Undelivered):
+    """A later try may succeed, no earlier than `after` seconds from now where the receiver said so."""
+
+    reason: Reason = "retries"
+
+    def __init__(self, cause: str = "", *, after: float | None = None) -> None:
+        super().__init__(cause)
+        self.after = after
+
+
+class Cut(Undelivered):
+    """Time is up. Raised in place of the CancelledError that ended a delivery by a sink that knows how far it came."""
+
+    reason: Reason = "deadline"
+
+
+class SinkClosed(Undelivered):
+    """Nothing can be delivered any more: the lane ends."""
+
+    reason: Reason = "closed"
+
+
+class Sink(Protocol):
+    """A destination of messages. Subclass it, give it a `name` and a `deliver`; the rest may stay."""
+
+    name: str
+    """One word, for logs and metrics."""
+
+    async def open(self) -> None:
+        """Called once, on the loop, before the first batch. An exception ends the start."""
+        return
+
+    async def deliver(self, batch: Sequence[HttpMessage]) -> None:
+        """Delivers a batch; returning means that all of it is delivered. Raises `Undelivered` or a subclass.
+
+        Never called again before it has returned, unless the lane was given a queue with more workers. It is cancelled
+        at the deadline of the drain. Any other exception counts the batch as `dropped{error}`.
+        """
+        raise NotImplementedError
+
+    def drain(self, deadline: float) -> None:
+        """The sniffer stops: whatever is waiting has until `deadline`, in `time.monotonic` seconds."""
+        return
+
+    async def close(self) -> None:
+        """Called once, after the drain."""
+        return
+
+
+def where(error: BaseException) -> str:
+    """The exception's type and place, for a log line. Its text is left out: it may quote the message."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return type(error).__name__
+    code = trace.tb_frame.f_code
+    return f"{type(error).__name__} at {os.path.basename(code.co_filename)}:{trace.tb_lineno} in {code.co_name}"
+
+
+class Retrying(Sink):
+    """Tries another sink's `Retry` again after 1 s, 2 s and 4 s, or what the receiver asked for where that is longer.
+
+    In a drain a wait that is under way ends at once, and one that would pass the deadline is not begun.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        delays: Sequence[float] = RETRY_DELAYS,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self.name = sink.name
+        self._sink = sink
+        self._delays = delays
+        self._clock = clock
+        self._sleep = sleep
+        self._deadline: float | None = None
+        self._waits: set[asyncio.Future[object]] = set()
+
+    async def open(self) -> None:
+        await self._sink.open()
+
+    async def close(self) -> None:
+        await self._sink.close()
+
+    def drain(self, deadline: float) -> None:
+        self._deadline = deadline
+        for wait in self._waits:
+            wait.cancel()
+        self._sink.drain(deadline)
+
+    async def deliver(self, batch: Sequence[HttpMessage]) -> None:
+        for delay in self._delays:
+            try:
+                return await self._sink.deliver(batch)
+            except Retry as answer:
+                await self._wait(max(delay, min(answer.after or 0.0, LONGEST_RETRY_AFTER)), answer.cause)
+        await self._sink.deliver(batch)
+
+    async def _wait(self, seconds: float, cause: str) -> None:
+        if self._deadline is not None and self._clock() + seconds > self._deadline:
+            raise Cut(cause)
+        wait = asyncio.ensure_future(self._sleep(seconds))
+        self._waits.add(wait)
+        try:
+            await asyncio.wait((wait,))  # unlike awaiting it, this outlives its being cancelled by `drain`
+        finally:
+            self._waits.discard(wait)
+            wait.cancel()
+
+
+class _Thread:
+    """A daemon thread that makes calls in turn. The threads of a pool are joined at exit, however stuck they are."""
+
+    def __init__(self, name: str) -> None:
+        self._calls: SimpleQueue[tuple[Callable[[], object], asyncio.Future[None]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def end(self) -> None:
+        """Lets the thread end when its calls are made. Does not wait for that."""
+        self._calls.put(None)
+
+    async def call(self, function: Callable[[], object]) -> None:
+        """Makes a call on the thread. Raises what it raises."""
+        done = asyncio.get_running_loop().create_future()
+        self._calls.put((function, done))
+        await done
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            function, done = call
+            error: BaseException | None = None
+            try:
+                function()
+            except BaseException as raised:  # noqa: BLE001 - the thread goes on, whoever called gets it
+                error = raised
+            with contextlib.suppress(RuntimeError):  # the loop has ended without this thread
+                done.get_loop().call_soon_threadsafe(_resolve, done, error)
+
+
+def _resolve(done: asyncio.Future[None], error: BaseException | None) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)
+
+
+class StdoutSink(Sink):
+    """JSON lines to a file descriptor, a whole batch at a time, from a thread of its own that may block."""
+
+    name = "stdout"
+
+    def __init__(self, fd: int = 1) -> None:
+        self._fd = fd
+        self._thread = _Thread("sniffer stdout")
+        self._torn = False
+
+    async def open(self) -> None:
+        self._thread.start()
+
+    async def close(self) -> None:
+        self._thread.end()
+
+    async def deliver(self, batch: Sequence[HttpMessage]) -> None:
+        write = _Write(self._fd, batch, after_torn_line=self._torn)
+        try:
+            await self._thread.call(write.run)
+        except asyncio.CancelledError:
+            write.cut = True
+            raise Cut("blocked", delivered=write.lines()) from None
+        except BrokenPipeError:
+            raise SinkClosed("broken pipe", delivered=write.lines()) from None
+        except OSError as error:
+            raise Failed(os.strerror(error.errno or 0), delivered=write.lines()) from None
+        finally:
+            self._torn = write.torn()
+
+
+class _Write:
+    """One batch on its way to a file descriptor."""
+
+    def __init__(self, fd: int, batch: Sequence[HttpMessage], *, after_torn_line: bool) -> None:
+        self.cut = False
+        self._fd = fd
+        self._batch = batch
+        self._data = b""
+        self._start = int(after_torn_line)  # a line that a full disk has cut is ended first
+        self._written = 0
+
+    def run(self) -> None:
+        lines = [message.to_json() for message in self._batch]
+        lines.append(b"")
+        data = self._data = b"\n" * self._start + b"\n".join(lines)
+        view = memoryview(data)
+        while self._written < len(data) and not self.cut:
+            try:
+                self._written += os.write(self._fd, view[self._written :])
+            except BlockingIOError:  # somebody else who has this pipe or terminal made it non-blocking
+                poll = select.poll()
+                poll.register(self._fd, select.POLLOUT)
+                poll.poll()
+
+    def lines(self) -> int:
+        """How many of the batch's lines are written whole."""
+        return self._data.count(b"\n", self._start, self._written)
+
+    def torn(self) -> bool:
+        """Whether what is written ends within a line."""
+        if not self._written:
+            return bool(self._start)
+        return self._data[self._written - 1] != 0x0A
+
+
+class CallbackSink(Sink):
+    """Calls a function with each message: a plain one on a thread of its own, an async one on the loop.
+
+    What it raises is counted as `dropped{error}`; the type and place are logged.
+    """
+
+    name = "callback"
+
+    def __init__(self, callback: Callable[[HttpMessage], object]) -> None:
+        self._callback = callback
+        self._async = inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(
+            getattr(callback, "__call__", None)  # noqa: B004 - an object whose __call__ is async
+        )
+        self._thread = _Thread("sniffer callback")
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        if not self._async:
+            self._thread.start()
+
+    async def close(self) -> None:
+        if not self._async:
+            self._thread.end()
+
+    async def deliver(self, batch: Sequence[HttpMessage]) -> None:
+        calls = _Calls()
+        try:
+            if self._async:
+                await self._await_each(batch, calls)
+            else:
+                await self._thread.call(partial(self._call_each, batch, calls))
+        except asyncio.CancelledError:
+            calls.cut = True
+            raise Cut("still running", delivered=calls.returned, failed=calls.raised) from None
+        if calls.raised:
+            raise Failed(calls.cause, delivered=calls.returned)
+
+    def _call_each(self, batch: Iterable[HttpMessage], calls: _Calls) -> None:
+        callback = self._callback
+        for message in batch:
+            if calls.cut:
+                return
+            try:
+                result = callback(message)
+                if result is not None and inspect.isawaitable(result):  # a lambda around an async function
+                    self._finish(result)
+            except BaseException as error:  # noqa: BLE001 - SystemExit too: the library never ends the process
+                calls.failed(error)
+            else:
+                calls.returned += 1
+
+    def _finish(self, result: Awaitable[Any]) -> None:
+        async def wait() -> None:
+            await result
+
+        assert self._loop is not None
+        asyncio.run_coroutine_threadsafe(wait(), self._loop).result()
+
+    async def _await_each(self, batch: Iterable[HttpMessage], calls: _Calls) -> None:
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        callback = cast("Callable[[HttpMessage], Awaitable[object]]", self._callback)
+        for message in batch:
+            try:
+                await callback(message)
+            except asyncio.CancelledError as error:
+                if task.cancelling():
+                    raise
+                calls.failed(error)  # the callback's own, not the deadline
+            except Exception as error:  # noqa: BLE001 - whatever it raises, capture goes on
+                calls.failed(error)
+            else:
+                calls.returned += 1
+
+
+class _Calls:
+    """How far the calls for one batch have come."""
+
+    def __init__(self) -> None:
+        self.returned = 0
+        self.raised = 0
+        self.cause = ""
+        self.cut = False
+
+    def failed(self, error: BaseException) -> None:
+        self.raised += 1
+        self.cause = where(error)
+
+
+class IteratorSink(Sink):
+    """Hands messages to one `async for`, which sets the pace: a batch is delivered when the loop has had all of it.
+
+    In a drain with a deadline the iterator takes over what is left, so that a loop that calls `stop()` itself does not
+    wait for its own next step. Leaving the loop closes the sink.
+    """
+
+    name = "iterator"
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+        """Raised to the loop at the end, when set before `close`."""
+        self._batches: deque[_Handed] = deque()
+        self._news = asyncio.Event()
+        self._takes_over = False
+        self._ended = False
+        self._left = False
+
+    def drain(self, deadline: float) -> None:
+        self._takes_over = True
+        for handed in self._batches:
+            handed.settle()
+
+    async def close(self) -> None:
+        self._ended = True
+        self._news.set()
+
+    async def deliver(self, batch: Sequence[HttpMessage]) -> None:
+        if self._left:
+            raise SinkClosed("left")
+        handed = _Handed(batch, asyncio.get_running_loop().create_future())
+        self._batches.append(handed)
+        self._news.set()
+        if not self._takes_over:
+            await handed.settled
+        if self._left:
+            raise SinkClosed("left", delivered=handed.taken)
+
+    async def messages(self) -> AsyncIterator[HttpMessage]:
+        """The messages, for one `async for`. Ends after `close`, or raises `error`, when all are taken."""
+        try:
+            while True:
+                while not self._batches:
+                    if self._ended:
+                        if self.error is not None:
+                            raise self.error
+                        return
+                    self._news.clear()
+                    await self._news.wait()
+                handed = self._batches[0]
+                for message in handed.batch:
+                    handed.taken += 1
+                    yield message
+                self._batches.popleft()
+                handed.settle()
+        finally:
+            self._left = True
+            for handed in self._batches:
+                handed.settle()
+            self._batches.clear()
+
+
+@dataclass(slots=True)
+class _Handed:
+    """A batch in the hands of an iterator."""
+
+    batch: Sequence[HttpMessage]
+    settled: asyncio.Future[None]
+    taken: int = 0
+
+    def settle(self) -> None:
+        if not self.settled.done():
+            self.settled.set_result(None)
