@@ -35,7 +35,8 @@ setup(
             )
             for name in MODULES
         ],
-        build_dir="build/cython",
+        # Coverage looks for the generated C beside its source.
+        build_dir=None if build == "trace" else "build/cython",
         compiler_directives={
             "language_level": 3,
             "embedsignature": True,

@@ -33,6 +33,7 @@ from sniffer.options import (
     quote,
     split,
     switch,
+    table,
     text,
     whole,
 )
@@ -185,6 +186,7 @@ class SnifferConfig(Options):
     OUTPUT_URL_AUTH_TOKEN, and those only where their keywords are not given; `from_env` reads the rest.
     """
 
+    # fmt: off
     ports: Wholes = Option(
         check_ports, read_ports, required=True, group=CAPTURE, metavar="PORT,PORT",
         help="TCP ports of the servers to watch",
@@ -251,10 +253,10 @@ class SnifferConfig(Options):
         help="query parameters whose values are replaced by [REDACTED]; `none` turns it off",
     )
     exclude_paths: Names = names(
-        (), group=RECORD, metavar="GLOB,GLOB", shown="none", help="leave out exchanges whose path matches",
+        (), group=RECORD, metavar="GLOB,GLOB", help="leave out exchanges whose path matches",
     )
     exclude_user_agents: Names = names(
-        (), group=RECORD, metavar="GLOB,GLOB", shown="none", help="leave out exchanges whose User-Agent matches",
+        (), group=RECORD, metavar="GLOB,GLOB", help="leave out exchanges whose User-Agent matches",
     )
     pod_name: MaybeText = text(None, group=RECORD, help="`placement.pod` of each message")
     namespace: MaybeText = text(None, group=RECORD, help="`placement.namespace` of each message")
@@ -264,7 +266,8 @@ class SnifferConfig(Options):
         10_000, 1, 10_000_000, group=LIMITS, help="connections followed at the same time",
     )
     connection_idle_timeout_ms: Whole = whole(
-        300_000, 1, LONGEST_MS, unit="milliseconds", group=LIMITS, help="a connection silent for this long is given up",
+        300_000, 1, LONGEST_MS, unit="milliseconds", group=LIMITS,
+        help="a connection silent for this long is given up",
     )
     memory_budget: Option[int | None, int] = whole(
         None, 1, 1 << 50, unit="bytes", group=LIMITS,
@@ -286,7 +289,8 @@ class SnifferConfig(Options):
         "exit", ("exit", "hold"), group=DAEMON, help="`hold` reports a capture that failed, and waits to be stopped",
     )
     stats_interval_ms: Whole = whole(
-        60_000, 0, LONGEST_MS, unit="milliseconds", group=DAEMON, help="between statistics in the log; 0 is only at stop",
+        60_000, 0, LONGEST_MS, unit="milliseconds", group=DAEMON,
+        help="between statistics in the log; 0 is only at stop",
     )
     metrics_port: MaybeWhole = whole(
         None, 1, 65_535, group=DAEMON, metavar="PORT", shown="off",
@@ -305,6 +309,7 @@ class SnifferConfig(Options):
         check_callback, group=OUTPUT, variable="", flag="", metavar="FUNCTION",
         help="function, plain or async, called with each message (library only)",
     )
+    # fmt: on
 
     if not TYPE_CHECKING:  # for the type checker the base class makes it from the declarations above
 
@@ -324,7 +329,7 @@ class SnifferConfig(Options):
     def from_texts(cls, texts: Mapping[str, str], *problems: Problem, **keywords: Any) -> Self:
         """From texts by keyword, as variables and flags give them; `problems` are those found while reading them."""
         config = cls.__new__(cls)
-        config._fill(keywords, texts, problems)
+        config._fill(keywords, texts, problems)  # noqa: SLF001 - a constructor of its own class
         return config
 
     @property
@@ -361,19 +366,16 @@ class SnifferConfig(Options):
         file = self.output_url_auth_token_file
         if file is None:
             return
+        name = "output_url_auth_token_file"
         if self.output_url_auth_token is not None:
-            yield Problem("output_url_auth_token_file", "output_url_auth_token_file and the token itself are both given")
+            yield Problem(name, f"{name} and the token itself are both given")
             return
         try:
             self.__dict__["output_url_auth_token"] = check_secret(Path(file).read_text(encoding="ascii"))
         except OSError as error:
-            yield Problem(
-                "output_url_auth_token_file", f"output_url_auth_token_file cannot be read: {error.strerror}: {quote(file)}"
-            )
+            yield Problem(name, f"{name} cannot be read: {error.strerror}: {quote(file)}")
         except ValueError:
-            yield Problem(
-                "output_url_auth_token_file", "output_url_auth_token_file must hold a token of visible ASCII characters"
-            )
+            yield Problem(name, f"{name} must hold a token of visible ASCII characters")
 
     def _check_ca_file(self) -> Iterable[Problem]:
         if self.output_ca_file is None:
@@ -385,3 +387,40 @@ class SnifferConfig(Options):
         except OSError as error:  # SSLError is one
             reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
             yield Problem("output_ca_file", f"output_ca_file cannot be used: {reason}: {quote(self.output_ca_file)}")
+
+
+DOCUMENT: Final = """\
+# Configuration
+
+Generated: `python -m sniffer.config > docs/CONFIGURATION.md`; a test keeps it so.
+
+Each option is an environment variable, a flag of `tcp-sniffer` and a keyword of `SnifferConfig`. Flags beat variables,
+variables beat defaults. Every problem is reported at once, each with the option's name, and ends with exit code 1.
+
+- An empty variable is the same as an unset one. Blanks around values and around commas are ignored.
+- A switch takes `1`, `true`, `yes`, `on` or `0`, `false`, `no`, `off`, in any case, and refuses anything else. As a flag
+  it may stand alone (`--stdout`).
+- Sizes are bytes; `Ki`, `Mi` and `Gi` may follow the number (`MEMORY_BUDGET=64Mi`). Numbers must be finite. Only
+  `MAX_BODY_SIZE`, `SAMPLE_RATE`, `STATS_INTERVAL_MS` and `STOP_DELAY_MS` take 0, and nowhere does 0 mean "no limit".
+- With no output named (`--stdout`, `--output-url`) the daemon does not start. The library may run with a callback or an
+  iterator alone.
+- The library reads no variable but `TCP_SNIFFER_PRODUCTION` and `OUTPUT_URL_AUTH_TOKEN`, and those only where their
+  keywords are not given. `SnifferConfig.from_env()` reads them all.
+- The token is never shown: in no log, no repr, no help, and it has no flag, because command lines are public.
+- Redaction is turned off only on purpose: by the word `none`, in the library by an empty list; that is warned about at
+  start. An empty variable leaves the default. **Bodies are not redacted**; `MAX_BODY_SIZE=0` keeps none.
+- `OUTPUT_URL` is an absolute http or https URL without user info. With `TCP_SNIFFER_PRODUCTION` on, plain http is
+  refused: `output_url must use HTTPS in production`.
+- `MEMORY_BUDGET` is one budget for everything that traffic can fill: half for reassembly, a quarter for the hand-off to
+  the outputs, a quarter for their queues. One that does not fit into the container's limit beside the process itself is
+  lowered, one below 8 MiB is used; both are warned about.
+"""
+
+
+def document() -> str:
+    """docs/CONFIGURATION.md."""
+    return DOCUMENT + "".join(f"\n## {group}\n\n{table(SnifferConfig, group)}" for group in GROUPS)
+
+
+if __name__ == "__main__":
+    print(document(), end="")

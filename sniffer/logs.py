@@ -24,7 +24,7 @@ RESERVED: Final = ("timestamp", "level", "logger", "message", "schema", "excepti
 
 
 def printable(text: str) -> str:
-    """`text` with what could steer a terminal written as `\\xNN` or `\\uNNNN`."""
+    r"""`text` with what could steer a terminal written as `\xNN` or `\uNNNN`."""
     return CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 

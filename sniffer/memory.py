@@ -44,7 +44,7 @@ def _memberships(root: Path, proc: Path) -> list[tuple[Path, str, str]]:
         return []
     found = []
     for line in lines:
-        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers == "":
             unified = root / "unified"
             found.append((unified if unified.is_dir() else root, path, "memory.max"))

@@ -90,6 +90,16 @@ class Option(Generic[Given, Value]):
         if self.flag is None:
             self.flag = "--" + name.replace("_", "-")
 
+    def shown_default(self) -> str:
+        """The default in words; empty where there is none."""
+        if self.shown is not None:
+            return self.shown
+        if isinstance(self.default, bool):
+            return "on" if self.default else "off"
+        if isinstance(self.default, tuple):
+            return ", ".join(self.default)
+        return "" if self.default is None else str(self.default)
+
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...
     @overload
@@ -246,9 +256,11 @@ class Options:
         """
         found: list[Problem] = list(problems)
         options = self.options()
-        for keyword in keywords:
-            if keyword not in options:
-                found.append(Problem(keyword, f"{keyword} is not an option{_likely(keyword, options)}"))
+        found.extend(
+            Problem(keyword, f"{keyword} is not an option{_likely(keyword, options)}")
+            for keyword in keywords
+            if keyword not in options
+        )
         bad = {problem.field for problem in found}
         for keyword, option in options.items():
             try:
@@ -306,6 +318,22 @@ class Options:
         options = self.options()
         values = ", ".join(f"{k}={v!r}" for k, v in self.__dict__.items() if k in options and v != options[k].default)
         return f"{type(self).__name__}({values})"
+
+
+def table(options: type[Options], group: str) -> str:
+    """The options of `group` as a Markdown table."""
+    rows = ["| variable | flag | keyword | default | meaning |", "|---|---|---|---|---|"]
+    for option in options.options().values():
+        if option.group == group:
+            cells = [
+                f"`{option.variable}`" if option.variable else "",
+                f"`{option.flag}`" if option.flag else "",
+                f"`{option.keyword}`",
+                "required" if option.required else option.shown_default(),
+                option.help[0].upper() + option.help[1:],
+            ]
+            rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows) + "\n"
 
 
 def _likely(word: str, known: Iterable[str]) -> str:

@@ -1,0 +1,62 @@
+# Every target works as the first command in a fresh clone; Python >= 3.11, gcc and make are all it takes.
+
+PORTS ?= 8080
+INTERFACE ?= lo
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+CORE := setup.py pyproject.toml $(wildcard sniffer_core/*.pyx sniffer_core/*.pxd)
+
+.PHONY: help run demo test lint coverage dist docs clean
+.DEFAULT_GOAL := help
+
+help:  ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+
+$(VENV)/run.stamp: $(CORE)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "setting up $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: $(CORE)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "setting up $(VENV) for development ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/run.stamp
+
+run: $(VENV)/run.stamp  ## Capture on PORTS (8080) of INTERFACE (lo), as JSON lines; ARGS adds options
+	@$(BIN)/python -c 'import os, sys; caps = [int(line.split()[1], 16) for line in open("/proc/self/status") if line.startswith("CapEff")]; sys.exit(not caps[0] >> 13 & 1)' \
+	|| { echo "capturing needs a privilege: type  sudo $(BIN)/tcp-sniffer --ports $(PORTS) --interface $(INTERFACE) --stdout" >&2; exit 2; }
+	@exec $(BIN)/tcp-sniffer --ports $(PORTS) --interface $(INTERFACE) --stdout $(ARGS)
+
+demo: $(VENV)/run.stamp  ## Read the capture that the repository ships, as JSON lines
+	@exec $(BIN)/tcp-sniffer --ports 8080 --read tests/data/demo.pcap --stdout $(ARGS)
+
+test: $(VENV)/dev.stamp  ## Run the tests; ARGS goes to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/dev.stamp  ## Run the linters
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+coverage: $(VENV)/dev.stamp  ## Measure the tests' coverage, of Python and of the core (built anew, with tracing)
+	@trap 'rm -f sniffer_core/*.c; $(BIN)/python setup.py --quiet build_ext --inplace --force' EXIT; \
+	TCP_SNIFFER_BUILD=trace $(BIN)/python setup.py --quiet build_ext --inplace --force \
+	&& $(BIN)/coverage run -m pytest $(ARGS); \
+	$(BIN)/coverage report
+
+dist: $(VENV)/dev.stamp  ## Build the sdist and the wheel into dist/
+	@rm -rf dist
+	$(BIN)/python -m build
+
+docs: $(VENV)/dev.stamp  ## Write the generated documents anew
+	$(BIN)/python -m sniffer.config > docs/CONFIGURATION.md
+	$(BIN)/python -m sniffer.ledger > docs/COUNTERS.md
+
+clean:  ## Remove what was built, the virtual environment included
+	rm -rf $(VENV) build dist *.egg-info sniffer_core/*.so sniffer_core/*.c

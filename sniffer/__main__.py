@@ -1,0 +1,32 @@
+"""The entry of the daemon: `python -m sniffer` and the console script `tcp-sniffer`.
+
+Signals come first: whoever stops a sidecar while it is still importing gets a clean exit, not Python's default.
+"""
+
+import os
+import signal
+import sys
+from types import FrameType
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    """A stop before `sniffer.cli` takes the signals over: nothing is captured yet, so nothing is owed."""
+    os._exit(0)
+
+
+def main() -> None:
+    """Runs the daemon and ends the process with its exit code."""
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, _leave)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        from sniffer import cli  # after the handlers: this takes a while, and may fail
+    except Exception as error:
+        print(f"tcp-sniffer: cannot start: {type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2)
+    cli.leave(cli.run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
