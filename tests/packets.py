@@ -17,7 +17,7 @@ VLAN, QINQ, QINQ_OLD, PPPOE, ARP = 0x8100, 0x88A8, 0x9100, 0x8864, 0x0806
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """A captured packet: its stamp in µs since the epoch, its bytes, and its length on the wire where they are fewer."""
+    """A captured packet: stamp in µs since the epoch, bytes, and its length on the wire where they are fewer."""
 
     stamp: int
     data: bytes
@@ -42,9 +42,7 @@ def tcp(
     """A TCP segment (RFC 9293 section 3.1), its checksum 0; `data_offset` in words, if it is to be a wrong one."""
     options += bytes(-len(options) % 4)
     words = 5 + len(options) // 4 if data_offset is None else data_offset
-    header = struct.pack(
-        "!HHIIBBHHH", source, destination, seq % 2**32, ack % 2**32, words << 4, flags, 65535, 0, 0
-    )
+    header = struct.pack("!HHIIBBHHH", source, destination, seq % 2**32, ack % 2**32, words << 4, flags, 65535, 0, 0)
     return header + options + payload
 
 
@@ -188,7 +186,7 @@ def fragments_ipv6(
     before: bytes = b"",
     first: int = FRAGMENT,
 ) -> list[bytes]:
-    """The segment in IPv6 fragments; `before` are extension headers in front of the fragment header, of type `first`."""
+    """The segment in IPv6 fragments, behind the extension headers `before`, the first of which is of type `first`."""
     return [
         ipv6(
             source,
@@ -207,9 +205,7 @@ def to_feed(packets: Iterable[Packet]) -> tuple[bytes, bytes]:
     index = bytearray()
     data = bytearray()
     for packet in packets:
-        index += struct.pack(
-            "=IIII", packet.stamp // 1_000_000, packet.stamp % 1_000_000, len(data), len(packet.data)
-        )
+        index += struct.pack("=IIII", packet.stamp // 1_000_000, packet.stamp % 1_000_000, len(data), len(packet.data))
         data += packet.data
     return bytes(data), bytes(index)
 

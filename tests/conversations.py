@@ -1,0 +1,533 @@
+"""HTTP conversations made as data: what must come out, and the segments of both directions that carry it.
+
+A conversation is written in groups of `depth` exchanges: the requests of a group, then their responses. Every segment
+acknowledges what the other side had written by then, as a server's answer acknowledges the request that it has read.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any, Literal, NamedTuple
+
+from hypothesis import strategies as st
+
+from sniffer_core.flow import RawMessage
+from tests import packets as p
+
+CLIENT, SERVER = 0, 1
+
+START = 1_700_000_000_000_000
+"""Stamp of the first packet, µs."""
+
+Fields = tuple[tuple[str, str], ...]
+Framing = Literal["none", "length", "chunked", "close"]
+Record = dict[str, Any]
+
+
+def joined(fields: Fields) -> dict[str, Any]:
+    """Header lines as the record has them."""
+    result: dict[str, Any] = {}
+    for name, value in fields:
+        key = name.lower()
+        if key == "set-cookie":
+            result.setdefault(key, []).append(value)
+        elif key in result:
+            result[key] += ("; " if key == "cookie" else ", ") + value
+        else:
+            result[key] = value
+    return result
+
+
+def chunked(data: bytes, sizes: Sequence[int], extension: str = "", trailers: Fields = ()) -> bytes:
+    """RFC 9112 section 7.1: chunks of these sizes, then one with the rest."""
+    out = []
+    for size in (*sizes, len(data)):
+        piece, data = data[:size], data[size:]
+        if piece:
+            out.append(b"%x%s\r\n%s\r\n" % (len(piece), extension.encode(), piece))
+    return b"".join(out) + b"0\r\n" + lines(trailers) + b"\r\n"
+
+
+def lines(fields: Fields) -> bytes:
+    return b"".join(f"{name}: {value}\r\n".encode("latin-1") for name, value in fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What requests and responses have in common."""
+
+    fields: Fields = ()
+    body: bytes = b""
+    framing: Framing = "none"
+    chunks: tuple[int, ...] = ()
+    extension: str = ""
+    trailers: Fields = ()
+    version: str = "1.1"
+
+    def all_fields(self) -> Fields:
+        if self.framing == "length":
+            return (*self.fields, ("Content-Length", str(len(self.body))))
+        if self.framing == "chunked":
+            return (*self.fields, ("Transfer-Encoding", "chunked"))
+        return self.fields
+
+    def written(self, start_line: str, bodyless: bool = False) -> bytes:
+        head = start_line.encode("latin-1") + b"\r\n" + lines(self.all_fields()) + b"\r\n"
+        if bodyless:
+            return head
+        if self.framing == "chunked":
+            return head + chunked(self.body, self.chunks, self.extension, self.trailers)
+        return head + self.body
+
+    def record(self, bodyless: bool = False) -> Record:
+        body = b"" if bodyless else self.body
+        return {
+            "http_version": self.version,
+            "headers": joined(self.all_fields()),
+            "body": body,
+            "body_size": len(body),
+            "trailers": joined(self.trailers) if self.trailers and not bodyless else None,
+            "incomplete": None,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request(Content):
+    path: str = "/"
+    method: str = "GET"
+    fields: Fields = (("Host", "example.test"),)
+
+    def wire(self) -> bytes:
+        return self.written(f"{self.method} {self.path} HTTP/{self.version}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response(Content):
+    status: int = 200
+    reason: str = "OK"
+    framing: Framing = "length"
+    informational: tuple[int, ...] = ()
+    head: bool = False
+    """Answers HEAD: its fields speak of a body that is not there."""
+
+    def bodyless(self) -> bool:
+        return self.head or self.status in (204, 304)
+
+    def interim(self) -> list[bytes]:
+        return [b"HTTP/1.1 %d Interim\r\nX-Interim: yes\r\n\r\n" % status for status in self.informational]
+
+    def wire(self) -> bytes:
+        """Without the interim responses before it."""
+        return self.written(f"HTTP/{self.version} {self.status} {self.reason}", self.bodyless())
+
+
+class Exchange(NamedTuple):
+    request: Request
+    response: Response
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A TCP segment; `offset` and `ack` are positions in the two streams, a SYN stands at -1 of its own."""
+
+    side: int
+    offset: int
+    data: bytes = b""
+    ack: int = 0
+    flags: int = p.ACK
+    stamp: int | None = None
+
+    @property
+    def end(self) -> int:
+        return self.offset + len(self.data)
+
+
+class Span(NamedTuple):
+    """Where a message stands in its stream; `start` is that of the final response, after its interim ones."""
+
+    side: int
+    exchange: int
+    start: int
+    end: int
+
+
+Cut = Callable[[int], Iterator[int]]
+"""The sizes of the segments that carry a write of so many bytes."""
+
+
+def whole(size: int) -> Iterator[int]:
+    """Each write is one segment."""
+    yield size
+
+
+def sized(most: int) -> Cut:
+    """Segments of `most` bytes, as a sender with this MSS makes them."""
+
+    def cut(size: int) -> Iterator[int]:
+        yield from [most] * (size // most)
+        if size % most:
+            yield size % most
+
+    return cut
+
+
+def random_sizes(random: Random, most: int) -> Cut:
+    """Segments of 1 to `most` bytes."""
+
+    def cut(size: int) -> Iterator[int]:
+        while size:
+            piece = min(size, random.randint(1, most))
+            size -= piece
+            yield piece
+
+    return cut
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """One connection and what is said on it."""
+
+    exchanges: tuple[Exchange, ...]
+    depth: int = 1
+    together: bool = False
+    """The messages of a group are one write, so that segments may hold several and begin anywhere."""
+    client: tuple[str, int] = ("192.0.2.1", 40000)
+    server: tuple[str, int] = ("198.51.100.7", 80)
+    isn: tuple[int, int] = (1000, 5000)
+    handshake: bool = True
+    fin: bool = True
+
+    def groups(self) -> Iterator[tuple[Exchange, ...]]:
+        for at in range(0, len(self.exchanges), self.depth):
+            yield self.exchanges[at : at + self.depth]
+
+    def writes(self) -> Iterator[tuple[int, bytes]]:
+        """What each side writes, in order of time."""
+        for group in self.groups():
+            requests = [exchange.request.wire() for exchange in group]
+            responses = [part for _, response in group for part in (*response.interim(), response.wire())]
+            for side, parts in ((CLIENT, requests), (SERVER, responses)):
+                for part in [b"".join(parts)] if self.together else parts:
+                    yield side, part
+
+    def stream(self, side: int) -> bytes:
+        return b"".join(data for writer, data in self.writes() if writer == side)
+
+    def segments(self, cut: Cut = whole) -> list[Segment]:
+        """The whole connection, nothing lost, in order."""
+        sent = [0, 0]
+        result = []
+        if self.handshake:
+            result += [
+                Segment(CLIENT, -1, flags=p.SYN),
+                Segment(SERVER, -1, flags=p.SYN | p.ACK),
+                Segment(CLIENT, 0),
+            ]
+        for side, data in self.writes():
+            at = 0
+            for size in cut(len(data)):
+                result.append(Segment(side, sent[side], data[at : at + size], sent[1 - side], p.ACK | p.PSH))
+                sent[side] += size
+                at += size
+        if self.fin:
+            result += [
+                Segment(SERVER, sent[SERVER], ack=sent[CLIENT], flags=p.ACK | p.FIN),
+                Segment(CLIENT, sent[CLIENT], ack=sent[SERVER] + 1, flags=p.ACK | p.FIN),
+                Segment(SERVER, sent[SERVER] + 1, ack=sent[CLIENT] + 1),
+            ]
+        return result
+
+    def packet(self, segment: Segment, stamp: int, linktype: int = p.ETHERNET) -> p.Packet:
+        """The segment on the wire, from `isn`."""
+        ends = (self.client, self.server) if segment.side == CLIENT else (self.server, self.client)
+        mine, other = self.isn if segment.side == CLIENT else self.isn[::-1]
+        tcp = p.tcp(
+            ends[0][1],
+            ends[1][1],
+            mine + 1 + segment.offset,
+            other + 1 + segment.ack if segment.flags & p.ACK else 0,
+            segment.flags,
+            segment.data,
+        )
+        return p.Packet(stamp, p.link(linktype, p.ip(ends[0][0], ends[1][0], tcp)))
+
+    def packets(
+        self, segments: Sequence[Segment], *, step: int = 1000, start: int = START, linktype: int = p.ETHERNET
+    ) -> list[p.Packet]:
+        """One packet each `step` µs, but a segment that has a stamp keeps it."""
+        return [
+            self.packet(segment, start + number * step if segment.stamp is None else segment.stamp, linktype)
+            for number, segment in enumerate(segments)
+        ]
+
+    def spans(self) -> list[Span]:
+        """Where each message stands."""
+        sent = [0, 0]
+        result = []
+        for number, (request, response) in enumerate(self.exchanges):
+            size = len(request.wire())
+            result.append(Span(CLIENT, number, sent[CLIENT], sent[CLIENT] + size))
+            sent[CLIENT] += size
+            sent[SERVER] += sum(len(part) for part in response.interim())
+            size = len(response.wire())
+            result.append(Span(SERVER, number, sent[SERVER], sent[SERVER] + size))
+            sent[SERVER] += size
+        return result
+
+    def expected(self) -> list[Record]:
+        """The messages that went in: requests and responses, by exchange."""
+        result = []
+        for number, (request, response) in enumerate(self.exchanges):
+            common = {
+                "exchange": number,
+                "receiver": self.server,
+                "destination": self.client,
+                "method": request.method,
+                "path": request.path,
+            }
+            result.append(
+                {**common, "direction": "request", "status_code": None, "reason": None, "informational": ()}
+                | request.record()
+            )
+            last = {
+                **common,
+                "direction": "response",
+                "status_code": response.status,
+                "reason": response.reason,
+                "informational": response.informational,
+            } | response.record(response.bodyless())
+            if response.framing == "close" and not response.bodyless() and not self.fin:
+                last["incomplete"] = "stopped"
+            result.append(last)
+        return result
+
+
+def record(message: RawMessage) -> Record:
+    """What Conversation.expected() says of a message, from one that came out."""
+    return {
+        name: getattr(message, name)
+        for name in (
+            "exchange",
+            "receiver",
+            "destination",
+            "method",
+            "path",
+            "direction",
+            "status_code",
+            "reason",
+            "informational",
+            "http_version",
+            "headers",
+            "body",
+            "body_size",
+            "trailers",
+            "incomplete",
+        )
+    }
+
+
+def records(messages: Sequence[RawMessage]) -> list[Record]:
+    """By exchange, the request first."""
+    return sorted(map(record, messages), key=lambda r: (r["exchange"], r["direction"]))
+
+
+class Dialogue:
+    """One connection written line by line, for examples: what is not said otherwise is in order and acknowledges all."""
+
+    def __init__(
+        self,
+        *,
+        handshake: bool = True,
+        client: tuple[str, int] = ("192.0.2.1", 40000),
+        server: tuple[str, int] = ("198.51.100.7", 80),
+        isn: tuple[int, int] = (1000, 5000),
+        start: int = START,
+    ) -> None:
+        self.conversation = Conversation(exchanges=(), client=client, server=server, isn=isn)
+        self.now = start
+        self.sent = [0, 0]
+        self.packets: list[p.Packet] = []
+        if handshake:
+            self.client(flags=p.SYN, offset=-1)
+            self.server(flags=p.SYN | p.ACK, offset=-1)
+            self.client()
+
+    def _say(
+        self,
+        side: int,
+        data: bytes = b"",
+        *,
+        flags: int = p.ACK,
+        offset: int | None = None,
+        ack: int | None = None,
+        lost: bool = False,
+    ) -> p.Packet:
+        """The next bytes, or, with `offset`, some again or ahead; 1 ms later; `lost` ones are not captured."""
+        place = self.sent[side] if offset is None else offset
+        seen = self.sent[1 - side] if ack is None else ack
+        packet = self.conversation.packet(Segment(side, place, data, seen, flags), self.now)
+        self.now += 1000
+        self.sent[side] = max(self.sent[side], place + len(data))
+        if not lost:
+            self.packets.append(packet)
+        return packet
+
+    def client(self, data: bytes = b"", **how: Any) -> p.Packet:
+        return self._say(CLIENT, data, **how)
+
+    def server(self, data: bytes = b"", **how: Any) -> p.Packet:
+        return self._say(SERVER, data, **how)
+
+    def close(self) -> None:
+        """FIN from both, acknowledged."""
+        self.server(flags=p.FIN | p.ACK)
+        self.client(flags=p.FIN | p.ACK, ack=self.sent[SERVER] + 1)
+        self.server(offset=self.sent[SERVER] + 1, ack=self.sent[CLIENT] + 1)
+        self.sent[SERVER] -= 1
+
+    def wait(self, microseconds: int) -> None:
+        """Packet time passes."""
+        self.now += microseconds
+
+    def take(self) -> list[p.Packet]:
+        """The packets since the last call."""
+        packets, self.packets = self.packets, []
+        return packets
+
+
+# ---- faults ----------------------------------------------------------------------------------------------------------
+
+
+def shuffled(segments: Sequence[Segment], random: Random, reach: float) -> list[Segment]:
+    """Each segment arrives up to `reach` places late."""
+    order = sorted(range(len(segments)), key=lambda place: place + random.uniform(0, reach))
+    return [segments[place] for place in order]
+
+
+def duplicated(segments: Sequence[Segment], random: Random, rate: float) -> list[Segment]:
+    """Some segments come twice, the second time up to 5 places later."""
+    result = list(segments)
+    for place in range(len(segments) - 1, -1, -1):
+        if random.random() < rate:
+            result.insert(min(len(result), place + random.randint(1, 5)), segments[place])
+    return result
+
+
+def overlapping(conversation: Conversation, segments: Sequence[Segment], random: Random, count: int) -> list[Segment]:
+    """With `count` retransmissions, cut elsewhere than the first time, of what had been sent by then."""
+    result = list(segments)
+    streams = (conversation.stream(CLIENT), conversation.stream(SERVER))
+    for _ in range(count):
+        place = random.randrange(len(result))
+        segment = result[place]
+        start = max(0, segment.offset - random.randint(0, 100))
+        end = min(len(streams[segment.side]), max(0, segment.offset) + random.randint(1, len(segment.data) + 1))
+        if start < end:
+            copy = Segment(segment.side, start, streams[segment.side][start:end], segment.ack, p.ACK)
+            result.insert(place + random.randint(0, 1), copy)
+    return result
+
+
+def dropped(segments: Sequence[Segment], random: Random, rate: float) -> list[Segment]:
+    """Without some of them."""
+    return [segment for segment in segments if random.random() >= rate]
+
+
+def arrived(segments: Sequence[Segment], side: int, start: int, end: int) -> bool:
+    """Whether every byte of the range is in one of the segments."""
+    at = start
+    for segment in sorted((s for s in segments if s.side == side and s.data), key=lambda s: s.offset):
+        if segment.offset <= at < segment.end:
+            at = segment.end
+    return at >= end
+
+
+# ---- strategies ------------------------------------------------------------------------------------------------------
+
+BODY_SIZES = (0, 1, 2, 7, 40, 300, 2000)
+
+NASTY = (
+    b"GET /invented HTTP/1.1\r\nHost: invented\r\n\r\n",
+    b"POST /invented HTTP/1.1\r\nContent-Length: 10\r\n\r\n",
+    b"HTTP/1.1 200 Invented\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 200 Invented\r\nContent-Length: 30\r\n\r\n",
+    b"HTTP/1.1 304 Invented\r\n\r\n",
+    b"HTTP/1.1 200 Invented\r\nTransfer-Encoding: chunked\r\n\r\n",
+)
+"""Start lines and heads for bodies to hold: whoever reports one has invented a message."""
+
+
+@st.composite
+def bodies(draw: st.DrawFn, nasty: bool) -> bytes:
+    """Bytes; `nasty` ones hold start lines."""
+    size = draw(st.sampled_from(BODY_SIZES))
+    random = Random(draw(st.integers(0, 2**32)))
+    if not nasty:
+        return random.randbytes(size)
+    parts = [random.choice([*NASTY, random.randbytes(random.randint(0, 60))]) for _ in range(random.randint(0, 8))]
+    return b"".join(parts)
+
+
+@st.composite
+def contents(draw: st.DrawFn, framings: Sequence[Framing], nasty: bool) -> dict[str, Any]:
+    """Keywords of a Content."""
+    framing = draw(st.sampled_from(framings))
+    result: dict[str, Any] = {"framing": framing}
+    if framing != "none":
+        result["body"] = draw(bodies(nasty))
+    if framing == "chunked":
+        result["chunks"] = tuple(draw(st.lists(st.sampled_from((1, 3, 16, 100)), max_size=4)))
+        result["extension"] = draw(st.sampled_from(("", ";a=b", ' ; q="x;y"')))
+        result["trailers"] = draw(st.sampled_from(((), (("X-Sum", "1"),), (("A", "1"), ("a", "2")))))
+    extra = draw(st.sampled_from(((), (("X-Pad", "p" * 300),), (("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")))))
+    result["fields"] = (("Host", "example.test"), *extra)
+    return result
+
+
+@st.composite
+def exchanges(draw: st.DrawFn, number: int, last: bool, nasty: bool, head: bool) -> Exchange:
+    """The path and the reason carry the exchange's number, so that what comes out can be told apart."""
+    method = draw(st.sampled_from(("GET", "POST", "PURGE-X", *(("HEAD",) if head else ()))))
+    request = Request(
+        method=method,
+        path=f"/{number}?q=%20",
+        version=draw(st.sampled_from(("1.1", "1.1", "1.0"))),
+        **draw(contents(("length", "chunked") if method == "POST" else ("none", "none", "length"), nasty)),
+    )
+    if request.framing == "chunked" and request.version == "1.0":
+        request = replace(request, version="1.1")
+    status = draw(st.sampled_from((200, 200, 200, 404, 500, 204, 304)))
+    framings: tuple[Framing, ...] = ("length", "chunked", "close") if last else ("length", "chunked")
+    response = Response(
+        status=status,
+        reason=f"R{number}",
+        head=method == "HEAD",
+        informational=draw(st.sampled_from(((), (), (), (100,), (102, 103)))),
+        **draw(contents(("none",) if status in (204, 304) else framings, nasty)),
+    )
+    return Exchange(request, response)
+
+
+@st.composite
+def conversations(
+    draw: st.DrawFn, *, nasty: bool = False, head: bool = True, together: bool | None = None
+) -> Conversation:
+    """Up to 6 exchanges on a connection that starts anywhere in the sequence space."""
+    count = draw(st.integers(1, 6))
+    sequence = st.one_of(st.integers(0, 2**32 - 1), st.integers(2**32 - 3000, 2**32 - 1))
+    six = draw(st.booleans())
+    return Conversation(
+        exchanges=tuple(draw(exchanges(number, number == count - 1, nasty, head)) for number in range(count)),
+        depth=draw(st.integers(1, 3)),
+        together=draw(st.booleans()) if together is None else together,
+        client=("2001:db8::1" if six else "192.0.2.1", 40000),
+        server=("2001:db8::2" if six else "198.51.100.7", 80),
+        isn=(draw(sequence), draw(sequence)),
+        handshake=draw(st.booleans()),
+        fin=draw(st.booleans()),
+    )
+
+
+def cuts(random: Random) -> Cut:
+    """Some way of cutting writes into segments."""
+    return random.choice((whole, sized(1460), sized(100), random_sizes(random, 20), random_sizes(random, 400)))

@@ -1,0 +1,291 @@
+"""What holds for any conversation, however its segments are cut, reordered, repeated or lost."""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import replace
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sniffer_core.flow import RawMessage
+from tests import packets as p
+from tests.conversations import (
+    CLIENT,
+    SERVER,
+    Conversation,
+    Record,
+    Segment,
+    arrived,
+    conversations,
+    cuts,
+    dropped,
+    duplicated,
+    overlapping,
+    record,
+    records,
+    shuffled,
+    sized,
+    whole,
+)
+from tests.laws import Table
+
+seeds = st.integers(0, 2**32 - 1)
+GRACE = 100_000
+
+
+def assert_exact(conversation: Conversation, messages: Sequence[RawMessage]) -> None:
+    """Exactly the messages that went in, once each, on one connection, with nothing odd about them."""
+    assert records(messages) == conversation.expected()
+    assert len({message.connection_id for message in messages}) == 1
+    assert {(message.resynced, message.missing_bytes, message.anomalies) for message in messages} == {(False, None, ())}
+
+
+def step_within_grace(segments: Sequence[Segment]) -> int:
+    """A distance between packets at which the whole capture lies within the grace."""
+    return max(1, GRACE * 8 // 10 // len(segments))
+
+
+@given(conversations(), seeds)
+def test_any_cut(conversation: Conversation, seed: int) -> None:
+    """However the messages are cut into segments, what comes out is what went in."""
+    segments = conversation.segments(cuts(Random(seed)))
+    assert_exact(conversation, Table().run(conversation.packets(segments)))
+
+
+@given(conversations())
+def test_single_bytes(conversation: Conversation) -> None:
+    """Segments of one byte each give the same messages."""
+    short = replace(conversation, exchanges=conversation.exchanges[:2])
+    short = replace(short, fin=short.fin or len(short.exchanges) < len(conversation.exchanges))
+    assert_exact(short, Table().run(short.packets(short.segments(sized(1)), step=10)))
+
+
+@given(conversations(nasty=True), seeds)
+def test_bodies_that_hold_start_lines(conversation: Conversation, seed: int) -> None:
+    """Start lines inside of bodies are bodies."""
+    segments = conversation.segments(cuts(Random(seed)))
+    assert_exact(conversation, Table().run(conversation.packets(segments)))
+
+
+@given(conversations(), seeds, st.sampled_from((2, 10, 1000)))
+def test_shuffled(conversation: Conversation, seed: int, reach: int) -> None:
+    """Segments in any order within the grace, the handshake and FIN too, give the same messages."""
+    random = Random(seed)
+    segments = conversation.segments(cuts(random))
+    step = step_within_grace(segments)
+    assert_exact(conversation, Table().run(conversation.packets(shuffled(segments, random, reach), step=step)))
+
+
+@given(conversations(), seeds)
+def test_stamps_running_backwards(conversation: Conversation, seed: int) -> None:
+    """Packets that come in another order than their stamps say give the same messages."""
+    random = Random(seed)
+    segments = conversation.segments(cuts(random))
+    packets = conversation.packets(segments, step=step_within_grace(segments))
+    random.shuffle(packets)
+    assert_exact(conversation, Table().run(packets))
+
+
+@given(conversations(), seeds)
+def test_every_packet_twice(conversation: Conversation, seed: int) -> None:
+    """Every packet seen twice changes nothing but a counter."""
+    segments = conversation.segments(cuts(Random(seed)))
+    table = Table()
+    assert_exact(conversation, table.run(conversation.packets([s for s in segments for _ in range(2)])))
+    counters = table.counted("bytes_used", "bytes_duplicate", "bytes_payload")
+    assert counters["bytes_duplicate"] * 2 == counters["bytes_payload"]
+
+
+@given(conversations(), seeds)
+def test_duplicates_and_overlaps(conversation: Conversation, seed: int) -> None:
+    """Retransmissions, cut as before or elsewhere, change nothing."""
+    random = Random(seed)
+    segments = conversation.segments(cuts(random))
+    segments = duplicated(overlapping(conversation, segments, random, 8), random, 0.2)
+    assert_exact(conversation, Table().run(conversation.packets(segments)))
+
+
+@given(conversations(), seeds)
+def test_all_at_once(conversation: Conversation, seed: int) -> None:
+    """Cut, overlapped, repeated and shuffled within the grace: the same messages."""
+    random = Random(seed)
+    segments = conversation.segments(cuts(random))
+    segments = shuffled(duplicated(overlapping(conversation, segments, random, 8), random, 0.2), random, 20)
+    assert_exact(conversation, Table().run(conversation.packets(segments, step=step_within_grace(segments))))
+
+
+@given(conversations(), seeds)
+def test_one_sided_requests(conversation: Conversation, seed: int) -> None:
+    """The client's side alone gives the requests."""
+    segments = [s for s in conversation.segments(cuts(Random(seed))) if s.side == CLIENT]
+    messages = Table().run(conversation.packets(segments))
+    assert records(messages) == [r for r in conversation.expected() if r["direction"] == "request"]
+
+
+@given(conversations(head=False), seeds)
+def test_one_sided_responses(conversation: Conversation, seed: int) -> None:
+    """The server's side alone gives the responses, which know no request."""
+    segments = [s for s in conversation.segments(cuts(Random(seed))) if s.side == SERVER]
+    messages = Table().run(conversation.packets(segments))
+    unpaired: Record = {"method": None, "path": None}
+    assert records(messages) == [r | unpaired for r in conversation.expected() if r["direction"] == "response"]
+
+
+def fed_in_batches(packets: Sequence[p.Packet], random: Random) -> list[RawMessage]:
+    table = Table()
+    messages = []
+    at = 0
+    while at < len(packets):
+        size = random.randint(1, 12)
+        messages += table.feed(packets[at : at + size])
+        at += size
+    return messages + table.flush()
+
+
+def everything(message: RawMessage) -> tuple[object, ...]:
+    """All that can be seen of a message."""
+    names = ("connection_id", "timestamp", "latency_us", "body_truncated", "missing_bytes", "resynced", "anomalies")
+    return tuple(sorted(record(message).items())) + tuple(getattr(message, name) for name in names)
+
+
+@given(conversations(nasty=True), seeds, st.sampled_from((0.0, 0.1)))
+def test_any_split_into_batches(conversation: Conversation, seed: int, loss: float) -> None:
+    """However a feed is split into batches, the same messages come in the same order."""
+    random = Random(seed)
+    segments = dropped(shuffled(conversation.segments(cuts(random)), random, 3), random, loss)
+    packets = conversation.packets(segments, step=10_000)
+    at_once = Table().run(packets)
+    assert [everything(m) for m in fed_in_batches(packets, random)] == [everything(m) for m in at_once]
+
+
+@given(st.lists(conversations(head=False), min_size=2, max_size=4), seeds)
+def test_connections_side_by_side(several: list[Conversation], seed: int) -> None:
+    """Connections do not touch each other."""
+    random = Random(seed)
+    apart = [replace(c, client=(c.client[0], 40000 + number)) for number, c in enumerate(several)]
+    queues = [conversation.packets(conversation.segments(cuts(random))) for conversation in apart]
+    packets = []
+    while queues := [queue for queue in queues if queue]:
+        packets.append(p.Packet(1_700_000_000_000_000 + len(packets) * 1000, random.choice(queues).pop(0).data))
+    messages = Table().run(packets)
+    for conversation in apart:
+        assert_exact(conversation, [m for m in messages if m.destination == conversation.client])
+
+
+# ---- loss ------------------------------------------------------------------------------------------------------------
+
+
+def truth_of(conversation: Conversation, message: RawMessage) -> Record:
+    """The message that went in under this start line; there must be one."""
+    for expected in conversation.expected():
+        if expected["direction"] == message.direction:
+            if message.direction == "request" and expected["path"] == message.path:
+                return expected
+            if message.direction == "response" and expected["reason"] == message.reason:
+                return expected
+    raise AssertionError(f"invented: {record(message)}")
+
+
+def assert_honest(conversation: Conversation, messages: Sequence[RawMessage]) -> None:
+    """Every message is exact or marked incomplete, none is invented or comes twice, no pair is wrong."""
+    seen = set()
+    exchanges: dict[int, int] = {}
+    for message in messages:
+        got, truth = record(message), truth_of(conversation, message)
+        number = truth["exchange"]
+        assert (message.direction, number) not in seen, "twice"
+        seen.add((message.direction, number))
+        # the pair: one exchange for both, and for nobody else
+        assert exchanges.setdefault(message.exchange, number) == number, "a wrong pair"
+        assert message.method in (None, truth["method"])
+        assert message.path in (None, truth["path"])
+        assert set(message.informational) <= set(truth["informational"])
+        fields = ("direction", "status_code", "reason", "http_version", "receiver", "destination")
+        assert {name: got[name] for name in fields} == {name: truth[name] for name in fields}
+        if message.incomplete is None:
+            exact = ("headers", "body", "body_size", "trailers")
+            assert {name: got[name] for name in exact} == {name: truth[name] for name in exact}
+        else:
+            assert got["headers"].items() <= truth["headers"].items() or not message.body_size
+            assert truth["body"].startswith(message.body)
+            assert message.body_size <= truth["body_size"]
+
+
+def lossy(conversation: Conversation, random: Random, *, separate: bool) -> list[Segment]:
+    """Segments of which some are lost, others repeated or late."""
+    cut = random.choice((whole, sized(100), sized(1460))) if separate else cuts(random)
+    segments = conversation.segments(cut)
+    segments = dropped(segments, random, random.choice((0.02, 0.1, 0.3)))
+    return shuffled(duplicated(segments, random, 0.05), random, random.choice((0, 2)))
+
+
+@given(conversations(head=False), seeds, st.sampled_from((1000, 60_000)))
+def test_loss(conversation: Conversation, seed: int, step: int) -> None:
+    """With segments lost, every message is exact or marked, none is invented, and no pair is wrong."""
+    segments = lossy(conversation, Random(seed), separate=False)
+    assert_honest(conversation, Table().run(conversation.packets(segments, step=step)))
+
+
+@given(conversations(nasty=True, head=False), seeds, st.sampled_from((1000, 60_000)))
+def test_loss_around_start_lines_in_bodies(conversation: Conversation, seed: int, step: int) -> None:
+    """Bodies that hold start lines never become messages, whatever is lost around them."""
+    segments = lossy(conversation, Random(seed), separate=False)
+    assert_honest(conversation, Table().run(conversation.packets(segments, step=step)))
+
+
+@given(conversations(head=False, together=False), seeds, st.sampled_from((1000, 60_000)))
+def test_recovery(conversation: Conversation, seed: int, step: int) -> None:
+    """Each message on its own segments, no start line in a body: all whole messages whose bytes arrived are there."""
+    segments = lossy(conversation, Random(seed), separate=True)
+    messages = Table().run(conversation.packets(segments, step=step))
+    assert_honest(conversation, messages)
+    whole_ones = {(m.direction, truth_of(conversation, m)["exchange"]) for m in messages if m.incomplete is None}
+    for span in conversation.spans():
+        if conversation.exchanges[span.exchange].response.framing == "close" and span.side == SERVER:
+            continue  # its end is a FIN, which may be lost
+        if arrived(segments, span.side, span.start, span.end):
+            direction = "request" if span.side == CLIENT else "response"
+            assert (direction, span.exchange) in whole_ones, f"{direction} {span.exchange} is lost"
+
+
+# ---- anything --------------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.sampled_from(p.LINK_TYPES),
+    st.binary(max_size=300),
+    st.lists(st.tuples(*[st.integers(0, 2**32 - 1) | st.integers(0, 300)] * 4), max_size=12),
+    st.binary(max_size=15),
+)
+def test_any_index(linktype: int, data: bytes, index: list[tuple[int, ...]], rest: bytes) -> None:
+    """Any bytes with any index are safe."""
+    packed = b"".join(struct.pack("=IIII", *entry) for entry in index)
+    table = Table(linktype=linktype)
+    table.feed_raw(data, packed)
+    table.core.feed(data, rest)
+    table.flush()
+
+
+@given(conversations(nasty=True), seeds)
+def test_any_damage(conversation: Conversation, seed: int) -> None:
+    """Packets with bytes changed anywhere, lengths and flags too, are safe and every law holds."""
+    random = Random(seed)
+    packets = []
+    for packet in conversation.packets(shuffled(conversation.segments(cuts(random)), random, 4)):
+        data = bytearray(packet.data)
+        for _ in range(random.choice((0, 0, 1, 3))):
+            data[random.randrange(len(data))] = random.randrange(256)
+        packets.append(p.Packet(packet.stamp + random.choice((0, 0, 10**6, -(10**6))), bytes(data)))
+    Table(ports=(80,), memory_limit=random.choice((20_000, 1 << 26)), max_flows=random.choice((1, 100))).run(packets)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(-3, 60), st.binary(max_size=30), st.integers(0, 31)), max_size=40))
+def test_any_segments(script: list[tuple[bool, int, bytes, int]]) -> None:
+    """Any segments with any flags are safe and every law holds."""
+    conversation = Conversation(exchanges=(), isn=(2**32 - 20, 2**31))
+    segments = [
+        Segment(int(side), offset, data, offset // 2, flags & ~p.SYN if len(data) % 2 else flags)
+        for side, offset, data, flags in script
+    ]
+    Table().run(conversation.packets(segments, step=30_000))
