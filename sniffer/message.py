@@ -1,0 +1,457 @@
+"""The public record: one HTTP message, redacted, decoded, as a Python object and as one line of JSON.
+
+The definition of `HttpMessage` is the only one: the JSON Schema in docs/ is made from it (`json_schema`).
+
+Rules of the JSON (a renderer elsewhere must write the same bytes): fields in the order of `HttpMessage`, absent ones
+left out, no white space, UTF-8, `timestamp` with six digits and `Z`, `latencyMs` as the shortest decimal number with at
+least one and at most three digits after the point.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from binascii import b2a_base64
+from codecs import utf_8_decode
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from time import gmtime, strftime
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, NoReturn, TypeVar, cast
+from urllib.parse import unquote_plus
+
+import brotli  # type: ignore[import-untyped]
+import msgspec
+import zstandard
+from msgspec import Meta
+
+if TYPE_CHECKING:
+    from sniffer_core.flow import RawMessage
+
+SCHEMA: Final = 1
+REDACTED: Final = "[REDACTED]"
+MAX_CODINGS: Final = 4
+ZSTD_WINDOW: Final = 8 << 20  # RFC 9659: what a decoder must support, and may refuse more than
+
+Incomplete = Literal["gap", "closed", "evicted", "idle", "stopped", "malformed", "limit"]
+
+
+class Endpoint(msgspec.Struct, frozen=True, order=True):
+    """One end of a connection."""
+
+    ip: str
+    port: Annotated[int, Meta(ge=0, le=65535)]
+
+
+class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where the sniffer runs, from the downward API."""
+
+    pod: str | None = None
+    namespace: str | None = None
+    node: str | None = None
+
+
+class Fields(dict[str, "str | tuple[str, ...]"]):
+    """Header or trailer fields of one message. Cannot be changed: every sink gets the same object."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("the fields of a message cannot be changed; dict(fields) is a copy")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> Any:
+        return type(self), (dict(self),)
+
+
+FieldValues = Mapping[str, str | tuple[str, ...]]
+
+
+class HttpMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel", dict=True):
+    """One HTTP/1.x message (request or final response). Attributes that do not apply are None (or False)."""
+
+    schema: Annotated[Literal[1], Meta(description="Version of this record.")]
+    receiver: Annotated[Endpoint, Meta(description="The server: the end whose port is one of the captured ports.")]
+    destination: Annotated[Endpoint, Meta(description="The other end: the client.")]
+    direction: Literal["request", "response"]
+    timestamp: Annotated[
+        str,
+        Meta(
+            description="Packet time of the message's first byte: ISO 8601, UTC, microseconds.",
+            pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$",
+        ),
+    ]
+    headers: Annotated[
+        FieldValues,
+        Meta(
+            description="Names in lower case, in order of first appearance; a repeated name is joined with ', ' (cookie "
+            "with '; '); set-cookie is always an array. Values named in REDACT_HEADERS are [REDACTED].",
+        ),
+    ]
+    connection_id: Annotated[
+        str, Meta(description="The same for every message of one TCP connection.", pattern="^[0-9a-f]{32}$")
+    ]
+    exchange: Annotated[
+        int, Meta(description="Number of the exchange within the connection; a request and its response share it.", ge=0)
+    ]
+    http_version: Literal["1.0", "1.1"]
+    method: Annotated[str | None, Meta(description="Requests, and responses whose request was seen.")] = None
+    path: Annotated[
+        str | None,
+        Meta(description="The request target as sent, query included, without user info, parameters redacted."),
+    ] = None
+    status_code: Annotated[int | None, Meta(description="Responses.")] = None
+    reason: Annotated[str | None, Meta(description="Responses.")] = None
+    informational: Annotated[
+        tuple[int, ...] | None, Meta(description="The 1xx that came before this response.")
+    ] = None
+    latency_ms: Annotated[
+        float | None, Meta(description="Last byte of the request to first byte of the response, milliseconds.")
+    ] = None
+    body: Annotated[str | None, Meta(description="Text where it is valid UTF-8, else base64.")] = None
+    body_encoding: Annotated[Literal["base64"] | None, Meta(description="Present when the body is base64.")] = None
+    body_size: Annotated[
+        int, Meta(description="Bytes of body seen on the wire, after de-chunking; exact past the cap.", ge=0)
+    ]
+    body_truncated: Annotated[
+        bool, Meta(description="The body was cut, by MAX_BODY_SIZE or by the memory budget.")
+    ] = False
+    body_decoded: Annotated[str | None, Meta(description="The content codings that were removed.")] = None
+    trailers: Annotated[FieldValues | None, Meta(description="Fields after a chunked body.")] = None
+    incomplete: Annotated[Incomplete | None, Meta(description="What cut a message that is not whole.")] = None
+    missing_bytes: Annotated[Annotated[int, Meta(ge=0)] | None, Meta(description="Bytes known to be missing.")] = None
+    resynced: Annotated[
+        bool, Meta(description="First message of its direction after bytes were lost whose extent is unknown.")
+    ] = False
+    anomalies: Annotated[tuple[str, ...] | None, Meta(description="Oddities, by name.")] = None
+    trace_id: Annotated[str | None, Meta(description="Of the request's valid traceparent (W3C Trace Context).")] = None
+    span_id: Annotated[str | None, Meta(description="Of the request's valid traceparent (W3C Trace Context).")] = None
+    placement: Annotated[Placement | None, Meta(description="Pod, namespace and node of the sniffer.")] = None
+
+    def to_json(self) -> bytes:
+        """This record as JSON, without a line end. Rendered once: every sink gets the same bytes."""
+        kept: dict[str, bytes] = self.__dict__
+        json = kept.get("json")
+        if json is None:
+            json = kept["json"] = _encode(self)
+        return json
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same each time that this message is sent, and different for any other message."""
+        return f"{self.connection_id}-{self.exchange}-{self.direction}"
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+class RecordSettings(msgspec.Struct, frozen=True):
+    """How records are made. Header names are in lower case; query parameters match in any case."""
+
+    max_body: int = 65536
+    decode_bodies: bool = True
+    redact_headers: frozenset[str] = frozenset()
+    redact_query: frozenset[str] = frozenset()
+    placement: Placement | None = None
+
+    @classmethod
+    def make(
+        cls,
+        *,
+        max_body: int,
+        decode_bodies: bool,
+        redact_headers: Sequence[str],
+        redact_query: Sequence[str],
+        pod: str | None = None,
+        namespace: str | None = None,
+        node: str | None = None,
+    ) -> RecordSettings:
+        """Settings from the options of the same names."""
+        return cls(
+            max_body=max_body,
+            decode_bodies=decode_bodies,
+            redact_headers=frozenset(name.lower() for name in redact_headers),
+            redact_query=frozenset(name.lower() for name in redact_query),
+            placement=Placement(pod, namespace, node) if pod or namespace or node else None,
+        )
+
+
+def from_raw(raw: RawMessage, settings: RecordSettings) -> HttpMessage:
+    """The record of `raw`, whose `headers` and `trailers` it takes over. This is the hot path of the whole process."""
+    headers, trailers, path = redact(raw.headers, raw.trailers, raw.path, settings)
+    rest: dict[str, Any] = {}
+    if raw.body_size:
+        _add_body(rest, raw, headers, settings)
+    if trailers:
+        rest["trailers"] = _freeze(trailers)
+    if raw.incomplete is not None:
+        rest["incomplete"] = raw.incomplete
+        if raw.missing_bytes is not None:
+            rest["missing_bytes"] = raw.missing_bytes
+    if raw.resynced:
+        rest["resynced"] = True
+    if raw.anomalies:
+        rest["anomalies"] = raw.anomalies
+    if raw.trace_id is not None:
+        rest["trace_id"] = raw.trace_id
+        rest["span_id"] = raw.span_id
+    if settings.placement is not None:
+        rest["placement"] = settings.placement
+    second, micro = divmod(raw.timestamp, 1_000_000)
+    if raw.direction == "response":
+        if raw.informational:
+            rest["informational"] = raw.informational
+        if (latency := raw.latency_us) is not None:
+            rest["latency_ms"] = latency / 1000
+        rest["status_code"] = raw.status_code
+        rest["reason"] = raw.reason
+    return HttpMessage(
+        schema=SCHEMA,
+        receiver=_endpoint(raw.receiver),
+        destination=_endpoint(raw.destination),
+        direction=raw.direction,
+        timestamp=f"{_second(second)}.{micro:06d}Z",
+        headers=_freeze(headers),
+        connection_id=raw.connection_id,
+        exchange=raw.exchange,
+        http_version=raw.http_version,
+        method=raw.method,
+        path=path,
+        body_size=raw.body_size,
+        **rest,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _endpoint(address: tuple[str, int]) -> Endpoint:
+    return Endpoint(*address)
+
+
+@lru_cache(maxsize=64)
+def _second(second: int) -> str:
+    return strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
+
+
+RawFields = dict[str, "str | list[str]"]
+MaybeFields = TypeVar("MaybeFields", RawFields, RawFields | None)
+
+
+def _freeze(fields: RawFields) -> Fields:
+    if "set-cookie" in fields:
+        fields["set-cookie"] = tuple(fields["set-cookie"])  # type: ignore[assignment]
+    return Fields(fields)  # type: ignore[arg-type]
+
+
+# Redaction
+
+
+def redact(
+    headers: RawFields, trailers: RawFields | None, path: str | None, settings: RecordSettings
+) -> tuple[RawFields, RawFields | None, str | None]:
+    """Replaces what must not leave the process: the one place that does so, and the first that sees a message.
+
+    Fields named in `redact_headers` keep their form: a text becomes one `[REDACTED]`, `set-cookie` one for each. In the
+    path, user info is removed, and parameters named in `redact_query` lose their value. Bodies are not redacted.
+    """
+    names = settings.redact_headers
+    if not names.isdisjoint(headers):
+        _redact_fields(headers, names)
+    if trailers and not names.isdisjoint(trailers):
+        _redact_fields(trailers, names)
+    if path is not None:
+        if "@" in path and path[0] != "/":
+            path = _USER_INFO.sub(r"\1", path)
+        if settings.redact_query and "?" in path and _suspicious(settings.redact_query)(path):
+            path = _redact_query(path, settings.redact_query)
+    return headers, trailers, path
+
+
+# absolute-form and authority-form, RFC 9112 section 3.2; user info, RFC 3986 section 3.2.1
+_USER_INFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)?[^/?#]*@")
+
+
+def _redact_fields(fields: RawFields, names: frozenset[str]) -> None:
+    for name in names.intersection(fields):
+        value = fields[name]
+        fields[name] = REDACTED if isinstance(value, str) else [REDACTED] * len(value)
+
+
+@lru_cache(maxsize=16)
+def _suspicious(names: frozenset[str]) -> Callable[[str], object]:
+    # A quick look: a parameter of one of these names, or any name that is written in an unusual way.
+    listed = "|".join(map(re.escape, sorted(names)))
+    return re.compile(f"[?&;](?:(?:{listed})=|[^=&;]*[%+ ])", re.IGNORECASE).search
+
+
+def _redact_query(path: str, names: frozenset[str]) -> str:
+    target, _, query = path.partition("?")
+    parts = re.split("([&;])", query)
+    for at in range(0, len(parts), 2):
+        name, sign, _ = parts[at].partition("=")
+        if sign and unquote_plus(name).strip().lower() in names:
+            parts[at] = f"{name}={REDACTED}"
+    return f"{target}?{''.join(parts)}"
+
+
+# Bodies
+
+
+def _add_body(rest: dict[str, Any], raw: RawMessage, headers: RawFields, settings: RecordSettings) -> None:
+    cut = raw.body_truncated
+    body = raw.body
+    broken = raw.incomplete is not None
+    if body and settings.decode_bodies and (coding := headers.get("content-encoding")):
+        body, removed, full, ended = decode(body, cast(str, coding), settings.max_body)
+        if removed:
+            rest["body_decoded"] = removed
+            cut = cut or full
+            broken = broken or ended
+    if cut:
+        rest["body_truncated"] = True
+    if body or "body_decoded" in rest:
+        _render_body(rest, body, cut or broken)
+
+
+def _render_body(rest: dict[str, Any], body: bytes, cut: bool) -> None:
+    try:
+        # Not final: a last UTF-8 sequence that is incomplete is left out.
+        rest["body"] = utf_8_decode(body, "strict", False)[0] if cut else body.decode()
+    except UnicodeDecodeError:
+        rest["body"] = b2a_base64(body, newline=False).decode("ascii")
+        rest["body_encoding"] = "base64"
+
+
+class Decoded(NamedTuple):
+    """A body without the content codings that could be removed."""
+
+    body: bytes
+    removed: str
+    """Their names, "" for none."""
+    full: bool
+    """There is more than the cap."""
+    broken: bool
+    """A coding was broken, or ended early."""
+
+
+def decode(body: bytes, content_encoding: str, room: int) -> Decoded:
+    """Removes content codings, from the last to the first, at most MAX_CODINGS; keeps at most `room` bytes of each."""
+    codings = [name.strip().lower() for name in content_encoding.split(",")]
+    removed: list[str] = []
+    full = broken = False
+    while codings and len(removed) < MAX_CODINGS:
+        name = codings.pop().removeprefix("x-")
+        if name in ("identity", ""):
+            continue
+        decoder = _DECODERS.get(name)
+        if decoder is None:
+            break
+        decoded, good = _run(decoder, body, room)
+        if not good and not decoded:
+            break
+        full = full or len(decoded) > room
+        broken = broken or not good
+        body = decoded[:room]
+        removed.append(name)
+    return Decoded(body, ", ".join(reversed(removed)), full, broken)
+
+
+Decoder = Callable[[bytes, int], Iterator[bytes]]
+
+
+def _run(decoder: Decoder, body: bytes, room: int) -> tuple[bytes, bool]:
+    # In one piece; a broken body once more in small ones, since a decoder drops the piece in which it finds the error.
+    for piece in (room + 1, 1 + len(body) // 128):
+        decoded = bytearray()
+        try:
+            for part in decoder(body, piece):
+                decoded += part
+                if len(decoded) > room:
+                    break
+            return bytes(decoded[: room + 1]), True
+        except _EndsEarlyError:
+            break
+        except (zlib.error, brotli.error, zstandard.ZstdError, MemoryError):
+            continue
+    return bytes(decoded[: room + 1]), False
+
+
+class _EndsEarlyError(Exception):
+    """A coding that does not reach its end."""
+
+
+def _inflate(body: bytes, piece: int, window: int) -> Iterator[bytes]:
+    inflater = zlib.decompressobj(window)
+    while True:
+        part = inflater.decompress(body, piece)
+        yield part
+        body = inflater.unconsumed_tail
+        if inflater.eof:
+            body = inflater.unused_data
+            if window != 31 or body[:2] != b"\x1f\x8b":  # only gzip has further members, RFC 1952 section 2.2
+                return
+            inflater = zlib.decompressobj(window)
+        elif not body and len(part) < piece:
+            raise _EndsEarlyError
+
+
+def _gzip(body: bytes, piece: int) -> Iterator[bytes]:
+    return _inflate(body, piece, 31)
+
+
+def _deflate(body: bytes, piece: int) -> Iterator[bytes]:
+    # RFC 9110 section 8.4.1.2: some send the deflate data without the zlib wrapper
+    zlib_wrapper = len(body) >= 2 and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0
+    return _inflate(body, piece, 15 if zlib_wrapper else -15)
+
+
+def _brotli(body: bytes, piece: int) -> Iterator[bytes]:
+    decompressor = brotli.Decompressor()
+    step = min(piece, len(body))
+    for at in range(0, len(body), step):
+        yield decompressor.process(body[at : at + step], output_buffer_limit=piece)
+        while not decompressor.can_accept_more_data():
+            yield decompressor.process(b"", output_buffer_limit=piece)
+    if not decompressor.is_finished():
+        raise _EndsEarlyError
+
+
+def _zstd(body: bytes, piece: int) -> Iterator[bytes]:
+    decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
+    with decompressor.stream_reader(body, read_across_frames=True) as reader:
+        while part := reader.read(piece):
+            yield part
+
+
+_DECODERS: Final[dict[str, Decoder]] = {"gzip": _gzip, "deflate": _deflate, "br": _brotli, "zstd": _zstd}
+
+
+# Schema
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of one record, made from HttpMessage."""
+    (reference,), components = msgspec.json.schema_components([HttpMessage], ref_template="#/$defs/{name}")
+    definitions = {name: _without_null(component) for name, component in components.items()}
+    record: dict[str, Any] = definitions.pop(reference["$ref"].rpartition("/")[2])
+    record["title"] = "HTTP message"
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **record, "$defs": definitions}
+
+
+def _without_null(schema: Any) -> Any:
+    # A field that does not apply is left out of the JSON; null is never written.
+    if isinstance(schema, list):
+        return [_without_null(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    schema = {key: _without_null(part) for key, part in schema.items() if not (key == "default" and not part)}
+    if "anyOf" in schema:
+        kept = [part for part in schema.pop("anyOf") if part != {"type": "null"}]
+        schema |= kept[0] if len(kept) == 1 else {"anyOf": kept}
+    if None in schema.get("enum", ()):
+        schema["enum"] = [value for value in schema["enum"] if value is not None]
+    return schema
+
+
+if __name__ == "__main__":
+    print(msgspec.json.format(msgspec.json.encode(json_schema()), indent=2).decode())
