@@ -134,7 +134,9 @@ CORE: Final = (
 HANDOFF: Final = (
     Counter("handoff_accepted", "messages that the capture thread put into the hand-off"),
     Counter("handoff_dropped", "messages dropped because the hand-off was full"),
+    Counter("handoff_discarded", "messages in the hand-off when the drain ended"),
     Counter("handoff_taken", "messages that the pump took out of the hand-off"),
+    Counter("handoff_held", "messages that wait for room in the hand-off (reading a file)", gauge=True),
     Counter("handoff_waiting", "messages in the hand-off", gauge=True),
     Counter("handoff_bytes", "memory of the messages in the hand-off, estimated", gauge=True),
 )
@@ -184,8 +186,12 @@ LAWS: Final = (
         ("flows_opened",),
         ("flows_closed", "flows_idle", "flows_evicted_*", "flows_stopped", "flows_replaced", "flows"),
     ),
-    Law("messages", ("messages_request", "messages_response"), ("handoff_accepted", "handoff_dropped")),
-    Law("hand-off", ("handoff_accepted",), ("handoff_taken", "handoff_waiting")),
+    Law(
+        "messages",
+        ("messages_request", "messages_response"),
+        ("handoff_accepted", "handoff_dropped", "handoff_held"),
+    ),
+    Law("hand-off", ("handoff_accepted",), ("handoff_taken", "handoff_discarded", "handoff_waiting")),
     Law(
         "pump",
         ("handoff_taken",),
@@ -288,8 +294,8 @@ def document() -> str:
         "",
         "Generated: `python -m sniffer.ledger > docs/COUNTERS.md`; a test keeps it so.",
         "",
-        "Every packet, byte and message ends in exactly one counter, and no counter is derived from another: a law that",
-        "fails shows a defect. The last log line of a run (`stopped`) holds them all, `SIGUSR1` logs them at any time,",
+        "Every packet, byte and message ends in exactly one counter, and no counter is derived from another: a law",
+        "that fails shows a defect. The last log line of a run (`stopped`) holds them all, `SIGUSR1` logs them at any time,",
         "`/metrics` exports them as `tcp_sniffer_<name>_total` (gauges without `_total`).",
         "",
         "## Laws",
@@ -298,13 +304,12 @@ def document() -> str:
     for law in LAWS:
         sign = "≥" if law.at_least else "="
         lines.append(f"- **{law.name}**: `{' + '.join(law.left)} {sign} {' + '.join(law.right)}`")
-    for law in LANE_LAWS:
-        lines.append(f"- **each {law.name}**: `{' + '.join(law.left)} = {' + '.join(law.right)}`")
+    lines.extend(f"- **each {law.name}**: `{' + '.join(law.left)} = {' + '.join(law.right)}`" for law in LANE_LAWS)
     lines.append("- **offers, each lane**: `messages_offered = missed + offered`")
     lines += [
         "",
-        "The law of the kernel is an inequality: what is left in the ring when the capture ends is not read, and on the",
-        "loopback interface libpcap leaves out one of the two copies of each packet that the kernel counts.",
+        "The law of the kernel is an inequality: what is left in the ring when the capture ends is not read, and on",
+        "the loopback interface libpcap leaves out one of the two copies of each packet that the kernel counts.",
     ]
     for title, counters in (
         ("Kernel (live captures)", KERNEL),

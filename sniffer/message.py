@@ -93,7 +93,8 @@ class HttpMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
         str, Meta(description="The same for every message of one TCP connection.", pattern="^[0-9a-f]{32}$")
     ]
     exchange: Annotated[
-        int, Meta(description="Number of the exchange within the connection; a request and its response share it.", ge=0)
+        int,
+        Meta(description="Number of the exchange within the connection; a request and its response share it.", ge=0),
     ]
     http_version: Literal["1.0", "1.1"]
     method: Annotated[str | None, Meta(description="Requests, and responses whose request was seen.")] = None
@@ -103,9 +104,7 @@ class HttpMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     ] = None
     status_code: Annotated[int | None, Meta(description="Responses.")] = None
     reason: Annotated[str | None, Meta(description="Responses.")] = None
-    informational: Annotated[
-        tuple[int, ...] | None, Meta(description="The 1xx that came before this response.")
-    ] = None
+    informational: Annotated[tuple[int, ...] | None, Meta(description="The 1xx that came before this response.")] = None
     latency_ms: Annotated[
         float | None, Meta(description="Last byte of the request to first byte of the response, milliseconds.")
     ] = None
@@ -114,9 +113,9 @@ class HttpMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     body_size: Annotated[
         int, Meta(description="Bytes of body seen on the wire, after de-chunking; exact past the cap.", ge=0)
     ]
-    body_truncated: Annotated[
-        bool, Meta(description="The body was cut, by MAX_BODY_SIZE or by the memory budget.")
-    ] = False
+    body_truncated: Annotated[bool, Meta(description="The body was cut, by MAX_BODY_SIZE or by the memory budget.")] = (
+        False
+    )
     body_decoded: Annotated[str | None, Meta(description="The content codings that were removed.")] = None
     trailers: Annotated[FieldValues | None, Meta(description="Fields after a chunked body.")] = None
     incomplete: Annotated[Incomplete | None, Meta(description="What cut a message that is not whole.")] = None
