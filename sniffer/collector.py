@@ -97,11 +97,13 @@ class UrlSink(Sink):
         )
 
     async def close(self) -> None:
+        """Closes every connection."""
         if self._session is not None:
             await self._session.close()
             await asyncio.sleep(0)  # the transports close their sockets in the next round of the loop
 
     async def deliver(self, batch: Sequence[HttpMessage]) -> None:
+        """Posts a batch, once."""
         if self._session is None:
             raise RuntimeError("deliver before open")
         try:
@@ -192,7 +194,7 @@ class _OwnSocket(socket.socket):
 
 
 def retry_after(value: str | None, now: float) -> float | None:
-    """Seconds that a `Retry-After` field (RFC 9110 section 10.2.3: a number or a date) asks for; None if it is neither."""
+    """Seconds that a `Retry-After` field asks for: a number or a date (RFC 9110 section 10.2.3); None for neither."""
     if value is None:
         return None
     value = value.strip()

@@ -132,8 +132,8 @@ class ByConnection:
         self._ready: deque[str] = deque()  # of these, the ones with messages waiting and none under way
         self._ripe = False
 
-    def put(self, batch: Sequence[HttpMessage], size: int) -> None:
-        """Adds messages. Their weight is taken again, batch by batch."""
+    def put(self, batch: Sequence[HttpMessage], size: int) -> None:  # noqa: ARG002 - weighed again when taken
+        """Adds messages whose weight is `size`."""
         for message in batch:
             connection = message.connection_id
             waiting = self._connections.get(connection)
@@ -233,8 +233,6 @@ class Lane:
         self.counters = LaneCounters() if counters is None else counters
         self.closed = asyncio.Event()
         """Set when the sink is gone before its time: everything offered from then on is dropped."""
-        self.stuck = 0
-        """Deliveries that did not end when they were cancelled at the deadline: their threads are left behind."""
         self._queue = Batches() if queue is None else queue
         self._max_bytes = max_bytes
         self._max_messages = max_messages
@@ -292,9 +290,9 @@ class Lane:
     async def drain(self, deadline: float | None = None) -> None:
         """Returns when every message is accounted for: at the latest at `deadline`, in `time.monotonic` seconds.
 
-        What is not delivered by then is dropped, counted and logged with the lane's name. None sets no deadline: the end
-        of a file. May be called again, also while it waits, with a deadline or an earlier one. What is offered after it
-        has returned is dropped.
+        What is not delivered by then is dropped, counted and logged with the lane's name. None sets no deadline: the
+        end of a file. May be called again, also while it waits, with a deadline or an earlier one. What is offered
+        after it has returned is dropped.
         """
         self._draining = True
         if deadline is not None:
@@ -384,7 +382,7 @@ class Lane:
             self._settle("rejected" if isinstance(answer, Rejected) else answer.reason, rest, flight, answer.cause)
             if isinstance(answer, SinkClosed):
                 self._end(answer.cause)
-        except Exception as error:  # noqa: BLE001 - a sink of somebody's own: whatever it raises, the lane goes on
+        except Exception as error:  # a sink of somebody's own: whatever it raises, the lane goes on
             self._settle("error", count, flight, where(error))
         else:
             self._settle("delivered", count, flight)
@@ -439,8 +437,7 @@ class Lane:
             for task in self._flights:
                 task.cancel()
             await asyncio.wait(list(self._flights), timeout=CUT_SECONDS)
-        for task, flight in self._flights.items():
-            self.stuck += not task.done()
+        for flight in self._flights.values():
             self._settle("deadline", flight.open, flight)
         self._flights.clear()
         dropped = self.counters.dropped_deadline - before

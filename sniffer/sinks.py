@@ -1,7 +1,7 @@
 """Sinks: where messages go, and what a sink may say of a batch.
 
-A sink is one small class: a name and ``deliver``. It tells what became of a batch by returning (delivered) or by raising
-``Undelivered`` or one of its subclasses. It never counts and never queues: its lane does (``sniffer.lanes``).
+A sink is one small class: a name and ``deliver``. It tells what became of a batch by returning (delivered) or by
+raising ``Undelivered`` or one of its subclasses. It never counts and never queues: its lane does (``sniffer.lanes``).
 docs/DELIVERY.md shows how to add one.
 """
 
@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import PurePath
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast
 
@@ -31,6 +32,8 @@ RETRY_DELAYS: Final = (1.0, 2.0, 4.0)
 """Seconds before each further try."""
 LONGEST_RETRY_AFTER: Final = 60.0
 """Seconds; a receiver that asks for more is asked again after this."""
+WRITE_BYTES: Final = 1 << 16
+"""What a pipe holds: more in one call would tell nothing of how far a slow reader has come."""
 
 
 class Undelivered(Exception):
@@ -100,7 +103,7 @@ class Sink(Protocol):
         """
         raise NotImplementedError
 
-    def drain(self, deadline: float) -> None:
+    def drain(self, deadline: float) -> None:  # noqa: ARG002 - for those that wait
         """The sniffer stops: whatever is waiting has until `deadline`, in `time.monotonic` seconds."""
         return
 
@@ -117,7 +120,7 @@ def where(error: BaseException) -> str:
     if trace is None:
         return type(error).__name__
     code = trace.tb_frame.f_code
-    return f"{type(error).__name__} at {os.path.basename(code.co_filename)}:{trace.tb_lineno} in {code.co_name}"
+    return f"{type(error).__name__} at {PurePath(code.co_filename).name}:{trace.tb_lineno} in {code.co_name}"
 
 
 class Retrying(Sink):
@@ -143,23 +146,29 @@ class Retrying(Sink):
         self._waits: set[asyncio.Future[object]] = set()
 
     async def open(self) -> None:
+        """Opens the wrapped sink."""
         await self._sink.open()
 
     async def close(self) -> None:
+        """Closes the wrapped sink."""
         await self._sink.close()
 
     def drain(self, deadline: float) -> None:
+        """From now on no wait passes the deadline; those under way end at once."""
         self._deadline = deadline
         for wait in self._waits:
             wait.cancel()
         self._sink.drain(deadline)
 
     async def deliver(self, batch: Sequence[HttpMessage]) -> None:
+        """Delivers a batch, in as many tries as it may take. The members stay the same over them."""
         for delay in self._delays:
             try:
-                return await self._sink.deliver(batch)
+                await self._sink.deliver(batch)
             except Retry as answer:
                 await self._wait(max(delay, min(answer.after or 0.0, LONGEST_RETRY_AFTER)), answer.cause)
+            else:
+                return
         await self._sink.deliver(batch)
 
     async def _wait(self, seconds: float, cause: str) -> None:
@@ -200,7 +209,7 @@ class _Thread:
             error: BaseException | None = None
             try:
                 function()
-            except BaseException as raised:  # noqa: BLE001 - the thread goes on, whoever called gets it
+            except BaseException as raised:  # the thread goes on, whoever called gets it
                 error = raised
             with contextlib.suppress(RuntimeError):  # the loop has ended without this thread
                 done.get_loop().call_soon_threadsafe(_resolve, done, error)
@@ -226,12 +235,15 @@ class StdoutSink(Sink):
         self._torn = False
 
     async def open(self) -> None:
+        """Starts the thread."""
         self._thread.start()
 
     async def close(self) -> None:
+        """Lets the thread end; one that is stuck is left behind."""
         self._thread.end()
 
     async def deliver(self, batch: Sequence[HttpMessage]) -> None:
+        """Writes a batch."""
         write = _Write(self._fd, batch, after_torn_line=self._torn)
         try:
             await self._thread.call(write.run)
@@ -264,7 +276,7 @@ class _Write:
         view = memoryview(data)
         while self._written < len(data) and not self.cut:
             try:
-                self._written += os.write(self._fd, view[self._written :])
+                self._written += os.write(self._fd, view[self._written : self._written + WRITE_BYTES])
             except BlockingIOError:  # somebody else who has this pipe or terminal made it non-blocking
                 poll = select.poll()
                 poll.register(self._fd, select.POLLOUT)
@@ -298,15 +310,18 @@ class CallbackSink(Sink):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def open(self) -> None:
+        """Starts the thread where one is needed."""
         self._loop = asyncio.get_running_loop()
         if not self._async:
             self._thread.start()
 
     async def close(self) -> None:
+        """Lets the thread end; one that is stuck is left behind."""
         if not self._async:
             self._thread.end()
 
     async def deliver(self, batch: Sequence[HttpMessage]) -> None:
+        """Calls the function with each message in turn."""
         calls = _Calls()
         try:
             if self._async:
@@ -328,7 +343,7 @@ class CallbackSink(Sink):
                 result = callback(message)
                 if result is not None and inspect.isawaitable(result):  # a lambda around an async function
                     self._finish(result)
-            except BaseException as error:  # noqa: BLE001 - SystemExit too: the library never ends the process
+            except BaseException as error:  # SystemExit too: the library never ends the process
                 calls.failed(error)
             else:
                 calls.returned += 1
@@ -337,8 +352,8 @@ class CallbackSink(Sink):
         async def wait() -> None:
             await result
 
-        assert self._loop is not None
-        asyncio.run_coroutine_threadsafe(wait(), self._loop).result()
+        loop = cast("asyncio.AbstractEventLoop", self._loop)
+        asyncio.run_coroutine_threadsafe(wait(), loop).result()
 
     async def _await_each(self, batch: Iterable[HttpMessage], calls: _Calls) -> None:
         task = cast("asyncio.Task[None]", asyncio.current_task())
@@ -350,7 +365,7 @@ class CallbackSink(Sink):
                 if task.cancelling():
                     raise
                 calls.failed(error)  # the callback's own, not the deadline
-            except Exception as error:  # noqa: BLE001 - whatever it raises, capture goes on
+            except Exception as error:  # whatever it raises, capture goes on
                 calls.failed(error)
             else:
                 calls.returned += 1
@@ -388,16 +403,19 @@ class IteratorSink(Sink):
         self._ended = False
         self._left = False
 
-    def drain(self, deadline: float) -> None:
+    def drain(self, deadline: float) -> None:  # noqa: ARG002 - taking over takes no time
+        """The iterator takes over what is left."""
         self._takes_over = True
         for handed in self._batches:
             handed.settle()
 
     async def close(self) -> None:
+        """Ends the iteration, once all is taken."""
         self._ended = True
         self._news.set()
 
     async def deliver(self, batch: Sequence[HttpMessage]) -> None:
+        """Hands a batch over and waits until all of it is taken."""
         if self._left:
             raise SinkClosed("left")
         handed = _Handed(batch, asyncio.get_running_loop().create_future())

@@ -1,0 +1,116 @@
+"""What the tests of sinks and lanes share: messages, a clock that is set by hand, a lane that must balance."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+
+from sniffer.lanes import Batches, ByConnection, Lane, LaneCounters
+from sniffer.message import Endpoint, Fields, HttpMessage
+from sniffer.sinks import Sink
+
+BOUND = 20.0
+"""Seconds after which a test that waits gives up; never reached by one that passes."""
+
+
+def message(number: int = 0, *, connection: int = 0, body: str | None = None) -> HttpMessage:
+    """The request number `number` of a connection."""
+    return HttpMessage(
+        schema=1,
+        receiver=Endpoint("192.0.2.1", 8080),
+        destination=Endpoint("192.0.2.2", 40000 + connection),
+        direction="request",
+        timestamp="2026-01-02T03:04:05.000006Z",
+        headers=Fields({"host": "shop.example", "accept": "*/*"}),
+        connection_id=f"{connection:032x}",
+        exchange=number,
+        http_version="1.1",
+        method="GET",
+        path=f"/{connection}/{number}",
+        body=body,
+        body_size=len(body or ""),
+    )
+
+
+def messages(count: int, *, connection: int = 0, body: str | None = None) -> list[HttpMessage]:
+    """The first `count` requests of a connection."""
+    return [message(number, connection=connection, body=body) for number in range(count)]
+
+
+class Time:
+    """A clock and its sleep: sleeping takes no time, moves the clock and is noted."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+class Recorder(Sink):
+    """Keeps what it is given; raises what stands in `answers` first; waits for `gate` where it is shut."""
+
+    name = "recorder"
+
+    def __init__(self, *answers: BaseException | None) -> None:
+        self.answers = list(answers)
+        self.batches: list[list[HttpMessage]] = []
+        self.taken: list[HttpMessage] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.news = asyncio.Event()
+        self.closed = False
+
+    async def deliver(self, batch: Sequence[HttpMessage]) -> None:
+        self.batches.append(list(batch))
+        self.news.set()
+        await self.gate.wait()
+        if self.answers and (answer := self.answers.pop(0)) is not None:
+            raise answer
+        self.taken.extend(batch)
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def called(self, times: int) -> None:
+        """Waits until `deliver` was called so often."""
+        async with asyncio.timeout(BOUND):
+            while len(self.batches) < times:
+                self.news.clear()
+                await self.news.wait()
+
+
+@contextlib.asynccontextmanager
+async def lane_to(
+    sink: Sink,
+    *,
+    max_bytes: int = 1 << 24,
+    max_messages: int = 100_000,
+    queue: Batches | ByConnection | None = None,
+    counters: LaneCounters | None = None,
+) -> AsyncIterator[Lane]:
+    """An open lane; drained (at once, where the test has not done so) and closed at the end, when it must balance."""
+    lane = Lane(sink, max_bytes=max_bytes, max_messages=max_messages, queue=queue, counters=counters)
+    await lane.open()
+    try:
+        yield lane
+        assert lane.counters.balanced(), lane.counters
+    finally:
+        await lane.drain(time.monotonic())
+        await lane.close()
+    assert lane.counters.balanced(), lane.counters
+    assert lane.counters.waiting == 0
+
+
+async def settled(lane: Lane) -> LaneCounters:
+    """The lane's counters when nothing waits any more."""
+    async with asyncio.timeout(BOUND):
+        await lane.drain()
+    return lane.counters

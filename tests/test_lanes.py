@@ -1,0 +1,483 @@
+"""Lanes: bounds, back-pressure, order, drain, and the law that every message ends in one counter."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sniffer.lanes import Batches, ByConnection, Lane, LaneCounters, weigh, weight
+from sniffer.message import HttpMessage
+from sniffer.sinks import Cut, Failed, Rejected, Retry, Sink, SinkClosed, TooLarge
+from tests.deliveries import BOUND, Recorder, lane_to, message, messages, settled
+
+
+async def test_batches_are_handed_through_in_order() -> None:
+    """A lane hands batches to its sink whole and in the order in which they were offered."""
+    sink = Recorder()
+    batches = [messages(3), messages(2, connection=1), [message(9)]]
+    async with lane_to(sink) as lane:
+        for batch in batches:
+            lane.offer(batch)
+        counters = await settled(lane)
+    assert sink.batches == batches
+    assert counters.snapshot() == LaneCounters(offered=6, delivered=6).snapshot()
+    assert sink.closed
+
+
+async def test_an_empty_batch_is_nothing() -> None:
+    """An empty batch is not delivered."""
+    sink = Recorder()
+    async with lane_to(sink) as lane:
+        lane.offer([])
+        await settled(lane)
+    assert sink.batches == []
+
+
+async def test_a_full_lane_drops_the_newest() -> None:
+    """What does not fit is dropped and counted, newest first: the beginning of a batch that fits in part is kept."""
+    sink = Recorder()
+    sink.gate.clear()
+    one = weight(message())
+    async with lane_to(sink, max_bytes=5 * one) as lane:
+        lane.offer(messages(3))
+        lane.offer(messages(4, connection=1))
+        lane.offer(messages(1, connection=2))
+        assert lane.counters.dropped["full"] == 3
+        assert lane.counters.waiting == 5
+        assert lane.counters.balanced()
+        sink.gate.set()
+        await settled(lane)
+    assert sink.taken == messages(3) + messages(2, connection=1)
+
+
+async def test_a_lane_is_bounded_by_count() -> None:
+    """The number of waiting messages is bounded as well as their bytes."""
+    sink = Recorder()
+    sink.gate.clear()
+    async with lane_to(sink, max_messages=4) as lane:
+        lane.offer(messages(10))
+        assert (lane.counters.waiting, lane.counters.dropped["full"]) == (4, 6)
+        sink.gate.set()
+        await settled(lane)
+
+
+async def test_room_is_made_by_what_is_settled() -> None:
+    """What has been delivered no longer counts against the bounds, also where the weight was given by the caller."""
+    sink = Recorder()
+    batch = messages(10)
+    async with lane_to(sink, max_bytes=weigh(batch)) as lane:
+        for times in range(1, 20):
+            lane.offer(batch, weigh(batch))
+            await sink.called(times)
+            await asyncio.sleep(0)
+        assert (await settled(lane)).delivered == 190
+
+
+async def test_a_reader_that_waits_for_room_loses_nothing() -> None:
+    """After `room`, a batch is taken whole, however large, so that a file loses nothing to its slowest sink."""
+
+    class Slow(Recorder):
+        async def deliver(self, batch: Sequence[HttpMessage]) -> None:
+            await asyncio.sleep(0)
+            await super().deliver(batch)
+
+    sink = Slow()
+    async with lane_to(sink, max_bytes=2 * weight(message())) as lane:
+        most = 0
+        for connection in range(50):
+            async with asyncio.timeout(BOUND):
+                await lane.room()
+            lane.offer(messages(7, connection=connection))
+            most = max(most, lane.counters.waiting)
+        counters = await settled(lane)
+    assert counters.delivered == 350
+    assert most <= 7 + 1  # one batch over what half of the lane holds
+
+
+async def test_room_ends_with_the_lane() -> None:
+    """Whoever waits for room is let go when the sink is gone."""
+    sink = Recorder(SinkClosed("gone"))
+    sink.gate.clear()
+    async with lane_to(sink, max_messages=2) as lane:
+        lane.offer(messages(2))
+        waiting = asyncio.create_task(lane.room())
+        await sink.called(1)
+        assert not waiting.done()
+        sink.gate.set()
+        async with asyncio.timeout(BOUND):
+            await waiting
+
+
+async def test_a_slow_sink_delays_no_other() -> None:
+    """A sink that does not come back keeps no other lane's sink from its messages."""
+    slow, quick = Recorder(), Recorder()
+    slow.gate.clear()
+    async with lane_to(slow, max_messages=10) as blocked, lane_to(quick) as free:
+        for number in range(100):
+            for lane in (blocked, free):
+                lane.offer([message(number)])
+        assert (await settled(free)).delivered == 100
+        assert blocked.counters.waiting == 10
+        assert blocked.counters.dropped["full"] == 90
+        assert blocked.counters.delivered == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (None, {"delivered": 4}),
+        (Rejected("no"), {"rejected": 4}),
+        (Retry("later"), {"dropped_retries": 4}),
+        (Cut("late", delivered=1, failed=1), {"delivered": 1, "dropped_error": 1, "dropped_deadline": 2}),
+        (Failed("some", delivered=3), {"delivered": 3, "dropped_error": 1}),
+        (SinkClosed("gone", delivered=2), {"delivered": 2, "dropped_closed": 2}),
+        (ValueError("a sink of somebody's own"), {"dropped_error": 4}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_what_a_sink_says_is_what_is_counted(answer: Exception | None, expected: dict[str, int]) -> None:
+    """Each answer of a sink ends the batch's messages in its counter, and no exception of a sink ends the lane."""
+    sink = Recorder(answer)
+    async with lane_to(sink) as lane:
+        lane.offer(messages(4))
+        counters = await settled(lane)
+    assert counters.snapshot() == {**LaneCounters(offered=4).snapshot(), **expected}
+
+
+async def test_a_lane_goes_on_after_a_failure() -> None:
+    """The batch after one that failed is delivered."""
+    sink = Recorder(RuntimeError("once"), Rejected("twice"))
+    async with lane_to(sink) as lane:
+        for connection in range(3):
+            lane.offer(messages(2, connection=connection))
+        counters = await settled(lane)
+    assert (counters.dropped["error"], counters.rejected, counters.delivered) == (2, 2, 2)
+    assert sink.taken == messages(2, connection=2)
+
+
+async def test_a_batch_that_is_too_large_is_halved() -> None:
+    """`TooLarge` halves a batch, in order, down to single messages; one that is still too large is rejected."""
+
+    class Narrow(Recorder):
+        async def deliver(self, batch: Sequence[HttpMessage]) -> None:
+            self.batches.append(list(batch))
+            if len(batch) > 2 or message(4) in batch:
+                raise TooLarge("too large")
+            self.taken.extend(batch)
+
+    sink = Narrow()
+    async with lane_to(sink) as lane:
+        lane.offer(messages(7))
+        counters = await settled(lane)
+    assert [len(batch) for batch in sink.batches] == [7, 3, 1, 2, 4, 2, 1, 1, 2]
+    assert sink.taken == [message(number) for number in range(7) if number != 4]
+    assert (counters.delivered, counters.rejected) == (6, 1)
+
+
+async def test_a_sink_that_is_gone_ends_its_lane(caplog: pytest.LogCaptureFixture) -> None:
+    """After `SinkClosed` all that waits or comes later is dropped, `closed` is set, and that is said once."""
+    caplog.set_level(logging.INFO, "sniffer")
+    sink = Recorder(None, SinkClosed("broken pipe"))
+    async with lane_to(sink) as lane:
+        for connection in range(5):
+            lane.offer(messages(2, connection=connection))
+        async with asyncio.timeout(BOUND):
+            await lane.closed.wait()
+        lane.offer(messages(3))
+        counters = await settled(lane)
+    assert (counters.delivered, counters.dropped["closed"]) == (2, 11)
+    assert [record.getMessage() for record in caplog.records] == ["sink closed"]
+
+
+async def test_the_deadline_cuts(caplog: pytest.LogCaptureFixture) -> None:
+    """At the deadline what waits is dropped, and the lane is named with its count."""
+    sink = Recorder()
+    sink.gate.clear()
+    async with lane_to(sink) as lane:
+        lane.offer(messages(2))
+        lane.offer(messages(3))
+        await sink.called(1)
+        await lane.drain(time.monotonic())
+        assert lane.counters.dropped["deadline"] == 5
+        lane.offer(messages(1))
+        assert lane.counters.dropped["closed"] == 1
+    said = [record for record in caplog.records if record.getMessage() == "lane did not drain in time"]
+    assert [record.__dict__["fields"] for record in said] == [{"sink": "recorder", "dropped": 5}]
+
+
+async def test_a_sink_that_cannot_be_cancelled_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delivery that ignores its cancellation is left behind at the deadline; what it says later counts no more."""
+    monkeypatch.setattr("sniffer.lanes.CUT_SECONDS", 0.01)
+    free = asyncio.Event()
+    cancelled = asyncio.Event()
+
+    class Stubborn(Recorder):
+        async def deliver(self, batch: Sequence[HttpMessage]) -> None:
+            while not free.is_set():
+                try:
+                    await free.wait()
+                except asyncio.CancelledError:
+                    cancelled.set()
+
+    async with lane_to(Stubborn()) as lane:
+        lane.offer(messages(2))
+        lane.offer(messages(2))
+        await asyncio.sleep(0)
+        (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "lane recorder")
+        await lane.drain(time.monotonic())
+        assert cancelled.is_set()
+        free.set()
+        await asyncio.wait((task,), timeout=BOUND)
+        assert lane.counters.snapshot() == LaneCounters(offered=4, dropped_deadline=4).snapshot()
+
+
+async def test_a_drain_without_a_deadline_gets_one_later() -> None:
+    """The drain at the end of a file waits for ever, until a stop sets a deadline."""
+    sink = Recorder()
+    sink.gate.clear()
+    async with lane_to(sink) as lane:
+        lane.offer(messages(2))
+        ending = asyncio.create_task(lane.drain())
+        await sink.called(1)
+        assert not ending.done()
+        await lane.drain(time.monotonic())
+        async with asyncio.timeout(BOUND):
+            await ending
+        assert lane.counters.dropped["deadline"] == 2
+
+
+async def test_losses_are_logged_once_a_second(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses are said at once, then at most once a second, with counts; the last ones at the drain."""
+    loop = asyncio.get_running_loop()
+    timers: list[tuple[float, object]] = []
+    real = loop.call_later
+
+    def call_later(delay: float, callback: object, *args: object) -> asyncio.TimerHandle:
+        timers.append((delay, callback))
+        return real(3600, lambda: None)
+
+    sink = Recorder(*(Rejected(f"status {status}") for status in range(400, 410)))
+    async with lane_to(sink) as lane:
+        monkeypatch.setattr(loop, "call_later", call_later)
+        for connection in range(9):
+            lane.offer(messages(2, connection=connection))
+        await sink.called(9)
+        await asyncio.sleep(0)
+        assert [record.__dict__["fields"] for record in caplog.records] == [
+            {"sink": "recorder", "rejected": 2, "cause": "status 400"}
+        ]
+        ((delay, tick),) = timers
+        assert delay == 1.0
+        tick()  # type: ignore[operator]
+        monkeypatch.undo()
+        lane.offer(messages(1))
+        await settled(lane)
+    assert [record.__dict__["fields"] for record in caplog.records] == [
+        {"sink": "recorder", "rejected": 2, "cause": "status 400"},
+        {"sink": "recorder", "rejected": 16, "cause": "status 408"},
+        {"sink": "recorder", "rejected": 1, "cause": "status 409"},
+    ]
+
+
+async def everything_happens(counters: LaneCounters) -> bool:
+    """Moves every counter of a lane, and says whether the law held all the time."""
+    sink = Recorder(None, Rejected(), Retry(), Failed(delivered=1), None, SinkClosed())
+    lane = Lane(sink, max_bytes=1 << 24, max_messages=14, counters=counters)
+    await lane.open()
+    held = []
+    for count in (2, 2, 2, 2, 8):
+        lane.offer(messages(count))
+        held.append(counters.balanced())
+    await sink.called(4)
+    await settled(lane)
+    held.append(counters.balanced())
+    late = Recorder()
+    late.gate.clear()
+    for sink in (Recorder(SinkClosed()), late):
+        lane = Lane(sink, max_bytes=1 << 24, counters=counters)
+        lane.offer(messages(2))
+        await sink.called(1)
+        held.append(counters.balanced())
+        await lane.drain(time.monotonic() + (0 if sink is late else BOUND))
+        lane.offer(messages(1))
+        held.append(counters.balanced())
+    return all(held)
+
+
+async def test_the_law_holds_whatever_happens() -> None:
+    """offered = delivered + rejected + dropped + waiting, with every counter in use."""
+    counters = LaneCounters()
+    assert await everything_happens(counters)
+    moved = counters.snapshot()
+    assert moved.pop("waiting") == 0
+    assert all(moved.values()), moved
+
+
+@pytest.mark.parametrize("name", LaneCounters().snapshot())
+async def test_the_law_notices_each_broken_increment(name: str) -> None:
+    """A counter that does not move breaks the law: none is derived from another."""
+
+    def stuck(_self: LaneCounters, _value: int) -> None:
+        pass
+
+    broken = type("Broken", (LaneCounters,), {name: property(lambda _self: 0, stuck)})
+    assert not await everything_happens(broken())
+
+
+# ByConnection
+
+
+async def test_connections_are_served_side_by_side() -> None:
+    """With one message under way per connection, others go on: a slow connection delays no other."""
+    sink = Recorder()
+    sink.gate.clear()
+    async with lane_to(sink, queue=ByConnection(workers=3)) as lane:
+        lane.offer([message(number, connection=connection) for number in range(2) for connection in range(4)])
+        await sink.called(3)
+        assert sink.batches == [[message(0, connection=connection)] for connection in range(3)]
+        sink.gate.set()
+        await settled(lane)
+    for connection in range(4):
+        assert [m for m in sink.taken if m.connection_id == f"{connection:032x}"] == messages(2, connection=connection)
+
+
+async def test_no_message_overtakes_one_of_its_connection() -> None:
+    """While a message of a connection is under way, the next one of it waits, however many workers are idle."""
+    sink = Recorder()
+    sink.gate.clear()
+    async with lane_to(sink, queue=ByConnection(workers=8)) as lane:
+        lane.offer(messages(5))
+        await sink.called(1)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert sink.batches == [[message(0)]]
+        sink.gate.set()
+        await settled(lane)
+    assert sink.taken == messages(5)
+
+
+async def test_a_full_batch_leaves_at_once_and_a_small_one_in_time() -> None:
+    """A batch leaves when it is full, or when it has waited `wait` seconds, or in a drain."""
+    sink = Recorder()
+    async with lane_to(sink, queue=ByConnection(workers=2, size=4, wait=0.02)) as lane:
+        lane.offer(messages(4))
+        await sink.called(1)
+        started = asyncio.get_running_loop().time()
+        lane.offer(messages(2, connection=1))
+        await asyncio.sleep(0)
+        assert len(sink.batches) == 1
+        await sink.called(2)
+        assert asyncio.get_running_loop().time() - started > 0.01
+    sink = Recorder()
+    async with lane_to(sink, queue=ByConnection(workers=2, size=4, wait=3600)) as lane:
+        lane.offer(messages(2))
+        assert (await settled(lane)).delivered == 2
+
+
+async def test_a_batch_is_bounded_by_bytes() -> None:
+    """A batch ends where its bytes pass the bound, so that large messages are not posted by the hundred."""
+    sink = Recorder()
+    big = messages(10, body="x" * 100_000)
+    async with lane_to(sink, queue=ByConnection(workers=1, size=100, max_bytes=3 * weight(big[0]))) as lane:
+        lane.offer(big)
+        await settled(lane)
+    assert [len(batch) for batch in sink.batches] == [3, 3, 3, 1]
+
+
+async def test_a_deadline_with_several_workers() -> None:
+    """Everything is accounted for when several deliveries are cut at once."""
+    sink = Recorder()
+    sink.gate.clear()
+    async with lane_to(sink, queue=ByConnection(workers=3)) as lane:
+        lane.offer([message(number, connection=connection) for number in range(4) for connection in range(5)])
+        await sink.called(3)
+        await lane.drain(time.monotonic())
+        assert lane.counters.dropped["deadline"] == 20
+
+
+class Jittery(Sink):
+    """Takes each batch after a random number of turns of the loop; sometimes refuses it."""
+
+    name = "jittery"
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance = chance
+        self.seen: list[HttpMessage] = []
+        self.under_way: set[str] = set()
+
+    async def deliver(self, batch: Sequence[HttpMessage]) -> None:
+        connections = {m.connection_id for m in batch}
+        assert not connections & self.under_way
+        self.under_way |= connections
+        self.seen.extend(batch)
+        for _ in range(self.chance.randrange(4)):
+            await asyncio.sleep(0)
+        self.under_way -= connections
+        if self.chance.random() < 0.2:
+            raise Rejected("chance")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    connections=st.lists(st.integers(0, 5), max_size=60),
+    workers=st.integers(1, 4),
+    size=st.integers(1, 5),
+    cuts=st.integers(1, 9),
+    seed=st.integers(0, 1000),
+)
+def test_order_is_kept_within_every_connection(
+    connections: list[int], workers: int, size: int, cuts: int, seed: int
+) -> None:
+    """Whatever the interleaving, each connection's messages are delivered once each, in order, one batch at a time."""
+
+    async def run() -> None:
+        sink = Jittery(random.Random(seed))
+        number: dict[int, int] = defaultdict(int)
+        made = []
+        for connection in connections:
+            made.append(message(number[connection], connection=connection))
+            number[connection] += 1
+        async with lane_to(sink, queue=ByConnection(workers=workers, size=size, wait=0.0)) as lane:
+            for at in range(0, len(made), cuts):
+                lane.offer(made[at : at + cuts])
+                await asyncio.sleep(0)
+            counters = await settled(lane)
+        assert counters.delivered + counters.rejected == len(made)
+        for connection in set(connections):
+            mine = [m.exchange for m in sink.seen if m.connection_id == f"{connection:032x}"]
+            assert mine == list(range(number[connection]))
+        assert len(sink.seen) == len(made)
+
+    asyncio.run(run())
+
+
+def test_weight_follows_the_size() -> None:
+    """A message's weight covers its JSON and its text, and grows with headers and body."""
+    small, large = message(), message(body="\U0001f600" * 1000)
+    assert weight(small) > len(small.to_json())
+    assert weight(large) > len(large.to_json()) + 4000
+    assert weigh([small, large]) == weight(small) + weight(large)
+
+
+def test_queues_forget() -> None:
+    """`clear` says how many messages it forgot."""
+    for queue in (Batches(), ByConnection(workers=2, size=2)):
+        queue.put(messages(5), 0)
+        queue.put(messages(3, connection=1), 0)
+        taken = queue.take()
+        assert taken is not None
+        assert queue.clear() + len(taken[0]) == 8
+        queue.done(taken[0])
+        assert queue.take() is None
+        queue.put(messages(2), 0)
+        assert queue.take() is not None
