@@ -245,11 +245,11 @@ class SnifferConfig(Options):
     )
     decode_bodies: Switch = switch(True, group=RECORD, help="remove gzip, deflate, br and zstd from kept bodies")
     redact_headers: Names = names(
-        REDACT_HEADERS, each=header_name, group=RECORD,
+        REDACT_HEADERS, each=header_name, read=read_redacted, group=RECORD,
         help="headers whose values are replaced by [REDACTED]; a list replaces the default, `none` turns it off",
     )
     redact_query: Names = names(
-        REDACT_QUERY, group=RECORD,
+        REDACT_QUERY, read=read_redacted, group=RECORD,
         help="query parameters whose values are replaced by [REDACTED]; `none` turns it off",
     )
     exclude_paths: Names = names(
@@ -325,13 +325,6 @@ class SnifferConfig(Options):
         """Everything from environment variables (`environ`, else the process's); `keywords` beat them."""
         return cls.from_texts(cls.texts_of(os.environ if environ is None else environ), **keywords)
 
-    @classmethod
-    def from_texts(cls, texts: Mapping[str, str], *problems: Problem, **keywords: Any) -> Self:
-        """From texts by keyword, as variables and flags give them; `problems` are those found while reading them."""
-        config = cls.__new__(cls)
-        config._fill(keywords, texts, problems)  # noqa: SLF001 - a constructor of its own class
-        return config
-
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences to log at start: what is allowed but unwise, and what was changed."""
@@ -398,8 +391,8 @@ Each option is an environment variable, a flag of `tcp-sniffer` and a keyword of
 variables beat defaults. Every problem is reported at once, each with the option's name, and ends with exit code 1.
 
 - An empty variable is the same as an unset one. Blanks around values and around commas are ignored.
-- A switch takes `1`, `true`, `yes`, `on` or `0`, `false`, `no`, `off`, in any case, and refuses anything else. As a flag
-  it may stand alone (`--stdout`).
+- A switch takes `1`, `true`, `yes`, `on` or `0`, `false`, `no`, `off`, in any case, and refuses anything else. As a
+  flag it may stand alone (`--stdout`).
 - Sizes are bytes; `Ki`, `Mi` and `Gi` may follow the number (`MEMORY_BUDGET=64Mi`). Numbers must be finite. Only
   `MAX_BODY_SIZE`, `SAMPLE_RATE`, `STATS_INTERVAL_MS` and `STOP_DELAY_MS` take 0, and nowhere does 0 mean "no limit".
 - With no output named (`--stdout`, `--output-url`) the daemon does not start. The library may run with a callback or an

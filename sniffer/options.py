@@ -199,7 +199,18 @@ def text(default: str | None, *, secret: bool = False, **rest: Any) -> Any:
     return Option(check, default=default, **rest)
 
 
-def names(default: Sequence[str], *, each: Callable[[str], str] = str, **rest: Any) -> Names:
+def split(text: str) -> list[str]:
+    """The entries of a comma-separated text, without the blanks around them."""
+    return [entry.strip() for entry in text.split(",")]
+
+
+def names(
+    default: Sequence[str],
+    *,
+    each: Callable[[str], str] = str,
+    read: Callable[[str], Sequence[str]] = split,
+    **rest: Any,
+) -> Names:
     """A list of texts, comma-separated in a variable; `each` gives an entry's canonical form or raises ValueError."""
 
     def check(value: object) -> tuple[str, ...]:
@@ -212,7 +223,7 @@ def names(default: Sequence[str], *, each: Callable[[str], str] = str, **rest: A
             entries[each(entry.strip())] = None
         return tuple(entries)
 
-    return Option(check, split, default=tuple(default), **{"metavar": "A,B", **rest})
+    return Option(check, read, default=tuple(default), **{"metavar": "A,B", **rest})
 
 
 def choice(default: str | None, choices: Sequence[str], **rest: Any) -> Any:
@@ -226,11 +237,6 @@ def choice(default: str | None, choices: Sequence[str], **rest: Any) -> Any:
         return value.lower()
 
     return Option(check, default=default, metavar="|".join(choices), **rest)
-
-
-def split(text: str) -> list[str]:
-    """The entries of a comma-separated text, without the blanks around them."""
-    return [entry.strip() for entry in text.split(",")]
 
 
 def quote(value: object) -> str:
@@ -257,7 +263,7 @@ class Options:
         found: list[Problem] = list(problems)
         options = self.options()
         found.extend(
-            Problem(keyword, f"{keyword} is not an option{_likely(keyword, options)}")
+            Problem(keyword, f"{keyword} is not an option{likely(keyword, options)}")
             for keyword in keywords
             if keyword not in options
         )
@@ -280,6 +286,13 @@ class Options:
         found.extend(problem for problem in self._rules() if problem.field not in bad)
         if found:
             raise ValidationError(found)
+
+    @classmethod
+    def from_texts(cls, texts: Mapping[str, str], problems: Iterable[Problem] = (), **keywords: Any) -> Self:
+        """From texts by keyword, as variables and flags give them; `problems` are those found while reading them."""
+        options = cls.__new__(cls)
+        options._fill(keywords, texts, problems)  # noqa: SLF001 - a constructor of its own class
+        return options
 
     def _rules(self) -> Iterable[Problem]:
         """The rules between values, and what a value needs that its own check cannot give. May set attributes.
@@ -336,7 +349,8 @@ def table(options: type[Options], group: str) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _likely(word: str, known: Iterable[str]) -> str:
+def likely(word: str, known: Iterable[str]) -> str:
+    """Words that name the one of `known` that `word` may have been meant to be; empty if none is close."""
     from difflib import get_close_matches  # only when something is wrong
 
     close = get_close_matches(word, known, n=1)

@@ -1,0 +1,81 @@
+"""Flags of a class of options (`sniffer.options`), in groups, with a help text that names default and variable."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sniffer.errors import Problem
+from sniffer.options import Option, Options, likely
+
+NO_VALUE: Final = "\0"
+"""What a flag holds that was given without its value."""
+
+
+class FlagParser(argparse.ArgumentParser):
+    """Reads flags as texts by keyword; whatever cannot be read is a problem, not an exit."""
+
+    def __init__(self, options: type[Options], groups: Sequence[str], **rest: Any) -> None:
+        super().__init__(
+            **{
+                "formatter_class": _Formatter,
+                "allow_abbrev": False,
+                "add_help": False,
+                "argument_default": argparse.SUPPRESS,
+                **rest,
+            }
+        )
+        self._flags: list[str] = []
+        for name in groups:
+            group = self.add_argument_group(name)
+            for option in options.options().values():
+                if option.group == name and option.flag:
+                    self._flags.append(option.flag)
+                    group.add_argument(
+                        option.flag,
+                        dest=option.keyword,
+                        metavar=option.metavar,
+                        nargs="?",
+                        const="yes" if option.is_switch else NO_VALUE,
+                        help=_describe(option).replace("%", "%%"),
+                    )
+        self.help_group = self.add_argument_group("Help")
+        self.help_group.add_argument("-h", "--help", action="help", help="show this help")
+
+    def texts(self, arguments: Sequence[str]) -> tuple[dict[str, str], list[Problem]]:
+        """The texts that the flags give, by keyword, and the problems; empty ones are left out.
+
+        `--help` prints and raises SystemExit(0).
+        """
+        found, unknown = self.parse_known_args(arguments)
+        texts = {keyword: text for keyword, text in vars(found).items() if text.strip()}
+        problems = [
+            Problem(keyword, f"{keyword} needs a value behind its flag")
+            for keyword, text in texts.items()
+            if text == NO_VALUE
+        ]
+        for at, word in enumerate(unknown):
+            if word.startswith("-") or at == 0 or not unknown[at - 1].startswith("-"):  # else the value of that flag
+                name = word.split("=")[0]
+                problems.append(Problem(name, f"{name} is not an option{likely(name, self._flags)}"))
+        return {keyword: text for keyword, text in texts.items() if text != NO_VALUE}, problems
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34)
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        if action.nargs == "?" and action.const == NO_VALUE:
+            return str(action.metavar)
+        return super()._format_args(action, default_metavar)
+
+
+def _describe(option: Option[Any, Any]) -> str:
+    words = option.help
+    if option.required:
+        words += " (required)"
+    elif default := option.shown_default():
+        words += f" (default: {default})"
+    return f"{words} [{option.variable}]" if option.variable else words

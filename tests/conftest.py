@@ -1,0 +1,32 @@
+"""What every test may rely on."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _no_ambient_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables of whoever runs the tests configure nothing in them."""
+    from sniffer.config import SnifferConfig
+
+    for option in SnifferConfig.options().values():
+        if option.variable and option.variable in os.environ:
+            monkeypatch.delenv(option.variable)
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """Gives logging back as it was: for tests that set it up as the daemon does."""
+    root, ours = logging.getLogger(), logging.getLogger("sniffer")
+    before = (root.handlers[:], root.level, ours.level, logging.raiseExceptions)
+    yield
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    ours.setLevel(before[2])
+    logging.raiseExceptions = before[3]
+    logging.captureWarnings(False)

@@ -1,0 +1,426 @@
+"""sniffer.config: every option of the contract, by keyword, variable and flag."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from sniffer import config as module
+from sniffer import memory
+from sniffer.config import SnifferConfig
+from sniffer.errors import ValidationError
+from sniffer.options import Secret
+
+DOCS = Path(__file__).parents[1] / "docs"
+TOKEN = "t0ken-value"
+
+# Of every option a text that is valid and not the default, and what it means.
+VALID: dict[str, tuple[str, object]] = {
+    "ports": (" 80 , 8080 ", (80, 8080)),
+    "interface": ("any", "any"),
+    "read": ("capture.pcap", "capture.pcap"),
+    "capture_buffer_size": ("1048576", 1048576),
+    "sample_rate": ("0.25", 0.25),
+    "output_stdout": ("yes", True),
+    "output_url": ("HTTPS://Collector.example:8443/x?y=z", "https://Collector.example:8443/x?y=z"),
+    "output_url_auth_token": (TOKEN, Secret(TOKEN)),
+    "output_timeout_ms": ("500", 500),
+    "output_concurrency": ("2", 2),
+    "output_batch_size": ("100", 100),
+    "output_batch_wait_ms": ("50", 50),
+    "output_gzip": ("on", True),
+    "max_body_size": ("0", 0),
+    "decode_bodies": ("off", False),
+    "redact_headers": ("X-Secret, Cookie", ("x-secret", "cookie")),
+    "redact_query": ("key,Token", ("key", "Token")),
+    "exclude_paths": ("/healthz,/ready*", ("/healthz", "/ready*")),
+    "exclude_user_agents": ("kube-probe/*", ("kube-probe/*",)),
+    "pod_name": ("app-1", "app-1"),
+    "namespace": ("shop", "shop"),
+    "node_name": ("node-1", "node-1"),
+    "max_concurrent_connections": ("5", 5),
+    "connection_idle_timeout_ms": ("1", 1),
+    "memory_budget": ("16Mi", 16 << 20),
+    "production": ("TRUE", True),
+    "drain_timeout_ms": ("1000", 1000),
+    "stop_delay_ms": ("0", 0),
+    "on_capture_error": ("HOLD", "hold"),
+    "stats_interval_ms": ("0", 0),
+    "metrics_port": ("9100", 9100),
+    "metrics_address": ("::1", "::1"),
+    "log_level": ("Debug", "debug"),
+    "log_format": ("json", "json"),
+}
+SAMPLED = ["output_url_auth_token_file", "output_ca_file", "on_http_message"]  # each with a test of its own
+
+INVALID: dict[str, list[str]] = {
+    "ports": ["0", "65536", "-1", "http", "80,80", "80,,81", "80 81", "8.0", ","],
+    "interface": ["eth\x000"],
+    "capture_buffer_size": ["0", "-1", "1", "inf", "16M"],
+    "sample_rate": ["nan", "inf", "-inf", "-0.1", "1.01", "half", "1e999", "1_0"],
+    "output_stdout": ["maybe", "2"],
+    "output_url": [
+        "collector",
+        "/path",
+        "ftp://h/",
+        "https://",
+        "https:///x",
+        "http://:80/",
+        "http://h:0/",
+        "http://h:/",
+        "http://h:65536/",
+        "http://h:port/",
+        "http://[::1",
+        "http://[zz]/",
+        "http://u:p@h/",
+        "http://u@h/",
+        "http://a b/",
+        "http://h/\r\nx",
+        "http://a..b/",
+        "http://" + "a" * 64 + "/",
+        "http://h%00/",
+        "//h/",
+        "javascript:alert(1)",
+    ],
+    "output_url_auth_token": ["two words", "tök", "a\nb"],
+    "output_timeout_ms": ["0", "-1", "1.5", "nan", "99999999999"],
+    "output_concurrency": ["0", "x"],
+    "output_batch_size": ["0"],
+    "output_batch_wait_ms": ["0"],
+    "output_gzip": ["gzip"],
+    "max_body_size": ["-1", "1KB", "inf"],
+    "decode_bodies": ["gzip"],
+    "redact_headers": ["a b", "authorization:", "cookie,,x"],
+    "redact_query": ["a,,b"],
+    "exclude_paths": ["/a,"],
+    "max_concurrent_connections": ["0"],
+    "connection_idle_timeout_ms": ["0"],
+    "memory_budget": ["0", "-1", "half", "nan"],
+    "production": ["production", "prod", "ture"],
+    "drain_timeout_ms": ["0"],
+    "stop_delay_ms": ["-1"],
+    "on_capture_error": ["restart"],
+    "stats_interval_ms": ["-1"],
+    "metrics_port": ["0", "70000"],
+    "metrics_address": ["nowhere.example", "127.0.0.1:80", ""[:0] or "1.2.3"],
+    "log_level": ["loud"],
+    "log_format": ["xml"],
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's own memory limit decides nothing here."""
+    monkeypatch.setattr(memory, "memory_limit", lambda: None)
+
+
+def from_variables(**variables: str) -> SnifferConfig:
+    """A configuration of the daemon's kind, from variables alone."""
+    return SnifferConfig.from_env({"PORTS": "8080", **variables})
+
+
+def problems(**keywords: Any) -> dict[str, str]:
+    """The problems of a configuration, by field."""
+    with pytest.raises(ValidationError) as caught:
+        SnifferConfig(**{"ports": [8080], **keywords})
+    return {problem.field: problem.message for problem in caught.value.problems}
+
+
+def test_every_option_is_tried() -> None:
+    """The tables of this test name every option, so that a new one cannot go untested."""
+    assert [*VALID, *SAMPLED] == sorted([*VALID, *SAMPLED], key=[*VALID, *SAMPLED].index)
+    assert set(VALID) | set(SAMPLED) == set(SnifferConfig.options())
+
+
+def test_names_of_the_contract() -> None:
+    """Keywords are the snake_case of the variables; only the ones that the contract names differ."""
+    for keyword, option in SnifferConfig.options().items():
+        variable = {"production": "TCP_SNIFFER_PRODUCTION", "read": "", "on_http_message": ""}.get(keyword)
+        assert option.variable == (keyword.upper() if variable is None else variable)
+    options = SnifferConfig.options()
+    assert options["output_stdout"].flag == "--stdout"
+    assert options["output_url"].flag == "--output-url"
+    assert options["read"].flag == "--read"
+    assert not options["output_url_auth_token"].flag, "a secret never goes on a command line"
+    assert not options["output_url_auth_token_file"].flag
+
+
+def test_defaults() -> None:
+    """The defaults are those of the contract."""
+    config = SnifferConfig(ports=[8080])
+    assert {keyword: getattr(config, keyword) for keyword in SnifferConfig.options()} == {
+        "ports": (8080,),
+        "interface": None,
+        "read": None,
+        "capture_buffer_size": 16 << 20,
+        "sample_rate": 1.0,
+        "output_stdout": False,
+        "output_url": None,
+        "output_url_auth_token": None,
+        "output_url_auth_token_file": None,
+        "output_timeout_ms": 10_000,
+        "output_concurrency": 8,
+        "output_batch_size": 1,
+        "output_batch_wait_ms": 200,
+        "output_gzip": False,
+        "output_ca_file": None,
+        "max_body_size": 65_536,
+        "decode_bodies": True,
+        "redact_headers": ("authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"),
+        "redact_query": ("AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature"),
+        "exclude_paths": (),
+        "exclude_user_agents": (),
+        "pod_name": None,
+        "namespace": None,
+        "node_name": None,
+        "max_concurrent_connections": 10_000,
+        "connection_idle_timeout_ms": 300_000,
+        "memory_budget": 128 << 20,
+        "production": False,
+        "drain_timeout_ms": 25_000,
+        "stop_delay_ms": 0,
+        "on_capture_error": "exit",
+        "stats_interval_ms": 60_000,
+        "metrics_port": None,
+        "metrics_address": "127.0.0.1",
+        "log_level": "info",
+        "log_format": None,
+        "on_http_message": None,
+    }
+    assert config.warnings == ()
+
+
+@pytest.mark.parametrize("keyword", VALID)
+def test_variable(keyword: str) -> None:
+    """Each variable sets its option, blanks around its value ignored."""
+    text, value = VALID[keyword]
+    variable = SnifferConfig.options()[keyword].variable
+    texts = {keyword: f" {text} "}
+    if variable:
+        assert SnifferConfig.texts_of({variable: f" {text} "}) == texts
+    config = SnifferConfig.from_texts({"ports": "8080", **texts})
+    assert getattr(config, keyword) == value
+
+
+@pytest.mark.parametrize("keyword", VALID)
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_empty_variable_is_unset(keyword: str, empty: str) -> None:
+    """An empty variable is the same as an unset one, for every option; only PORTS is required."""
+    texts = {"ports": "8080", keyword: empty}
+    if keyword == "ports":
+        with pytest.raises(ValidationError, match="ports is required"):
+            SnifferConfig.from_texts(texts)
+    else:
+        assert SnifferConfig.from_texts(texts) == SnifferConfig(ports=[8080])
+
+
+@pytest.mark.parametrize(("keyword", "text"), [(keyword, text) for keyword in INVALID for text in INVALID[keyword]])
+def test_invalid_text(keyword: str, text: str) -> None:
+    """Each invalid value is one problem of its own field, and nothing else."""
+    with pytest.raises(ValidationError) as caught:
+        SnifferConfig.from_texts({"ports": "8080", keyword: text})
+    assert [problem.field for problem in caught.value.problems] == [keyword]
+    assert caught.value.problems[0].message.startswith(f"{keyword} ")
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("ports", 8080),
+        ("ports", "8080"),
+        ("ports", ["8080"]),
+        ("ports", [True]),
+        ("ports", []),
+        ("ports", [80, 80]),
+        ("interface", 1),
+        ("interface", ""),
+        ("read", 3),
+        ("read", ""),
+        ("read", b"x"),
+        ("sample_rate", "1"),
+        ("sample_rate", True),
+        ("sample_rate", float("nan")),
+        ("sample_rate", float("inf")),
+        ("output_stdout", 1),
+        ("output_url", b"http://h/"),
+        ("output_url_auth_token", ""),
+        ("max_body_size", 1.0),
+        ("max_body_size", None),
+        ("redact_headers", "cookie"),
+        ("redact_headers", [1]),
+        ("redact_headers", None),
+        ("redact_query", {"a": 1}),
+        ("on_capture_error", None),
+        ("on_http_message", "print"),
+        ("metrics_address", 1),
+    ],
+)
+def test_invalid_keyword(keyword: str, value: object) -> None:
+    """The library's keywords take values of their type, and refuse others under their own name."""
+    assert list(problems(**{keyword: value})) == [keyword]
+
+
+def test_all_problems_at_once() -> None:
+    """Every problem is reported at once: values, what is missing, and rules between values."""
+    with pytest.raises(ValidationError) as caught:
+        SnifferConfig.from_env(
+            {"SAMPLE_RATE": "2", "OUTPUT_URL": "http://h/", "TCP_SNIFFER_PRODUCTION": "1", "LOG_LEVEL": "x"}
+        )
+    assert [problem.field for problem in caught.value.problems] == ["ports", "sample_rate", "log_level", "output_url"]
+
+
+@pytest.mark.parametrize("url", ["http://collector.example/", "HTTP://collector.example", "hTTp://127.0.0.1:1"])
+def test_production_requires_https(url: str) -> None:
+    """In production a plain http URL is refused, in these words."""
+    assert problems(output_url=url, production=True) == {"output_url": "output_url must use HTTPS in production"}
+    assert SnifferConfig(ports=[8080], output_url=url).output_url == "http" + url[4:]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://collector.example",
+        "HTTPS://collector.example/a?b#c",
+        "https://[::1]:8443/",
+        "https://10.0.0.1",
+        "https://bücher.example/",
+        "https://collector.observability.svc.cluster.local.:443/",
+        "https://under_score/",
+    ],
+)
+def test_urls_that_production_takes(url: str) -> None:
+    """The scheme counts in any case; names, addresses and ports are as URLs have them."""
+    assert SnifferConfig(ports=[8080], output_url=url, production=True).output_url == "https" + url[5:]
+
+
+def test_url_is_never_quoted() -> None:
+    """A URL that is refused is not repeated: it may hold a password."""
+    assert "hunter2" not in str(problems(output_url="http://user:hunter2@h:99999/?token=hunter2"))
+    assert "user info" in problems(output_url="http://user:hunter2@h/")["output_url"]
+
+
+def test_metrics_port_is_not_captured() -> None:
+    """The endpoint's own port cannot be one of the captured ones."""
+    assert problems(metrics_port=8080) == {"metrics_port": "metrics_port must not be one of ports"}
+
+
+def test_redaction_lists() -> None:
+    """An empty variable leaves the default, `none` and the library's empty list turn redaction off, with a warning."""
+    default = SnifferConfig(ports=[8080])
+    assert from_variables(REDACT_HEADERS="", REDACT_QUERY=" ") == default
+    for off in (
+        from_variables(REDACT_HEADERS="none", REDACT_QUERY="None"),
+        SnifferConfig(ports=[8080], redact_headers=[], redact_query=()),
+    ):
+        assert (off.redact_headers, off.redact_query) == ((), ())
+        assert [warning.split()[0] for warning in off.warnings] == ["redact_headers", "redact_query"]
+
+
+def test_token_is_shown_nowhere() -> None:
+    """The token is in no repr, no warning and no problem, and a warning says when it goes over plain http."""
+    config = SnifferConfig(ports=[8080], output_url="http://h/", output_url_auth_token=TOKEN)
+    assert config.output_url_auth_token is not None
+    assert config.output_url_auth_token.reveal() == TOKEN
+    assert TOKEN not in f"{config!r}{config}{config.__dict__}{config.warnings}"
+    assert config.warnings[0].startswith("output_url is plain http")
+    assert not SnifferConfig(ports=[8080], output_url="https://h/", output_url_auth_token=TOKEN).warnings
+    assert TOKEN not in str(problems(output_url_auth_token=f"{TOKEN} {TOKEN}"))
+    assert TOKEN not in str(problems(output_url_auth_token=f"{TOKEN}\n{TOKEN}", output_url="nowhere"))
+
+
+def test_token_from_a_file(tmp_path: Path) -> None:
+    """A file gives the token without the white space at its end; one that cannot serve is a problem of its own."""
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    config = from_variables(OUTPUT_URL_AUTH_TOKEN_FILE=str(file))
+    assert config.output_url_auth_token == Secret(TOKEN)
+    field = "output_url_auth_token_file"
+    assert problems(output_url_auth_token_file=tmp_path, output_url="x").keys() == {field, "output_url"}
+    assert "No such file" in problems(output_url_auth_token_file=tmp_path / "none")[field]
+    for content in (b"", b"a b", b"\xff"):
+        file.write_bytes(content)
+        assert "visible ASCII" in problems(output_url_auth_token_file=file)[field]
+    assert "both given" in problems(output_url_auth_token_file=file, output_url_auth_token=TOKEN)[field]
+
+
+def test_ca_file(tmp_path: Path) -> None:
+    """The certificate authorities are read when the configuration is made; a file without any is a problem."""
+    good, bad = tmp_path / "ca.pem", tmp_path / "bad.pem"
+    trustme.CA().cert_pem.write_to_path(str(good))
+    bad.write_text("no certificate")
+    assert from_variables(OUTPUT_CA_FILE=str(good)).output_ca_file == str(good)
+    assert "holds no certificate" in problems(output_ca_file=bad)["output_ca_file"]
+    assert "No such file" in problems(output_ca_file=tmp_path / "none")["output_ca_file"]
+
+
+def test_callback() -> None:
+    """Any callable is a callback; it has neither variable nor flag."""
+    assert SnifferConfig(ports=[1], on_http_message=print).on_http_message is print
+    assert not SnifferConfig.options()["on_http_message"].variable
+    assert not SnifferConfig.options()["on_http_message"].flag
+
+
+def test_library_reads_two_variables_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the environment the constructor reads production and token, and those only where not given."""
+    for keyword, (text, _) in VALID.items():
+        if variable := SnifferConfig.options()[keyword].variable:
+            monkeypatch.setenv(variable, text)
+    monkeypatch.setenv("OUTPUT_URL_AUTH_TOKEN_FILE", "/nowhere")
+    config = SnifferConfig(ports=[1])
+    assert config.production
+    assert config.output_url_auth_token == Secret(TOKEN)
+    assert config == SnifferConfig(ports=[1], production=True, output_url_auth_token=TOKEN)
+    plain = SnifferConfig(ports=[1], production=False, output_url_auth_token=None)
+    assert (plain.production, plain.output_url_auth_token) == (False, None)
+    monkeypatch.setenv("TCP_SNIFFER_PRODUCTION", "production")
+    with pytest.raises(ValidationError, match="production must be"):
+        SnifferConfig(ports=[1])
+
+
+def test_library_token_file_beats_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token file that the program names is not in conflict with a variable that it did not."""
+    monkeypatch.setenv("OUTPUT_URL_AUTH_TOKEN", "ambient")
+    (tmp_path / "token").write_text(TOKEN)
+    config = SnifferConfig(ports=[1], output_url_auth_token_file=tmp_path / "token")
+    assert config.output_url_auth_token == Secret(TOKEN)
+
+
+def test_from_env(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`from_env` reads every variable, of the process or of a mapping; keywords beat variables."""
+    monkeypatch.setenv("PORTS", "80,81")
+    assert SnifferConfig.from_env().ports == (80, 81)
+    assert SnifferConfig.from_env(ports=[90]).ports == (90,)
+    assert SnifferConfig.from_env({"PORTS": "70"}).ports == (70,)
+
+
+def test_budget_follows_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The budget is half of the limit, and one that does not fit is lowered with a warning."""
+    monkeypatch.setattr(memory, "memory_limit", lambda: 512 << 20)
+    monkeypatch.setattr(memory, "resident", lambda: 64 << 20)
+    assert SnifferConfig(ports=[1]).memory_budget == 256 << 20
+    tight = SnifferConfig(ports=[1], memory_budget=500 << 20)
+    assert tight.memory_budget < 360 << 20
+    assert "lowered" in tight.warnings[0]
+
+
+def test_has_output() -> None:
+    """Standard output and a URL are outputs; a callback is the library's."""
+    assert not SnifferConfig(ports=[1], on_http_message=print, metrics_port=9100).has_output
+    assert SnifferConfig(ports=[1], output_stdout=True).has_output
+    assert SnifferConfig(ports=[1], output_url="http://h").has_output
+
+
+def test_document_is_current() -> None:
+    """docs/CONFIGURATION.md is what the declarations say; `make docs` writes it."""
+    assert (DOCS / "CONFIGURATION.md").read_text() == module.document()
+
+
+def test_document_names_every_option() -> None:
+    """Every variable and flag is in the documentation, in the section of a known group."""
+    text = module.document()
+    for option in SnifferConfig.options().values():
+        assert option.group in module.GROUPS
+        assert f"`{option.variable or option.flag or option.keyword}`" in text
