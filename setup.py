@@ -5,6 +5,7 @@ TCP_SNIFFER_BUILD=sanitize AddressSanitizer and UndefinedBehaviorSanitizer
 """
 
 import os
+from pathlib import Path
 
 from Cython.Build import cythonize
 from Cython.Compiler import Options
@@ -21,19 +22,17 @@ build = os.environ.get("TCP_SNIFFER_BUILD", "")
 flags, macros = BUILDS[build]
 links = [flag for flag in flags if flag.startswith("-fsanitize")]
 
-MODULES = ["counters", "fragment", "stream", "http1", "flow"]
-
 setup(
     ext_modules=cythonize(
         [
             Extension(
-                f"sniffer_core.{name}",
-                [f"sniffer_core/{name}.pyx"],
+                f"sniffer_core.{source.stem}",
+                [str(source)],
                 extra_compile_args=[*flags, "-Wall", "-Werror", "-Wno-unused-function", "-Wno-sign-compare"],
                 extra_link_args=links,
                 define_macros=macros,
             )
-            for name in MODULES
+            for source in sorted(Path("sniffer_core").glob("*.pyx"))
         ],
         # Coverage looks for the generated C beside its source.
         build_dir=None if build == "trace" else "build/cython",
