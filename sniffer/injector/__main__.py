@@ -1,0 +1,76 @@
+"""The entry of the injector: `python -m sniffer.injector`. Exit codes as for the sniffer.
+
+Signals come first: a stop while the process is still importing is a clean one.
+"""
+
+import os
+import signal
+import sys
+
+
+def _leave(*_: object) -> None:
+    """A stop before the server takes the signals over: nothing is being served yet."""
+    os._exit(0)
+
+
+def run(arguments: list[str]) -> int:
+    """Serves until SIGTERM or SIGINT, and returns the exit code."""
+    import asyncio
+    import logging
+
+    from sniffer import logs
+    from sniffer.errors import EXIT_OK, EXIT_RUNTIME, SnifferError
+    from sniffer.injector.options import InjectorOptions
+    from sniffer.injector.server import serve
+
+    log = logging.getLogger("sniffer.injector")
+
+    async def until_stopped() -> int:
+        stop, again = asyncio.Event(), asyncio.Event()
+
+        def on_signal() -> None:
+            (again if stop.is_set() else stop).set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, on_signal)
+        serving = asyncio.create_task(serve(options, stop))
+        cut_short = asyncio.create_task(again.wait())
+        await asyncio.wait({serving, cut_short}, return_when=asyncio.FIRST_COMPLETED)
+        if not serving.done():
+            log.error("stopped before the drain had ended")
+            return EXIT_RUNTIME
+        serving.result()
+        return EXIT_OK
+
+    logs.configure()
+    try:
+        options = InjectorOptions.load(arguments, os.environ)
+        logs.configure(level=options.log_level, form=options.log_format)
+        for warning in options.warnings:
+            log.warning(warning)
+        return asyncio.Runner().run(until_stopped())
+    except SnifferError as error:
+        log.error(str(error))
+        return error.exit_code
+    except Exception:
+        log.exception("uncaught exception")
+        return EXIT_RUNTIME
+
+
+def main() -> None:
+    """Runs the injector and ends the process with its exit code."""
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, _leave)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        code = run(sys.argv[1:])
+    except ImportError as error:
+        sys.stderr.write(f"cannot start: {error}\n")
+        code = 2
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # an interrupted drain waits for nobody
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+"""What is added to a pod, or why nothing is. Pure: the raw object in, a JSON Patch (RFC 6902) out.
+
+The operations are surgical `add`s on the object as the API server sent it; nothing is ever re-serialised, so a field
+that this code has never heard of cannot be lost. A patch that does not apply would refuse the pod whatever the
+failure policy says, so each one is applied to a copy and checked before it is answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Final, Literal
+
+from sniffer.errors import ValidationError
+from sniffer.injector.options import ALWAYS, JOBS, NEVER, InjectorOptions, quantity
+
+OptedInBy = Literal["namespace", "pod"]
+"""What the API server has matched: the label of the namespace, or that of the pod."""
+
+Operation = dict[str, Any]
+JsonPatch = list[Operation]
+
+SYSTEM_NAMESPACES: Final = frozenset({"kube-system", "kube-public", "kube-node-lease"})
+UID: Final = 10001
+"""The user of the image."""
+STDOUT_BODY_SIZE: Final = 8192
+"""MAX_BODY_SIZE with OUTPUT_STDOUT: container runtimes split lines at 16 KiB."""
+DOWNWARD: Final = {"POD_NAME": "metadata.name", "NAMESPACE": "metadata.namespace", "NODE_NAME": "spec.nodeName"}
+
+
+class Reason(StrEnum):
+    """Every outcome, as it appears in the log, the metrics and the audit annotations."""
+
+    INJECTED = "injected"
+    NOT_OPTED_IN = "not_opted_in"
+    OPTED_OUT = "opted_out"
+    ALREADY_INJECTED = "already_injected"
+    SYSTEM_NAMESPACE = "system_namespace"
+    MIRROR_POD = "mirror_pod"
+    NO_SPEC = "no_spec"
+    NO_CONTAINERS = "no_containers"
+    HOST_NETWORK = "host_network"
+    WINDOWS = "windows"
+    INVALID_ANNOTATION = "invalid_annotation"
+    JOB_WITHOUT_NATIVE_SIDECAR = "job_without_native_sidecar"
+    POD_RESOURCES = "pod_resources"
+    NOT_A_POD_CREATE = "not_a_pod_create"
+    INTERNAL_ERROR = "internal_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The patch, or None; why; and where the reason alone does not say enough, a sentence."""
+
+    patch: JsonPatch | None
+    reason: Reason
+    detail: str = ""
+
+
+class PatchError(Exception):
+    """A patch that must not be answered: it does not apply, or its result is not the pod plus the container."""
+
+
+def build_patch(
+    pod: Mapping[str, Any], namespace_name: str, opted_in_by: OptedInBy, options: InjectorOptions
+) -> Decision:
+    """The decision for a pod that is being created in `namespace_name`.
+
+    Never changes `pod`. Raises PatchError where the pod is built so oddly that no patch fits.
+    """
+    if skipped := _skip(pod, namespace_name, opted_in_by, options):
+        return skipped
+    metadata, spec = _mapping(pod.get("metadata")), pod["spec"]
+    annotations = _mapping(metadata.get("annotations"))
+    try:
+        options = options.for_pod(annotations)
+    except ValidationError as error:
+        return Decision(None, Reason.INVALID_ANNOTATION, str(error))
+    is_job = _belongs_to_job(metadata)
+    # A pod's own annotation that says never is respected: its owner may end the container in another way.
+    if is_job and options.native_sidecar == NEVER and not annotations.get("tcp-sniffer/native-sidecar"):
+        return Decision(None, Reason.JOB_WITHOUT_NATIVE_SIDECAR)
+    native = options.native_sidecar == ALWAYS or (options.native_sidecar == JOBS and is_job)
+
+    grace = spec.get("terminationGracePeriodSeconds")
+    resulting = options.termination_grace_period_seconds if grace is None else int(grace)
+    container = build_sniffer_container(options, grace_seconds=resulting, native=native)
+    if detail := _exceeds_pod(spec, container):
+        return Decision(None, Reason.POD_RESOURCES, detail)
+
+    if not native:
+        patch = [_add("/spec/containers/-", container)]
+    elif spec.get("initContainers") is None:
+        patch = [_add("/spec/initContainers", [container])]
+    else:  # first: it sees the traffic of the pod's own init containers, and stops after all others
+        patch = [_add("/spec/initContainers/0", container)]
+    if grace is None:
+        patch.append(_add("/spec/terminationGracePeriodSeconds", resulting))
+    _check(pod, patch, container)
+    return Decision(patch, Reason.INJECTED)
+
+
+def _skip(
+    pod: Mapping[str, Any], namespace_name: str, opted_in_by: OptedInBy, options: InjectorOptions
+) -> Decision | None:
+    """Why the pod is none of ours, or cannot take a container."""
+    metadata = _mapping(pod.get("metadata"))
+    if namespace_name in SYSTEM_NAMESPACES:
+        return Decision(None, Reason.SYSTEM_NAMESPACE, namespace_name)
+    label = _mapping(metadata.get("labels")).get(options.inject_label_key)
+    if label == "false":
+        return Decision(None, Reason.OPTED_OUT)
+    if opted_in_by == "pod" and label != options.inject_label_value:
+        return Decision(None, Reason.NOT_OPTED_IN)
+    if "kubernetes.io/config.mirror" in _mapping(metadata.get("annotations")):
+        return Decision(None, Reason.MIRROR_POD)
+    spec = pod.get("spec")
+    if not isinstance(spec, Mapping) or not spec:
+        return Decision(None, Reason.NO_SPEC)
+    if not isinstance(spec.get("containers"), list) or not spec["containers"]:
+        return Decision(None, Reason.NO_CONTAINERS)
+    if spec.get("hostNetwork"):
+        return Decision(None, Reason.HOST_NETWORK)
+    if _mapping(spec.get("os")).get("name") == "windows":
+        return Decision(None, Reason.WINDOWS)
+    if options.sniffer_container_name in _names(spec):
+        return Decision(None, Reason.ALREADY_INJECTED)
+    return None
+
+
+def build_sniffer_container(
+    options: InjectorOptions, *, grace_seconds: int | None = None, native: bool = False
+) -> dict[str, Any]:
+    """The container, for a pod that has `grace_seconds` to end (None: the option's)."""
+    container: dict[str, Any] = {
+        "name": options.sniffer_container_name,
+        "image": options.sniffer_image,
+        "imagePullPolicy": "IfNotPresent",
+        "env": build_env(options, grace_seconds=grace_seconds, native=native),
+    }
+    if native:
+        container["restartPolicy"] = "Always"
+    if resources := options.resources.manifest():
+        container["resources"] = resources
+    user = 0 if options.run_as_root else UID
+    container["securityContext"] = {  # all of it explicit: what is left out would be inherited from the pod
+        "runAsNonRoot": not options.run_as_root,
+        "runAsUser": user,
+        "runAsGroup": user,
+        "privileged": False,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"], "add": ["NET_RAW"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    return container
+
+
+def build_env(
+    options: InjectorOptions, *, grace_seconds: int | None = None, native: bool = False
+) -> list[dict[str, Any]]:
+    """The container's environment. The drain ends 5 s before the pod's grace period does, where that is long enough.
+
+    A regular container gets SIGTERM together with the application, so it captures on for a while; a native sidecar
+    gets it after the application has ended.
+    """
+    grace = options.termination_grace_period_seconds if grace_seconds is None else grace_seconds
+    drain_ms = min(25, max(1, grace - 5)) * 1000
+    delay_ms = 0 if native else min(5000, drain_ms // 2)
+    env: list[dict[str, Any]] = [
+        {"name": "PORTS", "value": ",".join(map(str, options.default_ports))},
+        {"name": "INTERFACE", "value": options.default_interface},
+        {"name": "OUTPUT_URL", "value": options.output_url or ""},
+    ]
+    if options.output_url is None:
+        env.append({"name": "OUTPUT_STDOUT", "value": "true"})
+        env.append({"name": "MAX_BODY_SIZE", "value": str(STDOUT_BODY_SIZE)})
+    if secret := options.output_url_auth_token_secret:
+        # optional: a missing Secret must not keep the pod from starting
+        reference = {"name": secret.name, "key": secret.key, "optional": True}
+        env.append({"name": "OUTPUT_URL_AUTH_TOKEN", "valueFrom": {"secretKeyRef": reference}})
+    for name, path in DOWNWARD.items():
+        env.append({"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}})
+    if options.production:
+        env.append({"name": "TCP_SNIFFER_PRODUCTION", "value": "true"})
+    env.append({"name": "DRAIN_TIMEOUT_MS", "value": str(drain_ms)})
+    env.append({"name": "STOP_DELAY_MS", "value": str(delay_ms)})
+    env.append({"name": "ON_CAPTURE_ERROR", "value": options.on_capture_error})
+    return env
+
+
+def apply(document: Any, patch: JsonPatch) -> Any:
+    """`document` after the `add` operations of `patch` (RFC 6902 §4.1); the original is left as it is.
+
+    Only what lies on a path is copied. Raises PatchError where an operation does not apply.
+    """
+    for operation in patch:
+        document = _applied(document, operation["path"].split("/")[1:], operation["value"])
+    return document
+
+
+def _applied(node: Any, path: list[str], value: Any) -> Any:
+    key = path[0].replace("~1", "/").replace("~0", "~")
+    if isinstance(node, dict):
+        if len(path) > 1 and key not in node:
+            raise PatchError(f"there is no {key} to add to")
+        return {**node, key: value if len(path) == 1 else _applied(node[key], path[1:], value)}
+    if not isinstance(node, list):
+        raise PatchError(f"nothing can be added at {key}")
+    index = len(node) if key == "-" else int(key)
+    if len(path) > 1 or not 0 <= index <= len(node):
+        raise PatchError(f"there is no place {key}")
+    return [*node[:index], value, *node[index:]]
+
+
+def _check(pod: Mapping[str, Any], patch: JsonPatch, container: dict[str, Any]) -> None:
+    """Raises PatchError unless the patched pod is the pod plus the container, and a grace period where none was."""
+    before, after = pod["spec"], apply(dict(pod), patch)["spec"]
+    if _names(after).count(container["name"]) != 1:
+        raise PatchError("the result has the container not once")
+    changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+    if before.get("terminationGracePeriodSeconds") is None:
+        changed.remove("terminationGracePeriodSeconds")
+    for key in changed:
+        if [entry for entry in after[key] if entry is not container] != (before.get(key) or []):
+            raise PatchError(f"the result differs in {key}")
+
+
+def _exceeds_pod(spec: Mapping[str, Any], container: Mapping[str, Any]) -> str:
+    """Why the API server would refuse the container beside the pod's own resources (Kubernetes 1.34); "" if not."""
+    own = _mapping(spec.get("resources"))
+    if not own:
+        return ""
+    native = [entry for entry in spec.get("initContainers") or () if entry.get("restartPolicy") == "Always"]
+    others = [_mapping(entry.get("resources")) for entry in [*spec["containers"], *native]]
+    ours = _mapping(container.get("resources"))
+    for kind in ("cpu", "memory"):
+        limit = _amount(own, "limits", kind)
+        request = _amount(own, "requests", kind)
+        if request is None:
+            request = limit
+        wanted = _amount(ours, "limits", kind)
+        if limit is not None and wanted is not None and wanted > limit:
+            return f"the container's {kind} limit is above the pod's"
+        requests = [_amount(each, "requests", kind) or _amount(each, "limits", kind) or 0 for each in [*others, ours]]
+        if request is not None and sum(requests) > request:
+            return f"the containers' {kind} requests would be above the pod's"
+    return ""
+
+
+def _amount(resources: Mapping[str, Any], side: str, kind: str) -> Decimal | None:
+    value = _mapping(resources.get(side)).get(kind)
+    return None if value is None else quantity(str(value))
+
+
+def _belongs_to_job(metadata: Mapping[str, Any]) -> bool:
+    return any(
+        owner.get("kind") == "Job" and str(owner.get("apiVersion", "")).startswith("batch/")
+        for owner in metadata.get("ownerReferences") or ()
+    )
+
+
+def _names(spec: Mapping[str, Any]) -> list[Any]:
+    """Names of all containers; native sidecars are init containers."""
+    return [_mapping(entry).get("name") for key in ("containers", "initContainers") for entry in spec.get(key) or ()]
+
+
+def _add(path: str, value: Any) -> Operation:
+    return {"op": "add", "path": path, "value": value}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """`value` if it is an object, else an empty one: absent, null and broken are the same here."""
+    return value if isinstance(value, Mapping) else {}
