@@ -332,7 +332,7 @@ def records(messages: Sequence[RawMessage]) -> list[Record]:
 
 
 class Dialogue:
-    """One connection written line by line, for examples: what is not said otherwise is in order and acknowledges all."""
+    """One connection written line by line: what is not said otherwise is in order and acknowledges all before it."""
 
     def __init__(
         self,

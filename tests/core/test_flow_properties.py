@@ -165,7 +165,7 @@ def test_connections_side_by_side(several: list[Conversation], seed: int) -> Non
     random = Random(seed)
     apart = [replace(c, client=(c.client[0], 40000 + number)) for number, c in enumerate(several)]
     queues = [conversation.packets(conversation.segments(cuts(random))) for conversation in apart]
-    packets = []
+    packets: list[p.Packet] = []
     while queues := [queue for queue in queues if queue]:
         packets.append(p.Packet(1_700_000_000_000_000 + len(packets) * 1000, random.choice(queues).pop(0).data))
     messages = Table().run(packets)
