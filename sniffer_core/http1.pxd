@@ -79,7 +79,13 @@ cdef struct Field:          # one header line, value trimmed, folds resolved, in
 cdef struct Fields:         # the trailers: one block of `size` bytes: this struct, Field[count], the text
     size_t size
     uint32_t count
-    # Field* fields_of(Fields*), uint8_t* text_of(Fields*): see http1.pyx; Text.at counts from text_of()
+    # Text.at counts from text_of()
+
+cdef inline Field* fields_of(const Fields* fields) noexcept nogil:
+    return <Field*>(<uint8_t*>fields + sizeof(Fields))
+
+cdef inline uint8_t* text_of(const Fields* fields) noexcept nogil:
+    return <uint8_t*>fields + sizeof(Fields) + fields.count * sizeof(Field)
 
 cdef struct Message:
     # One block of `size` bytes: this struct, Field[count], the text of the head.
@@ -119,12 +125,29 @@ cdef struct Message:
     Fields* trailers        # or NULL
 
     # flow's
+    int64_t latency         # response: µs since its request ended; -1 unknown
     void* exchange
     Message* next
+
+    bint sure               # the head stood where one had to: in step, or at parser.boundary. False: it was found at
+                            # the first byte of a segment after bytes were lost, and may be part of a body
+    int64_t head_end        # stream offset after the head; for one that http1_tunnel() ends, its `end`
 
 cdef struct Limits:
     uint32_t head           # bytes of a head, and of a chunked body's trailers; also header lines cannot exceed it
     uint32_t body           # bytes of body kept
+
+cdef enum:
+    LENGTH_NONE = -1
+    LENGTH_INVALID = -2
+
+cdef struct Opening:        # a place in parser.buffer where a start line may begin
+    bint alive
+    bint sure
+    uint32_t at
+    uint32_t space          # of its first SP
+    int64_t stamp
+    int64_t ack
 
 cdef struct Parser:
     uint8_t kind            # Kind
@@ -152,6 +175,24 @@ cdef struct Parser:
     bint candidate          # the head in the buffer is a resync candidate: a refusal of it leads back to SKIP
     uint8_t chunk_digits
     uint32_t line_size      # bytes of the present chunk-size line
+
+    int64_t position        # stream offset of the next byte
+    int64_t last_stamp      # packet time of the last byte consumed
+    uint8_t after           # DONE: the State that follows, START or SKIP
+    bint begun              # anything was fed
+    bint strange            # the first bytes of the direction were no start line, and no protocol that is known by name
+    bint doubt              # the body of an unpaired response is about to begin: it may be the next response
+    uint8_t chunk_phase     # within a line of chunked framing
+    # framing of the open message, as its head says
+    bint transfer           # a Transfer-Encoding ..
+    bint chunked            # .. that ends in chunked
+    int64_t length          # Content-Length; LENGTH_NONE, LENGTH_INVALID
+    # a head in the buffer
+    Opening openings[3]     # places where its start line may begin, by how much of one follows
+    uint32_t line_end       # size of its start line; 0 while that is not whole
+    uint32_t lines          # LFs before `scanned`
+    uint32_t seen           # Anomaly bits of its bytes
+    bint first_sure
 
 cdef void http1_init(Parser* parser, Kind kind, Pool* pool, uint64_t* counters, const Limits* limits) noexcept nogil
 cdef void http1_free(Parser* parser) noexcept nogil
