@@ -231,6 +231,10 @@ class LiveSource(Source):
         if not same:
             raise CaptureError(f"interface {self.name} was removed")
 
+    def is_loopback(self) -> bool:
+        """Whether it is the loopback interface."""
+        return bool(_interface_flags(self.name) & _IFF_LOOPBACK)
+
     def stats(self) -> tuple[int, int, int]:
         """The kernel's counters since the capture was opened."""
         return self._kernel.read(self._reader.stats())
@@ -681,6 +685,14 @@ class HandOff:
             self._wait, self._max_messages = False, 0
             self._lock.notify_all()
 
+    def drops(self) -> dict[str, int]:
+        """What is to be warned about when it grows."""
+        return {
+            "kernel_dropped": self._kernel[1],
+            "kernel_if_dropped": self._kernel[2],
+            "handoff_dropped": self._dropped,
+        }
+
     def counters(self) -> dict[str, int]:
         """The table's, the kernel's and the hand-off's own, at one moment."""
         with self._lock:
@@ -769,7 +781,7 @@ class Capture(threading.Thread):
             self._alive()
             while self._sockets:
                 ip, port, opened = self._sockets.popleft()
-                (table.exclude if opened else table.include)(ip, port)
+                (table.exclude if opened else table.readmit)(ip, port)
             now = time.monotonic_ns() // 1000
             if batch is not None:
                 packets, index = batch

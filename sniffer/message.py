@@ -85,8 +85,8 @@ class HttpMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     headers: Annotated[
         FieldValues,
         Meta(
-            description="Names in lower case, in order of first appearance; a repeated name is joined with ', ' (cookie "
-            "with '; '); set-cookie is always an array. Values named in REDACT_HEADERS are [REDACTED].",
+            description="Names in lower case, in order of first appearance; a repeated name is joined with ', ' "
+            "(cookie with '; '); set-cookie is always an array. Values named in REDACT_HEADERS are [REDACTED].",
         ),
     ]
     connection_id: Annotated[

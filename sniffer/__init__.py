@@ -1,0 +1,52 @@
+"""Passive HTTP capture: packets in, paired and redacted HTTP messages out.
+
+    from sniffer import create_sniffer
+
+    async with create_sniffer(ports=[8080], interface="lo") as sniffer:
+        async for message in sniffer:
+            print(message.direction, message.method, message.path)
+
+The names are loaded when they are first used: `python -m sniffer` runs this file before it can handle a signal.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sniffer.config import SnifferConfig
+    from sniffer.errors import CaptureError, SnifferError, ValidationError
+    from sniffer.message import HttpMessage
+    from sniffer.pipeline import Sniffer, create_sniffer
+
+__all__ = [
+    "CaptureError",
+    "HttpMessage",
+    "Sniffer",
+    "SnifferConfig",
+    "SnifferError",
+    "ValidationError",
+    "create_sniffer",
+]
+
+_HOMES = {
+    "CaptureError": "errors",
+    "HttpMessage": "message",
+    "Sniffer": "pipeline",
+    "SnifferConfig": "config",
+    "SnifferError": "errors",
+    "ValidationError": "errors",
+    "create_sniffer": "pipeline",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

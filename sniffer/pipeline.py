@@ -1,0 +1,681 @@
+"""The sniffer: capture thread -> hand-off -> pump -> lanes, and the stop that loses nothing.
+
+    capture thread --HandOff--> pump --offer--> Lane (one for each output, callback, iterator) --> Sink
+
+One task runs from the open capture to the last log line (`_run`): it pumps until the capture has ended, drains the
+lanes, closes them. `stop()` only gives the signal and sets the deadline, and waits for that task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import asdict
+from fnmatch import translate
+from functools import lru_cache, partial
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from uuid import uuid4
+
+from yarl import URL
+
+from sniffer.capture import Capture, Event, FileSource, HandOff, LiveSource, Source
+from sniffer.collector import INSTANCE_HEADER, UrlSink
+from sniffer.config import SnifferConfig
+from sniffer.errors import CaptureError
+from sniffer.lanes import ByConnection, Lane
+from sniffer.ledger import RENAMED_GAUGES, Ledger, Snapshot
+from sniffer.message import HttpMessage, RecordSettings, from_raw
+from sniffer.sinks import CallbackSink, IteratorSink, Retrying, StdoutSink, where
+
+if TYPE_CHECKING:
+    from sniffer_core.flow import FlowTable, RawMessage
+
+log = logging.getLogger("sniffer")
+
+NOTHING_SEEN_SECONDS: Final = 30.0
+BEAT_SECONDS: Final = 5.0
+"""A capture thread that has not shown itself for so long is stuck."""
+THREAD_END_SECONDS: Final = 1.0
+"""A capture thread that has not ended so long after the deadline is left behind."""
+CARRY: Final = ("user-agent", "host", INSTANCE_HEADER.lower())
+"""Request fields that the filters look at."""
+
+EVENTS: Final = {
+    "tls": (logging.INFO, "TLS on a captured port: its messages cannot be read; capture where the plain text is"),
+    "http2": (logging.INFO, "HTTP/2 on a captured port: its messages are not read"),
+    "other-protocol": (logging.INFO, "a captured port speaks something other than HTTP/1.x"),
+    "undecided": (logging.INFO, "a connection was given up: neither side spoke a start line"),
+    "tunnel": (logging.INFO, "a connection became a tunnel (101, or a 2xx to CONNECT): the rest of it is not read"),
+    "snapped": (logging.WARNING, "packets longer than the snapshot length were cut: bytes of messages are missing"),
+    "long-message": (logging.INFO, "a message has been open for 60 s; it is emitted when it ends"),
+}
+"""How each kind of event of the core is said, the first time; after that at debug level, once per connection."""
+
+DROPS: Final = {
+    "kernel_dropped": "the kernel drops packets: its buffer is full",
+    "kernel_if_dropped": "the interface drops packets",
+    "handoff_dropped": "messages are dropped: the hand-off is full",
+}
+
+EVICTIONS: Final = (
+    "flows_evicted_silent",
+    "flows_evicted_capacity",
+    "flows_evicted_memory",
+    "holds_evicted",
+    "bodies_evicted",
+)
+
+State = Literal["new", "starting", "running", "ending", "held", "stopped"]
+
+
+def create_sniffer(config: SnifferConfig | None = None, **options: Any) -> Sniffer:
+    """A Sniffer from a SnifferConfig, or from the keywords of one. ValidationError with every problem."""
+    if config is None:
+        config = SnifferConfig(**options)
+    elif options:
+        raise TypeError("create_sniffer takes a SnifferConfig or keywords, not both")
+    return Sniffer(config)
+
+
+class Sniffer:
+    """One capture, from start to stop; it cannot be started again. Belongs to one event loop.
+
+    `async with` starts and stops it; `async for` gives its messages. Each iterator is a lane of its own and gets the
+    messages from its making on: one made before `start()`, or right after it, gets them all.
+    """
+
+    def __init__(self, config: SnifferConfig) -> None:
+        self.config = config
+        self.ledger = Ledger()
+        self.observe: Callable[[Sequence[HttpMessage]], None] | None = None
+        """Called on the loop with messages as they are offered to the lanes, e.g. for a histogram. Must not raise."""
+        self._state: State = "new"
+        self._live = config.read is None
+        self._source: Source = (
+            LiveSource(config.interface, ports=config.ports, buffer_size=config.capture_buffer_size)
+            if config.read is None
+            else FileSource(config.read)
+        )
+        self._handoff = HandOff(max_bytes=config.memory_budget // 4, wait=not self._live, wake=self._wake)
+        self._capture = Capture(
+            self._source, self._make_table, self._handoff, opened=self._opened, gauge_names=RENAMED_GAUGES
+        )
+        self._settings = RecordSettings.make(
+            max_body=config.max_body_size,
+            decode_bodies=config.decode_bodies,
+            redact_headers=config.redact_headers,
+            redact_query=config.redact_query,
+            pod=config.pod_name,
+            namespace=config.namespace,
+            node=config.node_name,
+        )
+        self._leaves_out = _filters(config, live=self._live)
+        self._lanes: list[Lane] = []
+        self._iterators: list[IteratorSink] = []
+        self._news = asyncio.Event()
+        self._finished = asyncio.Event()
+        self._stop_called = asyncio.Event()
+        self._aborted = asyncio.Event()
+        self._deadline: float | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._pump_task: asyncio.Task[None] | None = None
+        self._draining = False
+        self._error: CaptureError | None = None
+        self._failure: BaseException | None = None
+        self._final: Snapshot | None = None
+        self._lost_before: int | None = None if self._live else 0
+        self._watch = _Watch(self.ledger, live=self._live)
+        self.ledger.source(self._handoff.counters)
+
+    # What users call
+
+    async def start(self) -> None:
+        """Opens the outputs and the capture. CaptureError where it cannot; RuntimeError when it was started before.
+
+        With `on_capture_error="hold"` a capture that cannot be opened is logged, and waits for `stop()`.
+        """
+        if self._state != "new":
+            raise RuntimeError(f"a sniffer is started once; this one is {self._state}")
+        self._state = "starting"
+        self._loop = asyncio.get_running_loop()
+        self._open_result: asyncio.Future[None] = self._loop.create_future()
+        try:
+            for lane in self._make_lanes():
+                self._add(lane)
+                await lane.open()
+            self._capture.start()
+            await self._open_result
+        except BaseException as error:
+            self._capture.stop.set()
+            if isinstance(error, CaptureError) and (self._stop_called.is_set() or self._holds()):
+                self._error = None if self._stop_called.is_set() else error
+                self._begin(self._run_without_capture())
+                return
+            await self._end(error)
+            raise
+        self._say_start()
+        self._state = "running"
+        self._begin(self._run())
+
+    async def stop(self) -> Snapshot:
+        """Ends the capture, delivers what was captured, and returns the final ledger; at the latest after
+        `drain_timeout_ms`. Safe at any time, and more than once.
+        """
+        if self._state == "new":
+            await self._end(None)
+        if not self._stop_called.is_set() and not self._finished.is_set():
+            self._stop_called.set()
+            self._set_deadline(time.monotonic() + self.config.drain_timeout_ms / 1000)
+            if self._lost_before is None:
+                self._lost_before = self._lost()
+            log.info("stopping", extra={"fields": {"drainTimeoutMs": self.config.drain_timeout_ms}})
+            if self._live and self._state == "running" and self.config.stop_delay_ms:
+                await self._pause(min(self.config.stop_delay_ms, self.config.drain_timeout_ms) / 1000)
+            self._capture.stop.set()
+        await self._finished.wait()
+        return self._final if self._final is not None else self.ledger.snapshot()
+
+    async def wait(self) -> None:
+        """Returns when the capture has ended (a file: all of it is read) and everything is delivered.
+
+        Raises the CaptureError of a capture that failed; with `on_capture_error="hold"` not before `stop()`.
+        """
+        await self._finished.wait()
+        error = self._failure or self._error
+        if error is not None:
+            raise error
+
+    def abort(self) -> None:
+        """Ends a drain at once: what is not delivered now is dropped, and counted."""
+        self._aborted.set()
+        if not self._finished.is_set():
+            self._set_deadline(time.monotonic())
+
+    def is_running(self) -> bool:
+        """Whether it captures: from `start()` until the stop, the end of the file or a failure."""
+        return self._state == "running"
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    def __aiter__(self) -> AsyncIterator[HttpMessage]:
+        if self._finished.is_set():
+            return _nothing(self._failure or self._error)
+        sink = IteratorSink()
+        self._iterators.append(sink)
+        # What iterators hold comes on top of the quarter that is for the configured outputs.
+        self._add(Lane(sink, max_bytes=self.config.memory_budget // 16))
+        return sink.messages()
+
+    # For the daemon
+
+    @property
+    def ready(self) -> bool:
+        """The capture is open, and not about to end."""
+        return self._state == "running" and not self._stop_called.is_set()
+
+    @property
+    def healthy(self) -> bool:
+        """The capture thread is alive, or has ended. (Who asks on the loop knows that the loop is alive.)"""
+        return not self._capture.is_alive() or time.monotonic() - self._capture.beat < BEAT_SECONDS
+
+    @property
+    def held(self) -> bool:
+        """The capture has failed and `on_capture_error="hold"`: it waits for `stop()`."""
+        return self._state == "held"
+
+    @property
+    def undelivered(self) -> int:
+        """Messages dropped by a lane or the hand-off since the stop (reading a file: since the start).
+
+        Not those of an output that its reader has closed.
+        """
+        return 0 if self._lost_before is None else self._lost() - self._lost_before
+
+    # Start
+
+    def _make_table(self, linktype: int) -> FlowTable:
+        from sniffer_core.flow import FlowTable
+
+        config = self.config
+        return FlowTable(
+            linktype=linktype,
+            ports=config.ports,
+            max_body=config.max_body_size,
+            max_flows=config.max_concurrent_connections,
+            idle_timeout_us=config.connection_idle_timeout_ms * 1000,
+            memory_limit=config.memory_budget // 2,
+            sample_rate=config.sample_rate,
+            carry=CARRY if self._leaves_out is not None else (),
+        )
+
+    def _make_lanes(self) -> list[Lane]:
+        config = self.config
+        count = config.output_stdout + (config.output_url is not None) + (config.on_http_message is not None)
+        share = config.memory_budget // 4 // max(1, count)
+        lanes = []
+        if config.output_stdout:
+            lanes.append(Lane(StdoutSink(), max_bytes=share))
+        if config.on_http_message is not None:
+            lanes.append(Lane(CallbackSink(config.on_http_message), max_bytes=share))
+        if config.output_url is not None:
+            token = config.output_url_auth_token
+            sink = UrlSink(
+                config.output_url,
+                instance=uuid4().hex,
+                token=token.reveal() if token is not None else None,
+                timeout=config.output_timeout_ms / 1000,
+                concurrency=config.output_concurrency,
+                batches=config.output_batch_size > 1,
+                gzip=config.output_gzip,
+                ca_file=config.output_ca_file,
+                user_agent=f"tcp-sniffer/{_version()}",
+                on_socket=self._capture.own_socket if self._live else None,
+            )
+            queue = ByConnection(
+                workers=config.output_concurrency,
+                size=config.output_batch_size,
+                wait=config.output_batch_wait_ms / 1000,
+            )
+            lanes.append(Lane(Retrying(sink), max_bytes=share, queue=queue))
+        return lanes
+
+    def _add(self, lane: Lane) -> None:
+        self._lanes.append(lane)
+        self.ledger.lane(lane.name, partial(asdict, lane.counters))
+
+    def _opened(self, error: Exception | None) -> None:
+        """From the capture thread: the capture is open, or cannot be."""
+        self._loop.call_soon_threadsafe(self._resolve_open, error)
+
+    def _resolve_open(self, error: Exception | None) -> None:
+        if self._open_result.done():
+            return
+        if error is None:
+            self._open_result.set_result(None)
+        else:
+            self._open_result.set_exception(error)
+
+    def _wake(self) -> None:
+        """From any thread: there is something in the hand-off."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._news.set)
+
+    def _begin(self, run: Any) -> None:
+        self._spawn(self._guard(run))
+
+    def _spawn(self, run: Any) -> None:
+        task = asyncio.create_task(run)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # The one task
+
+    async def _guard(self, run: Any) -> None:
+        reports = asyncio.create_task(self._report())
+        try:
+            await run
+        except BaseException as error:
+            self._failure = error
+            self._capture.stop.set()
+            self._handoff.drop_rest()
+            log.error("the sniffer failed", exc_info=error)
+        finally:
+            reports.cancel()
+            await self._end(self._failure or self._error)
+
+    async def _run(self) -> None:
+        self._pump_task = asyncio.create_task(self._pump())
+        await asyncio.wait((self._pump_task,))
+        if not self._pump_task.cancelled():
+            self._pump_task.result()
+        self._state = "ending"
+        self._handoff.drop_rest()  # nothing, unless the deadline came first
+        await self._thread_end()
+        self._error = self._handoff.error
+        if self._error is not None:
+            log.error("capture failed", extra={"fields": {"error": str(self._error)}})
+        if self._lost_before is None:
+            self._lost_before = self._lost()
+        await self._drain()
+        if self._error is not None and self._holds():
+            await self._hold()
+
+    async def _run_without_capture(self) -> None:
+        if self._error is not None:
+            log.error("capture cannot be opened", extra={"fields": {"error": str(self._error)}})
+            await self._hold()
+        await self._drain()
+
+    def _holds(self) -> bool:
+        return self.config.on_capture_error == "hold" and self._live
+
+    async def _hold(self) -> None:
+        self._state = "held"
+        await self._stop_called.wait()
+
+    async def _pump(self) -> None:
+        handoff = self._handoff
+        while True:
+            ended = handoff.ended
+            while (raws := handoff.take()) is not None:
+                await self._pass_on(raws)
+            for event in handoff.take_events():
+                self._watch.event(event)
+            self._watch.drops(handoff.drops())
+            if ended:
+                return
+            await self._news.wait()
+            self._news.clear()
+
+    async def _pass_on(self, raws: list[RawMessage]) -> None:
+        """Makes records of messages and offers them to every lane."""
+        add = self.ledger.add
+        add("pump_waiting", len(raws))
+        messages = self._records(raws)
+        add("pump_waiting", len(messages) - len(raws))
+        try:
+            if not self._live:
+                for lane in self._lanes:
+                    await lane.room()
+        finally:  # at the deadline too: then the lanes count what they drop
+            if messages:
+                self._watch.lanes(bool(self._lanes))
+                for lane in self._lanes:
+                    lane.offer(messages)
+                if self.observe is not None:
+                    self.observe(messages)
+            add("messages_offered", len(messages))
+            add("pump_waiting", -len(messages))
+        await asyncio.sleep(0)
+
+    def _records(self, raws: list[RawMessage]) -> list[HttpMessage]:
+        settings, leaves_out = self._settings, self._leaves_out
+        if leaves_out is not None:
+            kept = []
+            for raw in raws:
+                reason = leaves_out(raw)
+                if reason is None:
+                    kept.append(raw)
+                else:
+                    self.ledger.add(reason)
+            raws = kept
+        try:
+            return [from_raw(raw, settings) for raw in raws]
+        except Exception:  # a defect of ours must not cost more than the message that shows it
+            return [message for raw in raws if (message := self._record(raw)) is not None]
+
+    def _record(self, raw: RawMessage) -> HttpMessage | None:
+        try:
+            return from_raw(raw, self._settings)
+        except Exception as error:
+            self.ledger.add("messages_failed")
+            self._watch.failed_message(error)
+            return None
+
+    # End
+
+    def _set_deadline(self, deadline: float) -> None:
+        """Everything that is under way ends by then."""
+        self._deadline = deadline if self._deadline is None else min(deadline, self._deadline)
+        if self._state in ("new", "stopped"):
+            return
+        self._loop.call_later(max(0.0, self._deadline - time.monotonic()), self._expire)
+        for lane in self._lanes:
+            if self._draining:
+                self._spawn(lane.drain(self._deadline))
+            else:
+                lane.sink.drain(self._deadline)
+
+    def _expire(self) -> None:
+        self._capture.stop.set()
+        if self._pump_task is not None:
+            self._pump_task.cancel()
+
+    async def _thread_end(self) -> None:
+        """Waits for the capture thread, which has nothing to wait for any more."""
+        try:
+            async with asyncio.timeout(THREAD_END_SECONDS):
+                while not self._handoff.ended:
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            log.error("capture thread does not end and is left behind")
+
+    async def _drain(self) -> None:
+        self._draining = True
+        await asyncio.gather(*(lane.drain(self._deadline) for lane in self._lanes))
+
+    async def _end(self, error: BaseException | None) -> None:
+        """Closes every lane and says how it went. Iterators end with `error`, once all is taken."""
+        for sink in self._iterators:
+            sink.error = error
+        for failure in await asyncio.gather(*(lane.close() for lane in self._lanes), return_exceptions=True):
+            if failure is not None:
+                log.error("an output does not close", exc_info=failure)
+        if self._state not in ("new", "starting"):
+            self._say_end()
+        self._state = "stopped"
+        self._finished.set()
+
+    async def _pause(self, seconds: float) -> None:
+        waits = [asyncio.create_task(event.wait()) for event in (self._aborted, self._finished)]
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    def _lost(self) -> int:
+        snapshot = self.ledger.snapshot()
+        lost: int = snapshot["handoff_dropped"] + snapshot["handoff_discarded"]
+        for counters in snapshot["lanes"].values():
+            lost += sum(
+                count for name, count in counters.items() if name.startswith("dropped_") and name != "dropped_closed"
+            )
+        return lost
+
+    # Log
+
+    def _say_start(self) -> None:
+        config = self.config
+        fields: dict[str, Any] = {
+            "version": _version(),
+            "ports": list(config.ports),
+            "outputs": [lane.name for lane in self._lanes],
+            "sampleRate": config.sample_rate,
+            "memoryBudget": config.memory_budget,
+        }
+        if isinstance(self._source, LiveSource):
+            fields["interface"] = self._source.name
+            fields["loopback"] = self._source.is_loopback()
+        else:
+            fields["file"] = self._source.name
+        if self._settings.placement is not None:
+            fields["placement"] = {
+                name: value
+                for name in ("pod", "namespace", "node")
+                if (value := getattr(self._settings.placement, name)) is not None
+            }
+        log.info("started", extra={"fields": fields})
+
+    async def _report(self) -> None:
+        """Statistics at every interval, and once that nothing was seen."""
+        if self._live and self._state == "running":
+            self._loop.call_later(NOTHING_SEEN_SECONDS, self._say_nothing_seen)
+        interval = self.config.stats_interval_ms / 1000
+        while interval:
+            await asyncio.sleep(interval)
+            if self.held:
+                log.error("capture has failed; waiting to be stopped", extra={"fields": {"error": str(self._error)}})
+            else:
+                self._watch.statistics()
+
+    def _say_nothing_seen(self) -> None:
+        if self._state == "running":
+            self._watch.nothing_seen(self._source.name, self.config.ports)
+
+    def _say_end(self) -> None:
+        self._final = snapshot = self.ledger.snapshot()
+        self._watch.statistics()
+        for sentence in self.ledger.check(snapshot):
+            log.error("the ledger does not balance", extra={"fields": {"law": sentence}})
+        ledger = {name: value for name, value in snapshot.items() if value and name != "lanes"}
+        fields = {"undelivered": self.undelivered, "lanes": snapshot["lanes"], "ledger": ledger}
+        log.info("stopped", extra={"fields": fields})
+
+
+class _Watch:
+    """What the log says about traffic and losses: once per kind, or once per interval, with counts."""
+
+    def __init__(self, ledger: Ledger, *, live: bool) -> None:
+        self._ledger = ledger
+        self._live = live
+        self._kinds: set[str] = set()
+        self._last: Mapping[str, Any] = ledger.snapshot()
+        self._dropping: set[str] = set()
+        self._failed_said = self._no_lane_said = False
+
+    def event(self, event: Event) -> None:
+        """An event of the core: said once per kind, and for each connection at debug level."""
+        kind, receiver, destination = event
+        level, text = EVENTS.get(kind, (logging.INFO, kind))
+        fields = {
+            "kind": kind,
+            "receiver": f"{receiver[0]} port {receiver[1]}",
+            "destination": f"{destination[0]} port {destination[1]}",
+        }
+        if kind not in self._kinds:
+            self._kinds.add(kind)
+            log.log(level, text, extra={"fields": fields})
+        else:
+            log.debug(text, extra={"fields": fields})
+
+    def drops(self, now: Mapping[str, int]) -> None:
+        """Warns when drops begin: at the first one, and at the first of each interval after that."""
+        for name, count in now.items():
+            if count > self._last[name] and name not in self._dropping:
+                self._dropping.add(name)
+                log.warning(DROPS[name], extra={"fields": {"count": count}})
+
+    def statistics(self) -> None:
+        """The line of each interval, and what was evicted in it."""
+        now = self._ledger.snapshot()
+        fields: dict[str, Any] = {}
+        if self._live:
+            fields = {
+                "packetsReceived": now["kernel_received"],
+                "packetsDropped": now["kernel_dropped"],
+                "packetsIfDropped": now["kernel_if_dropped"],
+            }
+        fields |= {
+            "packetsSeen": now["packets_seen"],
+            "messages": now["messages_request"] + now["messages_response"],
+            "connections": now["flows"],
+            "tls": now["flows_tls"],
+            "http2": now["flows_http2"],
+            "memoryBytes": now["memory_bytes"],
+            "handoffDropped": now["handoff_dropped"],
+        }
+        log.info("Capture stats", extra={"fields": fields})
+        evicted = {name: count for name in EVICTIONS if (count := now[name] - self._last[name])}
+        if evicted:
+            log.warning("evicted since the last statistics", extra={"fields": evicted})
+        self._last = now
+        self._dropping.clear()
+
+    def nothing_seen(self, interface: str, ports: Sequence[int]) -> None:
+        """Says that there is no message yet, and what to check."""
+        now = self._ledger.snapshot()
+        if now["messages_request"] + now["messages_response"]:
+            return
+        log.warning(
+            "nothing seen for 30 s: check the interface, the ports, and whether the traffic is plain HTTP/1.x"
+            " (behind a service mesh the plain text is on lo)",
+            extra={
+                "fields": {
+                    "interface": interface,
+                    "ports": list(ports),
+                    "packetsSeen": now["packets_seen"],
+                    "tls": now["flows_tls"],
+                    "http2": now["flows_http2"],
+                }
+            },
+        )
+
+    def lanes(self, any_lane: bool) -> None:
+        """Warns once when messages go nowhere."""
+        if not any_lane and not self._no_lane_said:
+            self._no_lane_said = True
+            log.warning("no output, callback or iterator: messages are discarded")
+
+    def failed_message(self, error: Exception) -> None:
+        """A message could not be made into a record: said once, with the place and nothing of the message."""
+        if not self._failed_said:
+            self._failed_said = True
+            fields = {"error": where(error)}
+            log.error(
+                "a message could not be made into a record; further ones are only counted", extra={"fields": fields}
+            )
+
+
+async def _nothing(error: BaseException | None) -> AsyncIterator[HttpMessage]:
+    """The iterator of a sniffer that has ended."""
+    if error is not None:
+        raise error
+    return
+    yield  # what makes this a generator
+
+
+def _version() -> str:
+    try:
+        return metadata.version("tcp-sniffer")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+Filter = Callable[["RawMessage"], str | None]
+
+
+def _filters(config: SnifferConfig, *, live: bool) -> Filter | None:
+    """What says of a message under which counter it is left out, None if it is not; None where nothing can be."""
+    paths, agents = _globs(config.exclude_paths), _globs(config.exclude_user_agents)
+    url = URL(config.output_url) if config.output_url is not None and live else None
+    if paths is None and agents is None and url is None:
+        return None
+    hosts = {url.host_subcomponent, f"{url.host_subcomponent}:{url.port}"} if url is not None else set()
+    path_of_url = url.raw_path if url is not None else ""
+
+    def leaves_out(raw: RawMessage) -> str | None:
+        if raw.carried is None or raw.path is None:
+            return None
+        agent, host, instance = raw.carried
+        posted = instance is not None and raw.method == "POST" and host is not None
+        if posted and host.lower() in hosts and raw.path.partition("?")[0] == path_of_url:
+            return "messages_foreign"
+        if paths is not None and paths(raw.path):
+            return "messages_excluded_path"
+        if agents is not None and agent is not None and agents(agent):
+            return "messages_excluded_user_agent"
+        return None
+
+    return leaves_out
+
+
+def _globs(globs: Sequence[str]) -> Callable[[str], bool] | None:
+    """Whether a text matches one of the globs, with its query or without."""
+    if not globs:
+        return None
+    pattern = re.compile("|".join(map(translate, globs)))
+
+    @lru_cache(maxsize=1024)
+    def matches(text: str) -> bool:
+        return pattern.match(text) is not None or pattern.match(text.partition("?")[0]) is not None
+
+    return matches
