@@ -121,7 +121,7 @@ class FlowTable:
         """Ends every flow, in order of creation; open messages are `incomplete: "stopped"`. The table is empty then."""
     def exclude(self, address: str, port: int) -> None:
         """Leaves out flows one end of which is this local socket (our own deliveries); one call before it connects."""
-    def include(self, address: str, port: int) -> None:
+    def readmit(self, address: str, port: int) -> None:
         """Undoes `exclude` for flows that begin later."""
     def counters(self) -> dict[str, int]:
         """Cumulative since the table was made; names in COUNTERS, explained in docs/COUNTERS.md."""

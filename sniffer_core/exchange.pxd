@@ -1,0 +1,112 @@
+# Which request a response answers. One queue for each flow, in the order of the request stream.
+#
+# Responses come in the order of their requests (RFC 9112 section 9.3), so while nothing was lost the oldest open entry
+# is answered: first in, first out. Bytes lost from the request stream leave a *lost* entry, bytes of unknown extent lost
+# from the response stream set `responses_lost`; from there on the ACKs decide (RULINGS: Pairing), and where they leave a
+# doubt the response stays unpaired. A request that begins when all is quiet settles every doubt before it.
+#
+# A request found after a gap at a segment's start might be a piece of a body that holds a start line: it is *tentative*
+# until as many responses came as it takes for it to be one, and is dropped when the doubt is settled without them.
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from cpython.ref cimport PyObject
+
+from sniffer_core.http1 cimport Message, Text
+from sniffer_core.memory cimport Pool
+
+cdef enum:
+    CARRY_MAX = 4
+    INFORMATIONAL_MAX = 16
+    OPEN_MAX = 1024         # entries of one queue; the oldest is given up beyond
+    OPEN_MAX_ONE_SIDED = 16 # where no packet of the response direction was ever seen
+
+cdef enum Doubt:
+    SURE = 0
+    TENTATIVE = 1           # its message, once ended, waits in `waiting`
+    REFUTED = 2             # it was no message: to be freed when it ends
+
+cdef struct Conn:           # who a connection is: shared by its flow and by messages that outlive it
+    Pool* pool
+    Conn** dead             # where the table gathers those whose Python objects wait for the GIL
+    Conn* next_dead
+    int64_t first_stamp     # packet time of the first packet seen, µs
+    uint32_t references
+    uint8_t address_size    # 4 or 16
+    uint8_t low[16]         # the ends, sorted as packed address + port
+    uint8_t high[16]
+    uint16_t low_port
+    uint16_t high_port
+    bint server_is_high
+    PyObject* id            # made with the first message, by message.pyx; or NULL
+    PyObject* server
+    PyObject* client
+
+cdef struct Exchange:
+    Exchange* next          # in the queue
+    Conn* conn
+    size_t size             # of this block, text included
+    uint32_t references     # the queue, the request's message, the response's message
+    uint32_t number
+    int64_t start           # the request in its stream
+    int64_t end             # -1: not ended
+    int64_t ack             # Run.ack of its first byte
+    int64_t stamp_end       # of its last byte
+    bint end_read           # the last byte was read, so that stamp_end is its stamp
+    bint lost               # no request was seen: bytes of the request stream were lost here
+    bint known              # a request was seen: method, target and carried are valid
+    bint counted            # a response (whichever) has come for it
+    bint connect
+    bint head
+    bint upgrade
+    uint8_t doubt           # Doubt
+    Message* waiting
+    Text method
+    Text target
+    Text carried[CARRY_MAX]
+    uint8_t carried_present # bit mask
+    uint8_t informational_count
+    uint16_t informational[INFORMATIONAL_MAX]
+    bint traced
+    uint8_t trace[48]       # 32 + 16 hex digits
+    uint8_t* text
+
+cdef struct Carry:          # request fields whose values a response carries too
+    uint32_t count
+    uint32_t size[CARRY_MAX]
+    const uint8_t* name[CARRY_MAX]
+
+cdef struct Exchanges:
+    Pool* pool
+    uint64_t* counters
+    Exchange* head
+    Exchange* tail
+    uint32_t count
+    uint32_t next_number
+    bint responses_lost     # bytes of unknown extent were lost from the response stream
+    bint lost_between       # ... and they began between two responses: one at least is lost whole
+    bint sliding            # a request was seen to follow an unanswered one on new data: no bursts to rely on
+    uint8_t informational_count
+    uint16_t informational[INFORMATIONAL_MAX]   # since the last final response
+
+cdef void exchanges_init(Exchanges* queue, Pool* pool, uint64_t* counters) noexcept nogil
+cdef void exchanges_free(Exchanges* queue) noexcept nogil
+cdef void exchanges_settle(Exchanges* queue) noexcept nogil
+    # Nothing is in flight: what is open was never seen answered, what is tentative was no message.
+cdef Exchange* exchanges_request(Exchanges* queue, Conn* conn, Message* message, const Carry* carry,
+                                 uint32_t most) noexcept nogil
+    # A request's head: a new entry at the tail, which `message` refers to. NULL without memory.
+cdef void exchanges_lost_request(Exchanges* queue, Conn* conn, int64_t start, bint whole) noexcept nogil
+    # Bytes of unknown extent were lost from the request stream at `start`; `whole`: one request at least with them.
+cdef void exchanges_informational(Exchanges* queue, uint16_t status) noexcept nogil
+cdef bint exchanges_plausible(const Exchanges* queue, int64_t ack, int64_t start) noexcept nogil
+    # Whether a response found after a gap can be one: whether a request waits for it.
+cdef Exchange* exchanges_count(Exchanges* queue) noexcept nogil
+    # One more final response: counts for the oldest entry not counted for; returns it if that ends its doubt.
+cdef Exchange* exchanges_answer(Exchanges* queue, Conn* conn, Message* message) noexcept nogil
+    # A final response's head: the entry it answers (taken out) or a new one without a request, which `message` refers
+    # to. NULL without memory.
+cdef void exchange_release(Exchange* exchange, Pool* pool, uint32_t references) noexcept nogil
+    # Gives up that many references; the last gives the block back.
+cdef void conn_release(Conn* conn) noexcept nogil
+    # The last release gives the block back, or puts it on `dead` when it has Python objects.

@@ -1,0 +1,307 @@
+"""Which request a response answers; see exchange.pxd for the idea."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
+
+from sniffer_core.counters cimport Counter
+from sniffer_core.http1 cimport Field, Message, Text, message_free
+from sniffer_core.memory cimport Pool, pool_give, pool_take
+
+
+cdef void conn_release(Conn* conn) noexcept nogil:
+    conn.references -= 1
+    if conn.references:
+        return
+    if conn.id != NULL:
+        conn.next_dead = conn.dead[0]
+        conn.dead[0] = conn
+    else:
+        pool_give(conn.pool, conn, sizeof(Conn))
+
+
+cdef void exchange_release(Exchange* exchange, Pool* pool, uint32_t references) noexcept nogil:
+    exchange.references -= references
+    if exchange.references == 0:
+        conn_release(exchange.conn)
+        pool_give(pool, exchange, exchange.size)
+
+
+cdef void exchanges_init(Exchanges* queue, Pool* pool, uint64_t* counters) noexcept nogil:
+    memset(queue, 0, sizeof(Exchanges))
+    queue.pool = pool
+    queue.counters = counters
+
+
+cdef void pop(Exchanges* queue) noexcept nogil:
+    """Takes the head out; a message that still waits there was none."""
+    cdef Exchange* entry = queue.head
+    cdef uint32_t references = 1
+    queue.head = entry.next
+    if queue.head == NULL:
+        queue.tail = NULL
+    queue.count -= 1
+    entry.next = NULL
+    if entry.doubt == TENTATIVE:
+        queue.counters[<int>Counter.MESSAGES_TENTATIVE_DROPPED] += 1
+        entry.doubt = REFUTED
+        if entry.waiting != NULL:
+            message_free(entry.waiting, queue.pool)
+            entry.waiting = NULL
+            references = 2      # the message's too
+    exchange_release(entry, queue.pool, references)
+
+
+cdef void give_up(Exchanges* queue) noexcept nogil:
+    """Takes the head out, unanswered."""
+    if queue.head.known and queue.head.doubt == SURE:
+        queue.counters[<int>Counter.REQUESTS_UNANSWERED] += 1
+    pop(queue)
+
+
+cdef void forget_informational(Exchanges* queue) noexcept nogil:
+    queue.counters[<int>Counter.INFORMATIONAL_ORPHANED] += queue.informational_count
+    queue.informational_count = 0
+
+
+cdef void exchanges_free(Exchanges* queue) noexcept nogil:
+    exchanges_settle(queue)
+    forget_informational(queue)
+
+
+cdef void exchanges_settle(Exchanges* queue) noexcept nogil:
+    while queue.head != NULL:
+        give_up(queue)
+    queue.responses_lost = False
+    queue.lost_between = False
+
+
+cdef void push(Exchanges* queue, Exchange* entry, uint32_t most) noexcept nogil:
+    while queue.count >= most:
+        give_up(queue)
+        queue.responses_lost = True     # first in, first out would be wrong from here on
+    entry.references += 1
+    if queue.tail == NULL:
+        queue.head = entry
+    else:
+        queue.tail.next = entry
+    queue.tail = entry
+    queue.count += 1
+
+
+cdef Exchange* new_exchange(Exchanges* queue, Conn* conn, size_t text) noexcept nogil:
+    cdef size_t size = sizeof(Exchange) + text
+    cdef Exchange* entry = <Exchange*>pool_take(queue.pool, size)
+    if entry == NULL:
+        return NULL
+    memset(entry, 0, sizeof(Exchange))
+    entry.size = size
+    entry.text = <uint8_t*>entry + sizeof(Exchange)
+    entry.conn = conn
+    conn.references += 1
+    entry.number = queue.next_number
+    queue.next_number += 1
+    entry.end = -1
+    entry.ack = -1
+    return entry
+
+
+cdef inline bint same_name(const uint8_t* name, const uint8_t* lower, uint32_t size) noexcept nogil:
+    cdef uint32_t i
+    cdef uint8_t c
+    for i in range(size):
+        c = name[i]
+        if c != lower[i] and not (65 <= c <= 90 and c + 32 == lower[i]):
+            return False
+    return True
+
+
+cdef inline bint hex_lower(const uint8_t* text, uint32_t size) noexcept nogil:
+    """Whether `text` is lower-case hex and not all zeros."""
+    cdef uint32_t i
+    cdef bint zeros = True
+    for i in range(size):
+        if not (48 <= text[i] <= 57 or 97 <= text[i] <= 102):
+            return False
+        if text[i] != 48:
+            zeros = False
+    return not zeros
+
+
+cdef void read_traceparent(Exchange* entry, const uint8_t* value, uint32_t size) noexcept nogil:
+    """W3C Trace Context, section 3.2: version-traceid-parentid-flags; more may follow in versions after 00."""
+    if size < 55 or value[2] != 45 or value[35] != 45 or value[52] != 45:
+        return
+    if memcmp(value, b"00", 2) == 0:
+        if size != 55:
+            return
+    elif not hex_lower(value, 2) or memcmp(value, b"ff", 2) == 0 or (size > 55 and value[55] != 45):
+        return
+    if not hex_lower(value + 3, 32) or not hex_lower(value + 36, 16):
+        return
+    if not (memcmp(value + 53, b"00", 2) == 0 or hex_lower(value + 53, 2)):
+        return
+    memcpy(entry.trace, value + 3, 32)
+    memcpy(entry.trace + 32, value + 36, 16)
+    entry.traced = True
+
+
+cdef Exchange* exchanges_request(Exchanges* queue, Conn* conn, Message* message, const Carry* carry,
+                                 uint32_t most) noexcept nogil:
+    cdef Field* carried[CARRY_MAX]
+    cdef Field* field
+    cdef Field* trace = NULL
+    cdef Exchange* entry
+    cdef size_t text = message.method.size + message.target.size
+    cdef uint32_t at = 0
+    cdef uint32_t i, k
+    cdef uint32_t traces = 0
+    for k in range(carry.count):
+        carried[k] = NULL
+    for i in range(message.count):
+        field = message.fields + i
+        for k in range(carry.count):
+            if field.name.size == carry.size[k] and carried[k] == NULL and \
+                    same_name(message.text + field.name.at, carry.name[k], carry.size[k]):
+                carried[k] = field
+                text += field.value.size
+        if field.name.size == 11 and same_name(message.text + field.name.at, b"traceparent", 11):
+            trace = field
+            traces += 1
+    entry = new_exchange(queue, conn, text)
+    if entry == NULL:
+        return NULL
+    entry.known = True
+    entry.start = message.start
+    entry.ack = message.ack
+    entry.upgrade = message.upgrade
+    entry.method = put(entry, &at, message.text, message.method)
+    entry.target = put(entry, &at, message.text, message.target)
+    entry.connect = message.method.size == 7 and memcmp(entry.text, b"CONNECT", 7) == 0
+    entry.head = message.method.size == 4 and memcmp(entry.text, b"HEAD", 4) == 0
+    for k in range(carry.count):
+        if carried[k] != NULL:
+            entry.carried[k] = put(entry, &at, message.text, carried[k].value)
+            entry.carried_present |= <uint8_t>(1 << k)
+    if traces == 1:     # section 4.3: several make none valid
+        read_traceparent(entry, message.text + trace.value.at, trace.value.size)
+    if most == OPEN_MAX and queue.tail != NULL and not queue.responses_lost and not queue.tail.lost and \
+            message.ack > queue.tail.ack >= 0:
+        queue.sliding = True
+    push(queue, entry, most)
+    entry.references += 1
+    message.exchange = entry
+    return entry
+
+
+cdef Text put(Exchange* entry, uint32_t* at, const uint8_t* source, Text text) noexcept nogil:
+    """Copies a slice of `source` to the entry's text at `at`, which moves on."""
+    cdef Text copy
+    copy.at = at[0]
+    copy.size = text.size
+    memcpy(entry.text + copy.at, source + text.at, text.size)
+    at[0] += text.size
+    return copy
+
+
+cdef void exchanges_lost_request(Exchanges* queue, Conn* conn, int64_t start, bint whole) noexcept nogil:
+    cdef Exchange* entry
+    if queue.tail != NULL and queue.tail.lost:
+        return      # the losses touch: one entry says all that is known
+    entry = new_exchange(queue, conn, 0)
+    if entry == NULL:
+        return
+    queue.next_number -= 1      # how many were lost is unknown, so none gets a number
+    entry.lost = True
+    entry.counted = not whole
+    entry.start = start
+    push(queue, entry, OPEN_MAX)
+
+
+cdef void exchanges_informational(Exchanges* queue, uint16_t status) noexcept nogil:
+    queue.counters[<int>Counter.RESPONSES_INFORMATIONAL] += 1
+    if queue.informational_count < INFORMATIONAL_MAX:
+        queue.informational[queue.informational_count] = status
+        queue.informational_count += 1
+
+
+cdef inline bint fits(const Exchange* entry, int64_t ack, int64_t start) noexcept nogil:
+    """Whether a response that starts at `start` and acknowledges `ack` may answer the entry."""
+    if entry.doubt == REFUTED:
+        return False
+    if entry.lost:
+        return entry.start < ack
+    return 0 <= entry.end <= ack and entry.ack <= start
+
+
+cdef bint exchanges_plausible(const Exchanges* queue, int64_t ack, int64_t start) noexcept nogil:
+    cdef const Exchange* entry = queue.head
+    cdef uint32_t waiting = 0
+    while entry != NULL:
+        if fits(entry, ack, start):
+            if entry.lost:
+                return True
+            waiting += 1
+        entry = entry.next
+    return waiting >= <uint32_t>(2 if queue.lost_between else 1)
+
+
+cdef Exchange* exchanges_count(Exchanges* queue) noexcept nogil:
+    cdef Exchange* entry = queue.head
+    while entry != NULL and entry.counted:
+        entry = entry.next
+    if entry == NULL:
+        return NULL
+    entry.counted = True
+    if entry.doubt != TENTATIVE:
+        return NULL
+    entry.doubt = SURE
+    return entry
+
+
+cdef Exchange* pick(Exchanges* queue, int64_t ack, int64_t start) noexcept nogil:
+    """The entry that a final response answers, or NULL where there is none or a doubt; entries before it are given up."""
+    cdef Exchange* entry = queue.head
+    cdef Exchange* latest = NULL
+    cdef bint doubt = False
+    if entry == NULL:
+        return NULL
+    if not queue.responses_lost and not entry.lost:
+        # Nothing was lost before it: first in, first out. But what answers a request acknowledges a part of it, and
+        # begins where its sender had read up to or later: what began before the capture did answers none of ours.
+        return entry if ack < 0 or (entry.start < ack and entry.ack <= start) else NULL
+    if ack < 0:
+        return NULL
+    while entry != NULL:
+        if fits(entry, ack, start):
+            # Pipelined with the one before it (nothing was received in between), or with one that was lost: a doubt.
+            # Otherwise the one before it was answered by what its sender had received.
+            doubt = latest != NULL and (
+                doubt or entry.lost or latest.lost or entry.ack == latest.ack or queue.sliding)
+            latest = entry
+        entry = entry.next
+    if latest == NULL or latest.lost or doubt:
+        return NULL
+    while queue.head != latest:
+        give_up(queue)
+    return latest
+
+
+cdef Exchange* exchanges_answer(Exchanges* queue, Conn* conn, Message* message) noexcept nogil:
+    cdef Exchange* entry = pick(queue, message.ack, message.start)
+    if entry != NULL:
+        entry.references += 1
+        if entry.doubt == TENTATIVE:
+            entry.doubt = SURE
+        pop(queue)
+    else:
+        entry = new_exchange(queue, conn, 0)
+        if entry == NULL:
+            return NULL
+        entry.references = 1
+        queue.counters[<int>Counter.RESPONSES_UNPAIRED] += 1
+    entry.informational_count = queue.informational_count
+    memcpy(entry.informational, queue.informational, queue.informational_count * sizeof(uint16_t))
+    queue.informational_count = 0
+    queue.lost_between = False
+    message.exchange = entry
+    return entry

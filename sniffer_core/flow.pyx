@@ -1,0 +1,1747 @@
+"""The flow table: packets in, HTTP messages out. See flow.pyi for the interface, docs/ARCHITECTURE.md for the walk.
+
+A flow is one TCP connection: two halves (a stream and a parser each) and the queue of exchanges between them. Time is
+packet time. Everything between feed() and the building of Python objects is nogil; nothing in it raises.
+
+Lists. Every flow stands in `created` (order of creation: flush and eviction never go in hash order), in `recent` (by
+last packet: idle expiry and eviction), and in one of `silent` (no payload yet: first to go), `closed` (tombstones, by
+closing time), or none. Every half may stand in one of two timer lists; each has one constant delay, so that they are
+sorted by themselves.
+"""
+
+import os
+from hashlib import blake2b
+from socket import AF_INET, AF_INET6, inet_pton
+
+cimport cython
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, qsort
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset
+
+from sniffer_core.counters cimport Counter
+from sniffer_core.exchange cimport (
+    CARRY_MAX, OPEN_MAX, OPEN_MAX_ONE_SIDED, REFUTED, SURE, TENTATIVE, Carry, Conn, Exchange, Exchanges, conn_release,
+    exchange_release, exchanges_answer, exchanges_count, exchanges_free, exchanges_informational, exchanges_init,
+    exchanges_lost_request, exchanges_plausible, exchanges_request, exchanges_settle)
+from sniffer_core.fragment cimport Fragments, fragments_add, fragments_free, fragments_init
+from sniffer_core.http1 cimport (
+    BODY_CLOSE, DEAD, DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE, EVENT_NOT_HTTP, FRAME,
+    INCOMPLETE_CLOSED_, INCOMPLETE_EVICTED_, INCOMPLETE_GAP_, INCOMPLETE_IDLE_, INCOMPLETE_STOPPED_, PROTOCOL_HTTP2,
+    PROTOCOL_OTHER, PROTOCOL_TLS, REQUEST, RESPONSE, SKIP, START, TUNNEL, WHOLE, Event, Incomplete, Kind, Limits, Message,
+    Parser, http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free, http1_gap, http1_init,
+    http1_kill, http1_reject, http1_skip, http1_tunnel, message_free)
+from sniffer_core.memory cimport Pool, pool_give, pool_resize, pool_take
+from sniffer_core.message cimport build_message, forget_conn, name_end
+from sniffer_core.stream cimport (
+    BASE_KNOWN, BASE_NONE, BASE_PROVISIONAL, ORIGIN, REACH_BACK, Held, Run, Stream, held_data, stream_free, stream_front,
+    stream_hold, stream_init, stream_map, stream_offset, stream_read, stream_take)
+from sniffer_core.wire cimport (
+    TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, WIRE_CUT, WIRE_FRAGMENT, WIRE_MALFORMED, WIRE_NOT_IP, WIRE_NOT_TCP, WIRE_TCP,
+    Packet, Verdict, wire_link_known, wire_parse)
+
+from sniffer_core.counters import NAMES
+from sniffer_core.message import RawMessage
+
+COUNTERS = NAMES
+LINK_TYPES = frozenset(link for link in range(512) if wire_link_known(link))
+
+cdef enum:
+    GRACE = 100_000             # µs from the moment a hole is known to be one until it is given up
+    GRACE_ONE_SIDED = 1_000_000     # ... where the other direction, whose ACKs would tell, was never seen
+    TOMBSTONE = 2_000_000       # µs that a closed flow keeps its place, for what comes late
+    IDLE_ENOUGH = 60_000_000    # µs after which a new SYN is believed at once
+    LONG = 60_000_000           # µs after which an open message is reported
+    WINDOW = 64 << 20           # bytes beyond everything seen and acknowledged that a segment may stand
+    HOLD_LIMIT = 2 << 20        # bytes (with their cost) that one direction may hold out of order
+    UNDECIDED_LIMIT = 64 << 10  # bytes after which the question who is the server is given up
+    PEEK = 256                  # bytes looked at to answer it
+    READY_COUNT = 32768         # messages after which feed() returns early
+    READY_BYTES = 8 << 20
+    CLOCK_SLACK = 1_000_000     # µs that the stamps of one batch may run ahead of the monotonic clock
+    EVENTS = 256
+    OWN_MAX = 256
+
+cdef enum Mode:
+    MODE_HTTP = 0
+    MODE_UNDECIDED = 1          # both ports are captured and no SYN was seen
+    MODE_IGNORED = 2            # flow.reason says why; costs a lookup
+    MODE_CLOSED = 3             # a tombstone
+
+cdef enum EventKind:
+    EVENT_TLS = 0
+    EVENT_HTTP2 = 1
+    EVENT_OTHER = 2
+    EVENT_UNDECIDED = 3
+    EVENT_TUNNEL = 4
+    EVENT_SNAPPED = 5
+    EVENT_LONG = 6
+
+cdef tuple EVENT_NAMES = ("tls", "http2", "other-protocol", "undecided", "tunnel", "snapped", "long-message")
+
+cdef struct Key:
+    uint64_t word[5]            # low address (2), high address (2), ports and family
+
+cdef struct Half:
+    Flow* flow
+    Half* timer_next
+    Half* timer_previous
+    Timers* timers              # the list it stands in, or NULL
+    int64_t due
+    int64_t hole                # the offset of the hole that the timer is for
+    bint seen                   # a packet of this direction was seen
+    bint waits                  # an upgrade's answer decides how to read on
+    bint eof                    # its end was handed over
+    bint absent                 # known by the other side only: nothing waits for it
+    bint long_open
+    bint gapping                # inside skip_gap()
+    uint8_t end_reason          # Incomplete: WHOLE for FIN, INCOMPLETE_CLOSED_ for RST
+    Stream stream
+    Parser parser
+
+cdef struct Timers:             # sorted, since all have the same delay
+    Half* head
+    Half* tail
+
+cdef struct Links:
+    Flow* next
+    Flow* previous
+
+cdef struct Flows:              # a list; `which` of flow.links
+    Flow* head
+    Flow* tail
+    int which
+
+cdef enum:
+    CREATED = 0
+    RECENT = 1
+    STAGE = 2                   # silent or closed
+    LISTS = 3
+
+cdef struct Flow:
+    Key key
+    uint64_t hashed
+    Flow* chained
+    Links links[LISTS]
+    Flows* stage                # the list that links[STAGE] stands in, or NULL
+    Conn* conn
+    Flow* successor             # a SYN on the same ports that nobody has answered yet; not in the table
+    uint8_t mode                # Mode
+    uint8_t server              # direction of the server: 0 is low to high; valid in MODE_HTTP
+    uint8_t fins                # bit d: direction d ended (MODE_IGNORED)
+    bint forced                 # flush or eviction: nothing waits any more
+    bint handshake              # made by a SYN or SYN-ACK
+    bint tunnels                # the response that is read ends HTTP on both directions
+    bint pending                # a successor: nothing of it is read yet
+    uint16_t reason             # Counter of abandoned bytes, MODE_IGNORED
+    int64_t last                # core time of the last packet
+    int64_t closed              # core time, MODE_CLOSED
+    Half half[2]
+    Exchanges exchanges
+
+cdef struct Noted:              # an event, until events() takes it
+    int kind
+    uint8_t address_size
+    uint8_t server[16]
+    uint8_t client[16]
+    uint16_t server_port
+    uint16_t client_port
+
+cdef struct Own:
+    uint8_t size
+    uint8_t address[16]
+    uint16_t port
+
+cdef struct Table:
+    Pool pool
+    uint64_t counters[<int>Counter.COUNTERS_END]
+    Limits limits
+    Carry carry
+    int linktype
+    uint8_t ports[8192]         # a bit for each captured port
+    uint64_t secret[2]
+    Flow** buckets
+    uint64_t mask
+    uint32_t live               # flows in the table and not closed
+    uint32_t total              # tombstones included
+    uint32_t max_flows
+    int64_t idle_timeout
+    int64_t memory_limit
+    Flows created
+    Flows recent
+    Flows silent
+    Flows closed
+    Timers soon                 # GRACE
+    Timers later                # GRACE_ONE_SIDED
+    Fragments fragments
+    int64_t now                 # core time, µs; 0 before the first packet
+    int64_t last_stamp
+    int64_t clock               # monotonic at the last batch; -1 for a file
+    int64_t clock_limit         # core time may not pass this in the present batch
+    int64_t due                 # nothing expires before this core time
+    Message* ready
+    Message* ready_tail
+    uint32_t ready_count
+    int64_t ready_bytes
+    Conn* dead
+    uint32_t messages_open
+    uint32_t messages_long
+    bint snapped                # told once
+    uint32_t noted_count
+    Noted noted[EVENTS]
+    uint32_t own_count
+    Own own[OWN_MAX]
+    double sample_rate
+    void* object                # the FlowTable, for the rare call that needs the GIL
+
+
+# ---- lists -----------------------------------------------------------------------------------------------------------
+
+cdef inline void list_append(Flows* flows, Flow* flow) noexcept nogil:
+    cdef Links* links = &flow.links[flows.which]
+    links.next = NULL
+    links.previous = flows.tail
+    if flows.tail == NULL:
+        flows.head = flow
+    else:
+        flows.tail.links[flows.which].next = flow
+    flows.tail = flow
+
+
+cdef inline void list_remove(Flows* flows, Flow* flow) noexcept nogil:
+    cdef Links* links = &flow.links[flows.which]
+    if links.previous == NULL:
+        flows.head = links.next
+    else:
+        links.previous.links[flows.which].next = links.next
+    if links.next == NULL:
+        flows.tail = links.previous
+    else:
+        links.next.links[flows.which].previous = links.previous
+
+
+cdef inline void stage(Flow* flow, Flows* flows) noexcept nogil:
+    """Moves a flow to the silent list, the closed list, or (NULL) neither."""
+    if flow.stage != NULL:
+        list_remove(flow.stage, flow)
+    flow.stage = flows
+    if flows != NULL:
+        list_append(flows, flow)
+
+
+cdef void timer_stop(Half* half) noexcept nogil:
+    cdef Timers* timers = half.timers
+    if timers == NULL:
+        return
+    if half.timer_previous == NULL:
+        timers.head = half.timer_next
+    else:
+        half.timer_previous.timer_next = half.timer_next
+    if half.timer_next == NULL:
+        timers.tail = half.timer_previous
+    else:
+        half.timer_next.timer_previous = half.timer_previous
+    half.timers = NULL
+
+
+cdef void timer_start(Table* table, Half* half, Timers* timers, int64_t due) noexcept nogil:
+    timer_stop(half)
+    half.timers = timers
+    half.due = due
+    half.timer_next = NULL
+    half.timer_previous = timers.tail
+    if timers.tail == NULL:
+        timers.head = half
+    else:
+        timers.tail.timer_next = half
+    timers.tail = half
+    if due < table.due:
+        table.due = due
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+cdef inline uint64_t rotate(uint64_t word, int bits) noexcept nogil:
+    return (word << bits) | (word >> (64 - bits))
+
+
+cdef uint64_t keyed_hash(const uint64_t* secret, const Key* key) noexcept nogil:
+    """SipHash-1-3 of the 40 bytes of a key: nobody who lacks the secret can choose flows that collide."""
+    cdef uint64_t a = secret[0] ^ 0x736F6D6570736575ull
+    cdef uint64_t b = secret[1] ^ 0x646F72616E646F6Dull
+    cdef uint64_t c = secret[0] ^ 0x6C7967656E657261ull
+    cdef uint64_t d = secret[1] ^ 0x7465646279746573ull
+    cdef uint64_t word
+    cdef int i
+    for i in range(9):      # five words, the length, three rounds to finish
+        word = key.word[i] if i < 5 else (<uint64_t>40 << 56 if i == 5 else 0)
+        if i == 6:
+            c ^= 0xFF
+        d ^= word
+        a += b
+        b = rotate(b, 13) ^ a
+        a = rotate(a, 32)
+        c += d
+        d = rotate(d, 16) ^ c
+        a += d
+        d = rotate(d, 21) ^ a
+        c += b
+        b = rotate(b, 17) ^ c
+        c = rotate(c, 32)
+        a ^= word
+    return a ^ b ^ c ^ d
+
+
+cdef inline bint captured(const Table* table, uint16_t port) noexcept nogil:
+    return table.ports[port >> 3] >> (port & 7) & 1
+
+
+cdef Flow* lookup(const Table* table, const Key* key, uint64_t hashed) noexcept nogil:
+    cdef Flow* flow = table.buckets[hashed & table.mask]
+    while flow != NULL and not (flow.hashed == hashed and memcmp(&flow.key, key, sizeof(Key)) == 0):
+        flow = flow.chained
+    return flow
+
+
+cdef void grow(Table* table) noexcept nogil:
+    cdef uint64_t size = (table.mask + 1) * 2
+    cdef Flow** buckets = <Flow**>calloc(size, sizeof(Flow*))
+    cdef Flow* flow = table.created.head
+    if buckets == NULL:
+        return      # longer chains, nothing worse
+    free(table.buckets)
+    table.buckets = buckets
+    table.mask = size - 1
+    while flow != NULL:
+        flow.chained = buckets[flow.hashed & table.mask]
+        buckets[flow.hashed & table.mask] = flow
+        flow = flow.links[CREATED].next
+
+
+cdef void enter(Table* table, Flow* flow) noexcept nogil:
+    """Puts a flow into the table and its lists."""
+    cdef Flow** bucket
+    if table.total > table.mask:
+        grow(table)
+    bucket = &table.buckets[flow.hashed & table.mask]
+    flow.chained = bucket[0]
+    bucket[0] = flow
+    list_append(&table.created, flow)
+    list_append(&table.recent, flow)
+    stage(flow, &table.silent)
+    table.total += 1
+    table.live += 1
+    table.counters[<int>Counter.FLOWS_OPENED] += 1
+    flow.last = table.now
+    if table.now + table.idle_timeout < table.due:
+        table.due = table.now + table.idle_timeout
+
+
+cdef void leave(Table* table, Flow* flow) noexcept nogil:
+    """Takes a flow out of the table and frees it; close_flow() came first."""
+    cdef Flow** link = &table.buckets[flow.hashed & table.mask]
+    while link[0] != flow:
+        link = &link[0].chained
+    link[0] = flow.chained
+    list_remove(&table.created, flow)
+    list_remove(&table.recent, flow)
+    stage(flow, NULL)
+    table.total -= 1
+    if flow.successor != NULL:
+        discard(table, flow.successor)
+    conn_release(flow.conn)
+    pool_give(&table.pool, flow, sizeof(Flow))
+
+
+cdef void discard(Table* table, Flow* flow) noexcept nogil:
+    """Frees a successor that never came to be."""
+    strip(table, flow, <int>Counter.BYTES_ABANDONED_EVICTED)
+    conn_release(flow.conn)
+    pool_give(&table.pool, flow, sizeof(Flow))
+
+
+cdef void strip(Table* table, Flow* flow, int reason) noexcept nogil:
+    """Frees what a flow holds: streams, parsers, exchanges. Held bytes are counted under `reason`."""
+    cdef Half* half
+    cdef int d
+    for d in range(2):
+        half = &flow.half[d]
+        timer_stop(half)
+        table.counters[reason] += <uint64_t>stream_free(&half.stream)
+        if flow.mode == MODE_HTTP:
+            drop_open(table, half)
+            http1_free(&half.parser)
+    exchanges_free(&flow.exchanges)
+
+
+cdef void note(Table* table, Flow* flow, int kind) noexcept nogil:
+    """Leaves word of something worth a log line."""
+    cdef Noted* noted
+    cdef Conn* conn = flow.conn
+    if table.noted_count == EVENTS:
+        table.counters[<int>Counter.EVENTS_DROPPED] += 1
+        return
+    noted = &table.noted[table.noted_count]
+    table.noted_count += 1
+    noted.kind = kind
+    noted.address_size = conn.address_size
+    memcpy(noted.server, &conn.high[0] if conn.server_is_high else &conn.low[0], 16)
+    memcpy(noted.client, &conn.low[0] if conn.server_is_high else &conn.high[0], 16)
+    noted.server_port = conn.high_port if conn.server_is_high else conn.low_port
+    noted.client_port = conn.low_port if conn.server_is_high else conn.high_port
+
+
+cdef void ignore(Table* table, Flow* flow, int reason) noexcept nogil:
+    """From now on the flow costs a lookup; its bytes are counted under `reason`."""
+    if flow.mode == MODE_IGNORED:
+        return
+    strip(table, flow, reason)
+    flow.mode = MODE_IGNORED
+    flow.reason = <uint16_t>reason
+
+
+cdef void close_flow(Table* table, Flow* flow, int why) noexcept nogil:
+    """Ends a flow, counted under `why`; it stays as a tombstone until leave()."""
+    if flow.mode == MODE_CLOSED:
+        return
+    strip(table, flow, <int>Counter.BYTES_ABANDONED_EVICTED)
+    flow.mode = MODE_CLOSED
+    flow.closed = table.now
+    table.live -= 1
+    table.counters[why] += 1
+    stage(flow, &table.closed)
+    if table.now + TOMBSTONE < table.due:
+        table.due = table.now + TOMBSTONE
+
+
+# ---- messages --------------------------------------------------------------------------------------------------------
+
+cdef void emit(Table* table, Message* message) noexcept nogil:
+    """A message has ended: it joins those that the present call returns."""
+    cdef int counter = <int>Counter.MESSAGES_REQUEST if message.kind == REQUEST else <int>Counter.MESSAGES_RESPONSE
+    table.counters[counter] += 1
+    if message.incomplete != WHOLE:
+        table.counters[<int>Counter.INCOMPLETE_GAP + message.incomplete - 1] += 1
+    if message.resynced:
+        table.counters[<int>Counter.MESSAGES_RESYNCED] += 1
+    message.next = NULL
+    if table.ready == NULL:
+        table.ready = message
+    else:
+        table.ready_tail.next = message
+    table.ready_tail = message
+    table.ready_count += 1
+    table.ready_bytes += message.size + message.body_space
+
+
+cdef void let_go(Table* table, Message* message) noexcept nogil:
+    """Frees a message that will not be emitted."""
+    if message.exchange != NULL:
+        exchange_release(<Exchange*>message.exchange, &table.pool, 1)
+    message_free(message, &table.pool)
+
+
+cdef void shut(Table* table, Half* half) noexcept nogil:
+    """The half's open message is one no more."""
+    table.messages_open -= 1
+    if half.long_open:
+        half.long_open = False
+        table.messages_long -= 1
+
+
+cdef void drop_open(Table* table, Half* half) noexcept nogil:
+    """Before the parser frees its open message: lets go of its exchange."""
+    cdef Message* message = half.parser.message
+    if message == NULL or message.exchange == NULL:
+        return
+    exchange_release(<Exchange*>message.exchange, &table.pool, 1)
+    message.exchange = NULL
+    shut(table, half)
+
+
+cdef void on_request(Table* table, Flow* flow, Half* half, bint cut) noexcept nogil:
+    """A request's head, whole or cut: it takes its place in the queue."""
+    cdef Message* message = half.parser.message
+    cdef Half* other = &flow.half[flow.server]      # direction of the server's bytes
+    cdef Exchanges* exchanges = &flow.exchanges
+    cdef Exchange* tail = exchanges.tail
+    cdef Exchange* exchange
+    if tail != NULL and (exchanges.responses_lost or exchanges.head.lost or tail.lost or tail.doubt) and \
+            message.start == half.parser.boundary and not exchanges.sliding and message.ack > tail.ack and \
+            other.parser.state == START and not other.parser.lost and message.ack == other.stream.next:
+        exchanges_settle(exchanges)     # all that was sent is answered: nothing is in flight
+    elif tail == NULL and other.parser.state == START and not other.parser.lost and not exchanges.sliding:
+        exchanges.responses_lost = False
+    exchange = exchanges_request(
+        exchanges, flow.conn, message, &table.carry, OPEN_MAX if other.seen else OPEN_MAX_ONE_SIDED)
+    if exchange == NULL:
+        return      # no memory: http1_frame() reads on, on_end() lets the message go
+    table.messages_open += 1
+    if message.resynced and not message.sure and other.seen and not exchanges.responses_lost:
+        exchange.doubt = TENTATIVE
+    elif message.ack >= 0:
+        other.parser.boundary = message.ack
+    if not cut:
+        http1_frame(&half.parser, False, True)
+
+
+cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept nogil:
+    """A response's head, whole or cut: it finds its request."""
+    cdef Message* message = half.parser.message
+    cdef Half* other = &flow.half[1 - flow.server]
+    cdef Exchange* exchange
+    if 100 <= message.status < 200 and message.status != 101:
+        exchanges_informational(&flow.exchanges, message.status)
+        if cut:
+            half.parser.message = NULL
+            let_go(table, message)
+        else:
+            http1_discard(&half.parser)
+        return
+    if message.resynced and not message.sure and other.seen and message.ack >= 0 and not cut and \
+            not exchanges_plausible(&flow.exchanges, message.ack, message.start):
+        http1_reject(&half.parser)      # nobody asked: a start line inside a body
+        return
+    exchange = exchanges_count(&flow.exchanges)
+    if exchange != NULL and exchange.waiting != NULL:
+        emit(table, exchange.waiting)
+        exchange.waiting = NULL
+    exchange = exchanges_answer(&flow.exchanges, flow.conn, message)
+    if exchange == NULL:
+        http1_frame(&half.parser, False, False)
+        return
+    table.messages_open += 1
+    if exchange.waiting != NULL:
+        emit(table, exchange.waiting)
+        exchange.waiting = NULL
+    message.latency = -1
+    if exchange.end_read and exchange.end <= message.ack and exchange.stamp_end <= message.stamp:
+        message.latency = message.stamp - exchange.stamp_end
+    if message.ack >= 0:
+        other.parser.boundary = message.ack
+    if cut:
+        return
+    http1_frame(&half.parser, exchange.head, exchange.known)
+    if message.status == 101 or (exchange.connect and 200 <= message.status < 300):
+        table.counters[<int>Counter.FLOWS_TUNNEL] += 1
+        note(table, flow, EVENT_TUNNEL)
+        flow.tunnels = True     # for on_end()
+    else:
+        other.waits = False
+
+
+cdef void on_end(Table* table, Flow* flow, Half* half) noexcept nogil:
+    """The parser's message has ended: it is emitted, or waits, or is none."""
+    cdef Parser* parser = &half.parser
+    cdef Message* message = parser.message
+    cdef Exchange* exchange = <Exchange*>message.exchange
+    cdef Half* other
+    parser.message = NULL
+    if exchange == NULL:
+        message_free(message, &table.pool)
+        return
+    shut(table, half)
+    if message.kind == REQUEST:
+        other = &flow.half[flow.server]
+        exchange.end = message.end
+        exchange.stamp_end = message.stamp_end
+        exchange.end_read = message.incomplete == WHOLE or (message.incomplete == INCOMPLETE_GAP_ and not half.gapping)
+        if exchange.doubt == REFUTED:
+            let_go(table, message)
+            return
+        if exchange.doubt == TENTATIVE:
+            exchange.waiting = message
+            return
+        emit(table, message)
+        if (exchange.connect or exchange.upgrade) and message.incomplete == WHOLE and other.seen and not other.eof:
+            half.waits = True       # what follows is HTTP only if the answer says so
+        return
+    emit(table, message)
+    if flow.tunnels:
+        other = &flow.half[1 - flow.server]
+        other.waits = False
+        drop_open(table, other)
+        http1_tunnel(parser)
+        http1_tunnel(&other.parser)
+
+
+cdef void on_lost(Table* table, Flow* flow, Half* half, int64_t start, bint between) noexcept nogil:
+    """The parser lost its place at offset `start`; `between`: between two messages, so that one at least is lost whole."""
+    cdef Exchange* exchange
+    if half.parser.kind == REQUEST:
+        exchanges_lost_request(&flow.exchanges, flow.conn, start, between)
+        return
+    flow.exchanges.responses_lost = True
+    if between:
+        flow.exchanges.lost_between = True
+    # Responses can no longer be counted, so no request can be told from a start line in a body by counting them.
+    exchange = flow.exchanges.head
+    while exchange != NULL:
+        if exchange.doubt == TENTATIVE:
+            exchange.doubt = SURE
+            if exchange.waiting != NULL:
+                emit(table, exchange.waiting)
+                exchange.waiting = NULL
+        exchange = exchange.next
+
+
+cdef void on_not_http(Table* table, Flow* flow, Half* half) noexcept nogil:
+    """The direction began with something else than HTTP/1."""
+    cdef Half* other = &flow.half[1 - (half - flow.half)]
+    cdef int protocol = half.parser.protocol
+    if protocol == PROTOCOL_OTHER and other.parser.spoke:
+        http1_skip(&half.parser)        # the other side speaks HTTP: the middle of a long body, most likely
+        return
+    if protocol == PROTOCOL_TLS:
+        table.counters[<int>Counter.FLOWS_TLS] += 1
+        note(table, flow, EVENT_TLS)
+    elif protocol == PROTOCOL_HTTP2:
+        table.counters[<int>Counter.FLOWS_HTTP2] += 1
+        note(table, flow, EVENT_HTTP2)
+    else:
+        table.counters[<int>Counter.FLOWS_OTHER_PROTOCOL] += 1
+        note(table, flow, EVENT_OTHER)
+    drop_open(table, other)
+    http1_kill(&half.parser)
+    http1_kill(&other.parser)
+
+
+cdef void act(Table* table, Flow* flow, Half* half, Event event) noexcept nogil:
+    """Does what an event of the parser asks for."""
+    if event == EVENT_HEAD:
+        if half.parser.kind == REQUEST:
+            on_request(table, flow, half, False)
+        else:
+            on_response(table, flow, half, False)
+    elif event == EVENT_END:
+        on_end(table, flow, half)
+    elif event == EVENT_CUT:
+        if half.parser.kind == REQUEST:
+            on_request(table, flow, half, True)
+        else:
+            on_response(table, flow, half, True)
+        if half.parser.message != NULL:
+            on_end(table, flow, half)
+    elif event == EVENT_HEAD_LOST and half.parser.kind == REQUEST:
+        flow.exchanges.next_number += 1
+    elif event == EVENT_NOT_HTTP:
+        on_not_http(table, flow, half)
+
+
+# ---- reading a stream ------------------------------------------------------------------------------------------------
+
+cdef inline bint readable(const Flow* flow, const Half* half, int64_t ack) noexcept nogil:
+    """Whether bytes that are next in order may be read now.
+
+    A response waits until the request stream has been read, or given up, as far as the ACK on it: only then is it known
+    what it answers.
+    """
+    cdef const Half* other
+    cdef const Stream* requests
+    if flow.forced:
+        return not half.waits
+    if half.waits or flow.pending or flow.mode != MODE_HTTP:
+        return False
+    if half.parser.kind == REQUEST or ack < 0:
+        return True
+    other = &flow.half[1 - flow.server]
+    requests = &other.stream
+    if other.eof or other.waits or other.absent or requests.base == BASE_NONE:
+        return True
+    if requests.base == BASE_PROVISIONAL:
+        return requests.count == 0 or ack <= stream_front(requests).offset
+    return ack <= requests.next or (requests.end >= 0 and requests.next >= requests.end)
+
+
+cdef void read_run(Table* table, Flow* flow, Half* half, Run* run) noexcept nogil:
+    """Lets the parser read a run that starts at stream.next; what must wait stays in `run`."""
+    cdef Parser* parser = &half.parser
+    cdef Stream* stream = &half.stream
+    cdef Event event
+    cdef uint8_t state
+    cdef int64_t offset
+    cdef Exchange* exchange
+    if parser.message != NULL and parser.message.exchange != NULL and run.offset == parser.boundary:
+        exchange = <Exchange*>parser.message.exchange
+        if exchange.doubt == TENTATIVE and parser.message.start < run.offset:
+            drop_open(table, half)      # a sure boundary inside of it: it was none
+            http1_skip(parser)
+    while True:
+        state = parser.state
+        offset = run.offset
+        event = http1_data(parser, run)
+        stream.next = run.offset
+        if parser.state == SKIP and state != SKIP and parser.lost:
+            on_lost(table, flow, half, offset, False)
+        if event == EVENT_MORE:
+            break
+        act(table, flow, half, event)
+        if half.waits and run.size:
+            break
+    if parser.message != NULL and not half.long_open and parser.message.exchange != NULL and \
+            table.now - parser.message.stamp >= LONG:
+        half.long_open = True
+        table.messages_long += 1
+        table.counters[<int>Counter.MESSAGES_LONG] += 1
+        note(table, flow, EVENT_LONG)
+
+
+cdef void skip_gap(Table* table, Flow* flow, Half* half, int64_t size) noexcept nogil:
+    """`size` bytes at stream.next are missing for good."""
+    cdef Parser* parser = &half.parser
+    cdef Stream* stream = &half.stream
+    cdef Event event
+    cdef uint8_t state = parser.state
+    cdef int64_t start = stream.next
+    cdef bint between = state == START
+    table.counters[<int>Counter.GAPS] += 1
+    table.counters[<int>Counter.GAP_BYTES] += <uint64_t>size
+    stream.next += size
+    if stream.top < stream.next:
+        stream.top = stream.next
+    half.gapping = True
+    while True:
+        event = http1_gap(parser, &size)
+        if event == EVENT_MORE:
+            break
+        if event == EVENT_HEAD_LOST:
+            between = True
+        act(table, flow, half, event)
+    half.gapping = False
+    if parser.state == SKIP and state != SKIP:
+        on_lost(table, flow, half, start, between)
+
+
+cdef int64_t hole(const Flow* flow, const Half* half) noexcept nogil:
+    """Size of the hole at stream.next that is known to be one, or 0."""
+    cdef const Stream* stream = &half.stream
+    cdef const Half* other = &flow.half[1 - (half - flow.half)]
+    cdef Held* front = stream_front(stream)
+    cdef int64_t limit
+    if stream.base != BASE_KNOWN or half.eof or (front != NULL and front.offset <= stream.next):
+        return 0
+    if flow.forced or not other.seen:
+        limit = front.offset if front != NULL else max(stream.end, stream.acked)
+    else:
+        limit = stream.acked
+        if front != NULL and front.offset < limit:
+            limit = front.offset
+        if stream.end >= 0:
+            limit = stream.end if front == NULL else front.offset
+    if 0 <= stream.end < limit:
+        limit = stream.end
+    return limit - stream.next if limit > stream.next else 0
+
+
+cdef bint advance(Table* table, Flow* flow, Half* half) noexcept nogil:
+    """Reads what is held and next in order, and the end; returns whether anything was read."""
+    cdef Stream* stream = &half.stream
+    cdef Held* front
+    cdef Run run
+    cdef int64_t size
+    cdef bint any = False
+    if stream.base != BASE_KNOWN or flow.mode != MODE_HTTP:
+        return False
+    while True:
+        front = stream_front(stream)
+        if front == NULL or front.offset > stream.next:
+            if not flow.forced:
+                break
+            size = hole(flow, half)
+            if size == 0:
+                break
+            skip_gap(table, flow, half, size)
+            any = True
+            continue
+        if not readable(flow, half, front.ack):
+            break
+        stream_read(stream, &run)
+        size = run.size
+        read_run(table, flow, half, &run)
+        stream_take(stream, size - run.size)
+        any = True
+        if run.size:
+            break       # the rest waits for an answer
+    if stream.end >= 0 and stream.next >= stream.end and not half.eof and (not half.waits or flow.forced):
+        half.eof = True
+        any = True
+        finish_half(table, flow, half, <Incomplete>half.end_reason)
+    return any
+
+
+cdef void finish_half(Table* table, Flow* flow, Half* half, Incomplete reason) noexcept nogil:
+    cdef Event event
+    while True:
+        event = http1_end(&half.parser, reason)
+        if event == EVENT_MORE:
+            break
+        act(table, flow, half, event)
+
+
+cdef void settle(Table* table, Flow* flow) noexcept nogil:
+    """After anything changed: reads on in both directions until neither can, closes what has ended, arms the timers."""
+    cdef Half* half
+    cdef int d
+    if flow.pending:
+        return
+    if flow.mode == MODE_UNDECIDED:
+        decide(table, flow)
+    if flow.mode == MODE_HTTP:
+        while advance(table, flow, &flow.half[1 - flow.server]) or advance(table, flow, &flow.half[flow.server]):
+            pass
+    if flow.mode == MODE_HTTP:
+        for d in range(2):
+            half = &flow.half[d]
+            if half.stream.held_memory > HOLD_LIMIT:
+                relieve_half(table, flow, half)
+        if flow.half[0].parser.state == TUNNEL and flow.half[1].parser.state == TUNNEL:
+            turn(table, flow, <int>Counter.BYTES_ABANDONED_TUNNEL)
+        elif flow.half[0].parser.state == DEAD and flow.half[1].parser.state == DEAD:
+            turn(table, flow, <int>Counter.BYTES_ABANDONED_NOT_HTTP)
+        elif flow.half[0].eof and flow.half[1].eof:
+            close_flow(table, flow, <int>Counter.FLOWS_CLOSED)
+            return
+    if flow.mode <= MODE_UNDECIDED:
+        arm(table, flow, &flow.half[0])
+        arm(table, flow, &flow.half[1])
+
+
+cdef void turn(Table* table, Flow* flow, int reason) noexcept nogil:
+    """HTTP has ended on this flow: from now on it costs a lookup."""
+    cdef int d
+    for d in range(2):
+        flow.fins |= <uint8_t>((1 if flow.half[d].eof else 0) << d)
+    ignore(table, flow, reason)
+
+
+cdef inline void arm(Table* table, Flow* flow, Half* half) noexcept nogil:
+    """Starts, keeps or stops the timer of a half."""
+    cdef bint both
+    if half.stream.base == BASE_PROVISIONAL:
+        if half.timers == NULL:
+            timer_start(table, half, &table.soon, table.now + GRACE)
+        return
+    if half.eof and not flow.half[1 - (half - flow.half)].seen:     # one-sided, and the one side has ended
+        if half.timers == NULL:
+            timer_start(table, half, &table.later, table.now + GRACE_ONE_SIDED)
+        return
+    if half.stream.count == 0 and half.stream.acked <= half.stream.next and half.stream.end < 0:
+        if half.timers != NULL:
+            timer_stop(half)
+        return
+    if hole(flow, half) == 0:
+        timer_stop(half)
+        return
+    both = flow.half[0].seen and flow.half[1].seen
+    if half.timers != NULL and half.hole == half.stream.next and \
+            (half.timers == &table.soon) == both:
+        return
+    half.hole = half.stream.next
+    if both:
+        timer_start(table, half, &table.soon, table.now + GRACE)
+    else:
+        timer_start(table, half, &table.later, table.now + GRACE_ONE_SIDED)
+
+
+cdef void release(Half* half) noexcept nogil:
+    """The grace of a direction first seen mid-stream is over: the lowest offset seen is where it begins."""
+    cdef Held* front = stream_front(&half.stream)
+    if half.stream.base == BASE_PROVISIONAL:
+        half.stream.base = BASE_KNOWN
+        half.stream.next = half.stream.top if front == NULL else front.offset
+        half.stream.start = half.stream.next
+
+
+cdef void fire(Table* table, Half* half) noexcept nogil:
+    """A half's timer is due."""
+    cdef Flow* flow = half.flow
+    cdef int64_t size
+    timer_stop(half)
+    if half.eof and not flow.half[1 - (half - flow.half)].seen:
+        close_flow(table, flow, <int>Counter.FLOWS_CLOSED)
+        return
+    if half.stream.base == BASE_PROVISIONAL:
+        release(half)
+    elif flow.mode == MODE_HTTP:
+        size = hole(flow, half)
+        if size:
+            if not half.seen:
+                half.absent = True      # the capture sees one side only: nothing waits for this one again
+                half.stream.next += size
+            else:
+                skip_gap(table, flow, half, size)
+    settle(table, flow)
+
+
+cdef void relieve_half(Table* table, Flow* flow, Half* half) noexcept nogil:
+    """A cap is reached: holes become gaps, and what still cannot be read is given up."""
+    cdef Half* other = &flow.half[1 - (half - flow.half)]
+    if half.waits:      # for an answer that does not come, while the other side talks on: a tunnel
+        table.counters[<int>Counter.FLOWS_TUNNEL] += 1
+        note(table, flow, EVENT_TUNNEL)
+        drop_open(table, other)
+        half.waits = False
+        http1_tunnel(&half.parser)
+        http1_tunnel(&other.parser)
+        advance(table, flow, half)
+        return
+    flow.forced = True
+    release(half)
+    if half.parser.kind == RESPONSE:
+        release(other)
+        advance(table, flow, other)
+    advance(table, flow, half)
+    flow.forced = False
+
+
+# ---- who is the server -----------------------------------------------------------------------------------------------
+
+cdef bint speaks(const Stream* stream, int* kind) noexcept nogil:
+    """Whether the held bytes that are next begin with a start line, and of which kind."""
+    cdef uint8_t bytes[PEEK]
+    cdef int size = 0
+    cdef int piece
+    cdef int i
+    cdef uint32_t at = stream.first
+    cdef int64_t offset = stream.next
+    cdef const uint8_t* line
+    while at < stream.first + stream.count and stream.held[at].offset == offset and size < PEEK:
+        piece = min(<int>stream.held[at].size, PEEK - size)
+        memcpy(bytes + size, held_data(stream.held[at]), piece)
+        size += piece
+        offset += stream.held[at].size
+        at += 1
+    if size >= 9 and memcmp(bytes, b"HTTP/1.", 7) == 0:
+        kind[0] = RESPONSE
+        return True
+    line = <const uint8_t*>memchr(bytes, 10, size)
+    if line != NULL:
+        size = <int>(line - bytes)
+        if size and bytes[size - 1] == 13:
+            size -= 1
+    elif size < PEEK:
+        return False
+    for i in range(size):
+        if bytes[i] == 32:
+            kind[0] = REQUEST
+            return i > 0 and (line == NULL or (size >= i + 10 and memcmp(bytes + size - 9, b" HTTP/1.", 8) == 0))
+        if not (65 <= bytes[i] <= 90 or 97 <= bytes[i] <= 122 or bytes[i] == 45 or bytes[i] == 95):
+            return False
+    return False
+
+
+cdef void decide(Table* table, Flow* flow) noexcept nogil:
+    """Both ports are captured and no SYN was seen: whoever speaks a start line tells who is the server."""
+    cdef int d
+    cdef int kind = 0
+    for d in range(2):
+        if flow.half[d].stream.base == BASE_KNOWN and flow.half[d].stream.count and \
+                speaks(&flow.half[d].stream, &kind):
+            set_server(table, flow, d if kind == RESPONSE else 1 - d)
+            return
+    if flow.half[0].stream.held_bytes + flow.half[1].stream.held_bytes > UNDECIDED_LIMIT:
+        table.counters[<int>Counter.FLOWS_UNDECIDED] += 1
+        note(table, flow, EVENT_UNDECIDED)
+        ignore(table, flow, <int>Counter.BYTES_ABANDONED_UNDECIDED)
+
+
+cdef void set_server(Table* table, Flow* flow, int server) noexcept nogil:
+    """`server`: the direction (0 is low to high) in which the server sends."""
+    cdef int d
+    flow.mode = MODE_HTTP
+    flow.server = <uint8_t>server
+    flow.conn.server_is_high = server == 1
+    for d in range(2):
+        http1_init(&flow.half[d].parser, RESPONSE if d == server else REQUEST, &table.pool, table.counters, &table.limits)
+        flow.half[d].parser.at_stream_start = flow.handshake
+
+
+# ---- a segment -------------------------------------------------------------------------------------------------------
+
+cdef Flow* new_flow(Table* table, const Packet* packet, const Key* key, uint64_t hashed, int d, int64_t stamp) noexcept nogil:
+    """A flow for the packet's connection, not yet in the table. NULL without memory."""
+    cdef Flow* flow = <Flow*>pool_take(&table.pool, sizeof(Flow))
+    cdef Conn* conn
+    cdef bint from_captured = captured(table, packet.source_port)
+    cdef bint to_captured = captured(table, packet.destination_port)
+    cdef int i
+    if flow == NULL:
+        return NULL
+    conn = <Conn*>pool_take(&table.pool, sizeof(Conn))
+    if conn == NULL:
+        pool_give(&table.pool, flow, sizeof(Flow))
+        return NULL
+    memset(flow, 0, sizeof(Flow))
+    memset(conn, 0, sizeof(Conn))
+    conn.pool = &table.pool
+    conn.dead = &table.dead
+    conn.references = 1
+    conn.first_stamp = stamp
+    conn.address_size = packet.address_size
+    memcpy(conn.low, packet.source if d == 0 else packet.destination, packet.address_size)
+    memcpy(conn.high, packet.destination if d == 0 else packet.source, packet.address_size)
+    conn.low_port = packet.source_port if d == 0 else packet.destination_port
+    conn.high_port = packet.destination_port if d == 0 else packet.source_port
+    flow.conn = conn
+    flow.key = key[0]
+    flow.hashed = hashed
+    flow.last = table.now
+    for i in range(2):
+        flow.half[i].flow = flow
+        stream_init(&flow.half[i].stream, &table.pool, table.counters)
+    exchanges_init(&flow.exchanges, &table.pool, table.counters)
+    flow.mode = MODE_UNDECIDED
+    flow.handshake = packet.flags & TCP_SYN != 0
+    if table.own_count and is_own(table, conn):
+        table.counters[<int>Counter.FLOWS_OWN] += 1
+        ignore(table, flow, <int>Counter.BYTES_ABANDONED_OWN)
+        return flow
+    if flow.handshake:
+        i = d if packet.flags & TCP_ACK else 1 - d
+        if not (from_captured if i == d else to_captured):
+            table.counters[<int>Counter.FLOWS_OTHER_SERVER] += 1
+            ignore(table, flow, <int>Counter.BYTES_ABANDONED_OTHER_PORT)
+            return flow
+    elif from_captured != to_captured:
+        i = d if from_captured else 1 - d
+    else:
+        i = -1
+    if table.sample_rate < 1 and not sampled(table, conn):
+        table.counters[<int>Counter.FLOWS_SAMPLED_OUT] += 1
+        ignore(table, flow, <int>Counter.BYTES_ABANDONED_SAMPLED_OUT)
+        return flow
+    if i >= 0:
+        set_server(table, flow, i)
+    return flow
+
+
+cdef bint is_own(const Table* table, const Conn* conn) noexcept nogil:
+    cdef uint32_t i
+    cdef const Own* own
+    for i in range(table.own_count):
+        own = &table.own[i]
+        if own.size == conn.address_size and (
+                (own.port == conn.low_port and memcmp(own.address, conn.low, own.size) == 0)
+                or (own.port == conn.high_port and memcmp(own.address, conn.high, own.size) == 0)):
+            return True
+    return False
+
+
+cdef bint sampled(const Table* table, const Conn* conn) noexcept with gil:
+    """RULINGS: the first 64 bits of BLAKE2b over the sorted ends, below the rate."""
+    cdef bytes ends = (
+        conn.low[:conn.address_size] + (<int>conn.low_port).to_bytes(2, "big")
+        + conn.high[:conn.address_size] + (<int>conn.high_port).to_bytes(2, "big"))
+    return int.from_bytes(blake2b(ends).digest()[:8], "big") < table.sample_rate * 2.0 ** 64
+
+
+cdef void make_room(Table* table) noexcept nogil:
+    """One more flow is about to come: keeps the number of flows below its cap."""
+    while table.total >= table.max_flows and table.closed.head != NULL:
+        leave(table, table.closed.head)
+    while table.live >= table.max_flows:
+        if table.silent.head != NULL:
+            end_flow(table, table.silent.head, INCOMPLETE_EVICTED_, <int>Counter.FLOWS_EVICTED_SILENT)
+        else:
+            end_flow(table, table.recent.head, INCOMPLETE_EVICTED_, <int>Counter.FLOWS_EVICTED_CAPACITY)
+
+
+cdef void end_flow(Table* table, Flow* flow, Incomplete reason, int why) noexcept nogil:
+    """Ends a flow from outside: reads what is held with its holes as gaps, emits what is open, frees it."""
+    cdef Half* half
+    cdef int i
+    if flow.mode <= MODE_UNDECIDED:
+        flow.forced = True
+        release(&flow.half[0])
+        release(&flow.half[1])
+        if flow.mode == MODE_UNDECIDED:
+            decide(table, flow)
+        if flow.mode == MODE_HTTP:
+            while advance(table, flow, &flow.half[1 - flow.server]) or advance(table, flow, &flow.half[flow.server]):
+                pass
+            for i in range(2):      # the client's direction first
+                half = &flow.half[flow.server if i else 1 - flow.server]
+                if not half.eof:
+                    half.waits = False
+                    finish_half(table, flow, half, reason)
+    close_flow(table, flow, why)
+    leave(table, flow)
+
+
+cdef void on_ignored(Table* table, Flow* flow, const Packet* packet, int d) noexcept nogil:
+    table.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
+    table.counters[flow.reason] += packet.payload_size
+    if flow.reason == <int>Counter.BYTES_ABANDONED_SAMPLED_OUT:
+        table.counters[<int>Counter.SEGMENTS_SAMPLED_OUT] += 1
+    elif flow.reason == <int>Counter.BYTES_ABANDONED_OTHER_PORT:
+        table.counters[<int>Counter.SEGMENTS_OTHER_PORT] += 1
+    elif flow.reason == <int>Counter.BYTES_ABANDONED_OWN:
+        table.counters[<int>Counter.SEGMENTS_OWN] += 1
+    if packet.payload_size and flow.stage == &table.silent:
+        stage(flow, NULL)
+    if packet.flags & TCP_FIN:
+        flow.fins |= <uint8_t>(1 << d)
+    if packet.flags & TCP_RST:
+        flow.fins = 3
+    if flow.fins == 3:
+        close_flow(table, flow, <int>Counter.FLOWS_CLOSED)
+
+
+cdef inline void fix_base(Stream* stream, int64_t offset) noexcept nogil:
+    """The stream begins at `offset`: a SYN said so."""
+    stream.base = BASE_KNOWN
+    stream.start = offset
+    stream.next = offset
+    if stream.top < offset:
+        stream.top = offset
+
+
+cdef bint on_syn(Table* table, Flow* flow, const Packet* packet, int d) noexcept nogil:
+    """A SYN on a known flow: True when it belongs to it, False when it is of another connection."""
+    cdef Stream* stream = &flow.half[d].stream
+    cdef Stream* other = &flow.half[1 - d].stream
+    cdef int64_t offset
+    cdef Held* front
+    if flow.mode > MODE_UNDECIDED:
+        return False
+    if not stream.mapped:
+        stream_map(stream, packet.seq + 1)
+    offset = stream_offset(stream, packet.seq + 1)
+    if stream.base == BASE_NONE:
+        # Known by the other side's ACKs, or not at all: its first byte must be where they point, or before.
+        if stream.acked >= 0 and not (0 <= stream.acked - offset <= REACH_BACK):
+            return False
+        if offset < 0:
+            return False
+        fix_base(stream, offset)
+    elif stream.base == BASE_PROVISIONAL:
+        front = stream_front(stream)
+        if front != NULL and not (0 <= front.offset - offset <= REACH_BACK) or offset < 0:
+            return False
+        fix_base(stream, offset)
+        timer_stop(&flow.half[d])
+    elif stream.syn_seen:
+        return stream.syn_seq == <uint32_t>(packet.seq + 1)
+    elif not (0 <= stream.start - offset <= REACH_BACK):
+        return False    # not even late
+    stream.syn_seen = True
+    stream.syn_seq = packet.seq + 1
+    if flow.mode == MODE_UNDECIDED:
+        d = d if packet.flags & TCP_ACK else 1 - d
+        flow.handshake = True
+        set_server(table, flow, d)
+    else:
+        flow.half[d].parser.at_stream_start = flow.half[d].stream.next == offset and not flow.half[d].parser.spoke
+    if packet.flags & TCP_ACK and other.base == BASE_NONE:
+        if not other.mapped:
+            stream_map(other, packet.ack)
+        fix_base(other, stream_offset(other, packet.ack))
+        other.syn_seen = True
+        other.syn_seq = packet.ack
+    return True
+
+
+cdef void cut_off(Half* half) noexcept nogil:
+    """A RST: the direction ends where it was seen to."""
+    if half.stream.end < 0:
+        half.stream.end = half.stream.top
+        half.end_reason = INCOMPLETE_CLOSED_
+    if half.stream.base == BASE_NONE:
+        half.stream.base = BASE_PROVISIONAL
+
+
+cdef void on_segment(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil:
+    """A segment of a flow that is read (or whose server is not known yet)."""
+    cdef Half* half = &flow.half[d]
+    cdef Half* other = &flow.half[1 - d]
+    cdef Stream* stream = &half.stream
+    cdef Run run
+    cdef int64_t size = packet.payload_size
+    cdef int64_t offset
+    cdef int64_t old
+    cdef int64_t ack = -1
+    cdef Held* front
+    cdef uint32_t seq = packet.seq + (1 if packet.flags & TCP_SYN else 0)
+    table.counters[<int>Counter.BYTES_PAYLOAD] += <uint64_t>size
+    if not stream.mapped:
+        stream_map(stream, seq)
+    offset = stream_offset(stream, seq)
+    if offset > max(stream.top, stream.acked) + WINDOW or offset < 0 or \
+            (stream.base == BASE_KNOWN and offset + size < stream.next - WINDOW):
+        table.counters[<int>Counter.BYTES_ABANDONED_OUT_OF_WINDOW] += <uint64_t>size
+        return
+    if not half.seen:
+        half.seen = True
+        if half.absent:                 # it comes late after all: as if first seen mid-stream
+            half.absent = False
+            stream.base = BASE_NONE
+            http1_skip(&half.parser)
+    if packet.flags & TCP_ACK:
+        if not other.stream.mapped:
+            stream_map(&other.stream, packet.ack)
+        ack = stream_offset(&other.stream, packet.ack)
+        if ack > other.stream.acked and ack <= other.stream.top + WINDOW:
+            other.stream.acked = ack
+        elif ack < 0 or ack > other.stream.top + WINDOW:
+            ack = -1
+    if size or packet.missing:
+        if flow.stage == &table.silent:
+            stage(flow, NULL)
+        if 0 <= stream.end < offset + size:     # beyond its own end
+            old = min(size, offset + size - stream.end)
+            table.counters[<int>Counter.BYTES_ABANDONED_LATE] += <uint64_t>old
+            size -= old
+        run.data = packet.payload
+        run.size = size
+        run.offset = offset
+        run.stamp = stamp
+        run.ack = ack
+        run.segment_start = True
+        run.conflict = False
+        if stream.base == BASE_NONE:
+            stream.base = BASE_PROVISIONAL
+            stream.top = offset
+        front = stream_front(stream)
+        if stream.base == BASE_PROVISIONAL:
+            if front != NULL and offset < front.offset - REACH_BACK:
+                table.counters[<int>Counter.BYTES_ABANDONED_OUT_OF_WINDOW] += <uint64_t>size
+            else:
+                stream_hold(stream, &run)
+                if packet.missing:
+                    table.counters[<int>Counter.SEGMENTS_SNAPPED] += 1
+        else:
+            if offset < stream.next and size:
+                old = min(size, stream.next - offset)
+                table.counters[<int>Counter.BYTES_DUPLICATE] += <uint64_t>old
+                if old == size:
+                    table.counters[<int>Counter.SEGMENTS_RETRANSMITTED] += 1
+                run.data += old
+                run.size -= old
+                run.offset += old
+                run.segment_start = False
+            if run.size:
+                if run.offset == stream.next and (front == NULL or run.offset + run.size <= front.offset) and \
+                        flow.mode == MODE_HTTP and readable(flow, half, ack):
+                    if stream.top < offset + size:
+                        stream.top = offset + size
+                    read_run(table, flow, half, &run)
+                    if run.size:
+                        stream_hold(stream, &run)
+                else:
+                    if run.offset > stream.next:
+                        table.counters[<int>Counter.SEGMENTS_OUT_OF_ORDER] += 1
+                    stream_hold(stream, &run)
+            if packet.missing:
+                table.counters[<int>Counter.SEGMENTS_SNAPPED] += 1
+                if not table.snapped:
+                    table.snapped = True
+                    note(table, flow, EVENT_SNAPPED)
+                if stream.next == offset + size and flow.mode == MODE_HTTP and stream.end < 0:
+                    skip_gap(table, flow, half, packet.missing)
+        if stream.top < offset + size:
+            stream.top = offset + size
+    if packet.flags & TCP_FIN and stream.end < 0:
+        offset += packet.payload_size + packet.missing
+        stream.end = offset
+        half.end_reason = WHOLE
+        if stream.base == BASE_NONE:    # earlier bytes may come late
+            stream.base = BASE_PROVISIONAL
+            stream.top = offset
+    if packet.flags & TCP_RST:
+        # Only at the next expected byte (by us or by the other side's ACK) or at bytes already seen: RFC 5961 section 3.
+        offset = stream_offset(stream, seq) + packet.payload_size + packet.missing
+        if offset <= max(stream.top, stream.acked):
+            cut_off(half)
+            cut_off(other)
+    settle(table, flow)
+
+
+cdef void on_successor(Table* table, Flow* flow, const Packet* packet, const Key* key, uint64_t hashed, int d,
+                       int64_t stamp) noexcept nogil:
+    """A SYN of another connection on a live flow: it waits for its SYN-ACK, or data from both sides."""
+    if flow.successor != NULL:
+        discard(table, flow.successor)
+    flow.successor = new_flow(table, packet, key, hashed, d, stamp)
+    if flow.successor != NULL:
+        flow.successor.pending = True
+        on_syn(table, flow.successor, packet, d)
+
+
+cdef bint belongs(const Flow* flow, const Packet* packet, int d) noexcept nogil:
+    """Whether a segment is nearer to the successor's numbers than to the flow's own."""
+    cdef const Stream* old = &flow.half[d].stream
+    cdef const Stream* new = &flow.successor.half[d].stream
+    cdef uint32_t number = packet.seq
+    cdef int64_t near
+    cdef int64_t far
+    if not new.mapped:
+        old = &flow.half[1 - d].stream
+        new = &flow.successor.half[1 - d].stream
+        number = packet.ack
+        if not packet.flags & TCP_ACK or not new.mapped:
+            return False
+    if not old.mapped:
+        return True
+    near = stream_offset(new, number) - new.next
+    far = stream_offset(old, number) - old.next
+    return (near if near >= 0 else -near) < (far if far >= 0 else -far)
+
+
+cdef void succeed(Table* table, Flow* flow) noexcept nogil:
+    """The successor has proved itself: the old connection is over."""
+    cdef Flow* successor = flow.successor
+    flow.successor = NULL
+    successor.pending = False
+    end_flow(table, flow, INCOMPLETE_CLOSED_, <int>Counter.FLOWS_REPLACED)
+    make_room(table)
+    enter(table, successor)
+    settle(table, successor)
+    if successor.half[0].stream.count or successor.half[1].stream.count or successor.exchanges.next_number:
+        if successor.stage == &table.silent:
+            stage(successor, NULL)
+
+
+cdef void on_tcp(Table* table, const Packet* packet, int64_t stamp) noexcept nogil:
+    cdef Key key
+    cdef int d = memcmp(packet.source, packet.destination, packet.address_size)
+    cdef uint64_t hashed
+    cdef Flow* flow
+    cdef bint syn = packet.flags & TCP_SYN != 0
+    cdef bint bare = packet.payload_size == 0 and packet.missing == 0
+    if not captured(table, packet.source_port) and not captured(table, packet.destination_port):
+        table.counters[<int>Counter.SEGMENTS_OTHER_PORT] += 1
+        table.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
+        table.counters[<int>Counter.BYTES_ABANDONED_OTHER_PORT] += packet.payload_size
+        return
+    if d == 0:
+        d = <int>packet.source_port - <int>packet.destination_port
+    d = 1 if d > 0 else 0
+    memset(&key, 0, sizeof(Key))
+    if d == 0:
+        memcpy(&key.word[0], packet.source, packet.address_size)
+        memcpy(&key.word[2], packet.destination, packet.address_size)
+        key.word[4] = <uint64_t>packet.source_port << 16 | packet.destination_port
+    else:
+        memcpy(&key.word[0], packet.destination, packet.address_size)
+        memcpy(&key.word[2], packet.source, packet.address_size)
+        key.word[4] = <uint64_t>packet.destination_port << 16 | packet.source_port
+    key.word[4] |= <uint64_t>packet.address_size << 32
+    hashed = keyed_hash(table.secret, &key)
+    flow = lookup(table, &key, hashed)
+    if flow != NULL:
+        if flow.mode == MODE_CLOSED:
+            if not syn or (flow.half[d].stream.syn_seen and
+                           flow.half[d].stream.syn_seq == <uint32_t>(packet.seq + 1)):
+                table.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
+                table.counters[<int>Counter.BYTES_ABANDONED_LATE] += packet.payload_size
+                return
+            leave(table, flow)
+            flow = NULL
+        else:
+            if flow != table.recent.tail:
+                list_remove(&table.recent, flow)
+                list_append(&table.recent, flow)
+            if flow.mode == MODE_IGNORED and syn and packet.flags & TCP_ACK == 0 and \
+                    flow.half[d].stream.syn_seq != <uint32_t>(packet.seq + 1) and \
+                    flow.reason != <int>Counter.BYTES_ABANDONED_OWN:
+                end_flow(table, flow, INCOMPLETE_CLOSED_, <int>Counter.FLOWS_REPLACED)
+                flow = NULL
+            elif flow.mode == MODE_IGNORED:
+                flow.last = table.now
+                on_ignored(table, flow, packet, d)
+                return
+    if flow == NULL:
+        if bare and not syn:
+            table.counters[<int>Counter.SEGMENTS_NO_FLOW] += 1
+            return
+        make_room(table)
+        flow = new_flow(table, packet, &key, hashed, d, stamp)
+        if flow == NULL:
+            table.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
+            table.counters[<int>Counter.BYTES_ABANDONED_EVICTED] += packet.payload_size
+            return
+        enter(table, flow)
+        if flow.mode == MODE_IGNORED:
+            flow.half[d].stream.syn_seq = packet.seq + 1
+            on_ignored(table, flow, packet, d)
+            return
+        if syn:
+            on_syn(table, flow, packet, d)
+        on_segment(table, flow, packet, d, stamp)
+        return
+    if syn and not on_syn(table, flow, packet, d):
+        if table.now - flow.last >= IDLE_ENOUGH or flow.half[d].eof:
+            end_flow(table, flow, INCOMPLETE_CLOSED_, <int>Counter.FLOWS_REPLACED)
+            on_tcp(table, packet, stamp)
+            return
+        table.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
+        table.counters[<int>Counter.BYTES_ABANDONED_OUT_OF_WINDOW] += packet.payload_size
+        if flow.successor != NULL and on_syn(table, flow.successor, packet, d):
+            if packet.flags & TCP_ACK:
+                succeed(table, flow)
+            return
+        on_successor(table, flow, packet, &key, hashed, d, stamp)
+        flow.last = table.now
+        return
+    flow.last = table.now
+    if flow.successor != NULL and belongs(flow, packet, d):
+        on_segment(table, flow.successor, packet, d, stamp)
+        if flow.successor.half[0].seen and flow.successor.half[1].seen:
+            succeed(table, flow)
+        elif flow.successor.half[0].stream.held_memory + flow.successor.half[1].stream.held_memory > HOLD_LIMIT:
+            discard(table, flow.successor)
+            flow.successor = NULL
+        return
+    on_segment(table, flow, packet, d, stamp)
+
+
+# ---- time and memory -------------------------------------------------------------------------------------------------
+
+cdef void expire(Table* table) noexcept nogil:
+    """Does all that is due by now, and finds when the next is."""
+    cdef Flow* flow
+    cdef int64_t due = 1 << 62
+    while True:
+        if table.soon.head != NULL and table.soon.head.due <= table.now:
+            fire(table, table.soon.head)
+        elif table.later.head != NULL and table.later.head.due <= table.now:
+            fire(table, table.later.head)
+        else:
+            break
+    while table.closed.head != NULL and table.closed.head.closed + TOMBSTONE <= table.now:
+        leave(table, table.closed.head)
+    while table.recent.head != NULL and table.recent.head.last + table.idle_timeout <= table.now:
+        flow = table.recent.head
+        if flow.mode == MODE_CLOSED:
+            leave(table, flow)
+        else:
+            end_flow(table, flow, INCOMPLETE_IDLE_, <int>Counter.FLOWS_IDLE)
+    if table.soon.head != NULL:
+        due = table.soon.head.due
+    if table.later.head != NULL:
+        due = min(due, table.later.head.due)
+    if table.closed.head != NULL:
+        due = min(due, table.closed.head.closed + TOMBSTONE)
+    if table.recent.head != NULL:
+        due = min(due, table.recent.head.last + table.idle_timeout)
+    table.due = due
+
+
+cdef struct Weighed:
+    int64_t weight
+    Half* half
+
+
+cdef int heavier(const void* left, const void* right) noexcept nogil:
+    cdef int64_t a = (<const Weighed*>left).weight
+    cdef int64_t b = (<const Weighed*>right).weight
+    return -1 if a > b else (1 if a < b else 0)
+
+
+cdef inline int64_t used(const Table* table) noexcept nogil:
+    return table.pool.bytes - table.ready_bytes
+
+
+cdef void relieve_heaviest(Table* table, int64_t goal, bint bodies) noexcept nogil:
+    """Gives back out-of-order bytes, or kept bodies, of the halves that hold most, until `goal` is reached."""
+    cdef Weighed* weighed
+    cdef Flow* flow = table.created.head
+    cdef size_t count = 0
+    cdef size_t i
+    cdef int d
+    cdef int64_t weight
+    cdef Half* half
+    weighed = <Weighed*>calloc(2 * table.total + 1, sizeof(Weighed))
+    if weighed == NULL:
+        return
+    while flow != NULL:
+        if flow.mode == MODE_HTTP or (flow.mode == MODE_UNDECIDED and not bodies):
+            for d in range(2):
+                half = &flow.half[d]
+                if bodies:
+                    weight = <int64_t>half.parser.message.body_space if half.parser.message != NULL else 0
+                else:
+                    weight = half.stream.held_memory
+                if weight:
+                    weighed[count].weight = weight
+                    weighed[count].half = half
+                    count += 1
+        flow = flow.links[CREATED].next
+    qsort(weighed, count, sizeof(Weighed), &heavier)
+    for i in range(count):
+        if used(table) <= goal:
+            break
+        half = weighed[i].half
+        flow = half.flow
+        if bodies:
+            if http1_drop_body(&half.parser):
+                table.counters[<int>Counter.BODIES_EVICTED] += 1
+        elif half.stream.count:
+            table.counters[<int>Counter.HOLDS_EVICTED] += 1
+            if flow.mode == MODE_UNDECIDED:
+                table.counters[<int>Counter.FLOWS_UNDECIDED] += 1
+                ignore(table, flow, <int>Counter.BYTES_ABANDONED_UNDECIDED)
+            else:
+                relieve_half(table, flow, half)
+    free(weighed)
+
+
+cdef void relieve(Table* table) noexcept nogil:
+    """The memory limit is passed: evicts in the documented order, to an eighth below it, so that it is done rarely."""
+    cdef int64_t goal = table.memory_limit - table.memory_limit // 8
+    while used(table) > goal and table.closed.head != NULL:
+        leave(table, table.closed.head)
+    while used(table) > goal and table.silent.head != NULL:
+        end_flow(table, table.silent.head, INCOMPLETE_EVICTED_, <int>Counter.FLOWS_EVICTED_SILENT)
+    if used(table) > goal:
+        relieve_heaviest(table, goal, False)
+    if used(table) > goal:
+        relieve_heaviest(table, goal, True)
+    while used(table) > goal and table.recent.head != NULL:
+        end_flow(table, table.recent.head, INCOMPLETE_EVICTED_, <int>Counter.FLOWS_EVICTED_MEMORY)
+
+
+cdef inline void on_packet(Table* table, const uint8_t* data, uint32_t size, int64_t stamp) noexcept nogil:
+    cdef Packet packet
+    cdef Verdict verdict
+    cdef int64_t step
+    table.counters[<int>Counter.PACKETS_SEEN] += 1
+    if table.clock < 0:
+        if stamp > table.now:
+            table.now = stamp
+    else:
+        step = stamp - table.last_stamp
+        table.last_stamp = stamp
+        if step > 0:
+            table.now = min(table.now + step, table.clock_limit)
+    if table.now >= table.due:
+        expire(table)
+    verdict = wire_parse(table.linktype, data, size, &packet)
+    if verdict == WIRE_FRAGMENT:
+        verdict = fragments_add(&table.fragments, &packet, table.now)
+        if verdict == WIRE_MALFORMED:
+            table.counters[<int>Counter.PACKETS_FRAGMENT_DROPPED] += 1
+            return
+    if verdict == WIRE_TCP:
+        table.counters[<int>Counter.PACKETS_PARSED] += 1
+        on_tcp(table, &packet, stamp)
+        if used(table) > table.memory_limit:
+            relieve(table)
+    elif verdict == WIRE_FRAGMENT:
+        table.counters[<int>Counter.PACKETS_FRAGMENT] += 1
+    elif verdict == WIRE_NOT_IP:
+        table.counters[<int>Counter.PACKETS_NOT_IP] += 1
+    elif verdict == WIRE_NOT_TCP:
+        table.counters[<int>Counter.PACKETS_NOT_TCP] += 1
+    elif verdict == WIRE_CUT:
+        table.counters[<int>Counter.PACKETS_CUT] += 1
+    else:
+        table.counters[<int>Counter.PACKETS_MALFORMED] += 1
+
+
+cdef Py_ssize_t on_batch(Table* table, const uint8_t* packets, uint64_t size, const uint32_t* index, Py_ssize_t count,
+                         Py_ssize_t at) noexcept nogil:
+    """Feeds packets `at` .. `count`; returns the number of the next."""
+    cdef const uint32_t* entry
+    while at < count and table.ready_count < READY_COUNT and table.ready_bytes < READY_BYTES:
+        entry = index + 4 * at
+        at += 1
+        if <uint64_t>entry[2] + entry[3] > size:
+            table.counters[<int>Counter.PACKETS_SEEN] += 1
+            table.counters[<int>Counter.PACKETS_MALFORMED] += 1
+            continue
+        on_packet(table, packets + entry[2], entry[3], <int64_t>entry[0] * 1_000_000 + entry[1])
+    return at
+
+
+# ---- the Python face -------------------------------------------------------------------------------------------------
+
+@cython.final
+cdef class FlowTable:
+    """Every flow of one capture. Belongs to one thread; not locked. Never raises on traffic. See flow.pyi."""
+
+    cdef Table* table
+    cdef tuple carried      # keeps table.carry's names alive
+
+    def __cinit__(self, *, int linktype, ports, max_body=65536, max_head=65536, max_flows=10_000,
+                  idle_timeout_us=300_000_000, memory_limit=67_108_864, sample_rate=1.0, tuple carry=()):
+        cdef Table* table
+        cdef int port
+        cdef bytes secret = os.urandom(16)
+        if not wire_link_known(linktype):
+            raise ValueError(f"unknown link type {linktype}")
+        if len(carry) > CARRY_MAX:
+            raise ValueError(f"carry takes at most {CARRY_MAX} names")
+        self.carried = tuple([name.encode("ascii") for name in carry])
+        table = <Table*>calloc(1, sizeof(Table))
+        if table == NULL:
+            raise MemoryError
+        self.table = table
+        table.linktype = linktype
+        table.limits.body = max_body
+        table.limits.head = max_head
+        table.max_flows = max_flows
+        table.idle_timeout = idle_timeout_us
+        table.memory_limit = memory_limit
+        table.sample_rate = sample_rate
+        for port in ports:
+            if not 0 < port < 65536:
+                raise ValueError(f"port {port} is not in 1-65535")
+            table.ports[port >> 3] |= <uint8_t>(1 << (port & 7))
+        table.carry.count = <uint32_t>len(carry)
+        for i, name in enumerate(self.carried):
+            table.carry.name[<int>i] = <const uint8_t*><char*><bytes>name
+            table.carry.size[<int>i] = <uint32_t>len(name)
+        memcpy(table.secret, <char*>secret, 16)
+        table.mask = 1023
+        table.buckets = <Flow**>calloc(table.mask + 1, sizeof(Flow*))
+        if table.buckets == NULL:
+            raise MemoryError
+        table.created.which = CREATED
+        table.recent.which = RECENT
+        table.silent.which = STAGE
+        table.closed.which = STAGE
+        table.clock = -1
+        table.due = 1 << 62
+        fragments_init(&table.fragments, &table.pool)
+
+    def __dealloc__(self):
+        if self.table == NULL:
+            return
+        if self.table.buckets != NULL:
+            self._end_all()
+            self._take()
+            free(self.table.buckets)
+        free(self.table)
+
+    cdef list _take(self):
+        """Builds the ended messages, and frees what waited for the GIL."""
+        cdef Table* table = self.table
+        cdef Message* message = table.ready
+        cdef Message* following
+        cdef Conn* conn
+        cdef list messages = []
+        table.ready = NULL
+        table.ready_tail = NULL
+        table.ready_count = 0
+        table.ready_bytes = 0
+        while message != NULL:
+            following = message.next
+            messages.append(build_message(message, &table.carry))
+            let_go(table, message)
+            message = following
+        while table.dead != NULL:
+            conn = table.dead
+            table.dead = conn.next_dead
+            forget_conn(conn)
+        return messages
+
+    cdef void _end_all(self):
+        while self.table.created.head != NULL:
+            if self.table.created.head.mode == MODE_CLOSED:
+                leave(self.table, self.table.created.head)
+            else:
+                end_flow(self.table, self.table.created.head, INCOMPLETE_STOPPED_, <int>Counter.FLOWS_STOPPED)
+        fragments_free(&self.table.fragments)
+
+    def feed(self, bytes packets, bytes index, Py_ssize_t first=0, clock_us=None):
+        """See flow.pyi."""
+        cdef Table* table = self.table
+        cdef const uint8_t* data = <const uint8_t*><char*>packets
+        cdef const uint32_t* entries = <const uint32_t*><char*>index
+        cdef Py_ssize_t count = len(index) // 16
+        cdef uint64_t size = <uint64_t>len(packets)
+        if first < 0:
+            raise ValueError("first is negative")
+        if clock_us is not None:
+            if table.clock < 0 and first < count:
+                table.last_stamp = <int64_t>entries[4 * first] * 1_000_000 + entries[4 * first + 1]
+                table.now = table.last_stamp
+            self._clock(clock_us)
+        with nogil:
+            first = on_batch(table, data, size, entries, count, first)
+        return self._take(), first
+
+    cdef int64_t _clock(self, int64_t clock):
+        """Lets core time pass by at most what has really passed, and a second; returns what has."""
+        cdef Table* table = self.table
+        cdef int64_t elapsed = max(0, clock - table.clock) if table.clock >= 0 else 0
+        table.clock = clock
+        table.clock_limit = table.now + elapsed + CLOCK_SLACK
+        return elapsed
+
+    def tick(self, int64_t clock_us):
+        """See flow.pyi."""
+        cdef Table* table = self.table
+        if table.clock < 0:
+            return []       # no packet yet: no time either
+        table.now += self._clock(clock_us)
+        with nogil:
+            if table.now >= table.due:
+                expire(table)
+        return self._take()
+
+    def flush(self):
+        """See flow.pyi."""
+        self._end_all()
+        return self._take()
+
+    def exclude(self, str address, int port):
+        """See flow.pyi."""
+        cdef bytes packed = inet_pton(AF_INET6 if ":" in address else AF_INET, address)
+        cdef Own* own
+        if self.table.own_count == OWN_MAX:     # the oldest makes room
+            self.table.own_count -= 1
+            memmove(self.table.own, self.table.own + 1, self.table.own_count * sizeof(Own))
+        own = &self.table.own[self.table.own_count]
+        own.size = <uint8_t>len(packed)
+        memcpy(own.address, <char*>packed, len(packed))
+        own.port = <uint16_t>port
+        self.table.own_count += 1
+
+    def readmit(self, str address, int port):
+        """See flow.pyi."""
+        cdef bytes packed = inet_pton(AF_INET6 if ":" in address else AF_INET, address)
+        cdef uint32_t i
+        cdef Own* own
+        for i in range(self.table.own_count):
+            own = &self.table.own[i]
+            if own.size == len(packed) and own.port == port and memcmp(own.address, <char*>packed, own.size) == 0:
+                self.table.own_count -= 1
+                own[0] = self.table.own[self.table.own_count]
+                return
+
+    def counters(self):
+        """See flow.pyi."""
+        return {name: self.table.counters[i] for i, name in enumerate(COUNTERS)}
+
+    def gauges(self):
+        """See flow.pyi."""
+        cdef int64_t held = 0
+        cdef Flow* flow = self.table.created.head
+        while flow != NULL:
+            held += flow.half[0].stream.held_bytes + flow.half[1].stream.held_bytes
+            if flow.successor != NULL:
+                held += flow.successor.half[0].stream.held_bytes + flow.successor.half[1].stream.held_bytes
+            flow = flow.links[CREATED].next
+        return {
+            "flows": self.table.live,
+            "held_bytes": held,
+            "memory_bytes": self.table.pool.bytes,
+            "memory_blocks": self.table.pool.blocks,
+            "messages_open": self.table.messages_open,
+            "messages_long": self.table.messages_long,
+        }
+
+    def events(self):
+        """See flow.pyi."""
+        cdef list events = []
+        cdef uint32_t i
+        cdef Noted* noted
+        for i in range(self.table.noted_count):
+            noted = &self.table.noted[i]
+            events.append((
+                EVENT_NAMES[noted.kind],
+                name_end(noted.server, noted.address_size, noted.server_port),
+                name_end(noted.client, noted.address_size, noted.client_port)))
+        self.table.noted_count = 0
+        return events

@@ -1,0 +1,150 @@
+"""One direction's byte stream; see stream.pxd for the interface and the invariant."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memmove
+
+from sniffer_core.counters cimport Counter
+from sniffer_core.memory cimport Pool, pool_give, pool_resize, pool_take
+
+
+cdef void stream_init(Stream* stream, Pool* pool, uint64_t* counters) noexcept nogil:
+    stream.pool = pool
+    stream.counters = counters
+    stream.base = BASE_NONE
+    stream.mapped = False
+    stream.anchor = 0
+    stream.syn_seen = False
+    stream.syn_seq = 0
+    stream.start = ORIGIN
+    stream.next = ORIGIN
+    stream.top = ORIGIN
+    stream.acked = -1
+    stream.end = -1
+    stream.held = NULL
+    stream.first = 0
+    stream.count = 0
+    stream.space = 0
+    stream.held_bytes = 0
+    stream.held_memory = 0
+
+
+cdef int64_t stream_free(Stream* stream) noexcept nogil:
+    cdef int64_t bytes = stream.held_bytes
+    while stream.count:
+        stream_take(stream, stream_front(stream).size)
+    pool_give(stream.pool, stream.held, stream.space * sizeof(Held*))
+    stream.held = NULL
+    stream.space = 0
+    stream.first = 0
+    return bytes
+
+
+cdef uint32_t search(const Stream* stream, int64_t offset) noexcept nogil:
+    """Index of the first held piece that ends beyond `offset` (stream.first + stream.count if there is none)."""
+    cdef uint32_t low = stream.first
+    cdef uint32_t high = stream.first + stream.count
+    cdef uint32_t middle
+    if stream.count and stream.held[high - 1].offset + stream.held[high - 1].size <= offset:
+        return high     # the common case: it belongs at the end
+    while low < high:
+        middle = (low + high) // 2
+        if stream.held[middle].offset + stream.held[middle].size <= offset:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef bint insert(Stream* stream, uint32_t at, const uint8_t* data, int64_t size, int64_t offset,
+                 bint segment_start, const Run* run) noexcept nogil:
+    cdef Held* held
+    cdef Held** grown
+    cdef uint32_t space
+    if stream.first + stream.count == stream.space:
+        if stream.first > stream.space // 2:    # room in front: slide down, amortised over the pops that made it
+            memmove(stream.held, stream.held + stream.first, stream.count * sizeof(Held*))
+            at -= stream.first
+            stream.first = 0
+        else:
+            space = stream.space * 2 if stream.space else 8
+            if stream.held == NULL:
+                grown = <Held**>pool_take(stream.pool, space * sizeof(Held*))
+            else:
+                grown = <Held**>pool_resize(
+                    stream.pool, stream.held, stream.space * sizeof(Held*), space * sizeof(Held*))
+            if grown == NULL:
+                return False
+            stream.held = grown
+            stream.space = space
+    held = <Held*>pool_take(stream.pool, sizeof(Held) + <size_t>size)
+    if held == NULL:
+        return False
+    held.offset = offset
+    held.size = <uint32_t>size
+    held.taken = 0
+    held.stamp = run.stamp
+    held.ack = run.ack
+    held.segment_start = segment_start
+    held.conflict = run.conflict
+    memcpy(held_data(held), data, <size_t>size)
+    memmove(stream.held + at + 1, stream.held + at, (stream.first + stream.count - at) * sizeof(Held*))
+    stream.held[at] = held
+    stream.count += 1
+    stream.held_bytes += size
+    stream.held_memory += size + <int64_t>sizeof(Held)
+    return True
+
+
+cdef void stream_hold(Stream* stream, const Run* run) noexcept nogil:
+    cdef const uint8_t* data = run.data
+    cdef int64_t offset = run.offset
+    cdef int64_t end = run.offset + run.size
+    cdef int64_t piece
+    cdef uint32_t at
+    cdef Held* held
+    cdef bint fresh = False
+    while offset < end:
+        at = search(stream, offset)
+        held = stream.held[at] if at < stream.first + stream.count else NULL
+        if held != NULL and held.offset <= offset:      # seen already: the first bytes win
+            piece = min(end, held.offset + held.size) - offset
+            if memcmp(data, held_data(held) + (offset - held.offset), <size_t>piece) != 0:
+                held.conflict = True
+                stream.counters[<int>Counter.OVERLAP_CONFLICTS] += 1
+            stream.counters[<int>Counter.BYTES_DUPLICATE] += <uint64_t>piece
+        else:
+            piece = (end if held == NULL else min(end, held.offset)) - offset
+            fresh = True
+            if not insert(stream, at, data, piece, offset, run.segment_start and offset == run.offset, run):
+                stream.counters[<int>Counter.BYTES_ABANDONED_EVICTED] += <uint64_t>piece    # no memory at all
+        offset += piece
+        data += piece
+    if not fresh:
+        stream.counters[<int>Counter.SEGMENTS_RETRANSMITTED] += 1
+
+
+cdef void stream_read(const Stream* stream, Run* run) noexcept nogil:
+    cdef Held* front = stream_front(stream)
+    run.data = held_data(front)
+    run.size = front.size
+    run.offset = front.offset
+    run.stamp = front.stamp
+    run.ack = front.ack
+    run.segment_start = front.segment_start
+    run.conflict = front.conflict
+
+
+cdef void stream_take(Stream* stream, int64_t size) noexcept nogil:
+    cdef Held* front = stream_front(stream)
+    stream.held_bytes -= size
+    if size < front.size:
+        front.taken += <uint32_t>size
+        front.offset += size
+        front.size -= <uint32_t>size
+        if size:
+            front.segment_start = False
+        return
+    stream.held_memory -= <int64_t>sizeof(Held) + front.taken + front.size
+    pool_give(stream.pool, front, sizeof(Held) + front.taken + front.size)
+    stream.count -= 1
+    stream.first = stream.first + 1 if stream.count else 0
