@@ -20,7 +20,7 @@ CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e
 """C0, DEL, C1, separators of lines, bidi controls, lone surrogates."""
 
 CREDENTIALS: Final = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{4,}")
-RESERVED: Final = ("timestamp", "level", "logger", "message", "schema", "exception", "placement")
+RESERVED: Final = ("timestamp", "level", "logger", "message", "schema", "exception")
 
 
 def printable(text: str) -> str:
@@ -56,7 +56,7 @@ def configure(
             "message": hide(event["event"]),
         }
         for name, value in getattr(record, "fields", {}).items():
-            shown[f"{name}_" if name in RESERVED else name] = hide(value)
+            shown[f"{name}_" if name in RESERVED else str(hide(name))] = hide(value)
         if "exception" in event:
             shown["exception"] = hide(event["exception"])
         if placement and not console:

@@ -1,0 +1,229 @@
+"""The daemon: arguments and environment -> configuration -> run -> exit code. The only module that ends the process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from types import FrameType
+from typing import Final, NoReturn
+
+from sniffer import config as config_module
+from sniffer.config import SnifferConfig
+from sniffer.errors import EXIT_CONFIG, EXIT_OK, EXIT_RUNTIME, Problem, SnifferError, ValidationError
+from sniffer.flags import FlagParser
+from sniffer.options import FALSE
+from sniffer.privileges import raise_net_raw
+
+log: Final = logging.getLogger("sniffer")
+
+DESCRIPTION: Final = """\
+Captures HTTP/1.x between other programs, passively, and writes each request and response as one JSON object.
+"""
+EPILOG: Final = """\
+examples:
+  tcp-sniffer --ports 8080 --interface eth0 --stdout
+  tcp-sniffer --ports 80,8080 --read capture.pcap --stdout | jq .path
+  tcp-sniffer --ports 8080 --output-url https://collector.example/messages
+
+Each option can be given by the variable in brackets too; a flag beats its variable. Variables only:
+{variables}
+exit codes: 0 success or a clean stop, 1 wrong configuration, 2 everything else
+"""
+
+
+def _parser() -> FlagParser:
+    silent = [option for option in SnifferConfig.options().values() if option.variable and not option.flag]
+    width = max(len(str(option.variable)) for option in silent) + 2
+    parser = FlagParser(
+        SnifferConfig,
+        config_module.GROUPS,
+        prog="tcp-sniffer",
+        usage="tcp-sniffer --ports PORT,PORT [--interface NAME | --read FILE] (--stdout | --output-url URL) [options]",
+        description=DESCRIPTION,
+        epilog=EPILOG.format(variables="".join(f"  {option.variable:<{width}}{option.help}\n" for option in silent)),
+    )
+    parser.help_group.add_argument(
+        "--version", action="version", version=f"tcp-sniffer {version()}", help="show the version"
+    )
+    return parser
+
+
+def version() -> str:
+    """The version of the installed distribution, or "unknown" in a tree that is not installed."""
+    try:
+        return metadata.version("tcp-sniffer")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def configure(arguments: Sequence[str], environ: Mapping[str, str]) -> SnifferConfig:
+    """The daemon's configuration from flags and variables; `ValidationError` with every problem.
+
+    `--help` and `--version` print and raise SystemExit(0).
+    """
+    flags, problems = _parser().texts(arguments)
+    texts = {**SnifferConfig.texts_of(environ), **flags}
+    try:
+        config = SnifferConfig.from_texts(texts, problems)
+    except ValidationError as error:
+        problems = list(error.problems)
+    else:
+        if config.has_output:
+            return config
+    if "output_url" not in texts and texts.get("output_stdout", "no").strip().lower() in FALSE:
+        problems.append(_NO_OUTPUT)
+    raise ValidationError(problems)
+
+
+_NO_OUTPUT: Final = Problem(
+    "output_stdout", "no output is named: --stdout writes the messages to standard output, --output-url posts them"
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs the daemon and returns its exit code. `--help` and `--version` raise SystemExit(0)."""
+    from sniffer import logs
+
+    _open_standard_streams()
+    logs.configure()
+    try:
+        config = configure(arguments, os.environ)
+        placement = {"pod": config.pod_name, "namespace": config.namespace, "node": config.node_name}
+        logs.configure(
+            level=config.log_level,
+            form=config.log_format,
+            placement={name: value for name, value in placement.items() if value},
+            secrets=[config.output_url_auth_token.reveal()] if config.output_url_auth_token else [],
+        )
+        threading.excepthook = _log_thread
+        # The capture thread hands over often; by default each hand-off would wait 5 ms behind a busy loop.
+        sys.setswitchinterval(0.001)
+        _load()
+        raise_net_raw()
+        runner = asyncio.Runner()
+        code = runner.run(_Daemon(config).run())
+        # Only the loop: closing the runner would wait for threads, and one may be stuck in a write.
+        runner.get_loop().close()
+        return code
+    except ValidationError as error:
+        _report(error)
+        return EXIT_CONFIG
+    except SnifferError as error:
+        log.error(str(error))
+        return error.exit_code
+    except ImportError as error:
+        log.error("cannot start: an import failed", extra={"fields": {"error": str(error)}})
+        return EXIT_RUNTIME
+    except Exception:
+        log.exception("uncaught exception")
+        return EXIT_RUNTIME
+
+
+def _load() -> None:
+    """Imports what the daemon runs on, so that what is missing is said before anything is opened."""
+    try:
+        from sniffer_core import flow  # noqa: F401
+    except ImportError as error:
+        raise SnifferError(f"the compiled core cannot be loaded ({error}); `pip install .` builds it") from error
+    from sniffer import pipeline  # noqa: F401
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process after its last log line, without waiting for threads that are stuck."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or never open
+            stream.flush()
+    os._exit(code)
+
+
+def _open_standard_streams() -> None:
+    """Fills the places of standard streams that were closed at start, which the next file would take otherwise.
+
+    Standard output gets a pipe that nobody reads: writing to it fails as writing to a closed output should.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            reader, writer = os.pipe()
+            os.dup2(reader if number == 0 else writer, number)
+            for end in {reader, writer} - {number}:
+                os.close(end)
+
+
+def _report(error: ValidationError) -> None:
+    """One readable error, and the same as one structured log line."""
+    options = SnifferConfig.options()
+    count = len(error.problems)
+    lines = [f"tcp-sniffer: the configuration has {'a problem' if count == 1 else f'{count} problems'}:"]
+    for problem in error.problems:
+        option = options.get(problem.field)
+        places = " or ".join(place for place in (option.flag, option.variable) if place) if option else ""
+        lines.append(f"  {problem.message}" + (f"  [{places}]" if places else ""))
+    lines.append("`tcp-sniffer --help` lists the options.")
+    print("\n".join(lines), file=sys.stderr)
+    problems = [{"field": problem.field, "message": problem.message} for problem in error.problems]
+    log.error("configuration error", extra={"fields": {"problems": problems}})
+
+
+def _log_thread(failure: threading.ExceptHookArgs) -> None:
+    log.error("uncaught exception in a thread", exc_info=failure.exc_value)
+
+
+class _Daemon:
+    """One run: signals in, exit code out."""
+
+    def __init__(self, config: SnifferConfig) -> None:
+        self._config = config
+        self._stops = 0
+        self._stop_task: asyncio.Task[object] | None = None
+
+    async def run(self) -> int:
+        from sniffer.pipeline import Sniffer
+
+        self._loop = asyncio.get_running_loop()
+        self._sniffer = sniffer = Sniffer(self._config)
+        # Plain handlers, not the loop's: a third signal must end a loop that is stuck.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGUSR1, self._on_usr1)
+        for warning in self._config.warnings:
+            log.warning(warning)
+        endpoint = None
+        if self._config.metrics_port is not None:
+            from sniffer.metrics import Endpoint
+
+            endpoint = Endpoint(sniffer, self._config.metrics_address, self._config.metrics_port)
+            await endpoint.open()
+        try:
+            await sniffer.start()
+            await sniffer.wait()
+        finally:
+            if endpoint is not None:
+                await endpoint.close()
+        return EXIT_RUNTIME if sniffer.undelivered or self._stops > 1 else EXIT_OK
+
+    def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._stops += 1
+        if self._stops > 2:
+            os._exit(EXIT_RUNTIME)
+        self._loop.call_soon_threadsafe(self._stop if self._stops == 1 else self._sniffer.abort)
+
+    def _stop(self) -> None:
+        self._stop_task = self._loop.create_task(self._sniffer.stop())
+
+    def _on_usr1(self, _number: int, _frame: FrameType | None) -> None:
+        self._loop.call_soon_threadsafe(self._say_ledger)
+
+    def _say_ledger(self) -> None:
+        snapshot = self._sniffer.ledger.snapshot()
+        ledger = {name: value for name, value in snapshot.items() if value and name != "lanes"}
+        log.info("ledger", extra={"fields": {"lanes": snapshot["lanes"], "ledger": ledger}})

@@ -1,0 +1,125 @@
+"""The optional HTTP endpoint: /metrics for Prometheus, /healthz and /readyz for probes. Imported only when asked for.
+
+Every counter of the ledger is `tcp_sniffer_<name>_total`, those of a lane `tcp_sniffer_lane_<name>_total{lane="..."}`;
+gauges carry no `_total`. docs/COUNTERS.md explains them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+from sniffer.errors import SnifferError
+from sniffer.ledger import DECLARED, LANE, Ledger
+
+if TYPE_CHECKING:
+    from sniffer.message import HttpMessage
+
+PREFIX: Final = "tcp_sniffer_"
+LATENCIES: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Upper ends of the histogram's buckets, seconds."""
+CLOSE_SECONDS: Final = 0.5
+
+
+class Watched(Protocol):
+    """What the endpoint needs of a sniffer."""
+
+    observe: Callable[[Sequence[HttpMessage]], None] | None
+
+    @property
+    def ledger(self) -> Ledger:
+        """Read at each request."""
+
+    @property
+    def ready(self) -> bool:
+        """What /readyz says."""
+
+    @property
+    def healthy(self) -> bool:
+        """What /healthz says."""
+
+
+class Endpoint:
+    """Serves the metrics and the health of `sniffer` until it is closed. Takes the sniffer's `observe`."""
+
+    def __init__(self, sniffer: Watched, address: str, port: int) -> None:
+        self._sniffer = sniffer
+        self._address = address
+        self._port = port
+        self._registry = CollectorRegistry()
+        self._registry.register(_Counters(sniffer.ledger))
+        ProcessCollector(registry=self._registry)
+        self._latency = Histogram(
+            f"{PREFIX}exchange_latency_seconds",
+            "last byte of a request to first byte of its response",
+            buckets=LATENCIES,
+            registry=self._registry,
+        )
+        sniffer.observe = self._observe
+        app = web.Application()
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_SECONDS)
+
+    async def open(self) -> None:
+        """Starts to serve. SnifferError when the address cannot be listened on."""
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self._address, self._port).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise SnifferError(
+                f"metrics_port: cannot listen on {self._address} port {self._port}: {error.strerror}"
+            ) from error
+
+    async def close(self) -> None:
+        """Ends serving."""
+        await self._runner.cleanup()
+
+    def _observe(self, messages: Sequence[HttpMessage]) -> None:
+        for message in messages:
+            if message.latency_ms is not None:
+                self._latency.observe(message.latency_ms / 1000)
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return _probe(self._sniffer.healthy)
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        return _probe(self._sniffer.ready)
+
+
+def _probe(good: bool) -> web.Response:
+    return web.Response(text="ok\n") if good else web.Response(text="not ok\n", status=503)
+
+
+class _Counters:
+    """The ledger's snapshot as metrics."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the names need not be asked for when this is registered."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """One metric for each counter and gauge, one for each of the lanes' with the lane as its label."""
+        snapshot = self._ledger.snapshot()
+        for counter in DECLARED.values():
+            family = GaugeMetricFamily if counter.gauge else CounterMetricFamily
+            yield family(PREFIX + counter.name, counter.meaning, value=snapshot[counter.name])
+        for counter in LANE:
+            family = GaugeMetricFamily if counter.gauge else CounterMetricFamily
+            metric = family(f"{PREFIX}lane_{counter.name}", counter.meaning, labels=["lane"])
+            for name, counters in snapshot["lanes"].items():
+                metric.add_metric([name], counters[counter.name])
+            yield metric

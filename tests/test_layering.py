@@ -1,0 +1,68 @@
+"""Imports point one way: import-linter's contracts for Python, a look at the cimports for the core."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CORE = ROOT / "sniffer_core"
+
+# From the bottom up: each may use what stands before it.
+LAYERS = ["memory", "counters", "wire", "fragment", "stream", "http1", "exchange", "message", "flow"]
+IMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import\s+|c?import\s+([\w., ]+))(.*)$", re.MULTILINE)
+FORBIDDEN = {"asyncio", "logging", "select", "socketserver", "sniffer", "structlog", "threading", "time"}
+"""The core does no I/O, reads no clock, logs nothing, and knows nothing of the rest."""
+
+
+def imports(source: str) -> set[str]:
+    """Dotted names of the modules that a Cython source imports or cimports."""
+    found: set[str] = set()
+    for package, modules, names in IMPORT.findall(source):
+        if package == "sniffer_core":
+            found |= {f"sniffer_core.{name.split(' as ')[0].strip(' ()')}" for name in names.split(",")}
+        else:
+            found |= {name.split(" as ")[0].strip() for name in (package or modules).split(",")}
+    return found
+
+
+def test_import_linter_contracts_hold() -> None:
+    """The contracts in pyproject.toml hold."""
+    program = "from importlinter.cli import lint_imports_command as run; run(['--no-cache'])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_core_module_has_its_layer() -> None:
+    """A new module of the core is given its place here."""
+    assert {path.stem for path in CORE.glob("*.p[yx][xd]")} <= set(LAYERS)
+
+
+@pytest.mark.parametrize("path", sorted(CORE.glob("*.p[yx][xd]")), ids=lambda path: path.name)
+def test_core_modules_use_only_lower_ones(path: Path) -> None:
+    """Each .pyx and .pxd uses only modules below its own, and nothing that does I/O or reads a clock."""
+    found = imports(path.read_text())
+    own = {name.removeprefix("sniffer_core.") for name in found if name.startswith("sniffer_core.")} - {"heads"}
+    assert own <= set(LAYERS[: LAYERS.index(path.stem) + 1]), f"{path.name} reaches up"
+    assert not {name.split(".")[0] for name in found} & FORBIDDEN
+
+
+def test_imports_are_found() -> None:
+    """The look at the sources sees every form of import."""
+    source = (
+        "from sniffer_core.wire cimport View\nimport os, time as t\n  cimport cython\n"
+        "from sniffer_core cimport http1, flow as f\nfrom libc.stdint cimport (\n    uint8_t)\n"
+    )
+    assert imports(source) == {
+        "sniffer_core.wire",
+        "os",
+        "time",
+        "cython",
+        "sniffer_core.http1",
+        "sniffer_core.flow",
+        "libc.stdint",
+    }
