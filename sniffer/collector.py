@@ -223,4 +223,4 @@ def _cause(error: BaseException) -> str:
     number = getattr(system, "errno", None)
     if isinstance(system, ssl.SSLError):
         return f"TLS: {getattr(system, 'verify_message', '') or system.reason}"
-    return os.strerror(number) if isinstance(number, int) and number > 0 else type(error).__name__
+    return os.strerror(number) if isinstance(number, int) and number > 0 else type(system).__name__

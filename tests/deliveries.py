@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from sniffer.lanes import Batches, ByConnection, Lane, LaneCounters
 from sniffer.message import Endpoint, Fields, HttpMessage
@@ -114,3 +114,10 @@ async def settled(lane: Lane) -> LaneCounters:
     async with asyncio.timeout(BOUND):
         await lane.drain()
     return lane.counters
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Lets the loop turn until `condition` holds: for what tells nobody when it happens."""
+    async with asyncio.timeout(BOUND):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0)

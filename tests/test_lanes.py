@@ -220,7 +220,7 @@ async def test_a_sink_that_cannot_be_cancelled_is_left_behind(monkeypatch: pytes
     cancelled = asyncio.Event()
 
     class Stubborn(Recorder):
-        async def deliver(self, batch: Sequence[HttpMessage]) -> None:
+        async def deliver(self, _: Sequence[HttpMessage]) -> None:
             while not free.is_set():
                 try:
                     await free.wait()
@@ -262,7 +262,7 @@ async def test_losses_are_logged_once_a_second(
     timers: list[tuple[float, object]] = []
     real = loop.call_later
 
-    def call_later(delay: float, callback: object, *args: object) -> asyncio.TimerHandle:
+    def call_later(delay: float, callback: object, *_: object) -> asyncio.TimerHandle:
         timers.append((delay, callback))
         return real(3600, lambda: None)
 
@@ -315,7 +315,7 @@ async def everything_happens(counters: LaneCounters) -> bool:
 
 
 async def test_the_law_holds_whatever_happens() -> None:
-    """offered = delivered + rejected + dropped + waiting, with every counter in use."""
+    """With every counter in use, offered = delivered + rejected + dropped + waiting."""
     counters = LaneCounters()
     assert await everything_happens(counters)
     moved = counters.snapshot()

@@ -12,7 +12,8 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -30,7 +31,7 @@ from sniffer.sinks import (
     Undelivered,
     where,
 )
-from tests.deliveries import BOUND, Recorder, Time, lane_to, message, messages, settled
+from tests.deliveries import BOUND, Recorder, Time, lane_to, message, messages, settled, until
 
 # Standard output
 
@@ -131,9 +132,7 @@ async def test_a_blocked_stdout_is_left_behind_at_the_deadline(monkeypatch: pyte
         async with lane_to(StdoutSink(write)) as lane:
             lane.offer(batch)
             lane.offer(batch)
-            async with asyncio.timeout(BOUND):
-                while fionread(read) < 8192:
-                    await asyncio.sleep(0)
+            await until(lambda: fionread(read) == 8192)
             await lane.drain(time.monotonic())
             whole = 8192 // (len(batch[0].to_json()) + 1)
             assert whole == 4
@@ -150,32 +149,26 @@ def fionread(fd: int) -> int:
     return int.from_bytes(answer, "little")
 
 
-async def test_a_full_disk_is_counted_and_its_torn_line_ended(tmp_path: os.PathLike[str]) -> None:
+async def test_a_full_disk_is_counted_and_its_torn_line_ended(tmp_path: Path) -> None:
     """A write that fails drops the batch as an error, and the next line starts on a line of its own."""
-    path = os.path.join(tmp_path, "out")
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    path = tmp_path / "out"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     size = len(message().to_json())
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
     try:
         async with lane_to(StdoutSink(fd)) as lane:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size + 11, hard))
             try:
-                lane.offer(messages(2))
-                async with asyncio.timeout(BOUND):
-                    while lane.counters.waiting:
-                        await asyncio.sleep(0)
-                lane.offer([message(2)])
-                async with asyncio.timeout(BOUND):
-                    while lane.counters.waiting:
-                        await asyncio.sleep(0)
+                for batch in (messages(2), [message(2)]):
+                    lane.offer(batch)
+                    await until(lambda: not lane.counters.waiting)
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
             lane.offer([message(3)])
             counters = await settled(lane)
     finally:
         os.close(fd)
-    with open(path, "rb") as file:
-        lines = file.read().split(b"\n")
+    lines = path.read_bytes().split(b"\n")
     assert lines == [message(0).to_json(), message(1).to_json()[:10], message(3).to_json(), b""]
     assert (counters.delivered, counters.dropped["error"]) == (2, 2)
 
@@ -206,9 +199,18 @@ class AsyncCall:
         self.got.append(m)
 
 
-@pytest.mark.parametrize("wrap", [lambda f: f, lambda f: f.__call__, functools.partial, lambda f: lambda m: f(m)])
+def plainly(function: Callable[[HttpMessage], object]) -> Callable[[HttpMessage], object]:
+    """A plain function that returns what an async one returns."""
+
+    def call(m: HttpMessage) -> object:
+        return function(m)
+
+    return call
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, lambda f: f.__call__, functools.partial, plainly])
 async def test_an_async_callback_runs_on_the_loop(wrap: object) -> None:
-    """An async function, an object with an async `__call__`, a partial or a lambda of it: awaited on the loop."""
+    """Awaited on the loop: an async function, an async `__call__`, a partial, a plain function around one."""
     call = AsyncCall()
     async with lane_to(CallbackSink(wrap(call))) as lane:  # type: ignore[operator]
         lane.offer(messages(3))
@@ -333,11 +335,10 @@ def test_a_thread_outlives_its_loop() -> None:
 
 def test_where_names_the_innermost_place() -> None:
     """An exception is described by its type and the place that raised it."""
-    try:
+    with pytest.raises(ValueError, match="cannot use") as raised:
         raise_for_odd(message(1))
-    except ValueError as error:
-        assert where(error).startswith("ValueError at test_sinks.py:")
-        assert where(error).endswith("in raise_for_odd")
+    assert where(raised.value).startswith("ValueError at test_sinks.py:")
+    assert where(raised.value).endswith("in raise_for_odd")
     assert where(ValueError("x")) == "ValueError"
 
 
@@ -365,16 +366,14 @@ async def test_an_iterator_gets_every_message_and_ends() -> None:
 async def test_an_iterator_raises_its_error_after_the_last_message() -> None:
     """What was captured comes first, then the error that ended the capture."""
     sink = IteratorSink()
-    got = []
-    lane_open = lane_to(sink)
-    async with lane_open as lane:
+    async with lane_to(sink) as lane:
         lane.offer(messages(4))
         await lane.drain(time.monotonic() + BOUND)
         sink.error = RuntimeError("interface removed")
+    stream = sink.messages()
+    assert [await anext(stream) for _ in range(4)] == messages(4)
     with pytest.raises(RuntimeError, match="interface removed"):
-        async for m in sink.messages():
-            got.append(m)
-    assert got == messages(4)
+        await anext(stream)
 
 
 async def test_an_iterator_pushes_back() -> None:
@@ -413,7 +412,7 @@ async def test_leaving_the_loop_closes_the_iterator() -> None:
 async def test_a_loop_may_stop_its_own_sniffer() -> None:
     """A drain from inside the loop does not wait for the loop's next step; the loop still gets the rest."""
     sink = IteratorSink()
-    got = []
+    got: list[HttpMessage] = []
     async with lane_to(sink) as lane:
         for connection in range(3):
             lane.offer(messages(3, connection=connection))
@@ -499,7 +498,7 @@ async def test_a_wait_ends_with_its_lane() -> None:
     async with lane_to(Retrying(sink)) as lane:
         lane.offer(messages(1))
         await sink.called(1)
-        lane.sink.drain = lambda _: None  # type: ignore[method-assign, misc, assignment]
+        lane.sink.drain = lambda _: None  # type: ignore[method-assign, assignment]
         await lane.drain(time.monotonic())
         assert lane.counters.dropped["deadline"] == 1
     assert len(asyncio.all_tasks()) == 1

@@ -1,0 +1,58 @@
+"""docs/DELIVERY.md: its example works, and its tables name what there is."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sniffer.lanes import Lane, LaneCounters
+from tests.deliveries import BOUND, messages, settled
+
+DOCS = Path(__file__).parent.parent / "docs" / "DELIVERY.md"
+
+
+@pytest.fixture
+def tcp_lane() -> Callable[[str, int], Lane]:
+    """What the page's Python defines."""
+    page = DOCS.read_text()
+    module = types.ModuleType("delivery_example")
+    sys.modules["delivery_example"] = module
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, str(DOCS), "exec"), module.__dict__)
+    lane: Callable[[str, int], Lane] = module.tcp_lane
+    return lane
+
+
+async def test_the_example_delivers(tcp_lane: Callable[[str, int], Lane]) -> None:
+    """The sink of the page delivers JSON lines to a real server."""
+    got: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        got.set_result(await reader.read())
+        writer.close()
+
+    server = await asyncio.start_server(receive, "127.0.0.1", 0)
+    async with server:
+        lane = tcp_lane(*server.sockets[0].getsockname())
+        await lane.open()
+        lane.offer(messages(3))
+        counters = await settled(lane)
+        await lane.close()
+        lines = await asyncio.wait_for(got, BOUND)
+    assert lines == b"".join(m.to_json() + b"\n" for m in messages(3))
+    assert counters.delivered == 3
+    assert counters.balanced()
+
+
+def test_every_counter_is_explained() -> None:
+    """The page's table has a row for each counter of a lane."""
+    page = DOCS.read_text()
+    for name in LaneCounters().snapshot():
+        if name != "offered":
+            assert f"| `{name}` |" in page, name
