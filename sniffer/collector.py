@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import logging
 import os
 import socket
 import ssl
@@ -22,6 +23,8 @@ from sniffer.sinks import Rejected, Retry, Sink, TooLarge
 
 if TYPE_CHECKING:
     from sniffer.message import HttpMessage
+
+log = logging.getLogger("sniffer.sinks")
 
 INSTANCE_HEADER: Final = "Tcp-Sniffer-Instance"
 """Names the sniffer that posts, so that another one can leave its deliveries out."""
@@ -95,6 +98,7 @@ class UrlSink(Sink):
             timeout=aiohttp.ClientTimeout(total=self._timeout),
             trust_env=False,
         )
+        log.info("posting to a collector", extra={"fields": {"sink": self.name, "url": self.target}})
 
     async def close(self) -> None:
         """Closes every connection."""

@@ -16,7 +16,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 from sniffer.sinks import Reason, Rejected, Sink, SinkClosed, TooLarge, Undelivered, where
@@ -59,10 +59,6 @@ class LaneCounters:
             "error": self.dropped_error,
         }
 
-    def snapshot(self) -> dict[str, int]:
-        """Every counter by its name."""
-        return asdict(self)
-
     def drop(self, reason: Reason, count: int) -> None:
         """Counts messages as dropped."""
         if reason == "full":
@@ -75,10 +71,6 @@ class LaneCounters:
             self.dropped_closed += count
         else:
             self.dropped_error += count
-
-    def balanced(self) -> bool:
-        """Whether offered = delivered + rejected + dropped + waiting."""
-        return self.offered == self.delivered + self.rejected + sum(self.dropped.values()) + self.waiting
 
 
 Taken = tuple[Sequence["HttpMessage"], int]

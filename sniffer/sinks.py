@@ -104,7 +104,10 @@ class Sink(Protocol):
         raise NotImplementedError
 
     def drain(self, deadline: float) -> None:  # noqa: ARG002 - for those that wait
-        """The sniffer stops: whatever is waiting has until `deadline`, in `time.monotonic` seconds."""
+        """The sniffer stops: whatever is waiting has until `deadline`, in `time.monotonic` seconds.
+
+        May be called more than once, with an earlier deadline.
+        """
         return
 
     async def close(self) -> None:
@@ -154,10 +157,11 @@ class Retrying(Sink):
         await self._sink.close()
 
     def drain(self, deadline: float) -> None:
-        """From now on no wait passes the deadline; those under way end at once."""
+        """From now on no wait passes the deadline; those under way at the first call end at once."""
+        if self._deadline is None:
+            for wait in self._waits:
+                wait.cancel()
         self._deadline = deadline
-        for wait in self._waits:
-            wait.cancel()
         self._sink.drain(deadline)
 
     async def deliver(self, batch: Sequence[HttpMessage]) -> None:
