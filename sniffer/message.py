@@ -15,6 +15,7 @@ from binascii import b2a_base64
 from codecs import utf_8_decode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain, repeat
 from time import gmtime, strftime
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, NoReturn, TypeVar, cast
 from urllib.parse import unquote_plus
@@ -355,16 +356,28 @@ def decode(body: bytes, content_encoding: str, room: int) -> Decoded:
     return Decoded(body, ", ".join(reversed(removed)), full, broken)
 
 
-Decoder = Callable[[bytes, int], Iterator[bytes]]
+Pieces = Iterator[int]
+"""How many coded bytes to decode at a time, for ever."""
+Decoder = Callable[[bytes, Pieces, int], Iterator[bytes]]
+"""Gives what each piece decodes to; more than `room` bytes of one piece need not be given."""
 
 
 def _run(decoder: Decoder, body: bytes, room: int) -> tuple[bytes, bool]:
-    # In one piece; a broken body once more in small ones, since a decoder drops the piece in which it finds the error.
-    for piece in (room + 1, 1 + len(body) // 128):
+    """What the decoder gives, at most `room` + 1 bytes, and whether it came to its end.
+
+    In one piece. Where that finds an error, in small ones, since a decoder gives nothing of the piece that holds it;
+    and then, once it is known which that is, byte by byte from there.
+    """
+    small = 1 + len(body) // 128
+    good = 0
+    for attempt in range(3):
+        pieces = (repeat(len(body)), repeat(small), chain(repeat(small, good), repeat(1)))[attempt]
         decoded = bytearray()
+        good = 0
         try:
-            for part in decoder(body, piece):
+            for part in decoder(body, pieces, room):
                 decoded += part
+                good += 1
                 if len(decoded) > room:
                     break
             return bytes(decoded[: room + 1]), True
@@ -379,47 +392,66 @@ class _EndsEarlyError(Exception):
     """A coding that does not reach its end."""
 
 
-def _inflate(body: bytes, piece: int, window: int) -> Iterator[bytes]:
+def _inflate(body: bytes, pieces: Pieces, room: int, window: int) -> Iterator[bytes]:
     inflater = zlib.decompressobj(window)
-    while True:
-        part = inflater.decompress(body, piece)
-        yield part
-        body = inflater.unconsumed_tail
-        if inflater.eof:
-            body = inflater.unused_data
-            if window != 31 or body[:2] != b"\x1f\x8b":  # only gzip has further members, RFC 1952 section 2.2
-                return
-            inflater = zlib.decompressobj(window)
-        elif not body and len(part) < piece:
+    at = 0
+    for piece in pieces:
+        if at >= len(body):
             raise _EndsEarlyError
+        rest = body[at : at + piece]
+        at += len(rest)
+        part = b""
+        while rest and len(part) <= room:
+            part += inflater.decompress(rest, room + 1)
+            rest = inflater.unconsumed_tail
+            if inflater.eof:
+                rest = inflater.unused_data
+                if not (rest or body[at : at + 1]) or window != 31:
+                    yield part
+                    return
+                inflater = zlib.decompressobj(window)  # gzip may have further members, RFC 1952 section 2.2
+        yield part
 
 
-def _gzip(body: bytes, piece: int) -> Iterator[bytes]:
-    return _inflate(body, piece, 31)
+def _gzip(body: bytes, pieces: Pieces, room: int) -> Iterator[bytes]:
+    return _inflate(body, pieces, room, 31)
 
 
-def _deflate(body: bytes, piece: int) -> Iterator[bytes]:
+def _deflate(body: bytes, pieces: Pieces, room: int) -> Iterator[bytes]:
     # RFC 9110 section 8.4.1.2: some send the deflate data without the zlib wrapper
     zlib_wrapper = len(body) >= 2 and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0
-    return _inflate(body, piece, 15 if zlib_wrapper else -15)
+    return _inflate(body, pieces, room, 15 if zlib_wrapper else -15)
 
 
-def _brotli(body: bytes, piece: int) -> Iterator[bytes]:
+def _brotli(body: bytes, pieces: Pieces, room: int) -> Iterator[bytes]:
     decompressor = brotli.Decompressor()
-    step = min(piece, len(body))
-    for at in range(0, len(body), step):
-        yield decompressor.process(body[at : at + step], output_buffer_limit=piece)
-        while not decompressor.can_accept_more_data():
-            yield decompressor.process(b"", output_buffer_limit=piece)
+    at = 0
+    for piece in pieces:
+        if at >= len(body):
+            break
+        part = decompressor.process(body[at : at + piece], output_buffer_limit=room + 1)
+        at += piece
+        while len(part) <= room and not decompressor.can_accept_more_data():
+            part += decompressor.process(b"", output_buffer_limit=room + 1)
+        yield part
     if not decompressor.is_finished():
         raise _EndsEarlyError
 
 
-def _zstd(body: bytes, piece: int) -> Iterator[bytes]:
+def _zstd(body: bytes, pieces: Pieces, room: int) -> Iterator[bytes]:
+    # Its reader counts what comes out: pieces of that, which serve as well. It takes an early end for the end.
+    size = zstandard.get_frame_parameters(body).content_size
+    due = size if size != zstandard.CONTENTSIZE_UNKNOWN else 1
     decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
     with decompressor.stream_reader(body, read_across_frames=True) as reader:
-        while part := reader.read(piece):
+        for piece in pieces:
+            part = reader.read(min(piece, room + 1))
+            if not part:
+                break
+            due -= len(part)
             yield part
+    if due > 0:
+        raise _EndsEarlyError
 
 
 _DECODERS: Final[dict[str, Decoder]] = {"gzip": _gzip, "deflate": _deflate, "br": _brotli, "zstd": _zstd}

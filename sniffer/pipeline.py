@@ -627,10 +627,11 @@ class _Watch:
 
 async def _nothing(error: BaseException | None) -> AsyncIterator[HttpMessage]:
     """The iterator of a sniffer that has ended."""
+    nothing: tuple[HttpMessage, ...] = ()
+    for message in nothing:
+        yield message
     if error is not None:
         raise error
-    return
-    yield  # what makes this a generator
 
 
 def _version() -> str:
@@ -656,8 +657,8 @@ def _filters(config: SnifferConfig, *, live: bool) -> Filter | None:
         if raw.carried is None or raw.path is None:
             return None
         agent, host, instance = raw.carried
-        posted = instance is not None and raw.method == "POST" and host is not None
-        if posted and host.lower() in hosts and raw.path.partition("?")[0] == path_of_url:
+        posted = instance is not None and raw.method == "POST"
+        if posted and (host or "").lower() in hosts and raw.path.partition("?")[0] == path_of_url:
             return "messages_foreign"
         if paths is not None and paths(raw.path):
             return "messages_excluded_path"

@@ -1,0 +1,52 @@
+"""Stand-ins for the core's RawMessage, which a FlowTable alone can make: the same attributes, given by keyword."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from sniffer_core.flow import RawMessage
+
+
+@dataclass(slots=True, kw_only=True)
+class Raw:
+    direction: str = "request"
+    receiver: tuple[str, int] = ("192.0.2.1", 8080)
+    destination: tuple[str, int] = ("192.0.2.2", 40000)
+    timestamp: int = 1_700_000_000_000_042
+    headers: dict[str, Any] = field(default_factory=lambda: {"host": "example.test"})
+    connection_id: str = "0123456789abcdef" * 2
+    exchange: int = 0
+    http_version: str = "1.1"
+    method: str | None = "GET"
+    path: str | None = "/"
+    status_code: int | None = None
+    reason: str | None = None
+    informational: tuple[int, ...] = ()
+    latency_us: int | None = None
+    body: bytes = b""
+    body_size: int = 0
+    body_truncated: bool = False
+    trailers: dict[str, Any] | None = None
+    incomplete: str | None = None
+    missing_bytes: int | None = None
+    resynced: bool = False
+    anomalies: tuple[str, ...] = ()
+    trace_id: str | None = None
+    span_id: str | None = None
+    carried: tuple[str | None, ...] | None = None
+
+
+def request(**changes: Any) -> RawMessage:
+    """A request."""
+    return cast("RawMessage", Raw(**changes))
+
+
+def response(**changes: Any) -> RawMessage:
+    """A response."""
+    return cast("RawMessage", Raw(**{"direction": "response", "status_code": 200, "reason": "OK", **changes}))
+
+
+def with_body(body: bytes, **changes: Any) -> RawMessage:
+    """A response with this body, all of it seen unless `changes` say otherwise."""
+    return response(**{"body": body, "body_size": len(body), **changes})

@@ -1,0 +1,504 @@
+"""The record: form, redaction, bodies, schema."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import gzip
+import json
+import pickle
+import time
+import tracemalloc
+import zlib
+from pathlib import Path
+from typing import Any
+
+import brotli
+import jsonschema
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sniffer.config import REDACT_HEADERS, REDACT_QUERY
+from sniffer.message import HttpMessage, Placement, RecordSettings, decode, from_raw, json_schema
+from sniffer_core.flow import RawMessage
+from tests.raws import request, response, with_body
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = RecordSettings.make(
+    max_body=1000, decode_bodies=True, redact_headers=REDACT_HEADERS, redact_query=REDACT_QUERY
+)
+SCHEMA = json_schema()
+CODECS = {
+    "gzip": gzip.compress,
+    "x-gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "br": brotli.compress,
+    "zstd": zstandard.compress,
+}
+
+
+def raw_deflate(data: bytes) -> bytes:
+    deflater = zlib.compressobj(wbits=-15)
+    return deflater.compress(data) + deflater.flush()
+
+
+def record(raw: RawMessage, settings: RecordSettings = SETTINGS) -> dict[str, Any]:
+    """The JSON of a message, checked against the schema."""
+    line = from_raw(raw, settings).to_json()
+    assert b"\n" not in line
+    fields: dict[str, Any] = json.loads(line)
+    jsonschema.validate(fields, SCHEMA)
+    return fields
+
+
+def settings(**changes: Any) -> RecordSettings:
+    """The settings with changes."""
+    given: dict[str, Any] = {
+        "max_body": 1000,
+        "decode_bodies": True,
+        "redact_headers": REDACT_HEADERS,
+        "redact_query": REDACT_QUERY,
+    }
+    return RecordSettings.make(**(given | changes))
+
+
+# Form
+
+
+def test_a_plain_request_has_the_fields_that_apply_and_no_others() -> None:
+    """A field that does not apply is left out, and the order is that of the contract."""
+    assert list(record(request()).items()) == [
+        ("schema", 1),
+        ("receiver", {"ip": "192.0.2.1", "port": 8080}),
+        ("destination", {"ip": "192.0.2.2", "port": 40000}),
+        ("direction", "request"),
+        ("timestamp", "2023-11-14T22:13:20.000042Z"),
+        ("headers", {"host": "example.test"}),
+        ("connectionId", "0123456789abcdef0123456789abcdef"),
+        ("exchange", 0),
+        ("httpVersion", "1.1"),
+        ("method", "GET"),
+        ("path", "/"),
+        ("bodySize", 0),
+    ]
+
+
+def test_a_response_with_everything_has_the_order_of_the_contract() -> None:
+    """Every field of the contract's table appears under its name, in its order."""
+    raw = with_body(
+        gzip.compress(b"\xff" * 2000),
+        headers={"content-encoding": "gzip", "set-cookie": ["a=b"]},
+        informational=(100, 103),
+        latency_us=1500,
+        trailers={"x-sum": "1"},
+        incomplete="gap",
+        missing_bytes=7,
+        resynced=True,
+        anomalies=("te-and-cl",),
+        trace_id="a" * 32,
+        span_id="b" * 16,
+    )
+    fields = record(raw, settings(pod="p", namespace="n", node="m"))
+    assert list(fields) == [
+        *("schema", "receiver", "destination", "direction", "timestamp", "headers", "connectionId", "exchange"),
+        *("httpVersion", "method", "path", "statusCode", "reason", "informational", "latencyMs", "body"),
+        *("bodyEncoding", "bodySize", "bodyTruncated", "bodyDecoded", "trailers", "incomplete", "missingBytes"),
+        *("resynced", "anomalies", "traceId", "spanId", "placement"),
+    ]
+    assert fields["placement"] == {"pod": "p", "namespace": "n", "node": "m"}
+    assert fields["informational"] == [100, 103]
+
+
+def test_an_unpaired_response_has_neither_method_nor_path() -> None:
+    """`method` and `path` of a response are those of its request, where that was seen."""
+    fields = record(response(method=None, path=None))
+    assert "method" not in fields
+    assert "path" not in fields
+    assert (fields["statusCode"], fields["reason"]) == (200, "OK")
+
+
+def test_attributes_are_the_same_words_in_snake_case() -> None:
+    """The Python attributes are the JSON's names in snake_case; what does not apply is None or False."""
+    message = from_raw(response(latency_us=2), SETTINGS)
+    assert (message.status_code, message.latency_ms, message.http_version) == (200, 0.002, "1.1")
+    assert (message.receiver.ip, message.receiver.port) == ("192.0.2.1", 8080)
+    assert (message.body, message.trailers, message.incomplete, message.placement) == (None, None, None, None)
+    assert (message.resynced, message.body_truncated) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("micros", "shown"),
+    [(0, b"0.0"), (1, b"0.001"), (1000, b"1.0"), (1234, b"1.234"), (86_400_000_001, b"86400000.001")],
+)
+def test_latency_is_milliseconds_with_at_most_three_decimals(micros: int, shown: bytes) -> None:
+    """`latencyMs` is the shortest decimal number with one to three digits after the point."""
+    assert b'"latencyMs":' + shown + b"," in from_raw(response(latency_us=micros), SETTINGS).to_json()
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 999_999))
+def test_timestamps_have_six_digits_and_a_z(second: int, micro: int) -> None:
+    """`timestamp` is ISO 8601 in UTC with microseconds, for any packet time."""
+    from datetime import UTC, datetime, timedelta
+
+    stamp = from_raw(request(timestamp=second * 1_000_000 + micro), SETTINGS).timestamp
+    expected = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=second, microseconds=micro)
+    assert stamp == f"{expected:%Y-%m-%dT%H:%M:%S.%f}Z"
+
+
+def test_header_bytes_are_shown_as_latin_1_in_utf_8() -> None:
+    """The JSON is UTF-8, whatever bytes a header has."""
+    line = from_raw(request(headers={"x": 'caf\xe9\x00"\\'}), SETTINGS).to_json()
+    assert json.loads(line.decode("utf-8"))["headers"]["x"] == 'caf\xe9\x00"\\'
+
+
+def test_the_idempotency_key_names_connection_exchange_and_direction() -> None:
+    """A receiver can drop what a retry sent twice by this key."""
+    assert from_raw(response(exchange=3), SETTINGS).idempotency_key == "0123456789abcdef" * 2 + "-3-response"
+
+
+def test_placement_has_what_is_set() -> None:
+    """`placement` holds the variables that are set, and is absent when none is."""
+    assert from_raw(request(), settings(pod="p")).placement == Placement(pod="p")
+    assert record(request(), settings(pod="p"))["placement"] == {"pod": "p"}
+    assert "placement" not in record(request(), settings(pod=""))
+
+
+# Immutability
+
+
+def test_a_message_cannot_be_changed() -> None:
+    """A callback cannot change what another sink gets: neither attributes nor headers nor their lists."""
+    raw = response(headers={"a": "b", "set-cookie": ["x", "y"]}, trailers={"t": "u"})
+    message = from_raw(raw, settings(redact_headers=()))
+    before = message.to_json()
+    headers: Any = message.headers
+    trailers: Any = message.trailers
+    for change in (
+        lambda: setattr(message, "path", "/other"),
+        lambda: setattr(message.receiver, "port", 1),
+        lambda: headers.__setitem__("a", "c"),
+        lambda: headers.__delitem__("a"),
+        lambda: headers.update(a="c"),
+        lambda: headers.__ior__({"a": "c"}),
+        lambda: headers.pop("a"),
+        headers.popitem,
+        headers.clear,
+        lambda: headers.setdefault("b", "c"),
+        lambda: headers["set-cookie"].append("z"),
+        trailers.clear,
+    ):
+        with pytest.raises((AttributeError, TypeError)):
+            change()
+    assert message.headers == {"a": "b", "set-cookie": ("x", "y")}
+    assert (
+        from_raw(
+            response(headers={"a": "b", "set-cookie": ["x", "y"]}, trailers={"t": "u"}), settings(redact_headers=())
+        ).to_json()
+        == before
+    )
+
+
+def test_messages_can_be_copied_and_pickled() -> None:
+    """A program may keep messages, or send them to another process."""
+    message = from_raw(response(headers={"a": "b"}), SETTINGS)
+    assert copy.deepcopy(message) == message
+    assert pickle.loads(pickle.dumps(message)) == message
+    assert dict(message.headers) == {"a": "b"}
+
+
+def test_json_is_rendered_once() -> None:
+    """Several lanes share the same bytes."""
+    message = from_raw(request(), SETTINGS)
+    assert message.to_json() is message.to_json()
+
+
+# Redaction
+
+
+def test_named_headers_leave_as_redacted_in_headers_and_trailers() -> None:
+    """Values of redacted fields are nowhere in the record, and keep their form."""
+    fields = {
+        "authorization": "Bearer s3cret",
+        "cookie": "a=s3cret; b=s3cret",
+        "set-cookie": ["a=s3cret", "b=s3cret"],
+        "x-api-key": "s3cret, s3cret",
+        "proxy-authorization": "s3cret",
+        "x-other": "kept",
+    }
+    message = from_raw(response(headers=dict(fields), trailers=dict(fields)), SETTINGS)
+    assert b"s3cret" not in message.to_json()
+    assert "s3cret" not in repr(message)
+    expected = {
+        "authorization": "[REDACTED]",
+        "cookie": "[REDACTED]",
+        "set-cookie": ("[REDACTED]", "[REDACTED]"),
+        "x-api-key": "[REDACTED]",
+        "proxy-authorization": "[REDACTED]",
+        "x-other": "kept",
+    }
+    assert message.headers == expected
+    assert message.trailers == expected
+    assert list(message.headers) == list(fields)
+
+
+def test_redaction_names_count_in_any_case_and_replace_the_default() -> None:
+    """`REDACT_HEADERS` matches in any case; a list replaces the default; an empty list turns it off."""
+    headers = {"x-mine": "1", "cookie": "2"}
+    assert record(request(headers=dict(headers)), settings(redact_headers=["X-Mine"]))["headers"] == {
+        "x-mine": "[REDACTED]",
+        "cookie": "2",
+    }
+    assert record(request(headers=dict(headers)), settings(redact_headers=[]))["headers"] == headers
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        ("/a?sig=s3cret", "/a?sig=[REDACTED]"),
+        ("/a?b=1&sig=s3cret&c=2", "/a?b=1&sig=[REDACTED]&c=2"),
+        ("/a?sig=s3cret;Signature=s3cret", "/a?sig=[REDACTED];Signature=[REDACTED]"),
+        (
+            "/a?X-Goog-Signature=s3cret&AWSAccessKeyId=s3cret",
+            "/a?X-Goog-Signature=[REDACTED]&AWSAccessKeyId=[REDACTED]",
+        ),
+        ("/a?%73ig=s3cret", "/a?%73ig=[REDACTED]"),
+        ("/a?SIG=s3cret", "/a?SIG=[REDACTED]"),
+        ("/a?sig=s3cret=s3cret", "/a?sig=[REDACTED]"),
+        ("/a?+sig=s3cret", "/a?+sig=[REDACTED]"),
+        ("/a?design=1&sigma=2", "/a?design=1&sigma=2"),
+        ("/sig=1", "/sig=1"),
+        ("/a?sig", "/a?sig"),
+        ("/a?b=1?sig=x", "/a?b=1?sig=x"),
+        ("http://user:s3cret@host/a?sig=s3cret", "http://host/a?sig=[REDACTED]"),
+        ("http://s3cret@host", "http://host"),
+        ("http://u:s3cret@s3cret@host/@b", "http://host/@b"),
+        ("user:s3cret@host:443", "host:443"),
+        ("/users/@me", "/users/@me"),
+        ("http://host/?to=a@b", "http://host/?to=a@b"),
+        ("*", "*"),
+    ],
+)
+def test_user_info_and_named_parameters_are_not_in_the_path(sent: str, shown: str) -> None:
+    """`path` is the target as sent, less user info and with the values of redacted parameters replaced."""
+    assert record(request(path=sent))["path"] == shown
+    assert record(response(path=sent))["path"] == shown
+
+
+def test_query_redaction_can_be_turned_off() -> None:
+    """An empty `REDACT_QUERY` leaves the query as sent; user info is removed all the same."""
+    assert record(request(path="http://u:p@h/?sig=1"), settings(redact_query=()))["path"] == "http://h/?sig=1"
+
+
+# Bodies
+
+
+def test_text_is_shown_as_text_and_anything_else_in_base64() -> None:
+    """`body` is text where it is valid UTF-8, else base64 and says so."""
+    assert record(with_body("zażółć \u0000".encode()))["body"] == "zażółć \u0000"
+    fields = record(with_body(b"\xff\x00\xfe"))
+    assert (base64.b64decode(fields["body"]), fields["bodyEncoding"]) == (b"\xff\x00\xfe", "base64")
+
+
+def test_a_message_without_body_has_none() -> None:
+    """`body` is absent where there is none, and where the cap is 0; `bodySize` is always there."""
+    assert "body" not in record(response())
+    fields = record(response(body=b"", body_size=10, body_truncated=True), settings(max_body=0))
+    assert "body" not in fields
+    assert fields["bodySize"] == 10
+
+
+def test_a_cut_text_loses_its_last_incomplete_sequence() -> None:
+    """A UTF-8 sequence that the cap cuts is left out; one that is incomplete in a whole body makes it base64."""
+    body = "aé".encode()[:-1]
+    assert record(with_body(body, body_size=99, body_truncated=True))["body"] == "a"
+    assert record(with_body(body, incomplete="gap"))["body"] == "a"
+    assert record(with_body(body))["bodyEncoding"] == "base64"
+    assert record(with_body(b"\xff" + body, body_truncated=True))["bodyEncoding"] == "base64"
+
+
+@pytest.mark.parametrize("coding", CODECS)
+@pytest.mark.parametrize("body", [b"text " * 100, bytes(range(256)), b""])
+def test_content_codings_are_removed(coding: str, body: bytes) -> None:
+    """gzip, deflate, br and zstd bodies are decoded, and `bodyDecoded` names what was removed."""
+    coded = CODECS[coding](body)
+    fields = record(with_body(coded, headers={"content-encoding": coding.upper()}))
+    shown = base64.b64decode(fields["body"]) if "bodyEncoding" in fields else fields["body"].encode()
+    assert shown == body
+    assert fields["bodyDecoded"] == coding.removeprefix("x-")
+    assert fields["bodySize"] == len(coded)
+    assert "bodyTruncated" not in fields
+
+
+def test_deflate_without_its_wrapper_is_decoded_too() -> None:
+    """RFC 9110 section 8.4.1.2: raw deflate data is accepted."""
+    assert record(with_body(raw_deflate(b"raw" * 20), headers={"content-encoding": "deflate"}))["body"] == "raw" * 20
+
+
+def test_several_members_of_gzip_are_one_body() -> None:
+    """RFC 1952 section 2.2: a gzip body may have several members."""
+    body = gzip.compress(b"one ") + gzip.compress(b"two")
+    assert record(with_body(body, headers={"content-encoding": "gzip"}))["body"] == "one two"
+
+
+def test_codings_are_removed_from_right_to_left_at_most_four() -> None:
+    """Several codings are removed from the last to the first; a fifth one stays."""
+    body = b"deep"
+    for coding in ("br", "gzip", "zstd", "deflate"):
+        body = CODECS[coding](body)
+    assert record(with_body(body, headers={"content-encoding": "br, gzip, zstd,deflate"}))["body"] == "deep"
+    fields = record(
+        with_body(gzip.compress(gzip.compress(body)), headers={"content-encoding": "br,gzip,zstd,deflate,gzip,gzip"})
+    )
+    assert fields["bodyDecoded"] == "zstd, deflate, gzip, gzip"
+    assert decode(base64.b64decode(fields["body"]), "br,gzip", 1000).body == b"deep"
+
+
+@pytest.mark.parametrize("coding", ["identity", "aws-chunked", "", ",", "gzip, unknown"])
+def test_unknown_codings_leave_the_body(coding: str) -> None:
+    """What cannot be removed is left as sent, and nothing is said to be decoded."""
+    fields = record(with_body(b"as sent", headers={"content-encoding": coding}))
+    assert fields["body"] == "as sent"
+    assert "bodyDecoded" not in fields
+
+
+def test_decoding_can_be_turned_off() -> None:
+    """With `DECODE_BODIES` off a body stays as sent."""
+    fields = record(with_body(gzip.compress(b"x"), headers={"content-encoding": "gzip"}), settings(decode_bodies=False))
+    assert fields["bodyEncoding"] == "base64"
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
+def test_a_bomb_is_a_truncated_body(coding: str) -> None:
+    """A body that decodes to far more than the cap costs no more than the cap, and is marked as cut."""
+    bomb = CODECS[coding](bytes(50_000_000))
+    tracemalloc.start()
+    try:
+        fields = record(with_body(bomb, headers={"content-encoding": coding}))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert fields["body"] == "\0" * 1000
+    assert fields["bodyTruncated"] is True
+    assert peak < 12_000_000
+
+
+def test_nested_bombs_are_cut_at_each_step() -> None:
+    """A bomb within a bomb is cut at the cap after each coding."""
+    bomb = gzip.compress(gzip.compress(bytes(10_000_000)))
+    assert record(with_body(bomb, headers={"content-encoding": "gzip, gzip"}))["bodyTruncated"] is True
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
+def test_a_decoded_body_of_exactly_the_cap_is_not_cut(coding: str) -> None:
+    """`bodyTruncated` is said only where there was more."""
+    assert "bodyTruncated" not in record(with_body(CODECS[coding](b"x" * 1000), headers={"content-encoding": coding}))
+    assert "bodyTruncated" in record(with_body(CODECS[coding](b"x" * 1001), headers={"content-encoding": coding}))
+
+
+def noise(size: int) -> bytes:
+    """Text that does not compress well."""
+    return base64.b64encode(b"".join(zlib.crc32(bytes([n % 256, n >> 8])).to_bytes(4, "big") for n in range(size)))[
+        :size
+    ]
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
+def test_a_coding_that_ends_early_gives_what_it_gave(coding: str) -> None:
+    """What is left of a coded body is decoded as far as it goes."""
+    body = noise(900)
+    coded = CODECS[coding](body)
+    fields = record(with_body(coded[: len(coded) * 3 // 4], headers={"content-encoding": coding}, incomplete="closed"))
+    if coding == "zstd":  # one block: nothing of it can be decoded
+        assert fields["bodyEncoding"] == "base64"
+        assert "bodyDecoded" not in fields
+    else:
+        assert fields["body"]
+        assert body.startswith(fields["body"].encode())
+        assert fields["bodyDecoded"] == coding
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_a_broken_coding_gives_what_it_gave(coding: str) -> None:
+    """The bytes before an error in a coding are kept, even where only the check sum is wrong."""
+    body = noise(900)
+    coded = bytearray(CODECS[coding](body))
+    coded[-1] ^= 0xFF
+    fields = record(with_body(bytes(coded), headers={"content-encoding": coding}))
+    assert fields["body"].encode() == body
+    assert fields["bodyDecoded"] == coding
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
+def test_a_coding_that_fails_at_once_leaves_the_raw_bytes(coding: str) -> None:
+    """A body that is not coded as it says is shown as sent, without `bodyDecoded`."""
+    fields = record(with_body(b"plain text, not coded", headers={"content-encoding": coding}))
+    assert fields["body"] == "plain text, not coded"
+    assert "bodyDecoded" not in fields
+
+
+def test_a_zstd_window_beyond_8_mib_is_refused() -> None:
+    """RFC 9659: a window of more than 8 MiB is not decoded."""
+    parameters = zstandard.ZstdCompressionParameters(window_log=24, write_content_size=False)
+    coded = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    body = coded.compress(noise(100)) + coded.flush()
+    assert "bodyDecoded" not in record(with_body(body, headers={"content-encoding": "zstd"}))
+
+
+@given(st.sampled_from(["gzip", "deflate", "br", "zstd", "gzip, br"]), st.binary(max_size=400), st.integers(0, 50))
+def test_no_body_raises(coding: str, body: bytes, room: int) -> None:
+    """An observer never raises on traffic: any bytes under any coding make a record within the cap."""
+    fields = record(with_body(body, headers={"content-encoding": coding}), settings(max_body=room))
+    assert len(fields.get("body", "")) <= max(len(body), room) * 4 // 3 + 4
+
+
+@given(st.binary(min_size=1, max_size=300), st.data())
+def test_damaged_bodies_cost_little(body: bytes, data: st.DataObject) -> None:
+    """A flipped byte anywhere in a coded body never raises."""
+    coding = data.draw(st.sampled_from(["gzip", "deflate", "br", "zstd"]))
+    coded = bytearray(CODECS[coding](body))
+    coded[data.draw(st.integers(0, len(coded) - 1))] ^= 0x55
+    record(with_body(bytes(coded), headers={"content-encoding": coding}))
+
+
+def test_a_broken_body_of_the_cap_is_decoded_in_bounded_time() -> None:
+    """A hostile body costs a bounded time, not the square of its size."""
+    room = 65536
+    for coding in ("gzip", "br", "zstd"):
+        coded = bytearray(CODECS[coding](noise(room) + bytes(room)))[:room]
+        coded[-20] ^= 0xFF
+        began = time.process_time()
+        decode(bytes(coded), coding, room)
+        assert time.process_time() - began < 0.5
+
+
+# Schema
+
+
+def test_the_schema_in_docs_is_up_to_date() -> None:
+    """docs/record.schema.json is what the definition yields: `python -m sniffer.message > docs/record.schema.json`."""
+    assert json.loads((ROOT / "docs" / "record.schema.json").read_text()) == SCHEMA
+
+
+def test_the_schema_is_valid_and_strict() -> None:
+    """The schema is a valid one of 2020-12, requires what is always there, and knows no null."""
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    assert sorted(SCHEMA["required"]) == sorted(
+        [
+            *("schema", "receiver", "destination", "direction", "timestamp", "headers"),
+            *("connectionId", "exchange", "httpVersion", "bodySize"),
+        ]
+    )
+    assert '"null"' not in json.dumps(SCHEMA)
+    assert set(SCHEMA["properties"]) == {HttpMessage.__struct_encode_fields__[at] for at in range(28)}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(record(request()) | {"exchange": -1}, SCHEMA)
+
+
+def test_the_docs_describe_every_field() -> None:
+    """docs/RECORD.md has a row for each field, and says that bodies are not redacted."""
+    text = (ROOT / "docs" / "RECORD.md").read_text()
+    for name in SCHEMA["properties"]:
+        assert f"| `{name}` |" in text
+    assert "Bodies are not redacted" in text
