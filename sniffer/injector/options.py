@@ -7,17 +7,17 @@ through the same checks: `InjectorOptions.for_pod`.
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple, NoReturn, Self
+from typing import Any, ClassVar, Final, NamedTuple, Self
 
 import yaml
 
 from sniffer.config import LONGEST_MS, SnifferConfig, check_file, check_ports, check_url, read_ports
 from sniffer.errors import Problem, SnifferError, ValidationError
+from sniffer.flags import NO_VALUE, FlagParser
 from sniffer.options import MaybeText, Option, Options, Switch, Text, Whole, Wholes, choice, quote, split, switch, whole
 
 ANNOTATIONS: Final = {
@@ -305,15 +305,16 @@ class InjectorOptions(Options):
         help="form of the log on stderr",
     )
 
-    warnings: tuple[str, ...]
-    """Sentences to log at start: what is allowed but unwise."""
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences to log at start: what is allowed but unwise."""
+        return tuple(
+            f"resources: {name.replace('_', '.')} is left out; a HorizontalPodAutoscaler or a ResourceQuota may need it"
+            for name, given in self.resources._asdict().items()
+            if given is None
+        )
 
     def _rules(self) -> list[Problem]:
-        left_out = [name.replace("_", ".") for name, given in self.resources._asdict().items() if given is None]
-        self.__dict__["warnings"] = tuple(
-            f"resources: {name} is left out; a HorizontalPodAutoscaler or a ResourceQuota may need it"
-            for name in left_out
-        )
         if self.production and self.output_url is not None and self.output_url.startswith("http:"):
             return [Problem("output_url", "output_url must use HTTPS in production")]  # the sniffer's own rule
         return []
@@ -330,18 +331,9 @@ class InjectorOptions(Options):
     @classmethod
     def load(cls, arguments: Sequence[str], environ: Mapping[str, str]) -> Self:
         """From flags, variables and the YAML file; ValidationError with every problem. `--help` raises SystemExit."""
-        problems: list[Problem] = []
-        texts = cls.texts_of(environ)
-        file = environ.get("INJECTOR_CONFIG", "").strip()
-        try:
-            flags, unknown = _parser().parse_known_args(arguments)
-        except _BadArguments as error:
-            problems.append(Problem("arguments", str(error)))
-        else:
-            given = {name: value for name, value in vars(flags).items() if value.strip()}
-            file = given.pop("config", file)
-            texts.update(given)
-            problems.extend(Problem(word, f"{word} is not an option") for word in (u.split("=")[0] for u in unknown))
+        flags, problems = _parser().texts(arguments)
+        file = flags.pop("config", environ.get("INJECTOR_CONFIG", "").strip())
+        texts = cls.texts_of(environ) | flags
         keywords: dict[str, Any] = {}
         if file:
             scalars, keywords = cls._read_file(file, problems)
@@ -361,16 +353,16 @@ class InjectorOptions(Options):
         try:
             content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
         except OSError as error:
-            raise SnifferError(f"config {quote(file)} cannot be read: {error.strerror}") from error
+            raise SnifferError(f"config {file!a} cannot be read: {error.strerror}") from error
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             mark = getattr(error, "problem_mark", None)
             line = f", line {mark.line + 1}" if mark else ""
-            problems.append(Problem("config", f"config {quote(file)} is no YAML{line}"))
+            problems.append(Problem("config", f"config {file!a} is no YAML{line}"))
             return {}, {}
         if content is None:
             return {}, {}
         if not isinstance(content, dict):
-            problems.append(Problem("config", f"config {quote(file)} must be a mapping"))
+            problems.append(Problem("config", f"config {file!a} must be a mapping"))
             return {}, {}
         known = {camel(name): name for name in cls.options()}
         texts: dict[str, str] = {}
@@ -423,33 +415,16 @@ def camel(keyword: str) -> str:
     return first + "".join(word.capitalize() for word in rest)
 
 
-class _BadArguments(Exception):
-    """What argparse says of arguments that it cannot read."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise _BadArguments(message)
-
-
-def _parser() -> _Parser:
-    """The flags of every option, in groups; all values stay texts."""
-    parser = _Parser(
+def _parser() -> FlagParser:
+    parser = FlagParser(
+        InjectorOptions,
+        GROUPS,
         prog="python -m sniffer.injector",
         usage="python -m sniffer.injector [--config FILE] [options]",
         description="Serves the admission webhook that adds the sniffer to pods that opt in.",
         epilog="exit codes: 0 a clean stop, 1 wrong configuration, 2 everything else",
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("--config", metavar="FILE", help="options as YAML, in camelCase [INJECTOR_CONFIG]")
-    for name in GROUPS:
-        group = parser.add_argument_group(name)
-        for option in InjectorOptions.options().values():
-            if option.group != name:
-                continue
-            default = option.shown if option.shown is not None else option.default
-            words = f"{option.help} (default: {default}) [{option.variable}]".replace("%", "%%")
-            rest: dict[str, Any] = {"nargs": "?", "const": "yes"} if option.is_switch else {}
-            group.add_argument(str(option.flag), dest=option.keyword, metavar=option.metavar, help=words, **rest)
+    parser.help_group.add_argument(
+        "--config", nargs="?", const=NO_VALUE, metavar="FILE", help="options as YAML, in camelCase [INJECTOR_CONFIG]"
+    )
     return parser

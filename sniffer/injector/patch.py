@@ -224,7 +224,8 @@ def _check(pod: Mapping[str, Any], patch: JsonPatch, container: dict[str, Any]) 
     if before.get("terminationGracePeriodSeconds") is None:
         changed.remove("terminationGracePeriodSeconds")
     for key in changed:
-        if [entry for entry in after[key] if entry is not container] != (before.get(key) or []):
+        value = after[key]
+        if not isinstance(value, list) or [one for one in value if one is not container] != (before.get(key) or []):
             raise PatchError(f"the result differs in {key}")
 
 

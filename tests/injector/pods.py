@@ -1,0 +1,164 @@
+"""Pods and reviews as an API server sends them, and the ways of applying a patch that the tests compare."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonpatch
+import kubernetes_validate  # type: ignore[import-untyped]
+from hypothesis import strategies as st
+
+from sniffer.injector import InjectorOptions
+from sniffer.injector.patch import Decision, JsonPatch, OptedInBy
+from sniffer.injector.server import answer, decide
+
+KUBERNETES = ("1.29", "1.33", "1.37")
+IN = {"tcp-sniffer/inject": "true"}
+OUT = {"tcp-sniffer/inject": "false"}
+JOB = [{"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "1", "controller": True}]
+
+
+def pod(annotations: dict[str, str] | None = None, labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+    """A plain pod that opts in by its label."""
+    metadata: dict[str, Any] = {"name": "shop", "labels": dict(IN if labels is None else labels)}
+    if annotations is not None:
+        metadata["annotations"] = annotations
+    containers = [{"name": "app", "image": "shop:1", "ports": [{"containerPort": 8080}]}]
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": containers, **spec}}
+
+
+def of_job(pod: dict[str, Any]) -> dict[str, Any]:
+    """The pod as the Job controller makes it."""
+    made = copy.deepcopy(pod)
+    made["metadata"]["ownerReferences"] = copy.deepcopy(JOB)
+    return made
+
+
+def request(pod: Any, **changes: Any) -> dict[str, Any]:
+    """The request of a review."""
+    made: dict[str, Any] = {
+        "uid": "705ab4f5-6393-11e8-b7cc-42010a800002",
+        "kind": {"group": "", "version": "v1", "kind": "Pod"},
+        "resource": {"group": "", "version": "v1", "resource": "pods"},
+        "requestKind": {"group": "", "version": "v1", "kind": "Pod"},
+        "name": "",
+        "namespace": "shop",
+        "operation": "CREATE",
+        "userInfo": {"username": "admin", "groups": ["system:authenticated"]},
+        "object": pod,
+        "oldObject": None,
+        "dryRun": False,
+        "options": {"apiVersion": "meta.k8s.io/v1", "kind": "CreateOptions"},
+    }
+    return made | changes
+
+
+def review(pod: Any, **changes: Any) -> dict[str, Any]:
+    """An AdmissionReview."""
+    return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request(pod, **changes)}
+
+
+def answered(
+    pod: Any, options: InjectorOptions | None = None, opted_in_by: OptedInBy = "pod", **changes: Any
+) -> tuple[Decision, JsonPatch, dict[str, Any]]:
+    """The decision, the patch decoded from the base64 of the answer, and the pod after python-jsonpatch applied it."""
+    before = copy.deepcopy(pod)
+    asked = request(pod, **changes)
+    decision = decide(asked, opted_in_by, options or InjectorOptions())
+    response = answer(asked, decision)["response"]
+    assert response["allowed"] is True
+    assert pod == before, "the pod itself was changed"
+    if "patch" not in response:
+        assert "patchType" not in response
+        return decision, [], pod
+    assert response["patchType"] == "JSONPatch"
+    patch: JsonPatch = json.loads(base64.b64decode(response["patch"], validate=True))
+    return decision, patch, jsonpatch.apply_patch(pod, patch)
+
+
+def sniffer_of(pod: dict[str, Any], name: str = "tcp-sniffer") -> dict[str, Any]:
+    """The injected container."""
+    found = [c for key in ("containers", "initContainers") for c in pod["spec"].get(key) or () if c["name"] == name]
+    assert len(found) == 1
+    container: dict[str, Any] = found[0]
+    return container
+
+
+def env_of(container: dict[str, Any]) -> dict[str, str]:
+    """The variables that have plain values."""
+    return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
+
+
+def validate(manifest: dict[str, Any], versions: tuple[str, ...] = KUBERNETES) -> None:
+    """Raises unless the manifest fits the schemas of those versions, without unknown fields."""
+    for version in versions:
+        kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def kubectl() -> str | None:
+    """The program, where it is present."""
+    return shutil.which("kubectl")
+
+
+def kubectl_patched(pod: dict[str, Any], patch: JsonPatch, folder: Path) -> dict[str, Any]:
+    """The pod after `kubectl patch --local`: the library family of the API server."""
+    (folder / "pod.json").write_text(json.dumps(pod))
+    (folder / "patch.json").write_text(json.dumps(patch))
+    done = subprocess.run(
+        ["kubectl", "patch", "--local", "--type=json", "--patch-file", "patch.json", "-f", "pod.json", "-o", "json"],
+        cwd=folder, capture_output=True, check=True, text=True, timeout=60,
+        env={"PATH": "/usr/bin:/bin:/usr/local/bin", "HOME": str(folder), "KUBECONFIG": str(folder / "none")},
+    )
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+_name = st.from_regex(r"\A[a-z]([-a-z0-9]{0,8}[a-z0-9])?\Z").filter(lambda name: name != "tcp-sniffer")
+_texts = st.dictionaries(st.from_regex(r"\A[a-z]{1,6}(/[a-z~]{1,6})?\Z"), st.text(max_size=8), max_size=3)
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text("abc/~", max_size=3), inner, max_size=2),
+    max_leaves=5,
+)
+_container = st.fixed_dictionaries(
+    {"name": _name, "image": st.just("i:1")},
+    optional={
+        "env": st.lists(st.fixed_dictionaries({"name": _name, "value": st.text(max_size=5)}), max_size=2),
+        "args": st.lists(st.text(max_size=5), max_size=2),
+    },
+)
+
+
+def _containers(least: int) -> st.SearchStrategy[list[dict[str, Any]]]:
+    return st.lists(_container, min_size=least, max_size=3, unique_by=lambda c: str(c["name"]))
+
+
+@st.composite
+def pods(draw: st.DrawFn, *, known_fields_only: bool = False) -> dict[str, Any]:
+    """Pods of every shape that opt in; without `known_fields_only` with fields that nobody has heard of."""
+    spec: dict[str, Any] = {"containers": draw(_containers(1))}
+    if (init := draw(st.none() | st.just("null") | _containers(0))) is not None:
+        taken = {c["name"] for c in spec["containers"]}
+        spec["initContainers"] = None if init == "null" else [c for c in init if c["name"] not in taken]
+    if (grace := draw(st.sampled_from(["absent", None, 0, 1, 5, 30, 45, 3600]))) != "absent":
+        spec["terminationGracePeriodSeconds"] = grace
+    if draw(st.booleans()):
+        spec["nodeSelector"] = draw(st.dictionaries(_name, _name, max_size=2))
+    metadata: dict[str, Any] = {"name": draw(_name), "labels": {**draw(_texts), **IN}}
+    if draw(st.booleans()):
+        metadata["annotations"] = draw(_texts)
+    if draw(st.booleans()):
+        metadata["ownerReferences"] = copy.deepcopy(JOB)
+    if draw(st.booleans()):
+        metadata["annotations"] = {**metadata.get("annotations", {}), "tcp-sniffer/native-sidecar": "true"}
+    made: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    if not known_fields_only:
+        spec["futureField"] = draw(_json)
+        metadata["futureField"] = draw(_json)
+    return made

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sniffer.config import SnifferConfig
+from sniffer.errors import SnifferError, ValidationError
+from sniffer.injector import InjectorOptions
+from sniffer.injector.options import Resources, SecretKey, camel, quantity
+
+CONTRACT = {
+    "snifferImage", "snifferContainerName", "injectLabelKey", "injectLabelValue", "defaultPorts", "defaultInterface",
+    "outputUrl", "outputUrlAuthTokenSecret", "resources", "terminationGracePeriodSeconds", "production",
+    "nativeSidecar", "runAsRoot", "onCaptureError",
+}
+ALL = {
+    "snifferImage": ("registry.example/sniffer:1", "registry.example/sniffer:1"),
+    "snifferContainerName": ("watch", "watch"),
+    "injectLabelKey": ("example.org/watch", "example.org/watch"),
+    "injectLabelValue": ("yes", "yes"),
+    "defaultPorts": ("80, 8081", (80, 8081)),
+    "defaultInterface": ("any", "any"),
+    "outputUrl": ("https://c.example/m", "https://c.example/m"),
+    "outputUrlAuthTokenSecret": ("name=a,key=b", SecretKey("a", "b")),
+    "resources": ("limits.cpu=none,requests.memory=64Mi", Resources(requests_memory="64Mi", limits_cpu=None)),
+    "terminationGracePeriodSeconds": ("45", 45),
+    "production": ("yes", True),
+    "nativeSidecar": ("always", "always"),
+    "runAsRoot": ("on", True),
+    "onCaptureError": ("exit", "exit"),
+}
+
+
+def problems(arguments: list[str], environ: dict[str, str] | None = None) -> list[str]:
+    with pytest.raises(ValidationError) as raised:
+        InjectorOptions.load(arguments, environ or {})
+    assert raised.value.exit_code == 1
+    return [problem.message for problem in raised.value.problems]
+
+
+def test_defaults() -> None:
+    """Without anything given, the options are those of the contract."""
+    options = InjectorOptions.load([], {})
+    assert options == InjectorOptions()
+    assert options.sniffer_image == "tcp-sniffer:latest"
+    assert options.sniffer_container_name == "tcp-sniffer"
+    assert (options.inject_label_key, options.inject_label_value) == ("tcp-sniffer/inject", "true")
+    assert (options.default_ports, options.default_interface) == ((8080,), "eth0")
+    assert (options.output_url, options.output_url_auth_token_secret) == (None, None)
+    assert options.resources == ("256Mi", "100m", "512Mi", "500m")
+    assert options.termination_grace_period_seconds == 30
+    assert (options.production, options.run_as_root) == (False, False)
+    assert (options.native_sidecar, options.on_capture_error) == ("jobs", "hold")
+    assert options.port == 8443
+    assert options.warnings == ()
+
+
+@pytest.mark.parametrize("name", sorted(CONTRACT))
+def test_each_option_in_every_way(name: str, tmp_path: Path) -> None:
+    """Each option of the contract has a key in YAML, a variable and a flag of the same words, in rising precedence."""
+    text, value = ALL[name]
+    keyword = next(keyword for keyword in InjectorOptions.options() if camel(keyword) == name)
+    other = {"production": "no", "runAsRoot": "no", "nativeSidecar": "never", "onCaptureError": "hold"}.get(name)
+    file = tmp_path / "options.yaml"
+    file.write_text(f"{name}: '{text}'\n")
+    variable, flag = "INJECTOR_" + keyword.upper(), "--" + keyword.replace("_", "-")
+    assert getattr(InjectorOptions.load(["--config", str(file)], {}), keyword) == value
+    assert getattr(InjectorOptions.load([], {"INJECTOR_CONFIG": str(file)}), keyword) == value
+    assert getattr(InjectorOptions.load([], {variable: text}), keyword) == value
+    assert getattr(InjectorOptions.load([flag, text], {}), keyword) == value
+    if other is not None:
+        file.write_text(f"{name}: '{other}'\n")
+        assert getattr(InjectorOptions.load(["--config", str(file)], {variable: text}), keyword) == value
+        assert getattr(InjectorOptions.load([flag, text], {variable: other}), keyword) == value
+
+
+def test_the_file_takes_structures(tmp_path: Path) -> None:
+    """YAML's own numbers, switches, lists and mappings are taken as they are; null and an empty file are nothing."""
+    file = tmp_path / "options.yaml"
+    file.write_text(
+        "defaultPorts: [80, 8080]\ninjectLabelValue: true\nproduction: true\noutputUrl: null\n"
+        "outputUrlAuthTokenSecret: {name: tcp-sniffer-output-auth, key: token}\n"
+        "resources: {requests: {memory: 64Mi}, limits: {cpu: none, memory: null}}\n"
+    )
+    options = InjectorOptions.load(["--config", str(file)], {})
+    assert options.default_ports == (80, 8080)
+    assert options.inject_label_value == "true"
+    assert options.production
+    assert options.output_url_auth_token_secret == ("tcp-sniffer-output-auth", "token")
+    assert options.resources == Resources("64Mi", "100m", None, None)
+    assert len(options.warnings) == 2
+    file.write_text("")
+    assert InjectorOptions.load(["--config", str(file)], {}) == InjectorOptions()
+
+
+def test_all_problems_at_once(tmp_path: Path) -> None:
+    """Every problem of file, variables and flags is in one error, each with its field."""
+    file = tmp_path / "options.yaml"
+    file.write_text("snifferimage: x\nnativeSidecar: perhaps\n")
+    found = problems(["--config", str(file), "--port", "0", "--nonsense"], {"INJECTOR_DEFAULT_PORTS": "0"})
+    assert len(found) == 5
+    for word in ("snifferimage", "native_sidecar", "port must", "--nonsense", "default_ports"):
+        assert any(word in message for message in found), word
+
+
+@pytest.mark.parametrize("content", ["a: [", "- a", "a: !!python/object:os.system {}", "just text", "\x00"])
+def test_a_file_that_is_none(content: str, tmp_path: Path) -> None:
+    """A file that is no YAML mapping is a configuration error that names the file."""
+    file = tmp_path / "options.yaml"
+    file.write_text(content)
+    assert "options.yaml" in problems(["--config", str(file)])[0]
+
+
+def test_a_file_that_is_absent(tmp_path: Path) -> None:
+    """Whether the file exists is the system's to say: code 2."""
+    with pytest.raises(SnifferError) as raised:
+        InjectorOptions.load(["--config", str(tmp_path / "none.yaml")], {})
+    assert raised.value.exit_code == 2
+
+
+def test_production_refuses_plain_http() -> None:
+    """With production rules an http OUTPUT_URL is refused in the sniffer's own words."""
+    assert problems([], {"TCP_SNIFFER_PRODUCTION": "true", "INJECTOR_OUTPUT_URL": "http://c.example/"}) == [
+        "output_url must use HTTPS in production"
+    ]
+    with pytest.raises(ValidationError, match=r"^output_url must use HTTPS in production$"):
+        SnifferConfig(ports=[80], production=True, output_url="http://c.example/")
+
+
+@pytest.mark.parametrize(
+    ("environ", "arguments", "production"),
+    [
+        ({"TCP_SNIFFER_PRODUCTION": "true"}, [], True),
+        ({"INJECTOR_PRODUCTION": "true"}, [], True),
+        ({"INJECTOR_PRODUCTION": "true", "TCP_SNIFFER_PRODUCTION": "false"}, [], True),
+        ({"INJECTOR_PRODUCTION": "false", "TCP_SNIFFER_PRODUCTION": "true"}, [], True),
+        ({"TCP_SNIFFER_PRODUCTION": "true"}, ["--production", "no"], False),
+        ({"TCP_SNIFFER_PRODUCTION": ""}, ["--production"], True),
+        ({}, [], False),
+    ],
+)
+def test_production_from_either_variable(environ: dict[str, str], arguments: list[str], production: bool) -> None:
+    """The injector runs with production rules where either variable says so; a flag beats both."""
+    assert InjectorOptions.load(arguments, environ).production is production
+
+
+def test_a_mistyped_production_is_refused() -> None:
+    """A mistyped TCP_SNIFFER_PRODUCTION is an error, not off."""
+    assert "production" in problems([], {"TCP_SNIFFER_PRODUCTION": "ture"})[0]
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text"),
+    [
+        ("sniffer_image", "a b"), ("sniffer_container_name", "Sniffer"), ("sniffer_container_name", "x" * 64),
+        ("inject_label_key", "a/b/c"), ("inject_label_key", "/a"), ("inject_label_value", "false"),
+        ("inject_label_value", "a b"), ("default_ports", "80,80"), ("default_ports", "70000"),
+        ("default_interface", "an-interface-too-long"), ("default_interface", "a/b"), ("default_interface", ".."),
+        ("output_url", "ftp://c.example"), ("output_url", "https://user:pw@c.example/"), ("output_url", "/m"),
+        ("output_url_auth_token_secret", "name=a"), ("output_url_auth_token_secret", "key=a"),
+        ("output_url_auth_token_secret", "a/b"), ("output_url_auth_token_secret", "name=A,key=b"),
+        ("output_url_auth_token_secret", "name=a,key=b/c"), ("output_url_auth_token_secret", "name=a,key=b,x=y"),
+        ("resources", "limits.memory=lots"), ("resources", "limits.disk=1Gi"), ("resources", "cpu=1"),
+        ("resources", "limits.cpu=0"), ("resources", "limits.cpu=-1"), ("resources", "limits.cpu=0.0001"),
+        ("resources", "limits.memory=512m"), ("resources", "requests.cpu=1"), ("resources", "limits.memory=255Mi"),
+        ("resources", "limits.cpu=1,limits.cpu=2"), ("termination_grace_period_seconds", "0"),
+        ("termination_grace_period_seconds", "30s"), ("native_sidecar", "auto"), ("run_as_root", "maybe"),
+        ("on_capture_error", "ignore"), ("port", "70000"), ("address", "localhost"),
+    ],
+)
+def test_refused_values(keyword: str, text: str) -> None:
+    """What Kubernetes or the sniffer would refuse is refused at start, once, with the field's name."""
+    assert [message.split()[0] for message in problems([], {"INJECTOR_" + keyword.upper(): text})] == [keyword]
+
+
+def test_a_url_is_never_quoted() -> None:
+    """A mistyped URL may hold a password, so no message shows it."""
+    assert "hunter2" not in str(problems([], {"INJECTOR_OUTPUT_URL": "https://me:hunter2@c.example/"}))
+
+
+@pytest.mark.parametrize("keyword", ["memory", "nonsense"])
+def test_wrong_shapes_of_structures(keyword: str) -> None:
+    """Keywords of the library are checked as texts are."""
+    with pytest.raises(ValidationError, match=r"^resources must"):
+        InjectorOptions(resources={"limits": keyword})  # type: ignore[dict-item]
+    with pytest.raises(ValidationError, match=r"^resources must"):
+        InjectorOptions(resources=[keyword])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1", 1), ("100m", 0.1), ("1Ki", 1024), ("1.5Gi", 1.5 * 2**30), ("1e3", 1000), ("1E3", 1000), ("2k", 2000),
+     (".5", 0.5), ("1E", 10**18), ("7n", 7e-9), ("1Ei", 2**60)],
+)
+def test_quantities(text: str, number: float) -> None:
+    """Quantities mean what Kubernetes reads in them."""
+    assert float(quantity(text)) == number
+
+
+@pytest.mark.parametrize("text", ["", "m", "1 Gi", "1gi", "1K", "--1", "1e", "0x10", "1Gib", "٣"])
+def test_no_quantities(text: str) -> None:
+    """What Kubernetes reads no quantity in is refused."""
+    with pytest.raises(ValueError, match="is no quantity"):
+        quantity(text)

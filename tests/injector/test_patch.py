@@ -1,0 +1,429 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given as over
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from sniffer.config import SnifferConfig
+from sniffer.injector import InjectorOptions, Reason, build_env, build_patch, build_sniffer_container
+from sniffer.injector import patch as patch_module
+from sniffer.injector.patch import Decision, OptedInBy, PatchError, apply
+from tests.injector import pods as make
+from tests.injector.pods import IN, OUT, answered, env_of, of_job, pod, sniffer_of
+
+GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.yaml"))
+GRACE = "/spec/terminationGracePeriodSeconds"
+
+
+def paths(patch: list[dict[str, Any]]) -> list[str]:
+    assert all(operation["op"] == "add" for operation in patch)
+    return [operation["path"] for operation in patch]
+
+
+def test_a_plain_pod_gets_two_operations() -> None:
+    """By default: the container at the end of the containers, then the grace period; nothing else is written."""
+    decision, patch, result = answered(pod())
+    assert decision.reason == Reason.INJECTED
+    assert paths(patch) == ["/spec/containers/-", GRACE]
+    assert result["spec"]["terminationGracePeriodSeconds"] == 30
+    assert [container["name"] for container in result["spec"]["containers"]] == ["app", "tcp-sniffer"]
+    assert sniffer_of(result) == {
+        "name": "tcp-sniffer",
+        "image": "tcp-sniffer:latest",
+        "imagePullPolicy": "IfNotPresent",
+        "env": [
+            {"name": "PORTS", "value": "8080"},
+            {"name": "INTERFACE", "value": "eth0"},
+            {"name": "OUTPUT_URL", "value": ""},
+            {"name": "OUTPUT_STDOUT", "value": "true"},
+            {"name": "MAX_BODY_SIZE", "value": "8192"},
+            {"name": "POD_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}},
+            {"name": "NAMESPACE", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}},
+            {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "spec.nodeName"}}},
+            {"name": "DRAIN_TIMEOUT_MS", "value": "25000"},
+            {"name": "STOP_DELAY_MS", "value": "5000"},
+            {"name": "ON_CAPTURE_ERROR", "value": "hold"},
+        ],
+        "resources": {"requests": {"memory": "256Mi", "cpu": "100m"}, "limits": {"memory": "512Mi", "cpu": "500m"}},
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 10001,
+            "runAsGroup": 10001,
+            "privileged": False,
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"], "add": ["NET_RAW"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("grace", "drain_ms", "delay_ms"),
+    [(45, 25000, 5000), (30, 25000, 5000), (20, 15000, 5000), (12, 7000, 3500), (7, 2000, 1000), (6, 1000, 500),
+     (5, 1000, 500), (1, 1000, 500), (0, 1000, 500)],
+)
+def test_a_grace_period_is_never_changed(grace: int, drain_ms: int, delay_ms: int) -> None:
+    """A pod's own grace period g stays, 0 too: drain min(25, max(1, g - 5)) s, delay min(5 s, half the drain)."""
+    _, patch, result = answered(pod(terminationGracePeriodSeconds=grace))
+    assert paths(patch) == ["/spec/containers/-"]
+    assert result["spec"]["terminationGracePeriodSeconds"] == grace
+    env = env_of(sniffer_of(result))
+    assert (env["DRAIN_TIMEOUT_MS"], env["STOP_DELAY_MS"]) == (str(drain_ms), str(delay_ms))
+
+
+@pytest.mark.parametrize("spec", [{}, {"terminationGracePeriodSeconds": None}])
+def test_a_missing_grace_period_is_the_option(spec: dict[str, None]) -> None:
+    """Absent or null, the grace period becomes the option's, and the drain follows from that."""
+    _, patch, result = answered(pod(**spec), InjectorOptions(termination_grace_period_seconds=12))
+    assert paths(patch) == ["/spec/containers/-", GRACE]
+    assert result["spec"]["terminationGracePeriodSeconds"] == 12
+    assert env_of(sniffer_of(result))["DRAIN_TIMEOUT_MS"] == "7000"
+
+
+def test_output_url() -> None:
+    """With an OUTPUT_URL, from the option or the annotation, messages do not go to stdout."""
+    for options, given in (
+        (InjectorOptions(output_url="https://c.example/m"), None),
+        (InjectorOptions(output_url="https://other.example/"), {"tcp-sniffer/output-url": "https://c.example/m"}),
+        (InjectorOptions(), {"tcp-sniffer/output-url": "https://c.example/m"}),
+    ):
+        env = env_of(sniffer_of(answered(pod(given), options)[2]))
+        assert env["OUTPUT_URL"] == "https://c.example/m"
+        assert not {"OUTPUT_STDOUT", "MAX_BODY_SIZE"} & env.keys()
+
+
+def test_ports_and_interface() -> None:
+    """Annotations override PORTS and INTERFACE; an empty one is as good as none."""
+    env = env_of(sniffer_of(answered(pod({"tcp-sniffer/ports": " 80, 9090 ", "tcp-sniffer/interface": "any"}))[2]))
+    assert (env["PORTS"], env["INTERFACE"]) == ("80,9090", "any")
+    options = InjectorOptions(default_ports=(81, 82), default_interface="lo")
+    env = env_of(sniffer_of(answered(pod({"tcp-sniffer/ports": "", "tcp-sniffer/interface": " "}), options)[2]))
+    assert (env["PORTS"], env["INTERFACE"]) == ("81,82", "lo")
+
+
+def test_the_token_comes_from_a_secret() -> None:
+    """The token is an optional reference to a Secret of the pod's namespace; no annotation names one."""
+    options = InjectorOptions(output_url_auth_token_secret={"name": "tcp-sniffer-output-auth", "key": "token"})
+    annotations = {"tcp-sniffer/output-url-auth-token": "hunter2", "tcp-sniffer/output-url-auth-token-secret": "x"}
+    _, patch, result = answered(pod(annotations), options)
+    (entry,) = [entry for entry in sniffer_of(result)["env"] if entry["name"] == "OUTPUT_URL_AUTH_TOKEN"]
+    reference = {"name": "tcp-sniffer-output-auth", "key": "token", "optional": True}
+    assert entry == {"name": "OUTPUT_URL_AUTH_TOKEN", "valueFrom": {"secretKeyRef": reference}}
+    assert "hunter2" not in json.dumps(patch)
+    assert "AUTH_TOKEN" not in json.dumps(answered(pod(annotations))[1])
+
+
+def test_resources() -> None:
+    """Each of the four on its own, by option and by annotation; none leaves it out, and all four the whole field."""
+    options = InjectorOptions(resources={"requests": {"memory": "64Mi"}, "limits": {"cpu": None}})
+    assert sniffer_of(answered(pod(), options)[2])["resources"] == {
+        "requests": {"memory": "64Mi", "cpu": "100m"}, "limits": {"memory": "512Mi"},
+    }
+    annotated = pod({"tcp-sniffer/resources": "limits.memory=1Gi, requests.cpu=none"})
+    assert sniffer_of(answered(annotated, options)[2])["resources"] == {
+        "requests": {"memory": "64Mi"}, "limits": {"memory": "1Gi"},
+    }
+    every = ",".join(f"{side}.{kind}=none" for side in ("requests", "limits") for kind in ("memory", "cpu"))
+    assert "resources" not in sniffer_of(answered(pod({"tcp-sniffer/resources": every}))[2])
+
+
+def test_names_of_ones_own() -> None:
+    """Image, container name and label may be others."""
+    options = InjectorOptions(
+        sniffer_image="registry.example/s@sha256:" + "0" * 64, sniffer_container_name="watch",
+        inject_label_key="example.org/watch", inject_label_value="yes",
+    )
+    labelled = pod(labels={"example.org/watch": "yes"})
+    container = sniffer_of(answered(labelled, options)[2], "watch")
+    assert container["image"].startswith("registry.example/s@")
+    assert answered(pod(), options)[0].reason == Reason.NOT_OPTED_IN
+    assert answered(pod(labels={"example.org/watch": "false"}), options)[0].reason == Reason.OPTED_OUT
+
+
+def test_production() -> None:
+    """TCP_SNIFFER_PRODUCTION is passed on only where the injector runs with it."""
+    assert env_of(sniffer_of(answered(pod(), InjectorOptions(production=True))[2]))["TCP_SNIFFER_PRODUCTION"] == "true"
+    assert "TCP_SNIFFER_PRODUCTION" not in env_of(sniffer_of(answered(pod())[2]))
+
+
+def test_run_as_root() -> None:
+    """As root only the user changes; the rest stays closed. By option and annotation, which may also take it back."""
+    closed = sniffer_of(answered(pod())[2])["securityContext"]
+    for options, value in ((InjectorOptions(), "true"), (InjectorOptions(run_as_root=True), "")):
+        context = sniffer_of(answered(pod({"tcp-sniffer/run-as-root": value}), options)[2])["securityContext"]
+        assert context == {**closed, "runAsUser": 0, "runAsGroup": 0, "runAsNonRoot": False}
+    taken_back = answered(pod({"tcp-sniffer/run-as-root": "false"}), InjectorOptions(run_as_root=True))[2]
+    assert sniffer_of(taken_back)["securityContext"] == closed
+
+
+@pytest.mark.parametrize(
+    ("init", "path"),
+    [("absent", "/spec/initContainers"), (None, "/spec/initContainers"), ([], "/spec/initContainers/0"),
+     ([{"name": "first", "image": "i"}], "/spec/initContainers/0")],
+)
+def test_native_sidecar(init: Any, path: str) -> None:
+    """A native sidecar is the first init container, restarts always, has no probes and no stop delay."""
+    spec = {} if init == "absent" else {"initContainers": init}
+    _, patch, result = answered(pod(**spec), InjectorOptions(native_sidecar="always"))
+    assert paths(patch) == [path, GRACE]
+    container = result["spec"]["initContainers"][0]
+    assert (container["name"], container["restartPolicy"]) == ("tcp-sniffer", "Always")
+    assert env_of(container)["STOP_DELAY_MS"] == "0"
+    assert not {"startupProbe", "readinessProbe", "livenessProbe", "ports"} & container.keys()
+    assert len(result["spec"]["containers"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "annotation", "job", "expected"),
+    [
+        ("jobs", "", False, "regular"), ("jobs", "", True, "native"), ("jobs", "true", False, "native"),
+        ("jobs", "false", True, "regular"), ("jobs", "always", False, "native"), ("jobs", "never", True, "regular"),
+        ("never", "", False, "regular"), ("never", "", True, "skipped"), ("never", "true", True, "native"),
+        ("never", "false", True, "regular"), ("never", "jobs", True, "native"), ("never", "jobs", False, "regular"),
+        ("always", "", False, "native"), ("always", "", True, "native"), ("always", "false", False, "regular"),
+    ],
+)
+def test_sidecar_mode(option: str, annotation: str, job: bool, expected: str) -> None:
+    """The option decides by default, the annotation for its pod; never skips a Job's pod unless it is annotated."""
+    made = pod({"tcp-sniffer/native-sidecar": annotation} if annotation else None)
+    decision, patch, _ = answered(of_job(made) if job else made, InjectorOptions(native_sidecar=option))
+    if expected == "skipped":
+        assert (decision.reason, patch) == (Reason.JOB_WITHOUT_NATIVE_SIDECAR, [])
+    else:
+        assert paths(patch)[0] == {"regular": "/spec/containers/-", "native": "/spec/initContainers"}[expected]
+
+
+def with_metadata(**metadata: Any) -> dict[str, Any]:
+    made = pod()
+    made["metadata"].update(metadata)
+    return made
+
+
+WINDOWS = {"name": "windows"}
+NATIVE = {"name": "tcp-sniffer", "image": "i", "restartPolicy": "Always"}
+IN_PRODUCTION = {"options": InjectorOptions(production=True)}
+SKIPS: list[tuple[Reason, dict[str, Any], dict[str, Any]]] = [
+    (Reason.NOT_OPTED_IN, pod(labels={}), {}),
+    (Reason.NOT_OPTED_IN, pod(labels={"tcp-sniffer/inject": "yes"}), {}),
+    (Reason.NOT_OPTED_IN, with_metadata(labels=None), {}),
+    (Reason.NOT_OPTED_IN, {"spec": pod()["spec"]}, {}),
+    (Reason.OPTED_OUT, pod(labels=OUT), {}),
+    (Reason.ALREADY_INJECTED, pod(containers=[{"name": "tcp-sniffer", "image": "i"}]), {}),
+    (Reason.ALREADY_INJECTED, pod(initContainers=[NATIVE]), {}),
+    (Reason.SYSTEM_NAMESPACE, pod(), {"namespace": "kube-system"}),
+    (Reason.MIRROR_POD, pod({"kubernetes.io/config.mirror": "x"}), {}),
+    (Reason.NO_SPEC, {"metadata": {"labels": IN}}, {}),
+    (Reason.NO_SPEC, {"metadata": {"labels": IN}, "spec": None}, {}),
+    (Reason.NO_SPEC, {"metadata": {"labels": IN}, "spec": "x"}, {}),
+    (Reason.NO_CONTAINERS, pod(containers=[]), {}),
+    (Reason.NO_CONTAINERS, pod(containers=None), {}),
+    (Reason.NO_CONTAINERS, {"metadata": {"labels": IN}, "spec": {"nodeName": "n"}}, {}),
+    (Reason.HOST_NETWORK, pod(hostNetwork=True), {}),
+    (Reason.WINDOWS, pod(os=WINDOWS), {}),
+    (Reason.JOB_WITHOUT_NATIVE_SIDECAR, of_job(pod()), {"options": InjectorOptions(native_sidecar="never")}),
+    (Reason.POD_RESOURCES, pod(resources={"limits": {"memory": "256Mi"}}), {}),
+    (Reason.POD_RESOURCES, pod(resources={"requests": {"cpu": "50m"}}), {}),
+    (Reason.INVALID_ANNOTATION, pod({"tcp-sniffer/ports": "0"}), {}),
+    (Reason.INVALID_ANNOTATION, pod({"tcp-sniffer/interface": "a b"}), {}),
+    (Reason.INVALID_ANNOTATION, pod({"tcp-sniffer/output-url": "collector:8080"}), {}),
+    (Reason.INVALID_ANNOTATION, pod({"tcp-sniffer/output-url": "http://c/"}), IN_PRODUCTION),
+    (Reason.INVALID_ANNOTATION, pod({"tcp-sniffer/resources": "limits.cpu=fast"}), {}),
+    (Reason.INVALID_ANNOTATION, pod({"tcp-sniffer/resources": "requests.memory=1Gi"}), {}),
+    (Reason.INVALID_ANNOTATION, pod({"tcp-sniffer/native-sidecar": "perhaps"}), {}),
+    (Reason.INVALID_ANNOTATION, pod({"tcp-sniffer/run-as-root": "10001"}), {}),
+    (Reason.NOT_A_POD_CREATE, pod(), {"operation": "UPDATE"}),
+    (Reason.NOT_A_POD_CREATE, pod(), {"subResource": "ephemeralcontainers"}),
+    (Reason.NOT_A_POD_CREATE, pod(), {"kind": {"group": "apps", "version": "v1", "kind": "Deployment"}}),
+    (Reason.NOT_A_POD_CREATE, {}, {"object": None}),
+    (Reason.INTERNAL_ERROR, pod(terminationGracePeriodSeconds="soon"), {}),
+    (Reason.INTERNAL_ERROR, pod(initContainers={"a": 1}), {"options": InjectorOptions(native_sidecar="always")}),
+]
+
+
+@pytest.mark.parametrize(("reason", "made", "how"), SKIPS, ids=lambda part: part if isinstance(part, Reason) else "")
+def test_skips(reason: Reason, made: dict[str, Any], how: dict[str, Any]) -> None:
+    """Each reason not to inject is named, allows the pod, and patches nothing."""
+    decision, patch, _ = answered(made, **how)
+    assert (decision.reason, patch, decision.patch) == (reason, [], None)
+
+
+def test_every_reason_is_tested() -> None:
+    """The set of reasons is closed: each one is either injected or has a row above."""
+    assert {reason for reason, _, _ in SKIPS} | {Reason.INJECTED} == set(Reason)
+
+
+def test_an_invalid_annotation_is_named_and_nothing_quoted_from_a_url() -> None:
+    """All wrong annotations are named at once; what a URL holds is not shown."""
+    made = pod({"tcp-sniffer/output-url": "https://u:hunter2@c/", "tcp-sniffer/ports": "x"})
+    detail = answered(made)[0].detail
+    assert "tcp-sniffer/output-url must not contain user info" in detail
+    assert "tcp-sniffer/ports must be" in detail
+    assert "hunter2" not in detail
+
+
+@pytest.mark.parametrize(
+    ("labels", "opted_in_by", "reason"),
+    [
+        ({}, "namespace", Reason.INJECTED), (IN, "namespace", Reason.INJECTED), (OUT, "namespace", Reason.OPTED_OUT),
+        ({"tcp-sniffer/inject": "maybe"}, "namespace", Reason.INJECTED), ({}, "pod", Reason.NOT_OPTED_IN),
+        (IN, "pod", Reason.INJECTED), (OUT, "pod", Reason.OPTED_OUT),
+    ],
+)
+def test_namespace_and_pod(labels: dict[str, str], opted_in_by: OptedInBy, reason: Reason) -> None:
+    """Where the namespace's label has matched, a pod needs none; "false" on the pod always wins."""
+    assert answered(pod(labels=labels), opted_in_by=opted_in_by)[0].reason == reason
+
+
+def test_the_injected_environment_is_the_sniffers_own() -> None:
+    """What is injected, the sniffer's configuration accepts, and it means the same there."""
+    options = InjectorOptions(
+        default_ports=(80, 8080), default_interface="any", output_url="https://c.example/m", production=True,
+        output_url_auth_token_secret={"name": "a", "key": "b"},
+    )
+    for native in (False, True):
+        for made in (options, InjectorOptions()):
+            env = {entry["name"]: entry.get("value", "a-value") for entry in build_env(made, native=native)}
+            config = SnifferConfig.from_env(env)
+            assert config.ports == made.default_ports
+            assert config.interface == made.default_interface
+            assert config.output_url == made.output_url
+            assert config.output_stdout is (made.output_url is None)
+            assert config.production is made.production
+            assert config.drain_timeout_ms == 25000
+            assert config.stop_delay_ms == (0 if native else 5000)
+            assert config.on_capture_error == "hold"
+            assert (config.pod_name, config.namespace, config.node_name) == ("a-value",) * 3
+            known = {option.variable for option in SnifferConfig.options().values()}
+            assert env.keys() <= known
+
+
+def test_the_parts_can_be_used_alone() -> None:
+    """Container and environment are built without a pod too, for the option's grace period."""
+    container = build_sniffer_container(InjectorOptions())
+    assert container["env"] == build_env(InjectorOptions())
+    assert build_patch(pod(), "shop", "pod", InjectorOptions()).patch[0]["value"] == container  # type: ignore[index]
+
+
+def test_importing_the_options_loads_no_server_and_no_capture() -> None:
+    """The names come lazily: neither the web server nor the sniffer's capture stack is imported for the patch."""
+    code = (
+        "import sys, sniffer.injector as i; i.build_patch, i.InjectorOptions;"
+        "bad = {'aiohttp', 'pcapy', 'sniffer_core', 'sniffer.capture', 'sniffer.sinks', 'prometheus_client'};"
+        "sys.exit(sorted(bad & sys.modules.keys()).__repr__() if bad & sys.modules.keys() else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(AttributeError, match="nonsense"):
+        patch_module.__getattribute__("nonsense")
+    import sniffer.injector
+
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = sniffer.injector.nonsense
+
+
+@pytest.mark.parametrize("file", GOLDEN, ids=lambda file: file.stem)
+def test_golden(file: Path) -> None:
+    """The pods of golden/ become what stands beside them, word for word."""
+    given = yaml.safe_load(file.read_text())
+    options = InjectorOptions(**given.get("options", {}))
+    decision, _, result = answered(given["pod"], options, given.get("optedInBy", "pod"))
+    assert str(decision.reason) == given["reason"]
+    assert result == given["result"]
+    make.validate(result)
+
+
+def test_golden_files_are_there() -> None:
+    """The golden pairs are found."""
+    assert len(GOLDEN) >= 5
+
+
+BROKEN = [
+    [{"op": "add", "path": "/spec/containers", "value": []}],
+    [{"op": "add", "path": "/spec/containers/0/image", "value": "other"}],
+    [{"op": "add", "path": "/spec/hostNetwork", "value": True}],
+    [{"op": "add", "path": "/spec/initContainers/0", "value": {}}],
+    [{"op": "add", "path": "/spec/containers/7", "value": {}}],
+    [{"op": "add", "path": "/spec/containers/0/name/x", "value": {}}],
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken[0]["path"])
+def test_a_bad_patch_is_never_answered(broken: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A patch that does not apply, or does more than it should, is found before it is answered; the pod is allowed."""
+    real = patch_module._check
+    monkeypatch.setattr(patch_module, "_check", lambda pod, patch, container: real(pod, patch + broken, container))
+    decision, patch, _ = answered(pod())
+    assert (decision.reason, decision.detail, patch) == (Reason.INTERNAL_ERROR, "PatchError", [])
+
+
+def test_apply_copies() -> None:
+    """A patch is applied to a copy; escapes in pointers are understood (RFC 6901 §4)."""
+    before = {"a/b": {"~": [1]}, "c": {}}
+    assert apply(before, [{"op": "add", "path": "/a~1b/~0/0", "value": 0}]) == {"a/b": {"~": [0, 1]}, "c": {}}
+    assert before == {"a/b": {"~": [1]}, "c": {}}
+    with pytest.raises(PatchError):
+        apply(before, [{"op": "add", "path": "/x/y", "value": 0}])
+
+
+@settings(max_examples=150, deadline=None)
+@over(make.pods(), st.sampled_from(["never", "jobs", "always"]), st.sampled_from(["pod", "namespace"]))
+def test_nothing_else_is_touched(made: dict[str, Any], mode: str, opted_in_by: OptedInBy) -> None:
+    """For every pod: without the container the result is the pod it was, and applying twice changes nothing."""
+    options = InjectorOptions(native_sidecar=mode)
+    decision, patch, result = answered(made, options, opted_in_by)
+    if decision.patch is None:
+        assert decision.reason == Reason.JOB_WITHOUT_NATIVE_SIDECAR
+        return
+    assert apply(made, patch) == result
+    container = sniffer_of(result)
+    stripped = json.loads(json.dumps(result))
+    for key in ("containers", "initContainers"):
+        if stripped["spec"].get(key):
+            stripped["spec"][key] = [entry for entry in stripped["spec"][key] if entry["name"] != "tcp-sniffer"]
+    expected = json.loads(json.dumps(made))
+    if expected["spec"].get("terminationGracePeriodSeconds") is None:
+        expected["spec"]["terminationGracePeriodSeconds"] = 30
+    if container in (result["spec"].get("initContainers") or []):
+        expected["spec"]["initContainers"] = expected["spec"].get("initContainers") or []
+    assert stripped == expected
+    again, patch, _ = answered(result, options, opted_in_by)
+    assert (again.reason, patch) == (Reason.ALREADY_INJECTED, [])
+
+
+@settings(max_examples=20, deadline=None)
+@over(make.pods(known_fields_only=True))
+def test_results_are_valid(made: dict[str, Any]) -> None:
+    """Every result fits Kubernetes' own schema, where the pod did."""
+    result = answered(made)[2]
+    if result["spec"].get("initContainers", 0) is None:
+        del result["spec"]["initContainers"]  # the API server drops a null; the schema does not know it
+    make.validate(result, ("1.37",))
+
+
+@pytest.mark.skipif(make.kubectl() is None, reason="kubectl is not present")
+@pytest.mark.parametrize("mode", ["never", "always"])
+def test_kubectl_agrees(mode: str, tmp_path: Path) -> None:
+    """kubectl, which patches as the API server does, and python-jsonpatch give the same pod."""
+    for made in (pod(), pod(initContainers=[{"name": "first", "image": "i"}]), pod(terminationGracePeriodSeconds=45)):
+        _, patch, result = answered(made, InjectorOptions(native_sidecar=mode))
+        shown = make.kubectl_patched(made, patch, tmp_path)
+        for metadata in (shown["metadata"], result["metadata"]):
+            metadata.pop("creationTimestamp", None)
+        shown.pop("status", None)
+        assert shown["spec"] == result["spec"]
+        assert shown["metadata"] == result["metadata"]
+
+
+def test_a_decision_is_immutable() -> None:
+    """A decision cannot be changed after it was made."""
+    with pytest.raises(AttributeError):
+        Decision(None, Reason.INJECTED).reason = Reason.OPTED_OUT  # type: ignore[misc]
