@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from sniffer import config as config_module
+from sniffer import logs
 from sniffer.config import SnifferConfig
 from sniffer.errors import EXIT_CONFIG, EXIT_OK, EXIT_RUNTIME, Problem, SnifferError, ValidationError
 from sniffer.flags import FlagParser
@@ -89,8 +90,6 @@ _NO_OUTPUT: Final = Problem(
 
 def run(arguments: Sequence[str]) -> int:
     """Runs the daemon and returns its exit code. `--help` and `--version` raise SystemExit(0)."""
-    from sniffer import logs
-
     _open_standard_streams()
     logs.configure()
     try:
@@ -209,7 +208,8 @@ class _Daemon:
         finally:
             if endpoint is not None:
                 await endpoint.close()
-        return EXIT_RUNTIME if sniffer.undelivered or self._stops > 1 else EXIT_OK
+        failed = sniffer.undelivered or sniffer.ledger.snapshot()["messages_failed"]
+        return EXIT_RUNTIME if failed or self._stops > 1 else EXIT_OK
 
     def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stops += 1

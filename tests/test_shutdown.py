@@ -1,0 +1,527 @@
+"""The real entrypoint, live on loopback: how it starts, what it delivers when it is stopped, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.daemon import DEMO, SECONDS, Daemon, exchanges, needs_capture, silent_server, web_server
+
+LIVE = ("--interface", "lo", "--stdout")
+STOPS = (signal.SIGTERM, signal.SIGINT)
+TOKEN = "t0ken-n0t-t0-be-seen"
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """The port of a server on loopback."""
+    with web_server() as number:
+        yield number
+
+
+def assert_balanced(daemon: Daemon, *, lane: str = "stdout") -> dict[str, int]:
+    """The last log line shows a ledger that balances; its lane's counters."""
+    last = daemon.logs[-1]
+    assert last["message"] == "stopped"
+    assert not daemon.logged("the ledger does not balance"), daemon.stderr
+    counters: dict[str, int] = last["lanes"][lane]
+    ended = sum(count for name, count in counters.items() if name.startswith("dropped"))
+    assert counters["offered"] == counters["delivered"] + counters["rejected"] + ended
+    assert counters["waiting"] == 0
+    return counters
+
+
+# A stop loses nothing
+
+
+@needs_capture
+@pytest.mark.live
+@pytest.mark.parametrize("number", STOPS)
+def test_every_message_is_out(port: int, number: signal.Signals) -> None:
+    """N exchanges, and a signal at once: 2 N whole messages, exit code 0, each stage logged, the ledger balances."""
+    with Daemon("--ports", str(port), *LIVE) as daemon:
+        started = daemon.log("started")
+        exchanges(port, 200)
+        assert daemon.stop(number) == 0
+        assert (started["interface"], started["loopback"], started["ports"]) == ("lo", True, [port])
+        assert sorted(m["path"] for m in daemon.messages if m["direction"] == "request") == sorted(
+            m["path"] for m in daemon.messages if m["direction"] == "response"
+        )
+        assert len({message["path"] for message in daemon.messages}) == 200
+        assert len(daemon.messages) == 400
+        assert not any("incomplete" in message for message in daemon.messages)
+        order = [line["message"] for line in daemon.logs]
+        assert order.index("stopping") < order.index("Capture stats") < order.index("stopped")
+        statistics = daemon.log("Capture stats")
+        assert statistics["packetsDropped"] == statistics["packetsIfDropped"] == 0
+        assert statistics["packetsReceived"] > 0
+        assert assert_balanced(daemon)["delivered"] == 400
+        assert not any("schema" in line for line in daemon.logs)
+        assert not any("level" in message for message in daemon.messages)
+
+
+@needs_capture
+@pytest.mark.live
+def test_stop_while_idle(port: int) -> None:
+    """An idle capture stops with 0 and nothing on standard output."""
+    with Daemon("--ports", str(port), *LIVE) as daemon:
+        daemon.log("started")
+        assert daemon.stop() == 0
+        assert daemon.messages == []
+        assert_balanced(daemon)
+
+
+@needs_capture
+@pytest.mark.live
+def test_stop_under_load(port: int) -> None:
+    """A stop in the middle of traffic delivers what was captured, and ends with 0."""
+    over = threading.Event()
+
+    def load() -> None:
+        while not over.is_set():
+            exchanges(port, 20)
+
+    clients = [threading.Thread(target=load) for _ in range(2)]
+    with Daemon("--ports", str(port), *LIVE) as daemon:
+        daemon.log("started")
+        for client in clients:
+            client.start()
+        try:
+            daemon.wait_for(lambda: len(daemon.messages) > 500)
+            assert daemon.stop() == 0
+        finally:
+            over.set()
+            for client in clients:
+                client.join()
+        assert assert_balanced(daemon)["delivered"] == len(daemon.messages)
+
+
+@needs_capture
+@pytest.mark.live
+def test_stop_delay(port: int) -> None:
+    """With STOP_DELAY_MS the capture goes on for so long after the signal."""
+    with Daemon("--ports", str(port), *LIVE, environ={"STOP_DELAY_MS": "1500"}) as daemon:
+        daemon.log("started")
+        daemon.send(signal.SIGTERM)
+        daemon.log("stopping")
+        exchanges(port, 5)
+        assert daemon.end() == 0
+        assert len(daemon.messages) == 10
+
+
+# A stop while starting
+
+
+def wait_for_handler(daemon: Daemon) -> None:
+    """Returns as soon as the process has a handler for SIGTERM."""
+    status = Path(f"/proc/{daemon.process.pid}/status")
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        for line in status.read_text().splitlines():
+            if line.startswith("SigCgt:") and int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1:
+                return
+    raise AssertionError("no handler")
+
+
+@needs_capture
+@pytest.mark.live
+@pytest.mark.parametrize("delay_ms", [0, 2, 5, 10, 20, 40, 60, 80, 100, 130, 160, 200, 250, 300, 400])
+@pytest.mark.parametrize("number", STOPS)
+def test_stop_while_starting(delay_ms: int, number: signal.Signals) -> None:
+    """From the moment that the handler is there, a signal at any moment of the start ends with 0."""
+    with Daemon("--ports", "9", *LIVE) as daemon:
+        wait_for_handler(daemon)
+        time.sleep(delay_ms / 1000)  # a moment of the start, not a wait for something
+        assert daemon.stop(number) == 0
+
+
+# Outputs that do not follow
+
+
+@needs_capture
+@pytest.mark.live
+def test_second_signal_ends_the_drain(port: int) -> None:
+    """A second signal ends a drain at once, with 2; what was not delivered is named and counted."""
+    with silent_server() as collector:
+        url = f"http://127.0.0.1:{collector}/"
+        with Daemon("--ports", str(port), "--interface", "lo", "--output-url", url) as daemon:
+            daemon.log("started")
+            exchanges(port, 50)
+            daemon.send(signal.SIGTERM)
+            daemon.log("stopping")
+            begin = time.monotonic()
+            assert daemon.stop() == 2
+            assert time.monotonic() - begin < 5
+            lane = daemon.logs[-1]["lanes"]
+            counters = assert_balanced(daemon, lane=next(iter(lane)))
+            assert counters["dropped_deadline"] == counters["offered"] > 0
+            assert daemon.logs[-1]["undelivered"] == counters["dropped_deadline"]
+
+
+@needs_capture
+@pytest.mark.live
+def test_collector_that_hangs_is_left_at_the_deadline(port: int) -> None:
+    """The drain ends at its deadline with 2, and the lane is named with its counts."""
+    with silent_server() as collector:
+        url = f"http://127.0.0.1:{collector}/"
+        environ = {"DRAIN_TIMEOUT_MS": "700"}
+        with Daemon("--ports", str(port), "--interface", "lo", "--output-url", url, environ=environ) as daemon:
+            daemon.log("started")
+            exchanges(port, 20)
+            begin = time.monotonic()
+            assert daemon.stop() == 2
+            assert 0.6 < time.monotonic() - begin < 5
+            lane = next(iter(daemon.logs[-1]["lanes"]))
+            assert assert_balanced(daemon, lane=lane)["dropped_deadline"] > 0
+
+
+@needs_capture
+@pytest.mark.live
+def test_collector_down(port: int) -> None:
+    """With nobody at the URL the drain tries each message once, drops it, and ends with 2 before the deadline."""
+    with silent_server() as gone:
+        pass
+    with Daemon("--ports", str(port), "--interface", "lo", "--output-url", f"http://127.0.0.1:{gone}/") as daemon:
+        daemon.log("started")
+        exchanges(port, 20)
+        begin = time.monotonic()
+        assert daemon.stop() == 2
+        assert time.monotonic() - begin < 15
+        counters = assert_balanced(daemon, lane=next(iter(daemon.logs[-1]["lanes"])))
+        assert counters["delivered"] == 0
+        assert counters["offered"] == 40
+
+
+@needs_capture
+@pytest.mark.live
+def test_stdout_that_nobody_reads(port: int) -> None:
+    """A stuck standard output is left behind at the deadline: the last log line comes, and the exit code is 2."""
+    environ = {"DRAIN_TIMEOUT_MS": "500"}
+    with Daemon("--ports", str(port), *LIVE, environ=environ, read_stdout=False) as daemon:
+        daemon.log("started")
+        exchanges(port, 300)
+        assert daemon.stop() == 2
+        counters = assert_balanced(daemon)
+        assert counters["dropped_deadline"] > 0
+        assert daemon.logs[-1]["undelivered"] == counters["dropped_deadline"]
+
+
+def test_closed_pipe_is_quiet() -> None:
+    """`| head` ends with 0, without an error."""
+    with Daemon("--ports", "8080", "--read", str(DEMO), "--stdout", read_stdout=False) as daemon:
+        assert daemon.process.stdout is not None
+        daemon.process.stdout.close()
+        assert daemon.end() == 0
+        assert not [line for line in daemon.logs if line["level"] in ("error", "warning")]
+        assert assert_balanced(daemon)["dropped_closed"] == 14
+
+
+def test_standard_output_closed_at_start() -> None:
+    """`>&-` ends with 0 too, and no other file takes its place."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'"{sys.executable}" -m sniffer --ports 8080 --read {DEMO} --stdout >&-'],
+        cwd=DEMO.parents[2],
+        capture_output=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stderr.splitlines()[-1])["lanes"]["stdout"]["dropped_closed"] == 14
+
+
+# A capture that fails
+
+
+def test_no_such_interface() -> None:
+    """An interface that does not exist is exit code 2, and the available ones are listed."""
+    with Daemon("--ports", "80", "--interface", "nosuch0", "--stdout") as daemon:
+        assert daemon.end() == 2
+        (error,) = [line["message"] for line in daemon.logs if line["level"] == "error"]
+        assert "no such interface: nosuch0" in error
+        assert "lo" in error.split("available: ")[1].split(", ")
+
+
+# Gives up NET_RAW and NET_ADMIN in every set, as a container without them has it.
+UNPRIVILEGED = """
+import ctypes, runpy, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+for capability in (12, 13):
+    libc.prctl(24, capability, 0, 0, 0)
+header, data = struct.pack("=Ii", 0x20080522, 0), bytes(24)
+assert libc.capset(header, data) == 0
+sys.argv[0] = "sniffer"
+runpy.run_module("sniffer", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="live capture needs Linux")
+def test_no_privilege() -> None:
+    """Without NET_RAW a live capture is exit code 2, and the remedy is named."""
+    with Daemon("--ports", "80", *LIVE, program=("-c", UNPRIVILEGED)) as daemon:
+        assert daemon.end() == 2
+        (error,) = [line["message"] for line in daemon.logs if line["level"] == "error"]
+        assert "NET_RAW" in error
+        assert "cap" in error.lower()
+
+
+def test_file_that_is_no_capture(tmp_path: Path) -> None:
+    """A file that is no capture is exit code 2, in one clear line."""
+    (tmp_path / "x").write_text("hello, this is no capture at all\n")
+    for path in (tmp_path / "x", tmp_path / "missing"):
+        with Daemon("--ports", "80", "--read", str(path), "--stdout") as daemon:
+            assert daemon.end() == 2
+            (error,) = [line for line in daemon.logs if line["level"] == "error"]
+            assert str(path) in error["message"]
+            assert "exception" not in error
+
+
+@needs_capture
+@pytest.mark.live
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a network namespace: needs root")
+@pytest.mark.parametrize("hold", [False, True])
+def test_interface_removed(hold: bool) -> None:
+    """An interface that is removed ends the capture with 2; with `hold` only when the process is stopped."""
+    name = f"sniffer-{os.getpid()}-{hold:d}"
+    inside = ("ip", "netns", "exec", name)
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        subprocess.run(["ip", "-n", name, "link", "add", "t0", "type", "veth", "peer", "name", "t1"], check=True)
+        subprocess.run(["ip", "-n", name, "link", "set", "t0", "up"], check=True)
+        options = ("--on-capture-error", "hold", "--stats-interval-ms", "100") if hold else ()
+        with Daemon("--ports", "80", "--interface", "t0", "--stdout", *options, prefix=inside) as daemon:
+            daemon.log("started")
+            subprocess.run(["ip", "-n", name, "link", "del", "t0"], check=True)
+            assert "t0" in daemon.log("capture failed")["error"]
+            if hold:
+                daemon.log("capture has failed; waiting to be stopped")
+                assert daemon.process.poll() is None
+                daemon.send(signal.SIGTERM)
+            assert daemon.end() == 2
+            assert_balanced(daemon)
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+def status_of(url: str) -> int:
+    """The status of an answer."""
+    try:
+        with urllib.request.urlopen(url, timeout=SECONDS) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def test_hold() -> None:
+    """ON_CAPTURE_ERROR=hold: a capture that cannot be opened is said, /readyz answers 503, SIGTERM ends with 2."""
+    with silent_server() as free:
+        pass
+    environ = {"ON_CAPTURE_ERROR": "hold", "METRICS_PORT": str(free), "STATS_INTERVAL_MS": "100"}
+    with Daemon("--ports", "80", "--interface", "nosuch0", "--stdout", environ=environ) as daemon:
+        daemon.wait_for(lambda: [line for line in daemon.logs if "nosuch0" in str(line) and line["level"] == "error"])
+        assert status_of(f"http://127.0.0.1:{free}/readyz") == 503
+        assert status_of(f"http://127.0.0.1:{free}/healthz") == 200
+        assert daemon.process.poll() is None
+        assert daemon.stop() == 2
+
+
+@needs_capture
+@pytest.mark.live
+def test_metrics_of_a_run(port: int) -> None:
+    """While it captures, /readyz and /healthz answer 200 and /metrics has the ledger."""
+    with silent_server() as free:
+        pass
+    with Daemon("--ports", str(port), *LIVE, "--metrics-port", str(free)) as daemon:
+        daemon.log("started")
+        exchanges(port, 10)
+        daemon.wait_for(lambda: len(daemon.messages) == 20)
+        assert status_of(f"http://127.0.0.1:{free}/readyz") == 200
+        assert status_of(f"http://127.0.0.1:{free}/healthz") == 200
+        with urllib.request.urlopen(f"http://127.0.0.1:{free}/metrics", timeout=SECONDS) as answer:
+            text = answer.read().decode()
+        assert "tcp_sniffer_messages_request_total 10.0" in text
+        assert "tcp_sniffer_exchange_latency_seconds_count 10.0" in text
+        assert daemon.stop() == 0
+
+
+# Configuration
+
+
+def test_configuration_errors_are_one_readable_error_and_one_line() -> None:
+    """Every problem at once, readable and as one structured log line, exit code 1, nothing secret in it."""
+    environ = {"SAMPLE_RATE": "nan", "OUTPUT_URL_AUTH_TOKEN": TOKEN, "OUTPUT_URL": f"http://u:{TOKEN}@h/"}
+    with Daemon("--ports", "0", "--prots", "80", environ=environ) as daemon:
+        assert daemon.end() == 1
+        text = "".join(daemon.stderr)
+        assert TOKEN not in text
+        assert "the configuration has 4 problems" in text
+        assert "  [--sample-rate or SAMPLE_RATE]" in text
+        (line,) = daemon.logs
+        assert line["message"] == "configuration error"
+        fields = [problem["field"] for problem in line["problems"]]
+        assert fields == ["--prots", "ports", "sample_rate", "output_url"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "says"),
+    [
+        ((), {"PORTS": "80"}, "--stdout"),
+        (("--ports", "80", "--stdout", "no"), {}, "--stdout"),
+        (("--stdout",), {}, "ports is required"),
+        (
+            ("--ports", "80", "--output-url", "http://h/", "--production"),
+            {},
+            "output_url must use HTTPS in production",
+        ),
+        (
+            ("--ports", "80", "--stdout"),
+            {"TCP_SNIFFER_PRODUCTION": "1", "OUTPUT_URL": "HTTP://h"},
+            "output_url must use HTTPS in production",
+        ),
+        (("--ports", "80", "--stdout", "--metrics-port", "80"), {}, "metrics_port must not be one of ports"),
+        (("--ports",), {}, "ports needs a value"),
+        (("--ports", "80", "--stdout", "somewhere"), {}, "output_stdout must be"),
+    ],
+)
+def test_wrong_configuration_is_exit_code_1(arguments: tuple[str, ...], environ: dict[str, str], says: str) -> None:
+    """Each rule that can be judged without the system ends with 1 and says what is wrong."""
+    with Daemon(*arguments, environ=environ) as daemon:
+        assert daemon.end() == 1
+        assert says in "".join(daemon.stderr)
+
+
+def test_busy_metrics_port_is_exit_code_2() -> None:
+    """A port that another process has is no configuration error: 2, in one line."""
+    with silent_server() as busy, Daemon("--ports", "80", *LIVE, "--metrics-port", str(busy)) as daemon:
+        assert daemon.end() == 2
+        (error,) = [line for line in daemon.logs if line["level"] == "error"]
+        assert error["message"].startswith("metrics_port: cannot listen on")
+
+
+# Crashes
+
+# Plants an exception, then runs the daemon as `python -m sniffer` does.
+PLANT = """
+import runpy, sys
+def boom(*_, **__):
+    raise RuntimeError("planted, with the token {token}")
+{plant}
+sys.argv[0] = "sniffer"
+runpy.run_module("sniffer", run_name="__main__", alter_sys=True)
+"""
+
+PLANTS = {
+    "configuration": "import sniffer.cli; sniffer.cli.configure = boom",
+    "table": "import sniffer.pipeline; sniffer.pipeline.Sniffer._make_table = boom",
+    "source": "import sniffer.capture; sniffer.capture.FileSource.batches = boom",
+    "thread": "import sniffer.capture; sniffer.capture.Capture._feed_all = boom",
+    "thread's end": "import sniffer.capture; sniffer.capture.Capture._finish = boom",
+    "pump": "import sniffer.pipeline; sniffer.pipeline.Sniffer._pass_on = boom",
+    "record": "import sniffer.pipeline; sniffer.pipeline.from_raw = boom",
+    "lane": "import sniffer.lanes; sniffer.lanes.Lane.offer = boom",
+    "sink's opening": "import sniffer.sinks; sniffer.sinks.StdoutSink.open = boom",
+    "sink": "import sniffer.sinks; sniffer.sinks.StdoutSink.deliver = boom",
+    "drain": "import sniffer.lanes; sniffer.lanes.Lane.drain = boom",
+    "start": "import sniffer.pipeline; sniffer.pipeline.Sniffer.start = boom",
+    "wait": "import sniffer.pipeline; sniffer.pipeline.Sniffer.wait = boom",
+    "ledger": "import sniffer.ledger; sniffer.ledger.Ledger.snapshot = boom",
+}
+
+
+@pytest.mark.parametrize("layer", PLANTS)
+def test_planted_exception(layer: str) -> None:
+    """Whatever raises in whichever layer: exit code 2, said in the log, without the token."""
+    program = PLANT.format(plant=PLANTS[layer], token=TOKEN)
+    arguments = ("--ports", "8080", "--read", str(DEMO), "--stdout")
+    environ = {"OUTPUT_URL_AUTH_TOKEN": TOKEN}
+    with Daemon(*arguments, program=("-c", program), environ=environ) as daemon:
+        assert daemon.end() == 2
+        text = "".join(daemon.stderr)
+        assert ("could not be made into a record" if layer == "record" else "planted") in text
+        if layer != "configuration":  # before it is read the token is not known
+            assert TOKEN not in text
+        assert all(line.startswith("{") for line in daemon.stderr), text
+
+
+@pytest.mark.parametrize(
+    "missing", ["sniffer_core.flow", "structlog", "msgspec", "aiohttp", "sniffer.config", "sniffer_core", "pcapy"]
+)
+def test_failed_import(missing: str) -> None:
+    """A core that cannot be imported, and any other import that fails, is exit code 2 and one clear line."""
+    program = PLANT.format(plant=f"sys.modules[{missing!r}] = None", token="")
+    with Daemon("--ports", "8080", "--read", str(DEMO), "--stdout", program=("-c", program)) as daemon:
+        assert daemon.end() == 2
+        text = "".join(daemon.stderr)
+        assert "Traceback" not in text
+        assert missing.partition(".")[0] in text
+        if missing == "sniffer_core.flow":
+            assert "the compiled core cannot be loaded" in text
+            assert len(daemon.stderr) == 1
+
+
+# Other signals, and what is shown
+
+
+@needs_capture
+@pytest.mark.live
+def test_other_signals(port: int) -> None:
+    """SIGHUP is ignored; SIGUSR1 logs the ledger; the capture goes on."""
+    with Daemon("--ports", str(port), *LIVE) as daemon:
+        daemon.log("started")
+        daemon.send(signal.SIGHUP)
+        exchanges(port, 3)
+        daemon.wait_for(lambda: len(daemon.messages) == 6)
+        daemon.send(signal.SIGUSR1)
+        ledger = daemon.log("ledger")
+        assert ledger["ledger"]["messages_request"] == 3
+        assert ledger["lanes"]["stdout"]["delivered"] == 6
+        assert daemon.stop() == 0
+
+
+def test_help_and_version() -> None:
+    """--help and --version go to standard output with 0, without any option, and show no secret."""
+    for flag, says in (("--help", "--ports PORT,PORT"), ("-h", "Capture:"), ("--version", "tcp-sniffer ")):
+        environ = {"OUTPUT_URL_AUTH_TOKEN": TOKEN, "PATH": os.environ["PATH"]}
+        done = subprocess.run(
+            [sys.executable, "-m", "sniffer", flag],
+            cwd=DEMO.parents[2],
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert says in done.stdout
+        assert TOKEN not in done.stdout
+
+
+def test_placement_is_in_every_line() -> None:
+    """Placement is in each log line and in each message."""
+    environ = {"POD_NAME": "app-1", "NAMESPACE": "shop", "NODE_NAME": "n1"}
+    placement = {"pod": "app-1", "namespace": "shop", "node": "n1"}
+    with Daemon("--ports", "8080", "--read", str(DEMO), "--stdout", environ=environ) as daemon:
+        assert daemon.end() == 0
+        assert len(daemon.messages) == 14
+        assert all(message["placement"] == placement for message in daemon.messages)
+        assert all(line["placement"] == placement for line in daemon.logs)
+
+
+def test_warnings_are_logged_at_start() -> None:
+    """What is allowed but unwise is said at start."""
+    with Daemon("--ports", "8080", "--read", str(DEMO), "--stdout", "--redact-headers", "none") as daemon:
+        assert daemon.end() == 0
+        assert [line["message"].split(":")[0] for line in daemon.logs if line["level"] == "warning"] == [
+            "redact_headers is off"
+        ]
