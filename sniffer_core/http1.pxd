@@ -145,7 +145,6 @@ cdef struct Opening:        # a place in parser.buffer where a start line may be
     bint alive
     bint sure
     uint32_t at
-    uint32_t space          # of its first SP
     int64_t stamp
     int64_t ack
 
@@ -188,7 +187,10 @@ cdef struct Parser:
     bint chunked            # .. that ends in chunked
     int64_t length          # Content-Length; LENGTH_NONE, LENGTH_INVALID
     # a head in the buffer
-    Opening openings[3]     # places where its start line may begin, by how much of one follows
+    Opening[3] openings     # places where its start line may begin, by Stage (http1.pyx)
+    Opening* later          # further ones of STAGE_FIRST, in a block of LATER_SPACE, or NULL
+    uint32_t later_count
+    uint32_t method_end     # index of the SP after the method of STAGE_NAMED
     uint32_t line_end       # size of its start line; 0 while that is not whole
     uint32_t lines          # LFs before `scanned`
     uint32_t seen           # Anomaly bits of its bytes

@@ -5,9 +5,10 @@ end in build(), which makes the Message: one block, the text copied once. Every 
 times however the runs are cut, and decisions fall at the same byte: `limits.head` counts bytes of the head, not of runs.
 """
 
+from cython cimport final
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport INT64_MAX
-from libc.string cimport memchr, memcmp, memcpy, memmove, memset
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset, strstr
 
 from sniffer_core.counters cimport (
     ANOMALY_TE_AND_CL, BYTES_ABANDONED_NOT_HTTP, BYTES_ABANDONED_SKIPPED, BYTES_ABANDONED_TUNNEL, BYTES_USED,
@@ -194,8 +195,8 @@ cdef Protocol recognise(const uint8_t* data, int64_t size, bint first) noexcept 
             return PROTOCOL_HTTP1
         length = (<uint32_t>data[3] << 8) | data[4]
         return PROTOCOL_TLS if data[2] <= 4 and length <= 16384 + 2048 else PROTOCOL_OTHER
-    if size >= 16 and memcmp(data, b"PRI * HTTP/2.0\r\n", 16) == 0:  # RFC 9113 section 3.4
-        return PROTOCOL_HTTP2
+    if memcmp(data, b"PRI * HTTP/2.0\r\n", min(size, 16)) == 0:  # RFC 9113 section 3.4
+        return PROTOCOL_HTTP2 if size >= 16 else PROTOCOL_HTTP1
     return PROTOCOL_OTHER
 
 
@@ -648,6 +649,10 @@ cdef void drop_buffer(Parser* parser) noexcept nogil:
     parser.buffer = NULL
     parser.buffer_size = parser.buffer_space = parser.scanned = parser.line_end = parser.lines = parser.seen = 0
     memset(parser.openings, 0, sizeof(parser.openings))
+    if parser.later != NULL:
+        pool_give(parser.pool, parser.later, LATER_SPACE * sizeof(Opening))
+        parser.later = NULL
+    parser.later_count = parser.method_end = 0
 
 
 cdef void drop_message(Parser* parser) noexcept nogil:
@@ -772,9 +777,25 @@ cdef void start_gathering(Parser* parser, Run* run, bint candidate, bint sure) n
     parser.first_sure = sure
 
 
-cdef inline void open_at(Parser* parser, Run* run, bint sure) noexcept nogil:
+cdef void open_at(Parser* parser, Run* run, bint sure) noexcept nogil:
     """A start line may begin at the front of the run, behind what the buffer holds."""
-    cdef Opening* opening = &parser.openings[0]
+    cdef Opening* opening = &parser.openings[<int>STAGE_FIRST]
+    cdef uint32_t i, kept = 0
+    if parser.kind == REQUEST and not CLASS[run.data[0]] & TOKEN or parser.kind == RESPONSE and run.data[0] != 0x48:
+        return
+    if opening.alive and parser.kind == REQUEST:
+        if parser.later == NULL:
+            parser.later = <Opening*>pool_take(parser.pool, LATER_SPACE * sizeof(Opening))
+            if parser.later == NULL:
+                return
+        if parser.later_count == LATER_SPACE:
+            for i in range(LATER_SPACE):  # those too far back for any method we know
+                if parser.later[i].at + LATER_SPACE > parser.buffer_size:
+                    parser.later[kept] = parser.later[i]
+                    kept += 1
+            parser.later_count = kept
+        opening = &parser.later[parser.later_count]
+        parser.later_count += 1
     opening.alive = True
     opening.sure = sure
     opening.at = parser.buffer_size
@@ -849,6 +870,8 @@ cdef bint try_candidate(Parser* parser, Run* run, bint sure, Event* event) noexc
     line_end = <uint32_t>(found - run.data) + 1
     if not parse_start_line(parser.kind, run.data, line_end - 1, &line):
         return False
+    if parser.kind == REQUEST and not sure and not is_method(run.data, line.method.size):
+        return False
     scanned = line_end - 1
     end = find_end(run.data, window, &scanned, &lines)
     if end:
@@ -867,7 +890,11 @@ cdef Event read_skip(Parser* parser, Run* run) noexcept nogil:
     cdef Protocol protocol
     cdef bint sure
     cdef int64_t size
-    while run.size:
+    while True:
+        if parser.strange and not parser.spoke and parser.skipped >= STRANGE_LIMIT:
+            return not_http(parser, PROTOCOL_OTHER)
+        if run.size == 0:
+            return EVENT_MORE
         sure = run.offset == parser.boundary
         if sure or run.segment_start:
             if run.segment_start and not parser.spoke and not parser.strange and parser.skipped < STRANGE_LIMIT:
@@ -881,32 +908,60 @@ cdef Event read_skip(Parser* parser, Run* run) noexcept nogil:
             size = parser.boundary - run.offset
         parser.skipped += size
         take(parser, run, size, BYTES_ABANDONED_SKIPPED)
-        if parser.strange and not parser.spoke and parser.skipped >= STRANGE_LIMIT:
-            return not_http(parser, PROTOCOL_OTHER)
-    return EVENT_MORE
 
 
 cdef enum Scan:
     SCAN_MORE = 0
-    SCAN_FOUND = 1      # the buffer begins with a start line
-    SCAN_DEAD = 2       # nothing in the buffer can begin one
+    SCAN_FOUND = 1              # the buffer begins with a start line
+    SCAN_DEAD = 2               # nothing in the buffer can begin one
+
+cdef enum Stage:                # of an opening
+    STAGE_FIRST = 0             # no SP yet; of a status line: not yet its code
+    STAGE_NAMED = 1             # method, SP
+    STAGE_LINED = 2             # method, SP, target, SP; or a status line up to its code
+    STAGES = 3
+
+# The registered methods, and some that are not. Away from a sure boundary no other begins a message: behind lost bytes a
+# segment may begin inside a method ("ET / HTTP/1.1"), and text in a body, the next request behind it, looks like one.
+cdef const char* METHODS = (
+    b" GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH "
+    b"REPORT ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT LABEL LINK MERGE MKACTIVITY MKCALENDAR MKREDIRECTREF "
+    b"MKWORKSPACE ORDERPATCH REBIND UNBIND UNCHECKOUT UNLINK UPDATE UPDATEREDIRECTREF VERSION-CONTROL "
+    b"QUERY PURGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE "
+)
+
+cdef enum:
+    METHOD_LONGEST = 17         # UPDATEREDIRECTREF
+    LATER_SPACE = METHOD_LONGEST + 1
+
+
+cdef bint is_method(const uint8_t* data, uint32_t size) noexcept nogil:
+    cdef char[METHOD_LONGEST + 3] word
+    if size > METHOD_LONGEST:
+        return False
+    word[0] = word[size + 1] = SP
+    word[size + 2] = 0
+    memcpy(word + 1, data, size)
+    return strstr(METHODS, word) != NULL
 
 
 cdef bint any_open(Parser* parser) noexcept nogil:
-    return parser.openings[0].alive or parser.openings[1].alive or parser.openings[2].alive
+    cdef int i
+    for i in range(STAGES):
+        if parser.openings[i].alive:
+            return True
+    return parser.later_count > 0
 
 
 cdef Scan scan_line(Parser* parser, uint32_t at) noexcept nogil:
     """Reads buffer[at:], the newest bytes of a start line that is not whole yet.
 
-    After lost bytes several places may begin it: the first byte of each segment. openings[0] is the latest of those
-    followed by no SP yet (of a status line: by less than its code), [1] by the method, [2] by all but the version. Of
-    two at the same stage both read alike from here on, and the later one is right: a body that ends in text has no
-    start line, but with the next request's behind it it may look like one.
+    After lost bytes several places may begin it: the first byte of each segment. Where two lead to a valid line, the
+    later one is right: the earlier has the other in its target.
     """
-    cdef Opening* first = &parser.openings[0]
-    cdef Opening* second = &parser.openings[1]
-    cdef Opening* third = &parser.openings[2]
+    cdef Opening* first = &parser.openings[<int>STAGE_FIRST]
+    cdef Opening* named = &parser.openings[<int>STAGE_NAMED]
+    cdef Opening* lined = &parser.openings[<int>STAGE_LINED]
     cdef uint8_t* data = parser.buffer
     cdef uint32_t i
     cdef uint8_t c
@@ -915,53 +970,62 @@ cdef Scan scan_line(Parser* parser, uint32_t at) noexcept nogil:
         if c == LF:
             return found_line(parser, i)
         if i and data[i - 1] == CR:  # a bare CR
-            first.alive = first.alive and first.at == i
-            second.alive = third.alive = False
+            lined.alive = named.alive = False
         if parser.kind == RESPONSE:
+            if lined.alive and c != CR:
+                lined.alive = c == SP if i - lined.at == STATUS_LINE else CLASS[c] & REASON != 0
             if first.alive:
-                if not is_status_byte(i - first.at, c):
+                first.alive = is_status_byte(i - first.at, c)
+                if first.alive and i - first.at == STATUS_LINE - 1:
+                    lined[0] = first[0]
                     first.alive = False
-                elif i - first.at == STATUS_LINE - 1:
-                    third[0] = first[0]
-                    first.alive = False
-                    continue
-            if third.alive and c != CR:
-                third.alive = c == SP if i - third.at == STATUS_LINE else CLASS[c] & REASON != 0
         elif c == SP:
-            if second.alive and second.space + 1 < i:
-                third[0] = second[0]
-                second.alive = False
-            if first.alive and first.at < i:
-                first.space = i
-                second[0] = first[0]
-            first.alive = False
+            token_ended(parser, i)
         elif not CLASS[c] & TOKEN:
             first.alive = False
+            parser.later_count = 0
             if not CLASS[c] & TARGET and c != CR:
-                second.alive = third.alive = False
+                lined.alive = named.alive = False
         if not any_open(parser):
             return SCAN_DEAD
     return SCAN_MORE
 
 
+cdef void token_ended(Parser* parser, uint32_t space) noexcept nogil:
+    """buffer[space] is an SP: what has a method and a target may be a line now, what had neither may have a method."""
+    cdef Opening* openings = parser.openings
+    cdef Opening* opening
+    cdef uint32_t i
+    if openings[<int>STAGE_NAMED].alive and parser.method_end + 1 < space:
+        openings[<int>STAGE_LINED] = openings[<int>STAGE_NAMED]
+        openings[<int>STAGE_NAMED].alive = False
+    for i in range(parser.later_count + 1):
+        opening = &openings[<int>STAGE_FIRST] if i == 0 else &parser.later[i - 1]
+        if opening.alive and (opening.sure or is_method(parser.buffer + opening.at, space - opening.at)):
+            openings[<int>STAGE_NAMED] = opening[0]
+            parser.method_end = space
+            break
+    openings[<int>STAGE_FIRST].alive = False
+    parser.later_count = 0
+
+
 cdef Scan found_line(Parser* parser, uint32_t lf) noexcept nogil:
     """The buffer's first LF is at `lf`."""
-    cdef Opening* opening = &parser.openings[2]
+    cdef Opening opening = parser.openings[<int>STAGE_LINED]
     cdef StartLine line
     if not opening.alive or not parse_start_line(parser.kind, parser.buffer + opening.at, lf - opening.at, &line):
         return SCAN_DEAD
     parser.line_end = lf + 1
     move_to(parser, opening)
     parser.scanned = parser.line_end - 1
-    if parser.candidate and opening.sure:
+    if opening.sure:
         parser.candidate = False
     return SCAN_FOUND
 
 
-cdef void move_to(Parser* parser, Opening* opening) noexcept nogil:
+cdef void move_to(Parser* parser, Opening opening) noexcept nogil:
     """Makes the buffer begin at `opening`."""
-    cdef uint32_t at = opening.at
-    cdef int i
+    cdef uint32_t at = opening.at, i
     parser.first_offset += at
     parser.first_stamp = opening.stamp
     parser.first_ack = opening.ack
@@ -971,25 +1035,28 @@ cdef void move_to(Parser* parser, Opening* opening) noexcept nogil:
         memmove(parser.buffer, parser.buffer + at, parser.buffer_size)
         if parser.line_end:
             parser.line_end -= at
-        for i in range(3):
+        if parser.method_end:
+            parser.method_end -= at
+        for i in range(STAGES):
             parser.openings[i].at -= at
-            parser.openings[i].space -= at
+        for i in range(parser.later_count):
+            parser.later[i].at -= at
 
 
 cdef bint make_room(Parser* parser) noexcept nogil:
-    """The buffer is full and holds no whole start line: gives up the opening that began first. False: it was the last.
-    """
+    """The buffer is full and holds no whole start line: gives up what began first. False: there is nothing else."""
     cdef Opening* earliest = NULL
-    cdef int i
-    for i in range(3):
-        if parser.openings[i].alive and parser.openings[i].at == 0:
-            parser.openings[i].alive = False
-    for i in range(3):
-        if parser.openings[i].alive and (earliest == NULL or parser.openings[i].at < earliest.at):
-            earliest = &parser.openings[i]
+    cdef Opening* opening
+    cdef uint32_t i
+    for i in range(STAGES + parser.later_count):
+        opening = &parser.openings[i] if i < STAGES else &parser.later[i - STAGES]
+        if opening.at == 0:
+            opening.alive = False
+        if opening.alive and (earliest == NULL or opening.at < earliest.at):
+            earliest = opening
     if earliest == NULL:
         return False
-    move_to(parser, earliest)
+    move_to(parser, earliest[0])
     return True
 
 
@@ -1035,6 +1102,7 @@ cdef Event read_head(Parser* parser, Run* run) noexcept nogil:
                 take(parser, run, size, BYTES_USED)  # the second byte will tell
                 return EVENT_MORE
             event = no_start_line(parser, parser.buffer, parser.buffer_size)
+            parser.skipped += size
             take(parser, run, size, BYTES_ABANDONED_NOT_HTTP if event == EVENT_NOT_HTTP else BYTES_ABANDONED_SKIPPED)
             return event
         if scan == SCAN_DEAD or scan == SCAN_MORE:
@@ -1351,6 +1419,8 @@ cdef Event http1_gap(Parser* parser, int64_t* size) noexcept nogil:
     cdef int64_t known
     begin(parser)
     leave_done(parser)
+    if size[0] == 0:
+        return EVENT_MORE
     message = parser.message
     parser.doubt = False
     if parser.state == HEAD:
@@ -1517,7 +1587,8 @@ cdef list _pairs(const uint8_t* text, const Field* fields, uint32_t count):
     return [(_text(text, fields[i].name), _text(text, fields[i].value)) for i in range(count)]
 
 
-cdef class _Parser:
+@final
+cdef class _PyParser:
     """One parser as flow drives it, with Python values. Events and states are the numbers of http1.pxd."""
 
     cdef Parser parser
