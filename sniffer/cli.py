@@ -17,7 +17,7 @@ from typing import Final, NoReturn
 from sniffer import config as config_module
 from sniffer import logs
 from sniffer.config import SnifferConfig
-from sniffer.errors import EXIT_CONFIG, EXIT_OK, EXIT_RUNTIME, Problem, SnifferError, ValidationError
+from sniffer.errors import EXIT_CONFIG, EXIT_OK, EXIT_RUNTIME, CaptureError, Problem, SnifferError, ValidationError
 from sniffer.flags import FlagParser
 from sniffer.options import FALSE
 from sniffer.privileges import raise_net_raw
@@ -204,7 +204,10 @@ class _Daemon:
             await endpoint.open()
         try:
             await sniffer.start()
-            await sniffer.wait()
+            try:
+                await sniffer.wait()
+            except CaptureError as error:  # said in the log already, before its last line
+                return error.exit_code
         finally:
             if endpoint is not None:
                 await endpoint.close()

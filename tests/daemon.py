@@ -97,6 +97,10 @@ class Daemon:
         """The log lines so far with this message."""
         return [line for line in self.logs if line["message"] == message]
 
+    def has_logged(self, message: str, times: int) -> bool:
+        """Whether there are that many log lines with this message."""
+        return len(self.logged(message)) >= times
+
     def send(self, number: signal.Signals) -> None:
         """Sends a signal."""
         self.process.send_signal(number)
@@ -154,12 +158,12 @@ class _Silent(socketserver.BaseRequestHandler):
 
 
 @contextmanager
-def serving(server: socketserver.BaseServer) -> Iterator[int]:
+def serving(server: socketserver.TCPServer) -> Iterator[int]:
     """Runs a server; gives its port."""
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
-        yield server.server_address[1]
+        yield server.socket.getsockname()[1]
     finally:
         server.shutdown()
         server.server_close()
