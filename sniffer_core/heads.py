@@ -19,15 +19,13 @@ def parse(block: bytes) -> list[tuple[bytes, bytes]] | None:
     lines = [line.removesuffix(b"\r") for line in block.split(b"\n")[:-1]]
     if not lines:
         return []
-    if lines[0][:1] in (b" ", b"\t"):  # continues nothing; behind our own Host, h11 would take it for a part of that
+    if lines[0][:1] in (b" ", b"\t") or b"" in lines:  # a fold of nothing, which h11 would give to our Host
         return None
     judged: list[bytes] = []
-    own: dict[int, bytes] = {}  # position -> name under which a judged field came (Host)
-    framing: dict[int, tuple[bytes, bytearray]] = {}  # position -> a field that h11 must not see
+    hosts: dict[int, bytes] = {}  # place -> name as sent
+    framing: dict[int, tuple[bytes, bytearray]] = {}  # place -> name and value that h11 does not see
     count = 0
     for line in lines:
-        if not line:
-            return None
         if line[:1] in (b" ", b"\t"):
             if count - 1 in framing:
                 framing[count - 1][1].extend(b" " + line.strip(b" \t"))
@@ -36,16 +34,31 @@ def parse(block: bytes) -> list[tuple[bytes, bytes]] | None:
             continue
         name, colon, value = line.partition(b":")
         name = name.rstrip(b" \t")
-        lower = name.lower()
-        if colon and lower in FRAMING:
+        if name.lower() in FRAMING and colon:
             framing[count] = name, bytearray(value.strip(b" \t"))
-        elif colon and lower == b"host":
-            own[count] = name
-            judged.append(b"X-Host:" + value)
+        elif name.lower() == b"host":
+            hosts[count] = name
+            judged.append(b"X-Host" + colon + value)
         else:
             judged.append(name + colon + value)
         count += 1
-    data = START + b"".join(line + b"\r\n" for line in judged) + b"\r\n"
+    accepted = ask(judged)
+    if accepted is None:
+        return None
+    answers = iter(accepted)
+    fields: list[tuple[bytes, bytes]] = []
+    for place in range(count):
+        if place in framing:
+            fields.append((framing[place][0], bytes(framing[place][1].strip(b" \t"))))
+        else:
+            name, value = next(answers)
+            fields.append((hosts.get(place, name), value))
+    return fields
+
+
+def ask(lines: list[bytes]) -> list[tuple[bytes, bytes]] | None:
+    """h11's fields for these header lines, in order; None if it refuses."""
+    data = START + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=len(data) + 1)
     connection.receive_data(data)
     try:
@@ -54,13 +67,4 @@ def parse(block: bytes) -> list[tuple[bytes, bytes]] | None:
         return None
     if not isinstance(event, h11.Request):
         return None
-    accepted = iter(event.headers.raw_items()[1:])
-    fields: list[tuple[bytes, bytes]] = []
-    for position in range(count):
-        if position in framing:
-            framed, text = framing[position]
-            fields.append((framed, bytes(text.strip(b" \t"))))
-        else:
-            judged_name, judged_value = next(accepted)
-            fields.append((own.get(position, bytes(judged_name)), bytes(judged_value)))
-    return fields
+    return [(bytes(name), bytes(value)) for name, value in event.headers.raw_items()[1:]]

@@ -1531,6 +1531,7 @@ cdef void http1_discard(Parser* parser) noexcept nogil:
 cdef void http1_skip(Parser* parser) noexcept nogil:
     drop_message(parser)
     start_skip(parser)
+    parser.strange = False
 
 
 cdef void http1_tunnel(Parser* parser) noexcept nogil:

@@ -16,8 +16,10 @@ from sniffer_core.heads import parse
         (b"A: \xe4\xff\x01\r\n", [(b"A", b"\xe4\xff\x01")]),
         (b"A \t: 1\r\n", [(b"A", b"1")]),
         (b"Cookie: a\r\nCookie: b\r\nSet-Cookie: c\r\n", [(b"Cookie", b"a"), (b"Cookie", b"b"), (b"Set-Cookie", b"c")]),
-        (b"Connection: close\r\nUpgrade: h2c\r\nExpect: 100-continue\r\n",
-         [(b"Connection", b"close"), (b"Upgrade", b"h2c"), (b"Expect", b"100-continue")]),
+        (
+            b"Connection: close\r\nUpgrade: h2c\r\nExpect: 100-continue\r\n",
+            [(b"Connection", b"close"), (b"Upgrade", b"h2c"), (b"Expect", b"100-continue")],
+        ),
     ],
 )
 def test_accepted(block: bytes, fields: list[tuple[bytes, bytes]]) -> None:
