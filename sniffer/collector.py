@@ -97,6 +97,7 @@ class UrlSink(Sink):
             headers=self._headers,
             timeout=aiohttp.ClientTimeout(total=self._timeout),
             trust_env=False,
+            auto_decompress=False,
         )
         log.info("posting to a collector", extra={"fields": {"sink": self.name, "url": self.target}})
 

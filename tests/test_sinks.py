@@ -47,12 +47,22 @@ def pipe() -> Iterator[tuple[int, int]]:
             os.close(fd)
 
 
-def read_all(fd: int) -> bytes:
-    """What comes until the other end is closed."""
-    parts = []
-    while part := os.read(fd, 1 << 16):
-        parts.append(part)
-    return b"".join(parts)
+class Reader(threading.Thread):
+    """Reads what comes until the other end is closed. A daemon, so that a test that fails does not hang."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(daemon=True)
+        self.fd = fd
+        self.data = b""
+        self.start()
+
+    def run(self) -> None:
+        while part := os.read(self.fd, 1 << 16):
+            self.data += part
+
+    async def end(self) -> bytes:
+        await until(lambda: not self.is_alive())
+        return self.data
 
 
 async def test_stdout_writes_json_lines(pipe: tuple[int, int]) -> None:
@@ -63,7 +73,7 @@ async def test_stdout_writes_json_lines(pipe: tuple[int, int]) -> None:
         lane.offer([message(3, body="a\nb")])
         assert (await settled(lane)).delivered == 4
     os.close(write)
-    lines = read_all(read).split(b"\n")
+    lines = (await Reader(read).end()).split(b"\n")
     assert lines.pop() == b""
     assert lines == [m.to_json() for m in [*messages(3), message(3, body="a\nb")]]
     assert [json.loads(line)["exchange"] for line in lines] == [0, 1, 2, 3]
@@ -73,17 +83,14 @@ async def test_stdout_continues_partial_writes(pipe: tuple[int, int]) -> None:
     """A slow reader behind a small pipe gets every byte, and the loop goes on meanwhile."""
     read, write = pipe
     batch = messages(40, body="x" * 3000)
-    turns = 0
     async with lane_to(StdoutSink(write)) as lane:
         lane.offer(batch)
-        reading = asyncio.get_running_loop().run_in_executor(None, read_all, read)
-        while lane.counters.waiting:
-            turns += 1
-            await asyncio.sleep(0)
-        assert turns > 10
-        await settled(lane)
-        os.close(write)
-        assert await reading == b"".join(m.to_json() + b"\n" for m in batch)
+        await until(lambda: fionread(read) == 4096)
+        assert lane.counters.waiting == 40
+        reader = Reader(read)
+        assert (await settled(lane)).delivered == 40
+    os.close(write)
+    assert await reader.end() == b"".join(m.to_json() + b"\n" for m in batch)
 
 
 async def test_stdout_waits_where_somebody_made_it_non_blocking(pipe: tuple[int, int]) -> None:
@@ -97,10 +104,10 @@ async def test_stdout_waits_where_somebody_made_it_non_blocking(pipe: tuple[int,
     os.set_blocking(write, False)
     async with lane_to(StdoutSink(write)) as lane:
         lane.offer(batch)
-        reading = asyncio.get_running_loop().run_in_executor(None, read_all, read)
+        reader = Reader(read)
         assert (await settled(lane)).delivered == 40
-        os.close(write)
-        assert await reading == b"".join(m.to_json() + b"\n" for m in [message(), *batch])
+    os.close(write)
+    assert await reader.end() == b"".join(m.to_json() + b"\n" for m in [message(), *batch])
 
 
 async def test_a_closed_pipe_ends_the_lane(pipe: tuple[int, int]) -> None:
@@ -110,10 +117,10 @@ async def test_a_closed_pipe_ends_the_lane(pipe: tuple[int, int]) -> None:
     async with lane_to(StdoutSink(write)) as lane:
         lane.offer(batch)
         lane.offer(batch)
-        size = len(batch[0].to_json()) + 1
-        got = b""
-        while len(got) < 2 * size:
-            got += await asyncio.to_thread(os.read, read, 2 * size - len(got))
+        left = 2 * (len(batch[0].to_json()) + 1)
+        while left:
+            await until(lambda: fionread(read) > 0)
+            left -= len(os.read(read, left))
         os.close(read)
         async with asyncio.timeout(BOUND):
             await lane.closed.wait()
