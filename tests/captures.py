@@ -1,0 +1,66 @@
+"""Small captures of plain exchanges, as packets and as files, for the tests above the core."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tests.packets import ACK, ETHERNET, FIN, PSH, SYN, Packet, ip, link, pcap, tcp
+
+START = 1_700_000_000_000_000
+CLIENT, SERVER = "192.0.2.2", "192.0.2.1"
+
+
+def get(path: str = "/", **fields: str) -> bytes:
+    """A request without body; `user_agent` is written `user-agent`."""
+    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
+    return f"GET {path} HTTP/1.1\r\nhost: example.test\r\n{lines}\r\n".encode("latin-1")
+
+
+def ok(body: bytes = b"hello", **fields: str) -> bytes:
+    """A response of known length."""
+    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
+    return f"HTTP/1.1 200 OK\r\n{lines}content-length: {len(body)}\r\n\r\n".encode("latin-1") + body
+
+
+def connection(
+    exchanges: Sequence[tuple[bytes, bytes]],
+    *,
+    client_port: int = 40000,
+    server_port: int = 8080,
+    linktype: int = ETHERNET,
+    start: int = START,
+) -> list[Packet]:
+    """A whole connection: handshake, each request and its response in one segment each, FIN from both sides."""
+    packets: list[Packet] = []
+    seq = {True: 1000, False: 9000}
+
+    def send(up: bool, flags: int, payload: bytes = b"") -> None:
+        source, destination = (client_port, server_port) if up else (server_port, client_port)
+        ends = (CLIENT, SERVER) if up else (SERVER, CLIENT)
+        segment = tcp(source, destination, seq[up], seq[not up], flags, payload)
+        packets.append(Packet(start + 1000 * len(packets), link(linktype, ip(*ends, segment))))
+        seq[up] += len(payload) + bool(flags & (SYN | FIN))
+
+    send(True, SYN)
+    send(False, SYN | ACK)
+    send(True, ACK)
+    for request, response in exchanges:
+        send(True, ACK | PSH, request)
+        if response:
+            send(False, ACK | PSH, response)
+    send(True, FIN | ACK)
+    send(False, FIN | ACK)
+    send(True, ACK)
+    return packets
+
+
+def exchanges(count: int) -> list[tuple[bytes, bytes]]:
+    """`count` exchanges that can be told apart."""
+    return [(get(f"/{number}"), ok(f"answer {number}".encode())) for number in range(count)]
+
+
+def write(path: Path, packets: Iterable[Packet], linktype: int = ETHERNET) -> str:
+    """A pcap file; returns its path as text."""
+    path.write_bytes(pcap(packets, linktype))
+    return str(path)
