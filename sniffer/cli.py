@@ -159,7 +159,7 @@ def _open_standard_streams() -> None:
 
 
 def _report(error: ValidationError) -> None:
-    """One readable error, and the same as one structured log line."""
+    """One readable error, and, where no person reads it, the same as one structured log line."""
     options = SnifferConfig.options()
     count = len(error.problems)
     lines = [f"tcp-sniffer: the configuration has {'a problem' if count == 1 else f'{count} problems'}:"]
@@ -169,6 +169,8 @@ def _report(error: ValidationError) -> None:
         lines.append(f"  {problem.message}" + (f"  [{places}]" if places else ""))
     lines.append("`tcp-sniffer --help` lists the options.")
     print("\n".join(lines), file=sys.stderr)
+    if sys.stderr.isatty():
+        return
     problems = [{"field": problem.field, "message": problem.message} for problem in error.problems]
     log.error("configuration error", extra={"fields": {"problems": problems}})
 

@@ -11,7 +11,7 @@ DEFAULT_BUDGET: Final = 128 * MIB
 SMALL_BUDGET: Final = 8 * MIB
 """Below this, ordinary traffic is evicted."""
 LEAST_BUDGET: Final = MIB
-PROCESS: Final = 64 * MIB
+PROCESS: Final = 72 * MIB
 """What the daemon with every output takes before any traffic, rounded up."""
 
 UNLIMITED: Final = 1 << 60
