@@ -399,9 +399,11 @@ class Dialogue:
 
 
 def shuffled(segments: Sequence[Segment], random: Random, reach: float) -> list[Segment]:
-    """Each segment arrives up to `reach` places late."""
+    """Each segment arrives up to `reach` places late; first of all one that begins a flow: with data or a SYN."""
     order = sorted(range(len(segments)), key=lambda place: place + random.uniform(0, reach))
-    return [segments[place] for place in order]
+    result = [segments[place] for place in order]
+    first = next((place for place, segment in enumerate(result) if segment.data or segment.flags & p.SYN), 0)
+    return [*result[first : first + 1], *result[:first], *result[first + 1 :]]
 
 
 def duplicated(segments: Sequence[Segment], random: Random, rate: float) -> list[Segment]:
@@ -418,19 +420,32 @@ def overlapping(conversation: Conversation, segments: Sequence[Segment], random:
     result = list(segments)
     streams = (conversation.stream(CLIENT), conversation.stream(SERVER))
     for _ in range(count):
-        place = random.randrange(len(result))
+        place = random.choice([place for place, segment in enumerate(result) if segment.data])
         segment = result[place]
         start = max(0, segment.offset - random.randint(0, 100))
-        end = min(len(streams[segment.side]), max(0, segment.offset) + random.randint(1, len(segment.data) + 1))
-        if start < end:
-            copy = Segment(segment.side, start, streams[segment.side][start:end], segment.ack, p.ACK)
-            result.insert(place + random.randint(0, 1), copy)
+        end = random.randint(segment.offset + 1, segment.end)
+        data = streams[segment.side][start:end]
+        result.insert(place + random.randint(0, 1), replace(segment, offset=start, data=data))
+    return result
+
+
+def overlapping_itself(segments: Sequence[Segment], random: Random, count: int) -> list[Segment]:
+    """With `count` copies of a part of a segment, each before or after the whole of it."""
+    result = list(segments)
+    for _ in range(count):
+        place = random.choice([place for place, segment in enumerate(result) if segment.data])
+        segment = result[place]
+        start = random.randrange(len(segment.data))
+        end = random.randint(start + 1, len(segment.data))
+        copy = replace(segment, offset=segment.offset + start, data=segment.data[start:end])
+        result.insert(place + random.randint(0, 1), copy)
     return result
 
 
 def dropped(segments: Sequence[Segment], random: Random, rate: float) -> list[Segment]:
-    """Without some of them."""
-    return [segment for segment in segments if random.random() >= rate]
+    """Without some of them, but with what says where the streams begin: the SYNs, or else each side's first segment."""
+    begins = {next(n for n, s in enumerate(segments) if s.side == side) for side in (CLIENT, SERVER)}
+    return [s for n, s in enumerate(segments) if n in begins or random.random() >= rate]
 
 
 def arrived(segments: Sequence[Segment], side: int, start: int, end: int) -> bool:
@@ -485,9 +500,9 @@ def contents(draw: st.DrawFn, framings: Sequence[Framing], nasty: bool) -> dict[
 
 
 @st.composite
-def exchanges(draw: st.DrawFn, number: int, last: bool, nasty: bool, head: bool) -> Exchange:
+def exchanges(draw: st.DrawFn, number: int, last: bool, nasty: bool, methods: Sequence[str]) -> Exchange:
     """The path and the reason carry the exchange's number, so that what comes out can be told apart."""
-    method = draw(st.sampled_from(("GET", "POST", "PURGE-X", *(("HEAD",) if head else ()))))
+    method = draw(st.sampled_from(methods))
     request = Request(
         method=method,
         path=f"/{number}?q=%20",
@@ -510,14 +525,18 @@ def exchanges(draw: st.DrawFn, number: int, last: bool, nasty: bool, head: bool)
 
 @st.composite
 def conversations(
-    draw: st.DrawFn, *, nasty: bool = False, head: bool = True, together: bool | None = None
+    draw: st.DrawFn,
+    *,
+    nasty: bool = False,
+    methods: Sequence[str] = ("GET", "POST", "HEAD", "PURGE-X"),
+    together: bool | None = None,
 ) -> Conversation:
     """Up to 6 exchanges on a connection that starts anywhere in the sequence space."""
     count = draw(st.integers(1, 6))
     sequence = st.one_of(st.integers(0, 2**32 - 1), st.integers(2**32 - 3000, 2**32 - 1))
     six = draw(st.booleans())
     return Conversation(
-        exchanges=tuple(draw(exchanges(number, number == count - 1, nasty, head)) for number in range(count)),
+        exchanges=tuple(draw(exchanges(number, number == count - 1, nasty, methods)) for number in range(count)),
         depth=draw(st.integers(1, 3)),
         together=draw(st.booleans()) if together is None else together,
         client=("2001:db8::1" if six else "192.0.2.1", 40000),
@@ -528,6 +547,12 @@ def conversations(
     )
 
 
-def cuts(random: Random) -> Cut:
-    """Some way of cutting writes into segments."""
+def cuts(random: Random, conversation: Conversation) -> Cut:
+    """Some way of cutting writes into segments.
+
+    A capture that begins in the middle of a connection begins with a whole head here: where the first bytes are a part
+    of one, nobody can say so.
+    """
+    if not conversation.handshake:
+        return random.choice((whole, sized(1460)))
     return random.choice((whole, sized(1460), sized(100), random_sizes(random, 20), random_sizes(random, 400)))

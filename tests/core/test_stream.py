@@ -61,7 +61,7 @@ def test_against_a_bytearray(alike: bool, ranges: list[tuple[int, int]], isn: in
         dialogue.server(data, offset=len(HEAD) + start)
         model.add(start, data)
     table = Table()
-    response = [m for m in table.run(dialogue.packets) if m.direction == "response"][0]
+    response = next(m for m in table.run(dialogue.packets) if m.direction == "response")
     assert response.body == model.before_first_hole
     assert response.body_size == model.arrived
     assert response.missing_bytes == (SIZE - model.arrived or None)
