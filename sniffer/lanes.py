@@ -231,6 +231,7 @@ class Lane:
         self._bytes = 0
         self._taking = True
         self._draining = False
+        self._cutting = False
         self._promised = False
         self._flights: dict[asyncio.Task[None], _Flight] = {}
         self._idle = asyncio.Event()
@@ -422,6 +423,10 @@ class Lane:
 
     async def _cut(self) -> None:
         """The deadline: drops what is queued, ends what is under way, and leaves behind what does not end."""
+        if self._cutting:  # two drains have come to their deadline
+            await self._idle.wait()
+            return
+        self._cutting = True
         self._taking = False
         before = self.counters.dropped_deadline
         self._forget("deadline")

@@ -255,6 +255,22 @@ async def test_a_drain_without_a_deadline_gets_one_later() -> None:
         assert lane.counters.dropped["deadline"] == 2
 
 
+async def test_two_drains_may_meet_their_deadline(caplog: pytest.LogCaptureFixture) -> None:
+    """A drain whose deadline was set twice cuts once, and says so once."""
+    sink = Recorder()
+    sink.gate.clear()
+    async with lane_to(sink) as lane:
+        for connection in range(3):
+            lane.offer(messages(2, connection=connection))
+        await sink.called(1)
+        now = time.monotonic()
+        async with asyncio.timeout(BOUND):
+            await asyncio.gather(lane.drain(now), lane.drain(now), lane.drain())
+        assert lane.counters.dropped["deadline"] == 6
+    said = [record for record in caplog.records if record.getMessage() == "lane did not drain in time"]
+    assert [record.__dict__["fields"]["dropped"] for record in said] == [6]
+
+
 async def test_losses_are_logged_once_a_second(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
