@@ -83,6 +83,7 @@ cdef struct Exchanges:
     Exchange* tail
     uint32_t count
     uint32_t next_number
+    bint from_start         # the connection was seen to begin
     bint responses_lost     # bytes of unknown extent were lost from the response stream
     bint lost_between       # ... and they began between two responses: one at least is lost whole
     bint sliding            # a request was seen to follow an unanswered one on new data: no bursts to rely on
@@ -98,6 +99,8 @@ cdef Exchange* exchanges_request(Exchanges* queue, Conn* conn, Message* message,
     # A request's head: a new entry at the tail, which `message` refers to. NULL without memory.
 cdef void exchanges_lost_request(Exchanges* queue, Conn* conn, int64_t start, bint whole) noexcept nogil
     # Bytes of unknown extent were lost from the request stream at `start`; `whole`: one request at least with them.
+cdef void exchanges_lost_responses(Exchanges* queue, bint whole) noexcept nogil
+    # Bytes of unknown extent were lost from the response stream; `whole`: one response at least with them.
 cdef void exchanges_informational(Exchanges* queue, uint16_t status) noexcept nogil
 cdef bint exchanges_plausible(const Exchanges* queue, int64_t ack, int64_t start) noexcept nogil
     # Whether a response found after a gap can be one: whether a request waits for it.

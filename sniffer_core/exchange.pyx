@@ -184,9 +184,6 @@ cdef Exchange* exchanges_request(Exchanges* queue, Conn* conn, Message* message,
             entry.carried_present |= <uint8_t>(1 << k)
     if traces == 1:     # section 4.3: several make none valid
         read_traceparent(entry, message.text + trace.value.at, trace.value.size)
-    if most == OPEN_MAX and queue.tail != NULL and not queue.responses_lost and not queue.tail.lost and \
-            message.ack > queue.tail.ack >= 0:
-        queue.sliding = True
     push(queue, entry, most)
     entry.references += 1
     message.exchange = entry
@@ -215,6 +212,13 @@ cdef void exchanges_lost_request(Exchanges* queue, Conn* conn, int64_t start, bi
     entry.counted = not whole
     entry.start = start
     push(queue, entry, OPEN_MAX)
+
+
+cdef void exchanges_lost_responses(Exchanges* queue, bint whole) noexcept nogil:
+    queue.responses_lost = True
+    if whole:
+        queue.lost_between = True
+    forget_informational(queue)
 
 
 cdef void exchanges_informational(Exchanges* queue, uint16_t status) noexcept nogil:
@@ -266,17 +270,18 @@ cdef Exchange* pick(Exchanges* queue, int64_t ack, int64_t start) noexcept nogil
     if entry == NULL:
         return NULL
     if not queue.responses_lost and not entry.lost:
-        # Nothing was lost before it: first in, first out. But what answers a request acknowledges a part of it, and
-        # begins where its sender had read up to or later: what began before the capture did answers none of ours.
-        return entry if ack < 0 or (entry.start < ack and entry.ack <= start) else NULL
+        # Nothing was lost before it: first in, first out. But where the capture began mid-stream, what answers a request
+        # acknowledges a part of it: the answer to a request that came before answers none of ours.
+        return entry if queue.from_start or ack < 0 or entry.start < ack else NULL
     if ack < 0:
         return NULL
     while entry != NULL:
+        if entry.ack > start and 0 <= entry.end <= ack:
+            return NULL         # the ACKs contradict each other: one of them is of a retransmission
         if fits(entry, ack, start):
-            # Pipelined with the one before it (nothing was received in between), or with one that was lost: a doubt.
-            # Otherwise the one before it was answered by what its sender had received.
-            doubt = latest != NULL and (
-                doubt or entry.lost or latest.lost or entry.ack == latest.ack or queue.sliding)
+            # Pipelined with the one before it (nothing was received in between), or perhaps with one that was lost: a
+            # doubt. Otherwise all before it were answered by what its sender had received.
+            doubt = latest != NULL and (latest.lost or entry.ack == latest.ack or queue.sliding)
             latest = entry
         entry = entry.next
     if latest == NULL or latest.lost or doubt:
@@ -298,7 +303,6 @@ cdef Exchange* exchanges_answer(Exchanges* queue, Conn* conn, Message* message) 
         if entry == NULL:
             return NULL
         entry.references = 1
-        queue.counters[<int>Counter.RESPONSES_UNPAIRED] += 1
     entry.informational_count = queue.informational_count
     memcpy(entry.informational, queue.informational, queue.informational_count * sizeof(uint16_t))
     queue.informational_count = 0

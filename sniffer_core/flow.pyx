@@ -22,7 +22,7 @@ from sniffer_core.counters cimport Counter
 from sniffer_core.exchange cimport (
     CARRY_MAX, OPEN_MAX, OPEN_MAX_ONE_SIDED, REFUTED, SURE, TENTATIVE, Carry, Conn, Exchange, Exchanges, conn_release,
     exchange_release, exchanges_answer, exchanges_count, exchanges_free, exchanges_informational, exchanges_init,
-    exchanges_lost_request, exchanges_plausible, exchanges_request, exchanges_settle)
+    exchanges_lost_request, exchanges_lost_responses, exchanges_plausible, exchanges_request, exchanges_settle)
 from sniffer_core.fragment cimport Fragments, fragments_add, fragments_free, fragments_init
 from sniffer_core.http1 cimport (
     BODY_CLOSE, DEAD, DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE, EVENT_NOT_HTTP, FRAME,
@@ -419,6 +419,8 @@ cdef void emit(Table* table, Message* message) noexcept nogil:
     """A message has ended: it joins those that the present call returns."""
     cdef int counter = <int>Counter.MESSAGES_REQUEST if message.kind == REQUEST else <int>Counter.MESSAGES_RESPONSE
     table.counters[counter] += 1
+    if message.kind == RESPONSE and not (<Exchange*>message.exchange).known:
+        table.counters[<int>Counter.RESPONSES_UNPAIRED] += 1
     if message.incomplete != WHOLE:
         table.counters[<int>Counter.INCOMPLETE_GAP + message.incomplete - 1] += 1
     if message.resynced:
@@ -458,6 +460,12 @@ cdef void drop_open(Table* table, Half* half) noexcept nogil:
     shut(table, half)
 
 
+cdef inline bint at_rest(const Parser* parser) noexcept nogil:
+    """Whether the parser stands between two messages, in step."""
+    return not parser.lost and (
+        parser.state == START or (parser.state == DONE and parser.after == START and parser.message == NULL))
+
+
 cdef void on_request(Table* table, Flow* flow, Half* half, bint cut) noexcept nogil:
     """A request's head, whole or cut: it takes its place in the queue."""
     cdef Message* message = half.parser.message
@@ -467,12 +475,15 @@ cdef void on_request(Table* table, Flow* flow, Half* half, bint cut) noexcept no
     cdef Exchange* exchange
     if tail != NULL and (exchanges.responses_lost or exchanges.head.lost or tail.lost or tail.doubt) and \
             message.start == half.parser.boundary and not exchanges.sliding and message.ack > tail.ack and \
-            other.parser.state == START and not other.parser.lost and message.ack == other.stream.next:
+            at_rest(&other.parser) and message.ack == other.stream.next:
         exchanges_settle(exchanges)     # all that was sent is answered: nothing is in flight
-    elif tail == NULL and other.parser.state == START and not other.parser.lost and not exchanges.sliding:
+    elif tail == NULL and at_rest(&other.parser) and not exchanges.sliding:
         exchanges.responses_lost = False
     exchange = exchanges_request(
         exchanges, flow.conn, message, &table.carry, OPEN_MAX if other.seen else OPEN_MAX_ONE_SIDED)
+    if exchange != NULL and tail != NULL and exchanges.head != exchange and not exchanges.responses_lost and \
+            not tail.lost and 0 <= tail.ack < message.ack <= other.stream.next:
+        exchanges.sliding = True    # all that it acknowledges was read, and did not answer the one before
     if exchange == NULL:
         return      # no memory: http1_frame() reads on, on_end() lets the message go
     table.messages_open += 1
@@ -514,17 +525,18 @@ cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept n
         emit(table, exchange.waiting)
         exchange.waiting = NULL
     message.latency = -1
-    if exchange.end_read and exchange.end <= message.ack and exchange.stamp_end <= message.stamp:
+    if exchange.end_read and exchange.stamp_end <= message.stamp:
         message.latency = message.stamp - exchange.stamp_end
     if message.ack >= 0:
         other.parser.boundary = message.ack
     if cut:
         return
-    http1_frame(&half.parser, exchange.head, exchange.known)
-    if message.status == 101 or (exchange.connect and 200 <= message.status < 300):
+    # RFC 9110 sections 9.3.6 and 15.2.2: HTTP ends with this head, whatever length fields it has.
+    flow.tunnels = message.status == 101 or (exchange.connect and 200 <= message.status < 300)
+    http1_frame(&half.parser, exchange.head or flow.tunnels, exchange.known)
+    if flow.tunnels:
         table.counters[<int>Counter.FLOWS_TUNNEL] += 1
         note(table, flow, EVENT_TUNNEL)
-        flow.tunnels = True     # for on_end()
     else:
         other.waits = False
 
@@ -570,9 +582,7 @@ cdef void on_lost(Table* table, Flow* flow, Half* half, int64_t start, bint betw
     if half.parser.kind == REQUEST:
         exchanges_lost_request(&flow.exchanges, flow.conn, start, between)
         return
-    flow.exchanges.responses_lost = True
-    if between:
-        flow.exchanges.lost_between = True
+    exchanges_lost_responses(&flow.exchanges, between)
     # Responses can no longer be counted, so no request can be told from a start line in a body by counting them.
     exchange = flow.exchanges.head
     while exchange != NULL:
@@ -648,7 +658,7 @@ cdef inline bint readable(const Flow* flow, const Half* half, int64_t ack) noexc
     if other.eof or other.waits or other.absent or requests.base == BASE_NONE:
         return True
     if requests.base == BASE_PROVISIONAL:
-        return requests.count == 0 or ack <= stream_front(requests).offset
+        return False        # for the grace: earlier requests may come late
     return ack <= requests.next or (requests.end >= 0 and requests.next >= requests.end)
 
 
@@ -692,7 +702,7 @@ cdef void skip_gap(Table* table, Flow* flow, Half* half, int64_t size) noexcept 
     cdef Event event
     cdef uint8_t state = parser.state
     cdef int64_t start = stream.next
-    cdef bint between = state == START
+    cdef bint between = at_rest(parser)
     table.counters[<int>Counter.GAPS] += 1
     table.counters[<int>Counter.GAP_BYTES] += <uint64_t>size
     stream.next += size
@@ -815,7 +825,7 @@ cdef void turn(Table* table, Flow* flow, int reason) noexcept nogil:
 
 cdef inline void arm(Table* table, Flow* flow, Half* half) noexcept nogil:
     """Starts, keeps or stops the timer of a half."""
-    cdef bint both
+    cdef bint told          # whether the other direction's ACKs are there to tell
     if half.stream.base == BASE_PROVISIONAL:
         if half.timers == NULL:
             timer_start(table, half, &table.soon, table.now + GRACE)
@@ -831,12 +841,11 @@ cdef inline void arm(Table* table, Flow* flow, Half* half) noexcept nogil:
     if hole(flow, half) == 0:
         timer_stop(half)
         return
-    both = flow.half[0].seen and flow.half[1].seen
-    if half.timers != NULL and half.hole == half.stream.next and \
-            (half.timers == &table.soon) == both:
+    told = flow.half[1 - (half - flow.half)].seen
+    if half.timers != NULL and half.hole == half.stream.next and (half.timers == &table.soon) == told:
         return
     half.hole = half.stream.next
-    if both:
+    if told:
         timer_start(table, half, &table.soon, table.now + GRACE)
     else:
         timer_start(table, half, &table.later, table.now + GRACE_ONE_SIDED)
@@ -848,6 +857,8 @@ cdef void release(Half* half) noexcept nogil:
     if half.stream.base == BASE_PROVISIONAL:
         half.stream.base = BASE_KNOWN
         half.stream.next = half.stream.top if front == NULL else front.offset
+        if 0 <= half.stream.start < half.stream.next:
+            half.stream.next = half.stream.start
         half.stream.start = half.stream.next
 
 
@@ -949,6 +960,7 @@ cdef void set_server(Table* table, Flow* flow, int server) noexcept nogil:
     cdef int d
     flow.mode = MODE_HTTP
     flow.server = <uint8_t>server
+    flow.exchanges.from_start = flow.handshake
     flow.conn.server_is_high = server == 1
     for d in range(2):
         http1_init(&flow.half[d].parser, RESPONSE if d == server else REQUEST, &table.pool, table.counters, &table.limits)
@@ -1086,57 +1098,47 @@ cdef void on_ignored(Table* table, Flow* flow, const Packet* packet, int d) noex
         close_flow(table, flow, <int>Counter.FLOWS_CLOSED)
 
 
-cdef inline void fix_base(Stream* stream, int64_t offset) noexcept nogil:
-    """The stream begins at `offset`: a SYN said so."""
-    stream.base = BASE_KNOWN
-    stream.start = offset
-    stream.next = offset
-    if stream.top < offset:
-        stream.top = offset
+cdef bint begin_at(Half* half, uint32_t seq) noexcept nogil:
+    """The half's first byte has sequence number `seq`, a SYN (or the ACK of one) says: whether that can be true."""
+    cdef Stream* stream = &half.stream
+    cdef Held* front
+    cdef int64_t offset
+    cdef int64_t heard
+    if stream.syn_seen:
+        return stream.syn_seq == seq
+    if not stream.mapped:
+        stream_map(stream, seq)
+    offset = stream_offset(stream, seq)
+    if stream.base == BASE_KNOWN:
+        heard = stream.start
+    elif stream.base == BASE_PROVISIONAL:
+        front = stream_front(stream)
+        heard = front.offset if front != NULL else stream.top
+    else:
+        heard = max(stream.acked, offset)   # by the other side's ACKs, or not at all
+    if offset < 0 or not (0 <= heard - offset <= REACH_BACK):
+        return False
+    stream.syn_seen = True
+    stream.syn_seq = seq
+    if stream.base != BASE_KNOWN:
+        stream.base = BASE_KNOWN
+        stream.start = offset
+        stream.next = offset
+        if stream.top < offset:
+            stream.top = offset
+        half.parser.at_stream_start = True
+    return True
 
 
 cdef bint on_syn(Table* table, Flow* flow, const Packet* packet, int d) noexcept nogil:
     """A SYN on a known flow: True when it belongs to it, False when it is of another connection."""
-    cdef Stream* stream = &flow.half[d].stream
-    cdef Stream* other = &flow.half[1 - d].stream
-    cdef int64_t offset
-    cdef Held* front
-    if flow.mode > MODE_UNDECIDED:
+    if flow.mode > MODE_UNDECIDED or not begin_at(&flow.half[d], packet.seq + 1):
         return False
-    if not stream.mapped:
-        stream_map(stream, packet.seq + 1)
-    offset = stream_offset(stream, packet.seq + 1)
-    if stream.base == BASE_NONE:
-        # Known by the other side's ACKs, or not at all: its first byte must be where they point, or before.
-        if stream.acked >= 0 and not (0 <= stream.acked - offset <= REACH_BACK):
-            return False
-        if offset < 0:
-            return False
-        fix_base(stream, offset)
-    elif stream.base == BASE_PROVISIONAL:
-        front = stream_front(stream)
-        if front != NULL and not (0 <= front.offset - offset <= REACH_BACK) or offset < 0:
-            return False
-        fix_base(stream, offset)
-        timer_stop(&flow.half[d])
-    elif stream.syn_seen:
-        return stream.syn_seq == <uint32_t>(packet.seq + 1)
-    elif not (0 <= stream.start - offset <= REACH_BACK):
-        return False    # not even late
-    stream.syn_seen = True
-    stream.syn_seq = packet.seq + 1
+    if packet.flags & TCP_ACK:
+        begin_at(&flow.half[1 - d], packet.ack)
     if flow.mode == MODE_UNDECIDED:
-        d = d if packet.flags & TCP_ACK else 1 - d
         flow.handshake = True
-        set_server(table, flow, d)
-    else:
-        flow.half[d].parser.at_stream_start = flow.half[d].stream.next == offset and not flow.half[d].parser.spoke
-    if packet.flags & TCP_ACK and other.base == BASE_NONE:
-        if not other.mapped:
-            stream_map(other, packet.ack)
-        fix_base(other, stream_offset(other, packet.ack))
-        other.syn_seen = True
-        other.syn_seq = packet.ack
+        set_server(table, flow, d if packet.flags & TCP_ACK else 1 - d)
     return True
 
 
@@ -1178,11 +1180,14 @@ cdef void on_segment(Table* table, Flow* flow, const Packet* packet, int d, int6
     if packet.flags & TCP_ACK:
         if not other.stream.mapped:
             stream_map(&other.stream, packet.ack)
+            other.stream.start = ORIGIN     # it is heard of, so bytes lost from here on are missed
         ack = stream_offset(&other.stream, packet.ack)
         if ack > other.stream.acked and ack <= other.stream.top + WINDOW:
             other.stream.acked = ack
         elif ack < 0 or ack > other.stream.top + WINDOW:
             ack = -1
+        if other.stream.base != BASE_KNOWN and other.stream.start - REACH_BACK <= ack < other.stream.start:
+            other.stream.start = ack    # an ACK that comes late
     if size or packet.missing:
         if flow.stage == &table.silent:
             stage(flow, NULL)
@@ -1396,34 +1401,42 @@ cdef void on_tcp(Table* table, const Packet* packet, int64_t stamp) noexcept nog
 
 # ---- time and memory -------------------------------------------------------------------------------------------------
 
-cdef void expire(Table* table) noexcept nogil:
-    """Does all that is due by now, and finds when the next is."""
-    cdef Flow* flow
-    cdef int64_t due = 1 << 62
+cdef void expire(Table* table, int64_t until) noexcept nogil:
+    """Lets time pass: does all that is due up to `until`, each at its own moment and in order."""
+    cdef Flow* closed
+    cdef Flow* idle
+    cdef Half* soon
+    cdef Half* later
+    cdef int64_t due
     while True:
-        if table.soon.head != NULL and table.soon.head.due <= table.now:
-            fire(table, table.soon.head)
-        elif table.later.head != NULL and table.later.head.due <= table.now:
-            fire(table, table.later.head)
-        else:
+        closed = table.closed.head
+        idle = table.recent.head
+        soon = table.soon.head
+        later = table.later.head
+        due = 1 << 62
+        if soon != NULL:
+            due = soon.due
+        if later != NULL:
+            due = min(due, later.due)
+        if closed != NULL:
+            due = min(due, closed.closed + TOMBSTONE)
+        if idle != NULL:
+            due = min(due, idle.last + table.idle_timeout)
+        table.due = due
+        if due > until:
             break
-    while table.closed.head != NULL and table.closed.head.closed + TOMBSTONE <= table.now:
-        leave(table, table.closed.head)
-    while table.recent.head != NULL and table.recent.head.last + table.idle_timeout <= table.now:
-        flow = table.recent.head
-        if flow.mode == MODE_CLOSED:
-            leave(table, flow)
+        table.now = max(table.now, due)
+        if soon != NULL and soon.due == due:
+            fire(table, soon)
+        elif later != NULL and later.due == due:
+            fire(table, later)
+        elif closed != NULL and closed.closed + TOMBSTONE == due:
+            leave(table, closed)
+        elif idle.mode == MODE_CLOSED:
+            leave(table, idle)
         else:
-            end_flow(table, flow, INCOMPLETE_IDLE_, <int>Counter.FLOWS_IDLE)
-    if table.soon.head != NULL:
-        due = table.soon.head.due
-    if table.later.head != NULL:
-        due = min(due, table.later.head.due)
-    if table.closed.head != NULL:
-        due = min(due, table.closed.head.closed + TOMBSTONE)
-    if table.recent.head != NULL:
-        due = min(due, table.recent.head.last + table.idle_timeout)
-    table.due = due
+            end_flow(table, idle, INCOMPLETE_IDLE_, <int>Counter.FLOWS_IDLE)
+    table.now = until
 
 
 cdef struct Weighed:
@@ -1503,18 +1516,15 @@ cdef void relieve(Table* table) noexcept nogil:
 cdef inline void on_packet(Table* table, const uint8_t* data, uint32_t size, int64_t stamp) noexcept nogil:
     cdef Packet packet
     cdef Verdict verdict
-    cdef int64_t step
+    cdef int64_t now = stamp
     table.counters[<int>Counter.PACKETS_SEEN] += 1
-    if table.clock < 0:
-        if stamp > table.now:
-            table.now = stamp
-    else:
-        step = stamp - table.last_stamp
+    if table.clock >= 0:
+        now = min(table.now + stamp - table.last_stamp, table.clock_limit)
         table.last_stamp = stamp
-        if step > 0:
-            table.now = min(table.now + step, table.clock_limit)
-    if table.now >= table.due:
-        expire(table)
+    if now >= table.due:
+        expire(table, now)
+    elif now > table.now:
+        table.now = now
     verdict = wire_parse(table.linktype, data, size, &packet)
     if verdict == WIRE_FRAGMENT:
         verdict = fragments_add(&table.fragments, &packet, table.now)
@@ -1672,12 +1682,12 @@ cdef class FlowTable:
     def tick(self, int64_t clock_us):
         """See flow.pyi."""
         cdef Table* table = self.table
+        cdef int64_t now
         if table.clock < 0:
             return []       # no packet yet: no time either
-        table.now += self._clock(clock_us)
+        now = table.now + self._clock(clock_us)
         with nogil:
-            if table.now >= table.due:
-                expire(table)
+            expire(table, now)
         return self._take()
 
     def flush(self):

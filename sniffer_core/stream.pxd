@@ -48,7 +48,7 @@ cdef struct Stream:
     uint32_t anchor         # the sequence number of offset ORIGIN
     bint syn_seen           # a SYN (or the other side's ACK of it) said where the stream begins
     uint32_t syn_seq        # ... this sequence number, of its first byte
-    int64_t start           # where the base was fixed (base known)
+    int64_t start           # where the stream begins (base known), or is heard of first by an ACK; -1
     int64_t next            # the next byte to hand over (base known)
     int64_t top             # one past the highest byte seen
     int64_t acked           # the other side's highest ACK; -1 none

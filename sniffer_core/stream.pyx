@@ -15,7 +15,7 @@ cdef void stream_init(Stream* stream, Pool* pool, uint64_t* counters) noexcept n
     stream.anchor = 0
     stream.syn_seen = False
     stream.syn_seq = 0
-    stream.start = ORIGIN
+    stream.start = -1
     stream.next = ORIGIN
     stream.top = ORIGIN
     stream.acked = -1
