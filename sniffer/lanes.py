@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, Literal, cast
 from sniffer.sinks import Reason, Rejected, Sink, SinkClosed, TooLarge, Undelivered, where
 
 if TYPE_CHECKING:
-    from sniffer.message import HttpMessage
+    from sniffer.message import FieldValues, HttpMessage
 
 log = logging.getLogger("sniffer.sinks")
 
@@ -188,9 +188,19 @@ class ByConnection:
 
 def weight(message: HttpMessage) -> int:
     """About how many bytes a waiting message takes, its JSON included. Renders nothing."""
-    headers = message.headers
-    body = message.body
-    return 1024 + 96 * len(headers) + 2 * sum(map(len, headers.values())) + (2 * sys.getsizeof(body) if body else 0)
+    headers, body = message.headers, message.body
+    text = _length(headers) + len(message.path or "")
+    if message.trailers:
+        text += _length(message.trailers)
+    return 1024 + 96 * len(headers) + 2 * text + (2 * sys.getsizeof(body) if body else 0)
+
+
+def _length(fields: FieldValues) -> int:
+    """How long names and values are. Joining is the fastest way to know."""
+    try:
+        return len("".join(fields)) + len("".join(cast("Iterable[str]", fields.values())))
+    except TypeError:  # the values of set-cookie are not joined yet
+        return sum(len(name) + len("".join(value)) for name, value in fields.items())
 
 
 def weigh(batch: Iterable[HttpMessage]) -> int:

@@ -9,13 +9,15 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sniffer.lanes import Batches, ByConnection, Lane, LaneCounters, weigh, weight
-from sniffer.message import HttpMessage
+from sniffer.message import Fields, HttpMessage
 from sniffer.sinks import Cut, Failed, Rejected, Retry, Sink, SinkClosed, TooLarge
 from tests.deliveries import BOUND, Recorder, balanced, lane_to, message, messages, settled
 
@@ -478,9 +480,23 @@ def test_order_is_kept_within_every_connection(
     asyncio.run(run())
 
 
-def test_weight_follows_the_size() -> None:
-    """A message's weight covers its JSON and its text, and grows with headers and body."""
-    small, large = message(), message(body="\U0001f600" * 1000)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"body": "\U0001f600" * 1000},
+        {"body": "A" * 4000, "body_encoding": "base64"},
+        {"path": "/" + "x" * 4000},
+        {"headers": Fields({"x": "x" * 4000})},
+        {"headers": Fields({"x" * 4000: "x"})},
+        {"headers": Fields({"host": "x", "set-cookie": ("x" * 1000,) * 4})},
+        {"headers": Fields({f"x-{number}": "" for number in range(1000)})},
+        {"trailers": Fields({"checksum": "x" * 4000})},
+    ],
+    ids=" ".join,
+)
+def test_weight_follows_the_size(change: dict[str, Any]) -> None:
+    """A message's weight covers its JSON and its text, whichever part of it is large."""
+    small, large = message(), msgspec.structs.replace(message(), **change)
     assert weight(small) > len(small.to_json())
     assert weight(large) > len(large.to_json()) + 4000
     assert weigh([small, large]) == weight(small) + weight(large)
