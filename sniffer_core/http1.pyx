@@ -860,9 +860,12 @@ cdef bint try_candidate(Parser* parser, Run* run, bint sure, Event* event) noexc
     """Whether a head may begin at the front of the run, which is at a boundary."""
     cdef uint32_t window = <uint32_t>min(run.size, <int64_t>parser.limits.head)
     cdef uint32_t line_end, end, scanned, lines = 0
-    cdef const uint8_t* found = <const uint8_t*>memchr(run.data, LF, window)
+    cdef const uint8_t* found
     cdef StartLine line
     event[0] = EVENT_MORE
+    if run.offset < parser.boundary < run.offset + window:
+        window = <uint32_t>(parser.boundary - run.offset)
+    found = <const uint8_t*>memchr(run.data, LF, window)
     if found == NULL:
         start_gathering(parser, run, True, sure)
         open_at(parser, run, sure)
@@ -1068,13 +1071,6 @@ cdef Event read_head(Parser* parser, Run* run) noexcept nogil:
     cdef Scan scan
     if run.size == 0:
         return EVENT_MORE
-    boundary = run.offset == parser.boundary
-    if parser.candidate and run.offset > parser.first_offset:
-        if parser.line_end and boundary:  # another message begins here
-            back_to_skip(parser)
-            return EVENT_MORE
-        if not parser.line_end and (boundary or run.segment_start):
-            open_at(parser, run, boundary)
     if parser.buffer_size == limit:
         if parser.candidate:
             if parser.line_end or not make_room(parser):
@@ -1083,6 +1079,13 @@ cdef Event read_head(Parser* parser, Run* run) noexcept nogil:
         if parser.line_end:
             return cut(parser, INCOMPLETE_LIMIT_)
         return no_start_line(parser, parser.buffer, parser.buffer_size)
+    boundary = run.offset == parser.boundary
+    if parser.candidate and run.offset > parser.first_offset:
+        if parser.line_end and boundary:  # another message begins here
+            back_to_skip(parser)
+            return EVENT_MORE
+        if not parser.line_end and (boundary or run.segment_start):
+            open_at(parser, run, boundary)
     size = <uint32_t>min(run.size, <int64_t>min(<uint32_t>PIECE, limit - parser.buffer_size))
     if run.offset < parser.boundary < run.offset + size:
         size = <uint32_t>(parser.boundary - run.offset)
@@ -1092,6 +1095,7 @@ cdef Event read_head(Parser* parser, Run* run) noexcept nogil:
             back_to_skip(parser)
         else:
             start_skip(parser)
+        take(parser, run, size, BYTES_ABANDONED_SKIPPED)
         return EVENT_MORE
     if run.conflict:
         parser.seen |= BIT_CONFLICTING_OVERLAP
@@ -1112,7 +1116,9 @@ cdef Event read_head(Parser* parser, Run* run) noexcept nogil:
                 parser.skipped += size
             take(parser, run, size, BYTES_ABANDONED_SKIPPED if parser.candidate else BYTES_USED)
             return EVENT_MORE
-    end = find_end(parser.buffer, parser.buffer_size, &parser.scanned, &parser.lines)
+    end = 0
+    if parser.buffer_size >= parser.line_end:  # else the run has the rest of the start line
+        end = find_end(parser.buffer, parser.buffer_size, &parser.scanned, &parser.lines)
     if end == 0:
         take(parser, run, size, BYTES_USED)
         return EVENT_MORE

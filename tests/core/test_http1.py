@@ -547,6 +547,15 @@ def test_chunked_in_http10() -> None:
     assert (message["body"], message["anomalies"]) == (b"abc", Odd.TE_IN_HTTP10)
 
 
+def test_long_start_line() -> None:
+    """A start line of many KiB whose head does not end in its run."""
+    target = b"/" + b"a" * 10_000
+    data = b"GET " + target + b" HTTP/1.1\r\nA: 1\r\n\r\n"
+    for split in (9_000, 10_016, 10_017, 10_020):
+        assert read(REQUEST, data[:split], data[split:]).one["target"] == target
+    assert read(REQUEST, Gap(1), data[:10_017], data[10_017:]).one["target"] == target
+
+
 def test_interim_responses() -> None:
     """A discarded 1xx leaves no trace, and hands its `resynced` on."""
     data = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nLink: a\r\n\r\nHTTP/1.1 204 N\r\n\r\n"
@@ -858,9 +867,10 @@ def test_refused_head_at_a_boundary() -> None:
 )
 def test_candidate_that_is_none(false: bytes) -> None:
     """After lost bytes only a complete and valid head is a message: others are skipped, and cut ones not reported."""
-    reader = read(REQUEST, Gap(1), false, Gap(1), NEXT, head=1000)
-    assert reader.one["target"] == b"/next"
-    assert Event.HEAD_LOST not in reader.events
+    for pieces in ([false], [false[:1], *(Rest(bytes([c])) for c in false[1:])]):
+        reader = read(REQUEST, Gap(1), *pieces, Gap(1), NEXT, head=1000)
+        assert reader.one["target"] == b"/next"
+        assert Event.HEAD_LOST not in reader.events
 
 
 @pytest.mark.parametrize(
@@ -884,6 +894,48 @@ def test_text_before_a_response(body: bytes, size: int) -> None:
     pieces = [data[i : i + size] for i in range(0, len(data), size)]
     reader = read(RESPONSE, Gap(1), body, *pieces)
     assert (reader.one["status"], reader.one["start"]) == (204, 1 + len(body))
+
+
+def test_dribbled_text_before_a_boundary() -> None:
+    """Segments of one byte are each a place where a message may begin: the longest method that is known begins it."""
+    for method in (b"GET", b"UNLOCK", b"UPDATEREDIRECTREF"):
+        data = method + b" / HTTP/1.1\r\n\r\n"
+        for before in (b"", b"x" * 40, b"x y " + b"z" * 40, b"P", b"GE"):
+            reader = read(REQUEST, Gap(1), *(bytes([c]) for c in before + data))
+            assert (reader.one["method"], reader.one["start"]) == (method, 1 + len(before))
+
+
+@pytest.mark.parametrize("rest", [b"ET / HTTP/1.1\r\n\r\n", b"x y HTTP/1.1\r\n\r\n"])
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_rest_of_a_start_line(rest: bytes, size: int) -> None:
+    """What is left of a start line whose first bytes were lost is no message: its method is none that is known."""
+    assert not read(REQUEST, Gap(1), *(rest[i : i + size] for i in range(0, len(rest), size))).messages
+
+
+def test_unknown_method_at_a_boundary() -> None:
+    """Where the other side's ACK marks a message's end, any method will do."""
+    with reading(REQUEST) as reader:
+        reader.feed(Gap(10))
+        reader.parser.boundary(13)
+        reader.feed(b"tex", b"FRO", b"B / HTTP/1.1\r\n\r\n")
+        assert (reader.one["method"], reader.one["sure"]) == (b"FROB", True)
+
+
+def test_boundary_inside_a_candidate() -> None:
+    """A boundary ends the head that a body seemed to begin, and a message begins there."""
+    with reading(REQUEST) as reader:
+        reader.feed(Gap(10), b"GET /false HTTP/1.1\r\nA: ")
+        reader.parser.boundary(reader.offset)
+        reader.feed(NEXT)
+        assert (reader.one["target"], reader.one["sure"]) == (b"/next", True)
+
+
+def test_bare_line_feeds_in_pieces() -> None:
+    """Heads and trailers that end in bare LFs are read, and say so, however they come."""
+    data = b"POST / HTTP/1.1\nTransfer-Encoding: chunked\n\n0\nA: 1\n 2\n\n"
+    for pieces in ([data], [bytes([c]) for c in data]):
+        message = read(REQUEST, *pieces).one
+        assert (message["trailers"], message["anomalies"]) == ([(b"A", b"1 2")], Odd.BARE_LF | Odd.OBS_FOLD)
 
 
 def test_reject() -> None:
@@ -1102,21 +1154,35 @@ junk = st.lists(st.one_of(snippets, st.binary(max_size=5)), max_size=25).map(b""
 
 
 @pytest.mark.parametrize("kind", [REQUEST, RESPONSE])
-@given(segments=st.lists(st.tuples(junk, cuts), max_size=5), head=st.integers(20, 200), at_start=st.booleans())
+@given(
+    segments=st.lists(st.one_of(st.tuples(junk, cuts), st.integers(1, 20).map(Gap)), max_size=7),
+    head=st.integers(20, 200),
+    boundary=st.integers(-1, 100),
+)
 def test_any_split_gives_the_same(
-    kind: int, segments: list[tuple[bytes, list[int]]], head: int, at_start: bool
+    kind: int, segments: list[tuple[bytes, list[int]] | Gap], head: int, boundary: int
 ) -> None:
     """However the bytes of segments are cut into runs, malformed ones too: the same messages and events."""
-    whole: list[Piece] = [data for data, _ in segments if data]
+    whole: list[Piece] = []
     split: list[Piece] = []
-    for data, places in segments:
-        first, *rest = cut_at(data, places) or [b""]
-        if first:
+    for segment in segments:
+        if isinstance(segment, Gap):
+            whole.append(segment)
+            split.append(segment)
+        elif segment[0]:
+            whole.append(segment[0])
+            first, *rest = cut_at(*segment)
             split += [first, *(Rest(piece) for piece in rest)]
-    at_start = at_start or recognised(whole)
-    one, many = (read(kind, *pieces, head=head, at_start=at_start) for pieces in (whole, split))
-    assert one.events == many.events
-    assert comparable(one) == comparable(many)
+    if recognised(whole):
+        whole = [piece for piece in whole if not isinstance(piece, Gap)]
+        split = [piece for piece in split if not isinstance(piece, Gap)]
+    results = []
+    for pieces in (whole, split):
+        with reading(kind, head=head) as reader:
+            reader.parser.boundary(boundary)
+            reader.feed(*pieces).end()
+            results.append((reader.events, comparable(reader)))
+    assert results[0] == results[1]
 
 
 def recognised(pieces: Sequence[Piece]) -> bool:
