@@ -101,6 +101,10 @@ class Source(Protocol):
         Raises CaptureError at the end where more should have come.
         """
 
+    def is_loopback(self) -> bool:
+        """Whether it is the loopback interface."""
+        return False
+
     def stats(self) -> tuple[int, int, int] | None:
         """Packets received, dropped by the kernel, dropped by the interface; None for a file."""
 

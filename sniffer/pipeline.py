@@ -492,7 +492,7 @@ class Sniffer:
             "sampleRate": config.sample_rate,
             "memoryBudget": config.memory_budget,
         }
-        if isinstance(self._source, LiveSource):
+        if self._live:
             fields["interface"] = self._source.name
             fields["loopback"] = self._source.is_loopback()
         else:

@@ -1,0 +1,656 @@
+"""The sniffer: pump, filters, statistics, stop, drain, failures."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from sniffer import pipeline
+from sniffer.capture import LiveSource
+from sniffer.collector import INSTANCE_HEADER
+from sniffer.config import SnifferConfig
+from sniffer.errors import CaptureError
+from sniffer.message import HttpMessage
+from sniffer.pipeline import Sniffer, create_sniffer
+from tests import captures
+from tests.captures import connection, exchanges, get, ok, write
+from tests.deliveries import BOUND
+from tests.scripted import ScriptedSource, scripted
+
+__all__ = ["scripted"]
+
+
+def logged(caplog: pytest.LogCaptureFixture, text: str) -> list[dict[str, Any]]:
+    """The fields of every log line with this message."""
+    return [getattr(record, "fields", {}) for record in caplog.records if record.getMessage() == text]
+
+
+def assert_balanced(sniffer: Sniffer) -> None:
+    assert sniffer.ledger.check() == []
+
+
+@pytest.fixture(autouse=True)
+def _info(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "sniffer")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    """A capture of 50 exchanges."""
+    return write(tmp_path / "file.pcap", connection(exchanges(50)))
+
+
+async def until(condition: Any) -> None:
+    """Waits for a condition that another thread brings about."""
+    async with asyncio.timeout(BOUND):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+class Blocked:
+    """A callback that takes nothing until it is released."""
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+        self.entered = threading.Event()
+        self.got: list[HttpMessage] = []
+
+    def __call__(self, message: HttpMessage) -> None:
+        self.entered.set()
+        self.release.wait(BOUND)
+        self.got.append(message)
+
+
+@pytest.fixture
+def blocked() -> Iterator[Blocked]:
+    """A blocked callback, released at the end."""
+    callback = Blocked()
+    yield callback
+    callback.release.set()
+
+
+# Through
+
+
+async def test_every_message_reaches_every_lane(file: str) -> None:
+    """Callback and iterator get the same messages in the same order, and the ledger balances."""
+    called: list[HttpMessage] = []
+    sniffer = create_sniffer(ports=[8080], read=file, on_http_message=called.append)
+    async with sniffer:
+        iterated = [message async for message in sniffer]
+        await sniffer.wait()
+    assert len(iterated) == 100
+    assert called == iterated
+    assert [message.path for message in iterated[::2]] == [f"/{number}" for number in range(50)]
+    assert_balanced(sniffer)
+
+
+async def test_secrets_are_in_no_lane_and_no_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Values planted in every redacted place are nowhere: heads, repeated headers, trailers, query, user info."""
+    caplog.set_level(logging.DEBUG, "sniffer")
+    request = (
+        b"GET http://me:s3cret@example.test/?sig=s3cret HTTP/1.1\r\nHost: x\r\nAuthorization: s3cret\r\n"
+        b"Cookie: a=s3cret\r\nCookie: b=s3cret\r\nX-Api-Key: s3cret\r\nProxy-Authorization: s3cret\r\n\r\n"
+    )
+    response = (
+        b"HTTP/1.1 200 OK\r\nSet-Cookie: s3cret\r\nSet-Cookie: s3cret\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"0\r\nAuthorization: s3cret\r\nSet-Cookie: s3cret\r\n\r\n"
+    )
+    path = write(tmp_path / "file", connection([(request, response)]))
+    messages: list[HttpMessage] = []
+    sniffer = create_sniffer(ports=[8080], read=path, on_http_message=messages.append)
+    async with sniffer:
+        await sniffer.wait()
+    assert len(messages) == 2
+    for message in messages:
+        assert b"s3cret" not in message.to_json()
+        assert "s3cret" not in repr(message)
+    assert "s3cret" not in "".join(str(record.__dict__) for record in caplog.records)
+
+
+async def test_reading_a_file_twice_gives_the_same_bytes(file: str) -> None:
+    """The record depends on the packets alone."""
+
+    async def lines() -> list[bytes]:
+        async with create_sniffer(ports=[8080], read=file) as sniffer:
+            return [message.to_json() async for message in sniffer]
+
+    assert await lines() == await lines()
+
+
+async def test_a_file_waits_for_its_slowest_lane(tmp_path: Path) -> None:
+    """Reading a file loses nothing, however small the memory and however slow the loop that reads."""
+    path = write(tmp_path / "file", connection([(get(f"/{n}"), ok(bytes(30_000))) for n in range(60)]))
+    sniffer = create_sniffer(ports=[8080], read=path, memory_budget=400_000)
+    count = 0
+    async with sniffer:
+        async for _ in sniffer:
+            count += 1
+            if count % 10 == 0:
+                await asyncio.sleep(0.002)
+    assert count == 120
+    assert sniffer.undelivered == 0
+    assert_balanced(sniffer)
+
+
+async def test_a_cut_file_is_delivered_and_then_an_error(tmp_path: Path) -> None:
+    """What could be read is delivered; then `wait()` and the iterator raise, and it no longer runs."""
+    path = Path(write(tmp_path / "file", connection(exchanges(5))))
+    path.write_bytes(path.read_bytes()[:-5])
+    got: list[HttpMessage] = []
+    sniffer = create_sniffer(ports=[8080], read=str(path))
+    await sniffer.start()
+    with pytest.raises(CaptureError, match="cannot be read to its end"):
+        async for message in sniffer:
+            got.append(message)
+    assert len(got) == 10
+    with pytest.raises(CaptureError):
+        await sniffer.wait()
+    assert not sniffer.is_running()
+    assert_balanced(sniffer)
+
+
+# Filters
+
+
+def traffic() -> list[Any]:
+    """Probes and real requests, one of each on the same connection."""
+    return connection(
+        [
+            (get("/healthz?verbose=1", user_agent="kube-probe/1.29"), ok()),
+            (get("/shop", user_agent="curl/8"), ok()),
+            (get("/ready", user_agent="curl/8"), ok()),
+            (get("/shop", user_agent="kube-probe/1.29"), ok()),
+        ]
+    )
+
+
+async def test_exchanges_are_left_out_whole(tmp_path: Path) -> None:
+    """`EXCLUDE_PATHS` and `EXCLUDE_USER_AGENTS` leave out request and response, counted; a query is no hindrance."""
+    sniffer = create_sniffer(
+        ports=[8080],
+        read=write(tmp_path / "file", traffic()),
+        exclude_paths=["/healthz", "/rea*"],
+        exclude_user_agents=["kube-probe/*"],
+    )
+    async with sniffer:
+        left = [(message.path, message.direction, message.exchange) async for message in sniffer]
+    assert left == [("/shop", "request", 1), ("/shop", "response", 1)]
+    snapshot = sniffer.ledger.snapshot()
+    assert snapshot["messages_excluded_path"] == 4
+    assert snapshot["messages_excluded_user_agent"] == 2
+    assert_balanced(sniffer)
+
+
+@pytest.mark.parametrize(
+    ("method", "host", "target", "header", "foreign"),
+    [
+        ("POST", "Collector.test:9000", "/in?x=1", INSTANCE_HEADER, True),
+        ("POST", "collector.test:9000", "/in", INSTANCE_HEADER.lower(), True),
+        ("PUT", "collector.test:9000", "/in", INSTANCE_HEADER, False),
+        ("POST", "other.test:9000", "/in", INSTANCE_HEADER, False),
+        ("POST", "collector.test:9000", "/out", INSTANCE_HEADER, False),
+        ("POST", "collector.test:9000", "/in", "X-Other", False),
+    ],
+)
+async def test_deliveries_of_other_sniffers_are_left_out(
+    scripted: ScriptedSource, method: str, host: str, target: str, header: str, foreign: bool
+) -> None:
+    """Only a POST with the instance header to our own `OUTPUT_URL` is left out; two sniffers never feed each other."""
+    request = f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n{header}: abc\r\nContent-Length: 0\r\n\r\n".encode()
+    scripted.say(connection([(request, ok())]))
+    sniffer = create_sniffer(
+        ports=[8080], interface="x", output_url="http://collector.test:9000/in", drain_timeout_ms=1
+    )
+    async with sniffer:
+        await until(lambda: sniffer.ledger.snapshot()["messages_response"])
+        await until(lambda: not sniffer.ledger.snapshot()["handoff_waiting"])
+    assert sniffer.ledger.snapshot()["messages_foreign"] == (2 if foreign else 0)
+    assert_balanced(sniffer)
+
+
+async def test_a_record_that_cannot_be_made_costs_only_itself(
+    file: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A defect in one record is counted and said once, without the message; the others are delivered."""
+    make = pipeline.from_raw
+
+    def broken(raw: Any, settings: Any) -> HttpMessage:
+        if raw.exchange in (3, 7):
+            raise ValueError("text of the message")
+        return make(raw, settings)
+
+    monkeypatch.setattr(pipeline, "from_raw", broken)
+    sniffer = create_sniffer(ports=[8080], read=file)
+    async with sniffer:
+        assert len([message async for message in sniffer]) == 96
+    assert sniffer.ledger.snapshot()["messages_failed"] == 4
+    assert len(logged(caplog, "a message could not be made into a record; further ones are only counted")) == 1
+    assert "text of the message" not in caplog.text
+    assert_balanced(sniffer)
+
+
+# Own deliveries
+
+
+async def test_own_deliveries_are_told_to_the_capture(scripted: ScriptedSource) -> None:
+    """The URL sink's sockets reach the table before their packets do."""
+    told: list[tuple[str, int, bool]] = []
+
+    async def collect(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/", collect)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr, attr-defined]
+    sniffer = create_sniffer(ports=[8080], interface="x", output_url=f"http://127.0.0.1:{port}/")
+    sniffer._capture.own_socket = lambda *what: told.append(what)  # type: ignore[method-assign]
+    scripted.say(connection(exchanges(3)))
+    async with sniffer:
+        await until(lambda: sniffer.ledger.snapshot()["lanes"]["url"]["delivered"] == 6)
+    await runner.cleanup()
+    assert {ip for ip, _, _ in told} == {"127.0.0.1"}
+    assert [port for _, port, opened in told if opened]
+    assert sorted(port for _, port, opened in told if opened) == sorted(port for _, port, opened in told if not opened)
+    assert_balanced(sniffer)
+
+
+# Stop
+
+
+async def test_stop_delivers_what_was_captured(scripted: ScriptedSource) -> None:
+    """`stop()` returns only when the callback has had every message, the cut ones included."""
+    got: list[HttpMessage] = []
+
+    def slow(message: HttpMessage) -> None:
+        time.sleep(0.001)
+        got.append(message)
+
+    sniffer = create_sniffer(ports=[8080], interface="x", on_http_message=slow)
+    await sniffer.start()
+    packets = connection(exchanges(40))
+    scripted.say(packets[:-4])  # without the last response and the end
+    final = await sniffer.stop()
+    assert len(got) == 79
+    assert final["lanes"]["callback"]["delivered"] == 79
+    assert final["flows_stopped"] == 1
+    assert scripted.closed
+    assert sniffer.undelivered == 0
+    assert_balanced(sniffer)
+
+
+async def test_stop_says_what_it_does(scripted: ScriptedSource, caplog: pytest.LogCaptureFixture) -> None:
+    """`started`, `stopping`, `Capture stats` with the kernel's numbers, `stopped` with the ledger, in this order."""
+    sniffer = create_sniffer(ports=[8080], interface="x", on_http_message=lambda _: None, pod_name="p")
+    scripted.say(connection(exchanges(1)))
+    scripted.kernel = (3, 0, 0)
+    async with sniffer:
+        await until(lambda: sniffer.ledger.snapshot()["messages_offered"] == 2)
+    assert [record.getMessage() for record in caplog.records] == ["started", "stopping", "Capture stats", "stopped"]
+    (started,) = logged(caplog, "started")
+    assert started["ports"] == [8080]
+    assert started["outputs"] == ["callback"]
+    assert started["interface"] == "scripted0"
+    assert started["sampleRate"] == 1
+    assert started["placement"] == {"pod": "p"}
+    assert {"version", "loopback", "memoryBudget"} <= started.keys()
+    (stats,) = logged(caplog, "Capture stats")
+    assert (stats["packetsReceived"], stats["packetsDropped"], stats["packetsIfDropped"]) == (11, 0, 0)
+    (stopped,) = logged(caplog, "stopped")
+    assert stopped["undelivered"] == 0
+    assert stopped["lanes"]["callback"]["delivered"] == 2
+    assert stopped["ledger"]["messages_offered"] == 2
+
+
+async def test_the_drain_ends_at_its_deadline(scripted: ScriptedSource, blocked: Blocked) -> None:
+    """A callback that hangs is left at `DRAIN_TIMEOUT_MS`; what it did not take is counted and is undelivered."""
+    sniffer = create_sniffer(ports=[8080], interface="x", on_http_message=blocked, drain_timeout_ms=100)
+    await sniffer.start()
+    scripted.say(connection(exchanges(10)))
+    await asyncio.to_thread(blocked.entered.wait, BOUND)
+    began = time.monotonic()
+    final = await sniffer.stop()
+    assert 0.05 < time.monotonic() - began < 10
+    assert final["lanes"]["callback"]["dropped_deadline"] == 20
+    assert sniffer.undelivered == 20
+    assert_balanced(sniffer)
+
+
+async def test_abort_ends_the_drain_at_once(scripted: ScriptedSource, blocked: Blocked) -> None:
+    """A second signal does not wait for the deadline."""
+    sniffer = create_sniffer(ports=[8080], interface="x", on_http_message=blocked)
+    await sniffer.start()
+    scripted.say(connection(exchanges(10)))
+    await asyncio.to_thread(blocked.entered.wait, BOUND)
+    stopping = asyncio.create_task(sniffer.stop())
+    await asyncio.sleep(0.3)
+    assert not stopping.done()
+    sniffer.abort()
+    async with asyncio.timeout(BOUND):
+        await stopping
+    assert sniffer.undelivered == 20
+    assert_balanced(sniffer)
+
+
+async def test_a_file_with_a_stuck_lane_stops_at_the_deadline(tmp_path: Path, blocked: Blocked) -> None:
+    """Reading that waits for a lane, and the thread that waits for the hand-off, are both released by the deadline."""
+    path = write(tmp_path / "file", connection(exchanges(3000)))
+    sniffer = create_sniffer(
+        ports=[8080], read=path, on_http_message=blocked, memory_budget=200_000, drain_timeout_ms=200
+    )
+    await sniffer.start()
+    await asyncio.to_thread(blocked.entered.wait, BOUND)
+    await until(lambda: sniffer.ledger.snapshot()["handoff_held"])
+    await sniffer.stop()
+    snapshot = sniffer.ledger.snapshot()
+    assert snapshot["handoff_discarded"] > 0
+    assert snapshot["lanes"]["callback"]["dropped_deadline"] + snapshot["lanes"]["callback"]["dropped_full"] > 0
+    assert sniffer.undelivered > 0
+    assert_balanced(sniffer)
+
+
+async def test_drops_before_the_stop_are_not_undelivered(
+    scripted: ScriptedSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Live capture never waits for a lane; what it dropped then is counted and warned about, not held against the stop."""
+    release = asyncio.Event()
+
+    async def slow(_: HttpMessage) -> None:
+        await release.wait()
+
+    sniffer = create_sniffer(ports=[8080], interface="x", on_http_message=slow, memory_budget=40_000)
+    await sniffer.start()
+    for number in range(5):
+        scripted.say(connection([(get(), ok(bytes(2000)))] * 5, client_port=40000 + number))
+    await until(lambda: sniffer.ledger.snapshot()["lanes"]["callback"]["dropped_full"])
+    await until(lambda: not sniffer.ledger.snapshot()["handoff_waiting"])
+    await until(lambda: sniffer.ledger.snapshot()["packets_seen"] == 5 * 16)
+    release.set()
+    await sniffer.stop()
+    assert sniffer.undelivered == 0
+    assert_balanced(sniffer)
+
+
+async def test_the_stop_can_be_delayed(scripted: ScriptedSource) -> None:
+    """With `STOP_DELAY_MS` the capture goes on for so long after the signal; an abort cuts it short."""
+    sniffer = create_sniffer(ports=[8080], interface="x", on_http_message=lambda _: None, stop_delay_ms=20_000)
+    await sniffer.start()
+    stopping = asyncio.create_task(sniffer.stop())
+    await asyncio.sleep(0)
+    assert not sniffer.ready
+    scripted.say(connection(exchanges(4)))
+    await until(lambda: sniffer.ledger.snapshot()["lanes"]["callback"]["delivered"] == 8)
+    assert not stopping.done()
+    sniffer.abort()
+    async with asyncio.timeout(BOUND):
+        await stopping
+    assert_balanced(sniffer)
+
+
+async def test_a_stop_during_the_start_is_a_clean_one(
+    scripted: ScriptedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop while the capture opens ends both, without an error, whether it had opened by then or not."""
+    entered, release = threading.Event(), threading.Event()
+    for error in (None, CaptureError("interface scripted0 is down")):
+
+        def slow(_: Any, error: Exception | None = error) -> int:
+            entered.set()
+            release.wait(BOUND)
+            if error is not None:
+                raise error
+            return 1
+
+        entered.clear()
+        release.clear()
+        monkeypatch.setattr(scripted, "open", slow)
+        sniffer = create_sniffer(ports=[8080], interface="x", on_http_message=lambda _: None)
+        starting = asyncio.create_task(sniffer.start())
+        await asyncio.to_thread(entered.wait, BOUND)
+        stopping = asyncio.create_task(sniffer.stop())
+        await asyncio.sleep(0)
+        release.set()
+        async with asyncio.timeout(BOUND):
+            await starting
+            await stopping
+            await sniffer.wait()
+        assert not sniffer.is_running()
+
+
+# Failures
+
+
+async def test_a_capture_that_fails_is_drained_first(scripted: ScriptedSource) -> None:
+    """Interface removed: everything captured is delivered, then `wait()` raises and the iterator ends with the error."""
+    sniffer = create_sniffer(ports=[8080], interface="x")
+    await sniffer.start()
+    scripted.say(connection(exchanges(5)))
+    scripted.say(CaptureError("interface scripted0 was removed"))
+    got = []
+    with pytest.raises(CaptureError, match="was removed"):
+        async for message in sniffer:
+            got.append(message)
+    assert len(got) == 10
+    with pytest.raises(CaptureError, match="was removed"):
+        await sniffer.wait()
+    assert not sniffer.is_running()
+    assert (await sniffer.stop())["messages_offered"] == 10
+    assert_balanced(sniffer)
+
+
+async def test_hold_waits_for_the_stop(scripted: ScriptedSource, caplog: pytest.LogCaptureFixture) -> None:
+    """`hold`: the failure is said at once and at every statistics interval; only the stop ends the wait, with the error."""
+    sniffer = create_sniffer(
+        ports=[8080], interface="x", on_http_message=lambda _: None, on_capture_error="hold", stats_interval_ms=20
+    )
+    await sniffer.start()
+    scripted.say(CaptureError("interface scripted0 was removed"))
+    waiting = asyncio.create_task(sniffer.wait())
+    await until(lambda: len(logged(caplog, "capture has failed; waiting to be stopped")) >= 2)
+    assert len(logged(caplog, "capture failed")) == 1
+    assert not waiting.done()
+    assert not sniffer.ready
+    assert not sniffer.is_running()
+    assert sniffer.healthy
+    assert sniffer.held
+    await sniffer.stop()
+    with pytest.raises(CaptureError, match="was removed"):
+        await waiting
+
+
+async def test_hold_covers_a_capture_that_cannot_be_opened(scripted: ScriptedSource) -> None:
+    """A start that fails does not raise with `hold`: the daemon stays, not ready, until it is stopped."""
+    scripted.open_error = CaptureError("no permission")
+    sniffer = create_sniffer(ports=[8080], interface="x", on_http_message=lambda _: None, on_capture_error="hold")
+    await sniffer.start()
+    await until(lambda: sniffer.held)
+    assert not sniffer.ready
+    await sniffer.stop()
+    with pytest.raises(CaptureError, match="no permission"):
+        await sniffer.wait()
+
+
+async def test_a_start_that_fails_raises(scripted: ScriptedSource) -> None:
+    """Without `hold` the error is the start's; an iterator made before it gets it too."""
+    scripted.open_error = CaptureError("no permission")
+    sniffer = create_sniffer(ports=[8080], interface="x", on_http_message=lambda _: None)
+    iterator = aiter(sniffer)
+    with pytest.raises(CaptureError, match="no permission"):
+        await sniffer.start()
+    with pytest.raises(CaptureError, match="no permission"):
+        await anext(iterator)
+    assert not sniffer.is_running()
+    await sniffer.stop()
+
+
+async def test_a_defect_in_the_pump_ends_the_run_with_it(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception nobody expected stops the capture, and is what `wait()` raises."""
+
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(Sniffer, "_records", broken)
+    sniffer = create_sniffer(ports=[8080], read=file, on_http_message=lambda _: None)
+    await sniffer.start()
+    with pytest.raises(ZeroDivisionError):
+        await sniffer.wait()
+    assert not sniffer.is_running()
+    await sniffer.stop()
+
+
+# Log lines about traffic
+
+
+def tls_hello(client_port: int) -> list[Any]:
+    return connection([(b"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03" + bytes(200), b"")], client_port=client_port)
+
+
+async def test_tls_is_said_once_and_counted(scripted: ScriptedSource, caplog: pytest.LogCaptureFixture) -> None:
+    """TLS on a captured port: info once per process, debug once per connection, the count in the ledger."""
+    caplog.set_level(logging.DEBUG, "sniffer")
+    sniffer = create_sniffer(ports=[8080], interface="x", on_http_message=lambda _: None)
+    async with sniffer:
+        for port in (40001, 40002, 40003):
+            scripted.say(tls_hello(port))
+        await until(lambda: sniffer.ledger.snapshot()["flows_tls"] == 3)
+    lines = [record for record in caplog.records if record.getMessage().startswith("TLS on a captured port")]
+    assert sorted(record.levelname for record in lines) == ["DEBUG", "DEBUG", "INFO"]
+    assert {record.fields["destination"] for record in lines} == {  # type: ignore[attr-defined]
+        f"{captures.CLIENT} port {port}" for port in (40001, 40002, 40003)
+    }
+    assert_balanced(sniffer)
+
+
+async def test_statistics_come_at_every_interval(scripted: ScriptedSource, caplog: pytest.LogCaptureFixture) -> None:
+    """`STATS_INTERVAL_MS`: the same line again and again, and warnings when drops begin."""
+    sniffer = create_sniffer(ports=[8080], interface="x", on_http_message=lambda _: None, stats_interval_ms=20)
+    scripted.kernel = (0, 5, 2)
+    async with sniffer:
+        await until(lambda: len(logged(caplog, "Capture stats")) >= 3)
+        await until(lambda: logged(caplog, "the kernel drops packets: its buffer is full"))
+    assert logged(caplog, "the interface drops packets") == [{"count": 2}]
+    assert logged(caplog, "Capture stats")[-1]["packetsDropped"] == 5
+
+
+async def test_evictions_are_said_once_per_interval(scripted: ScriptedSource, caplog: pytest.LogCaptureFixture) -> None:
+    """Evictions: one warning with counts, however many there were."""
+    sniffer = create_sniffer(ports=[8080], interface="x", on_http_message=lambda _: None, max_concurrent_connections=5)
+    async with sniffer:
+        for port in range(50):
+            scripted.say(connection(exchanges(1), client_port=40000 + port)[:-3])
+        await until(lambda: sniffer.ledger.snapshot()["flows_opened"] == 50)
+    (evicted,) = logged(caplog, "evicted since the last statistics")
+    assert evicted["flows_evicted_capacity"] == 45
+    assert_balanced(sniffer)
+
+
+async def test_nothing_seen_is_said_once(
+    scripted: ScriptedSource, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a message for 30 s one line says what to check; with one, none does."""
+    monkeypatch.setattr(pipeline, "NOTHING_SEEN_SECONDS", 0.05)
+    async with create_sniffer(ports=[8080], interface="x", on_http_message=lambda _: None):
+        await until(lambda: "nothing seen for 30 s" in caplog.text)
+    caplog.clear()
+    sniffer = create_sniffer(ports=[8080], interface="x", on_http_message=lambda _: None)
+    scripted.say(connection(exchanges(1)))
+    monkeypatch.setattr(pipeline, "NOTHING_SEEN_SECONDS", 0.2)
+    async with sniffer:
+        await until(lambda: sniffer.ledger.snapshot()["messages_offered"])
+        await asyncio.sleep(0.25)
+    assert "nothing seen" not in caplog.text
+
+
+async def test_messages_that_go_nowhere_are_warned_about_once(file: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Started with no output and not iterated over, it warns once."""
+    async with create_sniffer(ports=[8080], read=file) as sniffer:
+        await sniffer.wait()
+    assert len(logged(caplog, "no output, callback or iterator: messages are discarded")) == 1
+
+
+async def test_a_ledger_that_does_not_balance_is_said(
+    file: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A law that fails at the end is an error in the log, with its terms."""
+    monkeypatch.setattr(pipeline.Ledger, "check", lambda *_: ["law planted: 1 is not 2"])
+    async with create_sniffer(ports=[8080], read=file, on_http_message=lambda _: None) as sniffer:
+        await sniffer.wait()
+    assert logged(caplog, "the ledger does not balance") == [{"law": "law planted: 1 is not 2"}]
+
+
+# The daemon's view
+
+
+async def test_readiness_and_health(scripted: ScriptedSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ready while the capture is open and not stopping; healthy while the capture thread beats."""
+    sniffer = create_sniffer(ports=[8080], interface="x", on_http_message=lambda _: None)
+    assert (sniffer.ready, sniffer.healthy, sniffer.is_running()) == (False, True, False)
+    await sniffer.start()
+    assert (sniffer.ready, sniffer.healthy, sniffer.is_running()) == (True, True, True)
+    monkeypatch.setattr(pipeline, "BEAT_SECONDS", -1.0)
+    assert not sniffer.healthy
+    await sniffer.stop()
+    assert (sniffer.ready, sniffer.healthy, sniffer.is_running()) == (False, True, False)
+
+
+async def test_an_observer_sees_what_is_offered(file: str) -> None:
+    """`observe` gets the messages that the lanes get."""
+    seen: list[HttpMessage] = []
+    sniffer = create_sniffer(ports=[8080], read=file, on_http_message=lambda _: None)
+    sniffer.observe = seen.extend
+    async with sniffer:
+        await sniffer.wait()
+    assert len(seen) == 100
+
+
+@pytest.mark.parametrize(
+    ("break_it", "law"),
+    [
+        (lambda s: setattr(s._handoff, "_accepted", s._handoff._accepted + 1), "messages"),
+        (lambda s: setattr(s._handoff, "_taken", s._handoff._taken - 1), "hand-off"),
+        (lambda s: s.ledger.add("messages_offered", -1), "pump"),
+        (lambda s: s.ledger.add("messages_excluded_path"), "pump"),
+        (lambda s: setattr(s._lanes[0].counters, "delivered", 0), "lane"),
+    ],
+)
+async def test_each_increment_is_needed(file: str, break_it: Any, law: str) -> None:
+    """After a real run, one count more or less anywhere makes a law fail."""
+    sniffer = create_sniffer(ports=[8080], read=file, on_http_message=lambda _: None)
+    async with sniffer:
+        await sniffer.wait()
+    assert_balanced(sniffer)
+    break_it(sniffer)
+    assert any(f"law {law}" in sentence for sentence in sniffer.ledger.check())
+
+
+def test_the_source_follows_from_the_configuration() -> None:
+    """`read` is a file; anything else is an interface."""
+    assert isinstance(Sniffer(SnifferConfig(ports=[80], interface="x"))._source, LiveSource)
+    assert Sniffer(SnifferConfig(ports=[80], read="x"))._source.live is False
+
+
+def test_the_record_of_a_run_is_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """On stdout each message is one line of JSON, and nothing else is written there."""
+    path = write(tmp_path / "file", connection(exchanges(3)))
+
+    async def run() -> None:
+        async with create_sniffer(ports=[8080], read=path, output_stdout=True) as sniffer:
+            await sniffer.wait()
+
+    asyncio.run(run())
+    lines = capfd.readouterr().out.splitlines()
+    assert [json.loads(line)["schema"] for line in lines] == [1] * 6
