@@ -372,24 +372,27 @@ async def serve(
     options: InjectorOptions,
     stop: asyncio.Event,
     *,
+    port: int | None = None,
     on_listening: Callable[[int], None] | None = None,
     certificate_poll_s: float = CERTIFICATE_POLL_S,
 ) -> None:
     """Serves until `stop` is set, and then for `stop_delay_ms` more, in which it is not ready and closes connections.
 
     API servers keep using connections and endpoints for a while after a pod is told to stop. Raises SnifferError where
-    the certificate or the port cannot be used. `on_listening` gets the port.
+    the certificate or the port cannot be used. `port` takes the place of the option's, 0 is any that is free;
+    `on_listening` gets it.
     """
+    port = options.port if port is None else port
     webhook = Webhook(options, Certificate(str(options.tls_cert_file), str(options.tls_key_file)))
     runner = web.AppRunner(webhook.application(), access_log=None, keepalive_timeout=KEEPALIVE_S, shutdown_timeout=5.0)
     await runner.setup()
     watch = asyncio.create_task(webhook.watch_certificate(certificate_poll_s))
     try:
-        site = web.TCPSite(runner, options.address, options.port, ssl_context=webhook.certificate.context)
+        site = web.TCPSite(runner, options.address, port, ssl_context=webhook.certificate.context)
         try:
             await site.start()
         except OSError as error:
-            raise SnifferError(f"cannot listen on port {options.port}: {error.strerror or error}") from error
+            raise SnifferError(f"cannot listen on port {port}: {error.strerror or error}") from error
         port = runner.addresses[0][1]
         log.info("listening", extra={"fields": {"port": port, "notAfter": webhook.certificate.not_after}})
         if on_listening is not None:

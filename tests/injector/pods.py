@@ -112,7 +112,11 @@ def kubectl_patched(pod: dict[str, Any], patch: JsonPatch, folder: Path) -> dict
     (folder / "patch.json").write_text(json.dumps(patch))
     done = subprocess.run(
         ["kubectl", "patch", "--local", "--type=json", "--patch-file", "patch.json", "-f", "pod.json", "-o", "json"],
-        cwd=folder, capture_output=True, check=True, text=True, timeout=60,
+        cwd=folder,
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=60,
         env={"PATH": "/usr/bin:/bin:/usr/local/bin", "HOME": str(folder), "KUBECONFIG": str(folder / "none")},
     )
     result: dict[str, Any] = json.loads(done.stdout)
@@ -145,7 +149,7 @@ def pods(draw: st.DrawFn, *, known_fields_only: bool = False) -> dict[str, Any]:
     spec: dict[str, Any] = {"containers": draw(_containers(1))}
     if (init := draw(st.none() | st.just("null") | _containers(0))) is not None:
         taken = {c["name"] for c in spec["containers"]}
-        spec["initContainers"] = None if init == "null" else [c for c in init if c["name"] not in taken]
+        spec["initContainers"] = None if isinstance(init, str) else [c for c in init if c["name"] not in taken]
     if (grace := draw(st.sampled_from(["absent", None, 0, 1, 5, 30, 45, 3600]))) != "absent":
         spec["terminationGracePeriodSeconds"] = grace
     if draw(st.booleans()):

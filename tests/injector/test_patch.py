@@ -68,8 +68,17 @@ def test_a_plain_pod_gets_two_operations() -> None:
 
 @pytest.mark.parametrize(
     ("grace", "drain_ms", "delay_ms"),
-    [(45, 25000, 5000), (30, 25000, 5000), (20, 15000, 5000), (12, 7000, 3500), (7, 2000, 1000), (6, 1000, 500),
-     (5, 1000, 500), (1, 1000, 500), (0, 1000, 500)],
+    [
+        (45, 25000, 5000),
+        (30, 25000, 5000),
+        (20, 15000, 5000),
+        (12, 7000, 3500),
+        (7, 2000, 1000),
+        (6, 1000, 500),
+        (5, 1000, 500),
+        (1, 1000, 500),
+        (0, 1000, 500),
+    ],
 )
 def test_a_grace_period_is_never_changed(grace: int, drain_ms: int, delay_ms: int) -> None:
     """A pod's own grace period g stays, 0 too: drain min(25, max(1, g - 5)) s, delay min(5 s, half the drain)."""
@@ -126,11 +135,13 @@ def test_resources() -> None:
     """Each of the four on its own, by option and by annotation; none leaves it out, and all four the whole field."""
     options = InjectorOptions(resources={"requests": {"memory": "64Mi"}, "limits": {"cpu": None}})
     assert sniffer_of(answered(pod(), options)[2])["resources"] == {
-        "requests": {"memory": "64Mi", "cpu": "100m"}, "limits": {"memory": "512Mi"},
+        "requests": {"memory": "64Mi", "cpu": "100m"},
+        "limits": {"memory": "512Mi"},
     }
     annotated = pod({"tcp-sniffer/resources": "limits.memory=1Gi, requests.cpu=none"})
     assert sniffer_of(answered(annotated, options)[2])["resources"] == {
-        "requests": {"memory": "64Mi"}, "limits": {"memory": "1Gi"},
+        "requests": {"memory": "64Mi"},
+        "limits": {"memory": "1Gi"},
     }
     every = ",".join(f"{side}.{kind}=none" for side in ("requests", "limits") for kind in ("memory", "cpu"))
     assert "resources" not in sniffer_of(answered(pod({"tcp-sniffer/resources": every}))[2])
@@ -139,8 +150,10 @@ def test_resources() -> None:
 def test_names_of_ones_own() -> None:
     """Image, container name and label may be others."""
     options = InjectorOptions(
-        sniffer_image="registry.example/s@sha256:" + "0" * 64, sniffer_container_name="watch",
-        inject_label_key="example.org/watch", inject_label_value="yes",
+        sniffer_image="registry.example/s@sha256:" + "0" * 64,
+        sniffer_container_name="watch",
+        inject_label_key="example.org/watch",
+        inject_label_value="yes",
     )
     labelled = pod(labels={"example.org/watch": "yes"})
     container = sniffer_of(answered(labelled, options)[2], "watch")
@@ -167,8 +180,12 @@ def test_run_as_root() -> None:
 
 @pytest.mark.parametrize(
     ("init", "path"),
-    [("absent", "/spec/initContainers"), (None, "/spec/initContainers"), ([], "/spec/initContainers/0"),
-     ([{"name": "first", "image": "i"}], "/spec/initContainers/0")],
+    [
+        ("absent", "/spec/initContainers"),
+        (None, "/spec/initContainers"),
+        ([], "/spec/initContainers/0"),
+        ([{"name": "first", "image": "i"}], "/spec/initContainers/0"),
+    ],
 )
 def test_native_sidecar(init: Any, path: str) -> None:
     """A native sidecar is the first init container, restarts always, has no probes and no stop delay."""
@@ -185,11 +202,21 @@ def test_native_sidecar(init: Any, path: str) -> None:
 @pytest.mark.parametrize(
     ("option", "annotation", "job", "expected"),
     [
-        ("jobs", "", False, "regular"), ("jobs", "", True, "native"), ("jobs", "true", False, "native"),
-        ("jobs", "false", True, "regular"), ("jobs", "always", False, "native"), ("jobs", "never", True, "regular"),
-        ("never", "", False, "regular"), ("never", "", True, "skipped"), ("never", "true", True, "native"),
-        ("never", "false", True, "regular"), ("never", "jobs", True, "native"), ("never", "jobs", False, "regular"),
-        ("always", "", False, "native"), ("always", "", True, "native"), ("always", "false", False, "regular"),
+        ("jobs", "", False, "regular"),
+        ("jobs", "", True, "native"),
+        ("jobs", "true", False, "native"),
+        ("jobs", "false", True, "regular"),
+        ("jobs", "always", False, "native"),
+        ("jobs", "never", True, "regular"),
+        ("never", "", False, "regular"),
+        ("never", "", True, "skipped"),
+        ("never", "true", True, "native"),
+        ("never", "false", True, "regular"),
+        ("never", "jobs", True, "native"),
+        ("never", "jobs", False, "regular"),
+        ("always", "", False, "native"),
+        ("always", "", True, "native"),
+        ("always", "false", False, "regular"),
     ],
 )
 def test_sidecar_mode(option: str, annotation: str, job: bool, expected: str) -> None:
@@ -273,9 +300,13 @@ def test_an_invalid_annotation_is_named_and_nothing_quoted_from_a_url() -> None:
 @pytest.mark.parametrize(
     ("labels", "opted_in_by", "reason"),
     [
-        ({}, "namespace", Reason.INJECTED), (IN, "namespace", Reason.INJECTED), (OUT, "namespace", Reason.OPTED_OUT),
-        ({"tcp-sniffer/inject": "maybe"}, "namespace", Reason.INJECTED), ({}, "pod", Reason.NOT_OPTED_IN),
-        (IN, "pod", Reason.INJECTED), (OUT, "pod", Reason.OPTED_OUT),
+        ({}, "namespace", Reason.INJECTED),
+        (IN, "namespace", Reason.INJECTED),
+        (OUT, "namespace", Reason.OPTED_OUT),
+        ({"tcp-sniffer/inject": "maybe"}, "namespace", Reason.INJECTED),
+        ({}, "pod", Reason.NOT_OPTED_IN),
+        (IN, "pod", Reason.INJECTED),
+        (OUT, "pod", Reason.OPTED_OUT),
     ],
 )
 def test_namespace_and_pod(labels: dict[str, str], opted_in_by: OptedInBy, reason: Reason) -> None:
@@ -286,7 +317,10 @@ def test_namespace_and_pod(labels: dict[str, str], opted_in_by: OptedInBy, reaso
 def test_the_injected_environment_is_the_sniffers_own() -> None:
     """What is injected, the sniffer's configuration accepts, and it means the same there."""
     options = InjectorOptions(
-        default_ports=(80, 8080), default_interface="any", output_url="https://c.example/m", production=True,
+        default_ports=(80, 8080),
+        default_interface="any",
+        output_url="https://c.example/m",
+        production=True,
         output_url_auth_token_secret={"name": "a", "key": "b"},
     )
     for native in (False, True):

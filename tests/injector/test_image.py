@@ -1,0 +1,202 @@
+"""The image cannot be built without a container engine: its Dockerfile is read, its parts are exercised."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sniffer.injector.patch import UID
+from tests.injector.manifests import DEPLOY, ROOT, chart, one
+
+CAP_NET_RAW, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 13, 24, 38
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Instructions and their arguments, continuation lines joined, comments dropped."""
+    text = "\n".join(line for line in (DEPLOY / "Dockerfile").read_text().splitlines() if not line.startswith("#"))
+    joined = re.sub(r"\\\n\s*", "", text)
+    return [(line.split(None, 1)[0], line.split(None, 1)[1]) for line in joined.splitlines() if line.strip()]
+
+
+def final() -> list[tuple[str, str]]:
+    """The last stage."""
+    found = instructions()
+    return found[max(at for at, (name, _) in enumerate(found) if name == "FROM") :]
+
+
+def argument(name: str) -> str:
+    """The only argument of an instruction in the last stage."""
+    (found,) = [value for instruction, value in final() if instruction == name]
+    return found
+
+
+def test_bases_are_pinned_by_tag() -> None:
+    """Both stages start from a full version tag of the same Python; the last one is slim."""
+    bases = [value.split()[0] for name, value in instructions() if name == "FROM"]
+    assert len(bases) == 2
+    versions = {re.fullmatch(r"python:(\d+\.\d+\.\d+)-(slim-)?[a-z]+", base) for base in bases}
+    assert None not in versions
+    assert len({version[1] for version in versions if version}) == 1
+    assert "slim" in bases[-1]
+
+
+def test_the_user_is_numeric_and_the_injected_one() -> None:
+    """USER is the uid that the injected container runs as: a name could not be verified to be none of root's."""
+    assert argument("USER") == f"{UID}:{UID}"
+
+
+def test_no_shell_in_the_chain() -> None:
+    """The entry point is in exec form and is the interpreter that has the capability, by its absolute path."""
+    assert argument("ENTRYPOINT") == '["/usr/local/bin/python3-netraw", "-m", "sniffer"]'
+    assert not [name for name, _ in instructions() if name in ("CMD", "SHELL", "ADD")]
+    assert not re.search(r"\b(tini|dumb-init|gosu|su-exec)\b", str(instructions()))
+
+
+def test_the_capability_is_set_and_checked_in_the_final_stage() -> None:
+    """One layer copies the interpreter, sets the capability, checks it, and takes the tool out again."""
+    (layer,) = [value for name, value in final() if name == "RUN" and "setcap" in value]
+    steps = [step.strip() for step in layer.split("&&")]
+    order = [
+        next(at for at, step in enumerate(steps) if word in step) for word in ("cp -L", "setcap", "getcap", "purge")
+    ]
+    assert order == sorted(order)
+    assert "setcap cap_net_raw+p /usr/local/bin/python3-netraw" in steps
+    assert "getcap /usr/local/bin/python3-netraw | grep -q 'cap_net_raw=p'" in steps
+    assert "COPY" not in [name for name, _ in final()]
+
+
+def test_labels() -> None:
+    """The OCI labels name what the image is."""
+    labels = argument("LABEL")
+    for name in ("title", "description", "licenses", "version", "revision", "base.name"):
+        assert f"org.opencontainers.image.{name}=" in labels
+
+
+def test_the_context_holds_what_the_wheel_needs() -> None:
+    """The ignore file lets in what the build reads, and each of these exists."""
+    allowed = re.findall(r"^!(.+)$", (DEPLOY / "Dockerfile.dockerignore").read_text(), re.MULTILINE)
+    assert {"pyproject.toml", "setup.py", "sniffer", "sniffer_core", "README.md", "LICENSE"} == set(allowed)
+    assert all((ROOT / name).exists() for name in allowed)
+
+
+def test_the_injectors_container_uses_what_the_image_has() -> None:
+    """The Deployment runs the plain interpreter, which needs no capability, as the image's user."""
+    spec = one(chart(), "Deployment")["spec"]["template"]["spec"]
+    assert spec["containers"][0]["command"] == ["/usr/local/bin/python3", "-m", "sniffer.injector"]
+    assert spec["securityContext"]["runAsUser"] == UID
+
+
+OPEN_A_CAPTURE = """
+import sys
+from sniffer.privileges import raise_net_raw
+if "raise" in sys.argv:
+    raise_net_raw()
+import socket
+try:
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as capture:
+        capture.bind(("lo", 0))
+        print("open")
+except PermissionError:
+    print("refused")
+"""
+
+
+class _Header(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+def as_a_runtime_does(uid: int, net_raw: bool) -> None:
+    """What containerd does before exec: bounding set, no_new_privs, user, permitted and effective set."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for capability in range(64):
+        if capability != CAP_NET_RAW or not net_raw:
+            libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+    libc.prctl(8, 1, 0, 0, 0)  # PR_SET_KEEPCAPS, so that the permitted set survives the change of user
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    bit = (1 << CAP_NET_RAW) if net_raw else 0
+    sets = (ctypes.c_uint32 * 6)(bit, bit, 0, 0, 0, 0)
+    if libc.capset(ctypes.byref(_Header(0x20080522, 0)), sets) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
+    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "no_new_privs")
+
+
+@pytest.fixture(scope="module")
+def interpreters() -> Iterator[Path]:
+    """A folder with a plain copy of the interpreter and one with the capability, as the Dockerfile makes it."""
+    if os.geteuid() != 0 or not sys.platform.startswith("linux"):
+        pytest.skip("needs root on Linux, to set a file capability and to become another user")
+    if shutil.which("setcap") is None:
+        pytest.skip("setcap is not present")
+    folder = Path("/var/tmp") / f"netraw-{os.getpid()}"
+    folder.mkdir(mode=0o755)
+    source = Path(sys.executable).resolve()
+    for name in ("plain", "netraw"):
+        shutil.copyfile(source, folder / name)
+        (folder / name).chmod(0o755)
+    done = subprocess.run(["setcap", "cap_net_raw+p", folder / "netraw"], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        shutil.rmtree(folder)
+        pytest.skip(f"this file system takes no capabilities: {done.stderr.strip()}")
+    package = folder / "site/sniffer"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    shutil.copy(ROOT / "sniffer/privileges.py", package)
+    standard = Path(os.__file__).parent
+    shutil.copytree(
+        standard,
+        folder / "lib",
+        ignore=shutil.ignore_patterns("test", "site-packages", "idlelib", "__pycache__", "config-*"),
+    )
+    for part in folder.rglob("*"):
+        part.chmod(part.stat().st_mode | 0o555 if part.is_dir() else part.stat().st_mode | 0o444)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def capture(folder: Path, interpreter: str, *arguments: str, net_raw: bool = True) -> str:
+    """What opening a capture on lo says, as uid 10001 under no_new_privs with at most NET_RAW."""
+    paths = [str(folder / "site"), str(folder / "lib"), str(folder / "lib/lib-dynload")]
+    code = f"import sys; sys.path[:] = {paths!r}\n" + OPEN_A_CAPTURE
+    done = subprocess.run(
+        [str(folder / interpreter), "-S", "-c", code, *arguments],
+        preexec_fn=lambda: as_a_runtime_does(UID, net_raw),
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": os.pathsep.join(paths[1:]), "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_interpreter_with_the_capability_can_capture(interpreters: Path) -> None:
+    """As uid 10001 under no_new_privs with NET_RAW in the bounding set: it opens a capture once it raised itself."""
+    assert capture(interpreters, "netraw", "raise") == "open"
+
+
+def test_without_raising_it_cannot(interpreters: Path) -> None:
+    """Permitted is not effective: that is what raising is for."""
+    assert capture(interpreters, "netraw") == "refused"
+
+
+def test_the_plain_interpreter_cannot(interpreters: Path) -> None:
+    """A file without the capability gets nothing, which is why the image has one with it."""
+    assert capture(interpreters, "plain", "raise") == "refused"
+
+
+def test_it_starts_where_net_raw_is_not_granted(interpreters: Path) -> None:
+    """Without NET_RAW in the bounding set it still starts, and can say what is missing."""
+    assert capture(interpreters, "netraw", "raise", net_raw=False) == "refused"
