@@ -107,10 +107,11 @@ def run(arguments: Sequence[str]) -> int:
         _load()
         raise_net_raw()
         runner = asyncio.Runner()
-        code = runner.run(_Daemon(config).run())
-        # Only the loop: closing the runner would wait for threads, and one may be stuck in a write.
-        runner.get_loop().close()
-        return code
+        try:
+            return runner.run(_Daemon(config).run())
+        finally:
+            # Only the loop: closing the runner would wait for threads, and one may be stuck in a write.
+            runner.get_loop().close()
     except ValidationError as error:
         _report(error)
         return EXIT_CONFIG

@@ -55,10 +55,12 @@ class FlagParser(argparse.ArgumentParser):
             for keyword, text in texts.items()
             if text == NO_VALUE
         ]
-        for at, word in enumerate(unknown):
-            if word.startswith("-") or at == 0 or not unknown[at - 1].startswith("-"):  # else the value of that flag
+        flag = ""
+        for word in unknown:
+            if word.startswith("-") or not flag or "=" in flag:  # else it is that flag's value
                 name = word.split("=")[0]
                 problems.append(Problem(name, f"{name} is not an option{likely(name, self._flags)}"))
+            flag = word if word.startswith("-") else ""
         return {keyword: text for keyword, text in texts.items() if text != NO_VALUE}, problems
 
 

@@ -1,0 +1,315 @@
+"""sniffer.cli in this process: what is configured, reported and returned. test_shutdown.py runs the real entry."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from sniffer import __main__ as entry
+from sniffer import cli, pipeline
+from sniffer.config import SnifferConfig
+from sniffer.errors import ValidationError
+from tests.daemon import DEMO
+
+READ = ("--ports", "8080", "--read", str(DEMO), "--stdout")
+
+
+def configure(*arguments: str, **environ: str) -> SnifferConfig:
+    """The daemon's configuration."""
+    return cli.configure(arguments, environ)
+
+
+def problems(*arguments: str, **environ: str) -> dict[str, str]:
+    """The problems of a configuration, by field."""
+    with pytest.raises(ValidationError) as caught:
+        configure(*arguments, **environ)
+    return {problem.field: problem.message for problem in caught.value.problems}
+
+
+# Configuration
+
+
+def test_flags_beat_variables() -> None:
+    """A flag beats its variable, a variable beats the default."""
+    config = configure("--ports", "80", "--stdout", PORTS="81", MAX_BODY_SIZE="7")
+    assert (config.ports, config.max_body_size, config.sample_rate) == ((80,), 7, 1.0)
+
+
+def test_empty_flag_is_unset() -> None:
+    """An empty flag leaves what the variable says."""
+    assert configure("--ports", "", "--stdout", PORTS="81").ports == (81,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"), [(("--stdout",), True), (("--stdout=yes",), True), (("--stdout", "OFF"), False)]
+)
+def test_switches(arguments: tuple[str, ...], value: bool) -> None:
+    """A switch's flag stands alone or with a word."""
+    assert configure(*arguments, "--ports", "80", OUTPUT_URL="https://h/").output_stdout is value
+
+
+@pytest.mark.parametrize("output", ["OUTPUT_STDOUT", "METRICS_PORT"])
+def test_no_output(output: str) -> None:
+    """Without an output the daemon's configuration is wrong, and names --stdout; metrics are no output."""
+    value = {"OUTPUT_STDOUT": "no", "METRICS_PORT": "9100"}[output]
+    assert "--stdout" in problems("--ports", "80", **{output: value})["output_stdout"]
+
+
+def test_no_output_is_said_beside_other_problems() -> None:
+    """It is one of the problems; an output that is wrong itself is not reported as missing."""
+    assert problems().keys() == {"ports", "output_stdout"}
+    assert problems("--output-url", "nowhere").keys() == {"ports", "output_url"}
+    assert problems("--stdout=maybe").keys() == {"ports", "output_stdout"}
+
+
+def test_unknown_flags() -> None:
+    """Unknown flags and words are problems like others, with the flag that may have been meant; none is abbreviated."""
+    found = problems("--prots", "80", "--port=80", "word", "--stdout")
+    assert found["--prots"] == "--prots is not an option; did you mean --ports?"
+    assert found["--port"].startswith("--port is not an option")
+    assert found["word"] == "word is not an option"
+    assert "ports" in found
+
+
+def test_flag_without_its_value() -> None:
+    """A flag that lacks its value is a problem of its option."""
+    assert problems("--stdout", "--ports")["ports"] == "ports needs a value behind its flag"
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_help_and_version(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both go to standard output, whatever else is given, and end with 0."""
+    with pytest.raises(SystemExit) as ended:
+        configure("--nonsense", flag)
+    assert ended.value.code == 0
+    assert "tcp-sniffer" in capsys.readouterr().out
+
+
+def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each flag and each variable is in the help, in its group."""
+    with pytest.raises(SystemExit):
+        configure("--help", OUTPUT_URL_AUTH_TOKEN="n0t-to-be-seen")
+    text = capsys.readouterr().out
+    for option in SnifferConfig.options().values():
+        assert (option.flag or "") in text
+        assert (option.variable or "") in text
+    for group in ("Capture:", "Output:", "Record:", "Limits:", "Daemon:", "exit codes:"):
+        assert group in text
+    assert "n0t-to-be-seen" not in text
+
+
+# Runs
+
+
+class Outputs:
+    """What has been written to the standard streams."""
+
+    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
+        self._capture = capture
+        self._out = self._err = ""
+
+    def _read(self) -> None:
+        out, err = self._capture.readouterr()
+        self._out += out
+        self._err += err
+
+    @property
+    def out(self) -> str:
+        """Standard output so far."""
+        self._read()
+        return self._out
+
+    @property
+    def err(self) -> str:
+        """Standard error so far."""
+        self._read()
+        return self._err
+
+    @property
+    def logged(self) -> list[str]:
+        """The messages of the log."""
+        return [json.loads(line)["message"] for line in self.err.splitlines() if line.startswith("{")]
+
+
+@pytest.fixture
+def outputs(own_logging: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Outputs]:
+    """Lets the daemon run here, and gives back signals, hooks and the switch interval; gives what it writes."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    interval, hook = sys.getswitchinterval(), threading.excepthook
+    monkeypatch.setattr(os, "environ", {"PATH": os.environ["PATH"]})
+    yield Outputs(capfd)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    sys.setswitchinterval(interval)
+    threading.excepthook = hook
+
+
+def test_run(outputs: Outputs) -> None:
+    """A file is read to its end: messages on standard output, the log on standard error, 0."""
+    assert cli.run(READ) == 0
+    assert len(outputs.out.splitlines()) == 14
+    assert outputs.logged == ["started", "Capture stats", "stopped"]
+    assert sys.getswitchinterval() == pytest.approx(0.001)
+
+
+def test_run_with_wrong_configuration(outputs: Outputs) -> None:
+    """1, a readable error that names flag and variable, and a structured line."""
+    assert cli.run(["--ports", "0", "--stdout"]) == 1
+    text = outputs.err
+    assert "the configuration has a problem:" in text
+    assert "[--ports or PORTS]" in text
+    assert outputs.logged == ["configuration error"]
+
+
+def test_run_without_capture(outputs: Outputs) -> None:
+    """2, and the error as the only line."""
+    assert cli.run(["--ports", "80", "--read", "/nowhere", "--stdout"]) == 2
+    (line,) = outputs.logged
+    assert "/nowhere" in line
+
+
+def test_run_that_fails(outputs: Outputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 for an exception that nobody caught, with its traceback in the log."""
+
+    def boom(_: object) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(pipeline.Sniffer, "__init__", boom)
+    assert cli.run(READ) == 2
+    assert outputs.logged[-1] == "uncaught exception"
+
+
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        ("sniffer_core.flow", "the compiled core cannot be loaded"),
+        ("sniffer.pipeline", "cannot start: an import failed"),
+    ],
+)
+def test_run_without_a_module(module: str, says: str, outputs: Outputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 and one clear line when an import fails."""
+    package, _, name = module.rpartition(".")
+    monkeypatch.delattr(sys.modules[package], name)
+    monkeypatch.setitem(sys.modules, module, None)
+    assert cli.run(READ) == 2
+    (line,) = outputs.logged
+    assert line.startswith(says)
+
+
+def test_run_with_metrics(outputs: Outputs) -> None:
+    """With METRICS_PORT the endpoint is there while it runs."""
+    from tests.test_metrics import free_port
+
+    assert cli.run([*READ, "--metrics-port", str(free_port())]) == 0
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_signals(times: int, outputs: Outputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first signal stops with 0, a second one ends the drain with 2; SIGUSR1 logs the ledger."""
+    start = pipeline.Sniffer.start
+
+    async def start_and_signal(sniffer: pipeline.Sniffer) -> None:
+        await start(sniffer)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(pipeline.Sniffer, "start", start_and_signal)
+    read_end, write_end = os.pipe()  # a file that never ends
+    try:
+        with DEMO.open("rb") as demo:
+            os.write(write_end, demo.read())
+        assert cli.run(["--ports", "8080", "--read", f"/dev/fd/{read_end}", "--stdout"]) == (0 if times == 1 else 2)
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+    assert {"ledger", "stopping", "stopped"} <= set(outputs.logged)
+
+
+def test_third_signal_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third signal ends the process on the spot."""
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+
+    async def third() -> None:
+        daemon = cli._Daemon(SnifferConfig(ports=[80]))
+        daemon._loop, daemon._sniffer = asyncio.get_running_loop(), pipeline.Sniffer(SnifferConfig(ports=[80]))
+        daemon._stops = 2
+        daemon._on_stop(signal.SIGTERM, None)
+
+    asyncio.run(third())
+    assert left == [2]
+
+
+def test_exception_in_a_thread_is_logged(outputs: Outputs) -> None:
+    """A thread that dies says so in the log."""
+    assert cli.run(READ) == 0
+
+    def boom() -> None:
+        raise RuntimeError("planted")
+
+    thread = threading.Thread(target=boom)
+    thread.start()
+    thread.join()
+    assert outputs.logged[-1] == "uncaught exception in a thread"
+
+
+# The ends of the process
+
+
+def test_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process ends with its code even where standard output is closed or was never there."""
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    monkeypatch.setattr(sys, "stdout", None)
+    leave: Callable[[int], object] = cli.leave
+    leave(2)
+    assert left == [2]
+
+
+def test_closed_standard_streams_are_filled() -> None:
+    """A closed standard stream gets a pipe without another end: no file takes its place, and writing fails."""
+    kept = os.dup(1)
+    try:
+        os.close(1)
+        cli._open_standard_streams()
+        with pytest.raises(BrokenPipeError):
+            os.write(1, b"x")
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def test_main(outputs: Outputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entry takes the signals first, and leaves with the code of the run."""
+    left: list[int] = []
+    monkeypatch.setattr(cli, "leave", left.append)
+    monkeypatch.setattr(cli, "run", len)
+    monkeypatch.setattr(sys, "argv", ["tcp-sniffer", "a", "b"])
+    entry.main()
+    assert left == [2]
+    assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGINT) is entry._leave
+    assert signal.getsignal(signal.SIGHUP) is signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+    monkeypatch.setattr(os, "_exit", left.append)
+    entry._leave(signal.SIGTERM, None)
+    assert left == [2, 0]
+
+
+def test_main_without_its_imports(outputs: Outputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import that fails before anything is set up is 2 and one line."""
+    import sniffer
+
+    monkeypatch.delattr(sniffer, "cli")
+    monkeypatch.setitem(sys.modules, "sniffer.cli", None)
+    with pytest.raises(SystemExit) as ended:
+        entry.main()
+    assert ended.value.code == 2
+    assert outputs.err.startswith("tcp-sniffer: cannot start: ")
