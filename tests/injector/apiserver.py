@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import jsonpatch
@@ -347,12 +348,15 @@ class ApiServer:
     async def _call(
         self, webhook: Mapping[str, Any], pod: Pod, namespace: str, dry_run: bool, outcome: Outcome
     ) -> Pod | None:
-        client = webhook["clientConfig"]["service"]
+        client = webhook["clientConfig"]
+        service = client.get("service")
+        path = service["path"] if service else urlsplit(client["url"]).path
         asked = request(pod, namespace=namespace, dryRun=dry_run, name=pod["metadata"].get("name", ""))
         review = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": asked}
-        outcome.calls.append(client["path"])
+        outcome.calls.append(path)
         seconds = self.timeout_s or webhook["timeoutSeconds"]
-        url = f"https://{self.address[0]}:{self.address[1]}{client['path']}?timeout={int(seconds) or 1}s"
+        url = f"https://{self.address[0]}:{self.address[1]}{path}" if service else client["url"]
+        url += f"?timeout={int(seconds) or 1}s"
         try:
             async with (
                 asyncio.timeout(seconds),
@@ -362,7 +366,7 @@ class ApiServer:
                     data=json.dumps(review),
                     headers={"Content-Type": "application/json"},
                     ssl=self.trusted,
-                    server_hostname=f"{client['name']}.{client['namespace']}.svc",
+                    server_hostname=f"{service['name']}.{service['namespace']}.svc" if service else None,
                 ) as response,
             ):
                 answer = Answer(asked, pod, response.status, await response.read())

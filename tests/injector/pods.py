@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonpatch
-import kubernetes_validate  # type: ignore[import-untyped]
+import kubernetes_validate
 from hypothesis import strategies as st
 
 from sniffer.injector import InjectorOptions

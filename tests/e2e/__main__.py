@@ -1,0 +1,91 @@
+"""The end-to-end test against a real cluster, by the current kubeconfig. See docs/testing/E2E.md.
+
+python -m tests.e2e [--stage injection|traffic|all] [--image IMAGE] [--injector inside|outside] [--host HOST]
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+from tests.e2e.cluster import Cluster, Failed, Refused
+from tests.e2e.stages import (
+    INJECTOR,
+    NAMESPACE,
+    OPTED_IN,
+    PLAIN,
+    SAMPLE,
+    Installed,
+    injection,
+    inside,
+    outside,
+    traffic,
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m tests.e2e", allow_abbrev=False)
+    made.add_argument("--stage", choices=("injection", "traffic", "all"), default="all")
+    made.add_argument("--image", default="tcp-sniffer:latest", help="image that the nodes can run (inside, traffic)")
+    made.add_argument("--injector", choices=("inside", "outside"), help="default: outside where there are no nodes")
+    made.add_argument("--host", default="127.0.0.1", help="address of this machine as the API server sees it (outside)")
+    made.add_argument("--context", help="context of the kubeconfig")
+    return made
+
+
+def stages(wanted: str, has_nodes: bool, injector: str | None) -> list[tuple[str, str]]:
+    """The stages to run and where the injector is in each; Failed where that cannot be."""
+    where = injector or ("inside" if has_nodes else "outside")
+    if not has_nodes and (wanted == "traffic" or where == "inside"):
+        raise Failed("there are no nodes: only --stage injection with --injector outside can be run")
+    listed = ["injection", "traffic"] if wanted == "all" and has_nodes else ["injection" if wanted == "all" else wanted]
+    return [(stage, "inside" if stage == "traffic" else where) for stage in listed]
+
+
+def check_free(cluster: Cluster) -> None:
+    """Failed where something of ours is there already: it would be overwritten, and taken away at the end."""
+    for kind, name in (
+        ("namespace", NAMESPACE),
+        ("namespace", PLAIN),
+        ("namespace", OPTED_IN),
+        ("namespace", SAMPLE),
+        ("mutatingwebhookconfiguration", INJECTOR),
+    ):
+        if cluster.exists(kind, name):
+            raise Failed(f"{kind} {name} exists already: the test installs its own, and removes it")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """0: all is as it must be; 1: something is not; 2: it cannot be run here."""
+    given = parser().parse_args(arguments)
+    if shutil.which("kubectl") is None:
+        print("kubectl is not present")
+        return 2
+    cluster = Cluster(given.context)
+    try:
+        listed = stages(given.stage, cluster.has_nodes(), given.injector)
+        check_free(cluster)
+    except Failed as error:
+        print(error)
+        return 2
+    try:
+        for stage, where in listed:
+            print(f"--- {stage}, the injector {where} the cluster")
+            installed: AbstractContextManager[Installed]
+            installed = inside(cluster, given.image) if where == "inside" else outside(cluster, given.host)
+            if stage == "injection":
+                injection(cluster, installed, print)
+            else:
+                traffic(cluster, installed, given.image, print)
+    except (Failed, Refused) as error:
+        print(f"FAILED  {error}")
+        return 1
+    print("all as it must be")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,147 @@
+"""A cluster by way of kubectl, and the checks of what it stored."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+Manifest = dict[str, Any]
+
+
+class Failed(Exception):
+    """Something is not as it must be; the message says what."""
+
+
+class Refused(Exception):
+    """The API server would not create an object."""
+
+
+class Cluster:
+    """What the stages need of a cluster."""
+
+    def __init__(self, context: str | None = None) -> None:
+        self.command = ["kubectl", *(["--context", context] if context else [])]
+
+    def run(self, *arguments: str, given: str | None = None, check: bool = True) -> str:
+        """The output of kubectl; Failed with its own words otherwise."""
+        done = subprocess.run([*self.command, *arguments], input=given, capture_output=True, text=True, check=False)
+        if check and done.returncode != 0:
+            raise Failed(f"kubectl {' '.join(arguments[:3])}: {done.stderr.strip()}")
+        return done.stdout if done.returncode == 0 else ""
+
+    def has_nodes(self) -> bool:
+        return bool(self.run("get", "nodes", "--output", "name").strip())
+
+    def exists(self, kind: str, name: str) -> bool:
+        return bool(self.run("get", kind, name, "--ignore-not-found", "--output", "name").strip())
+
+    def apply(self, manifests: Iterable[Manifest]) -> None:
+        listed = {"apiVersion": "v1", "kind": "List", "items": list(manifests)}
+        self.run("apply", "--filename", "-", given=json.dumps(listed))
+
+    def create(self, manifest: Manifest, *, dry_run: bool = False) -> Manifest:
+        """The object as the API server stores it, or would."""
+        arguments = ["create", "--filename", "-", "--output", "json", *(["--dry-run=server"] if dry_run else [])]
+        try:
+            stored: Manifest = json.loads(self.run(*arguments, given=json.dumps(manifest)))
+        except Failed as error:
+            raise Refused(str(error)) from error
+        return stored
+
+    def delete(self, kind: str, name: str, namespace: str | None = None, *, wait: bool = False) -> None:
+        where = ["--namespace", namespace] if namespace else []
+        self.run("delete", kind, name, *where, "--ignore-not-found", f"--wait={str(wait).lower()}")
+
+    def logs(self, what: str, namespace: str, container: str) -> str:
+        return self.run("logs", what, "--namespace", namespace, "--container", container, "--tail=-1")
+
+
+def until(reached: Callable[[], bool], what: str, seconds: float = 120, pause_s: float = 1) -> None:
+    """Waits for something in the cluster; Failed names it when the time is over."""
+    end = time.monotonic() + seconds
+    while not reached():
+        if time.monotonic() > end:
+            raise Failed(f"not within {seconds:g} s: {what}")
+        time.sleep(pause_s)
+
+
+def container_in(pod: Manifest, name: str = "tcp-sniffer") -> tuple[str, Manifest] | None:
+    """The list that holds the injected container, and the container; Failed if there is more than one."""
+    found = [
+        (key, entry)
+        for key in ("containers", "initContainers")
+        for entry in pod["spec"].get(key) or []
+        if entry["name"] == name
+    ]
+    if len(found) > 1:
+        raise Failed(f"pod {pod['metadata'].get('name')} has {len(found)} containers named {name}")
+    return found[0] if found else None
+
+
+def differences(pod: Manifest, expected: str | None, env: dict[str, str]) -> list[str]:
+    """What of a stored pod is not as expected: the list that holds the container, or None; values of its env."""
+    found = container_in(pod)
+    where = found[0] if found else None
+    if where != expected:
+        return [f"the container is in {where}, not in {expected}"]
+    if found is None:
+        return []
+    container = found[1]
+    problems = []
+    values = {entry["name"]: entry.get("value", "") for entry in container["env"]}
+    problems += [
+        f"{name} is {values.get(name)!r}, not {value!r}" for name, value in env.items() if values.get(name) != value
+    ]
+    if container["securityContext"]["capabilities"] != {"add": ["NET_RAW"], "drop": ["ALL"]}:
+        problems.append(f"capabilities are {container['securityContext']['capabilities']}")
+    if container.get("restartPolicy") != ("Always" if expected == "initContainers" else None):
+        problems.append(f"restartPolicy is {container.get('restartPolicy')}")
+    if pod["spec"].get("terminationGracePeriodSeconds") is None:
+        problems.append("there is no grace period")
+    return problems
+
+
+def messages_in(log: str) -> list[Manifest]:
+    """The messages among the lines of a log: no line of ours has both `schema` and `level`."""
+    found = []
+    for line in log.splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and "schema" in record and "direction" in record:
+            found.append(record)
+    return found
+
+
+def exchange(messages: Iterable[Manifest], method: str, path: str) -> tuple[Manifest, Manifest] | None:
+    """The request with that method and path and its response, once both are there."""
+    listed = list(messages)
+    for request in listed:
+        if (request["direction"], request.get("method"), request.get("path")) != ("request", method, path):
+            continue
+        for response in listed:
+            same = all(response[key] == request[key] for key in ("connectionId", "exchange"))
+            if same and response["direction"] == "response":
+                return request, response
+    return None
+
+
+def wrong_with(pair: tuple[Manifest, Manifest] | None, body: str, status: int) -> list[str]:
+    """What of an echoed exchange is not as it was sent: method and path are those it was found by."""
+    if pair is None:
+        return ["the exchange is not there"]
+    request, response = pair
+    problems = []
+    if request.get("body") != body:
+        problems.append(f"the request's body is {request.get('body')!r}")
+    if response.get("statusCode") != status:
+        problems.append(f"the status is {response.get('statusCode')}")
+    echoed = {"method": request["method"], "path": request["path"], "body": body}
+    if response.get("body") is None or json.loads(response["body"]) != echoed:
+        problems.append(f"the response's body is {response.get('body')!r}")
+    cut = [message for message in pair if message.get("incomplete")]
+    return problems + [f"the {message['direction']} is incomplete: {message['incomplete']}" for message in cut]

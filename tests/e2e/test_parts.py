@@ -1,0 +1,212 @@
+"""The parts of the end-to-end test that need no cluster, and its first stage against a stand-in for one."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import copy
+import json
+import shutil
+from typing import Any
+
+import pytest
+
+from tests.e2e import __main__ as command
+from tests.e2e.cluster import (
+    Cluster,
+    Failed,
+    Manifest,
+    container_in,
+    differences,
+    exchange,
+    messages_in,
+    until,
+    wrong_with,
+)
+from tests.e2e.stages import CASES, IN, OPTED_IN, PLAIN, configuration_for, injection, namespaces, outside, pod
+from tests.injector.apiserver import ApiServer
+from tests.injector.pods import answered, validate
+
+
+class StandIn(Cluster):
+    """Creates pods as an API server does that has the applied webhook configuration."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.objects: dict[tuple[str, str], Manifest] = {}
+        self.tamper: Any = None
+
+    def has_nodes(self) -> bool:
+        return False
+
+    def exists(self, kind: str, name: str) -> bool:
+        return any(known.lower() == kind and named == name for known, named in self.objects)
+
+    def apply(self, manifests: Any) -> None:
+        for manifest in manifests:
+            validate(manifest, ("1.33",))
+            self.objects[manifest["kind"], manifest["metadata"]["name"]] = manifest
+
+    def delete(self, kind: str, name: str, namespace: str | None = None, *, wait: bool = False) -> None:
+        self.objects = {key: value for key, value in self.objects.items() if (key[0].lower(), key[1]) != (kind, name)}
+
+    def create(self, manifest: Manifest, *, dry_run: bool = False) -> Manifest:
+        configuration = self.objects["MutatingWebhookConfiguration", "tcp-sniffer-injector"]
+        ca = base64.b64decode(configuration["webhooks"][0]["clientConfig"]["caBundle"]).decode()
+        namespace = manifest["metadata"]["namespace"]
+        labels = self.objects["Namespace", namespace]["metadata"]["labels"]
+        server = ApiServer(configuration, ("127.0.0.1", 0), ca)
+        outcome = asyncio.run(server.create(copy.deepcopy(manifest), labels, namespace=namespace, dry_run=dry_run))
+        assert outcome.pod is not None
+        if self.tamper is not None:
+            self.tamper(outcome.pod)
+        return outcome.pod
+
+
+def test_the_first_stage() -> None:
+    """Against a stand-in that judges as an API server does, every case of the first stage holds; it cleans up."""
+    cluster = StandIn()
+    said: list[str] = []
+    injection(cluster, outside(cluster, "127.0.0.1"), said.append)
+    assert len(said) == len(CASES) + 3
+    assert not [key for key in cluster.objects if key[0] != "ServiceAccount"]
+
+
+def test_the_first_stage_finds_what_is_wrong() -> None:
+    """Where a stored pod is not as expected the stage fails and names the pod, and cleans up all the same."""
+    cluster = StandIn()
+
+    def lose_ports(stored: Manifest) -> None:
+        found = container_in(stored)
+        if found:
+            found[1]["env"] = [entry for entry in found[1]["env"] if entry["name"] != "PORTS"]
+
+    cluster.tamper = lose_ports
+    with pytest.raises(Failed, match="pod label: PORTS is None"):
+        injection(cluster, outside(cluster, "127.0.0.1"), lambda _: None)
+    assert not [key for key in cluster.objects if key[0] != "ServiceAccount"]
+
+
+def test_what_is_applied_is_valid() -> None:
+    """Namespaces, cases and the configuration for a server outside fit the schemas."""
+    for manifest in [*namespaces(), configuration_for("https://10.0.0.1:8443", "QQ=="), *(case.pod for case in CASES)]:
+        validate(manifest)
+    assert len({case.pod["metadata"]["name"] for case in CASES}) == len(CASES)
+
+
+def test_differences() -> None:
+    """Each thing that can be wrong with a stored pod is named."""
+    good = answered(pod("a", PLAIN, IN))[2]
+    assert differences(good, "containers", {"PORTS": "8080"}) == []
+    assert differences(good, None, {}) == ["the container is in containers, not in None"]
+    assert differences(good, "containers", {"PORTS": "1"}) == ["PORTS is '8080', not '1'"]
+    bad = copy.deepcopy(good)
+    found = container_in(bad)
+    assert found is not None
+    found[1]["restartPolicy"] = "Always"
+    found[1]["securityContext"]["capabilities"]["add"].append("NET_ADMIN")
+    del bad["spec"]["terminationGracePeriodSeconds"]
+    assert len(differences(bad, "containers", {})) == 3
+    bad["spec"]["initContainers"] = [{"name": "tcp-sniffer"}]
+    with pytest.raises(Failed, match="has 2 containers"):
+        container_in(bad)
+    assert container_in(pod("b", OPTED_IN)) is None
+
+
+def message(direction: str, **fields: Any) -> Manifest:
+    return {
+        "schema": 1,
+        "direction": direction,
+        "connectionId": "c",
+        "exchange": 0,
+        "method": "POST",
+        "path": "/a",
+        **fields,
+    }
+
+
+ECHOED = json.dumps({"method": "POST", "path": "/a", "body": "hello"})
+PAIR = (message("request", body="hello"), message("response", statusCode=200, body=ECHOED))
+
+
+def test_messages_are_found_among_log_lines() -> None:
+    """Messages are told from log lines and from what is no JSON."""
+    lines = ['{"level": "info", "message": "x"}', "not json", "[1]", json.dumps(PAIR[0]), json.dumps(PAIR[1]), ""]
+    assert messages_in("\n".join(lines)) == list(PAIR)
+
+
+def test_an_exchange() -> None:
+    """A pair is found by method and path, connection and exchange."""
+    assert exchange(PAIR, "POST", "/a") == PAIR
+    assert exchange(PAIR, "GET", "/a") is None
+    assert exchange([PAIR[0], message("response", exchange=1)], "POST", "/a") is None
+
+
+@pytest.mark.parametrize(
+    ("request_", "response"),
+    [
+        ({"body": "bye"}, {}),
+        ({"incomplete": "gap"}, {}),
+        ({}, {"statusCode": 500}),
+        ({}, {"body": "{}"}),
+        ({}, {"body": None}),
+    ],
+)
+def test_a_wrong_exchange(request_: dict[str, Any], response: dict[str, Any]) -> None:
+    """Each thing that can be wrong with an exchange is found."""
+    assert wrong_with(PAIR, "hello", 200) == []
+    assert len(wrong_with((PAIR[0] | request_, PAIR[1] | response), "hello", 200)) == 1
+    assert wrong_with(None, "hello", 200) == ["the exchange is not there"]
+
+
+def test_waiting_has_an_end() -> None:
+    """What never comes is named."""
+    tries = iter([False, True])
+    until(lambda: next(tries), "something", pause_s=0)
+    with pytest.raises(Failed, match="not within 0 s: something"):
+        until(lambda: False, "something", seconds=0, pause_s=0)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "nodes", "injector", "expected"),
+    [
+        ("all", True, None, [("injection", "inside"), ("traffic", "inside")]),
+        ("all", True, "outside", [("injection", "outside"), ("traffic", "inside")]),
+        ("all", False, None, [("injection", "outside")]),
+        ("injection", False, None, [("injection", "outside")]),
+        ("traffic", True, None, [("traffic", "inside")]),
+        ("traffic", False, None, None),
+        ("injection", False, "inside", None),
+    ],
+)
+def test_stages(wanted: str, nodes: bool, injector: str | None, expected: list[tuple[str, str]] | None) -> None:
+    """Without nodes only injection runs, with the injector outside; with nodes both, inside."""
+    if expected is None:
+        with pytest.raises(Failed):
+            command.stages(wanted, nodes, injector)
+    else:
+        assert command.stages(wanted, nodes, injector) == expected
+
+
+def test_it_touches_nothing_that_is_there() -> None:
+    """Where an injector is installed already, the test refuses to run."""
+    cluster = StandIn()
+    command.check_free(cluster)
+    cluster.objects["Namespace", "tcp-sniffer"] = {}
+    with pytest.raises(Failed, match="exists already"):
+        command.check_free(cluster)
+
+
+def test_without_a_cluster_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without kubectl, or without a cluster, the code is 2 and the reason is printed."""
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert command.main([]) == 2
+    monkeypatch.undo()
+
+    def fails(*_: object, **__: object) -> str:
+        raise Failed("kubectl get nodes: connection refused")
+
+    monkeypatch.setattr(shutil, "which", lambda _: "kubectl")
+    monkeypatch.setattr(Cluster, "run", fails)
+    assert command.main([]) == 2
+    assert "connection refused" in capsys.readouterr().out
