@@ -361,8 +361,6 @@ class Lane:
                 self._bytes -= size
                 self._queue.done(batch)
                 self._tell()
-            if self._draining:
-                self._queue.ripen()
             taken = self._queue.take() if self._taking else None
             if taken is None:
                 self._flights.pop(task, None)

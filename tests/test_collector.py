@@ -341,6 +341,15 @@ async def test_connections_are_kept_alive() -> None:
     assert len({request.peer for request in collector.requests}) == 1
 
 
+async def test_cookies_are_not_kept() -> None:
+    """A collector's cookies do not come back to it."""
+    collector = Collector((200, {"Set-Cookie": "a=b; Path=/"}))
+    async with serving(collector), posting(collector.url.replace("127.0.0.1", "localhost"), workers=1) as lane:
+        lane.offer(messages(2))
+        assert (await settled(lane)).delivered == 2
+    assert "Cookie" not in collector.requests[1].headers
+
+
 # Redirects, proxies, TLS, secrets
 
 

@@ -105,6 +105,17 @@ async def test_a_reader_that_waits_for_room_loses_nothing() -> None:
     assert most <= 7 + 1  # one batch over what half of the lane holds
 
 
+async def test_room_is_promised_once() -> None:
+    """The offer after the one that `room` was for is bounded again."""
+    sink = Recorder()
+    sink.gate.clear()
+    async with lane_to(sink, max_messages=2) as lane:
+        await lane.room()
+        lane.offer(messages(5))
+        lane.offer(messages(5))
+        assert (lane.counters.waiting, lane.counters.dropped["full"]) == (5, 5)
+
+
 async def test_room_ends_with_the_lane() -> None:
     """Whoever waits for room is let go when the sink is gone."""
     sink = Recorder(SinkClosed("gone"))
@@ -385,6 +396,38 @@ async def test_no_message_overtakes_one_of_its_connection() -> None:
     assert sink.taken == messages(5)
 
 
+async def test_connections_take_turns() -> None:
+    """A connection with many messages goes to the end of the line after each batch."""
+    sink = Recorder()
+    async with lane_to(sink, queue=ByConnection(workers=1)) as lane:
+        lane.offer([*messages(3), *messages(2, connection=1)])
+        await settled(lane)
+    assert [(m.connection_id[-1], m.exchange) for m in sink.taken] == [
+        ("0", 0),
+        ("1", 0),
+        ("0", 1),
+        ("1", 1),
+        ("0", 2),
+    ]
+
+
+async def test_connections_that_come_free_together_go_on_together() -> None:
+    """When one batch ends, the connections in it are shared out among the idle workers at once."""
+    sink = Recorder()
+    sink.gate.clear()
+    async with lane_to(sink, queue=ByConnection(workers=2, size=2, wait=3600)) as lane:
+        lane.offer([message(0), message(0, connection=1)])
+        await sink.called(1)
+        lane.offer([message(number, connection=connection) for connection in (0, 1) for number in (1, 2)])
+        first = sink.gate
+        sink.gate = asyncio.Event()
+        first.set()
+        await sink.called(3)
+        assert sink.batches[1:] == [messages(3)[1:], messages(3, connection=1)[1:]]
+        sink.gate.set()
+        await settled(lane)
+
+
 async def test_a_full_batch_leaves_at_once_and_a_small_one_in_time() -> None:
     """A batch leaves when it is full, or when it has waited `wait` seconds, or in a drain."""
     sink = Recorder()
@@ -411,6 +454,12 @@ async def test_a_batch_is_bounded_by_bytes() -> None:
         lane.offer(big)
         await settled(lane)
     assert [len(batch) for batch in sink.batches] == [3, 3, 3, 1]
+    queue = ByConnection(workers=1, size=100, max_bytes=3 * weight(big[0]))
+    queue.put([message(0, connection=connection, body="x" * 100_000) for connection in range(5)], 0)
+    queue.ripen()
+    taken = queue.take()
+    assert taken is not None
+    assert len(taken[0]) == 3
 
 
 async def test_a_deadline_with_several_workers() -> None:
@@ -500,6 +549,18 @@ def test_weight_follows_the_size(change: dict[str, Any]) -> None:
     assert weight(small) > len(small.to_json())
     assert weight(large) > len(large.to_json()) + 4000
     assert weigh([small, large]) == weight(small) + weight(large)
+
+
+def test_a_small_batch_waits_each_time() -> None:
+    """What has ripened leaves; what comes after it waits for company again."""
+    queue = ByConnection(workers=1, size=3)
+    queue.put(messages(1), 0)
+    assert queue.take() is None
+    assert queue.ripening
+    queue.ripen()
+    assert queue.take() is not None
+    queue.put(messages(1, connection=1), 0)
+    assert queue.take() is None
 
 
 def test_queues_forget() -> None:

@@ -145,9 +145,14 @@ async def test_a_blocked_stdout_is_left_behind_at_the_deadline(monkeypatch: pyte
             assert whole == 4
             assert lane.counters.delivered == whole
             assert lane.counters.dropped["deadline"] == 20 - whole
+        reader = Reader(read)
+        await until(lambda: all(thread.name != "sniffer stdout" for thread in threading.enumerate()))
+        os.close(write)
+        assert len(await reader.end()) == 8192 + 4096  # what was under way, and nothing after it
     finally:
         os.close(read)
-        os.close(write)
+        with contextlib.suppress(OSError):
+            os.close(write)
 
 
 def fionread(fd: int) -> int:
@@ -283,7 +288,10 @@ async def test_a_callback_that_hangs_delays_no_other_and_is_cut() -> None:
     hanging = threading.Event()
     release = threading.Event()
 
+    began: list[HttpMessage] = []
+
     def hang(m: HttpMessage) -> None:
+        began.append(m)
         if m.exchange == 2:
             hanging.set()
             release.wait()
@@ -300,6 +308,8 @@ async def test_a_callback_that_hangs_delays_no_other_and_is_cut() -> None:
             assert stuck.counters.dropped["deadline"] == 8
     finally:
         release.set()
+    await until(lambda: all(thread.name != "sniffer callback" for thread in threading.enumerate()))
+    assert began == messages(3)  # what was cut is not called later
 
 
 async def test_an_async_callback_that_hangs_is_cut() -> None:
@@ -414,6 +424,23 @@ async def test_leaving_the_loop_closes_the_iterator() -> None:
             await lane.drain()
             await lane.closed.wait()
         assert (lane.counters.delivered, lane.counters.dropped["closed"]) == (2, 4)
+
+
+async def test_an_iterator_that_was_left_takes_nothing() -> None:
+    """What comes after the loop was left is dropped as closed, also where nothing was under way then."""
+    sink = IteratorSink()
+    async with lane_to(sink) as lane:
+        lane.offer(messages(1))
+        stream = sink.messages()
+        await anext(stream)
+        waiting = asyncio.ensure_future(anext(stream))
+        await until(lambda: lane.counters.delivered == 1)
+        waiting.cancel()
+        await asyncio.wait((waiting,))
+        lane.offer(messages(2))
+        async with asyncio.timeout(BOUND):
+            await lane.closed.wait()
+        assert lane.counters.dropped["closed"] == 2
 
 
 async def test_a_loop_may_stop_its_own_sniffer() -> None:
