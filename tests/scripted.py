@@ -33,7 +33,7 @@ class ScriptedSource(Source):
     def is_loopback(self) -> bool:
         return False
 
-    def open(self, stop: Stop) -> int:  # noqa: ARG002
+    def open(self, stop: Stop) -> int:
         if self.open_error is not None:
             raise self.open_error
         return 1

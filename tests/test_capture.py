@@ -241,7 +241,7 @@ def test_the_filter_takes_what_hides_its_ports(tmp_path: Path) -> None:
 
 def test_a_missing_interface_lists_the_others() -> None:
     """No such interface: the available ones are named."""
-    with pytest.raises(CaptureError, match="no such interface: nope0; available: .*lo.*any"):
+    with pytest.raises(CaptureError, match=r"no such interface: nope0; available: .*lo.*any"):
         LiveSource("nope0", ports=[80], buffer_size=1 << 20).open(Stop())
     assert interfaces()[-1] == "any"
 
@@ -329,7 +329,8 @@ class FakeReader:
         answer = self.answers.pop(0) if self.answers else (b"", b"")
         if isinstance(answer, Exception):
             raise answer
-        return answer  # type: ignore[no-any-return]
+        packets_and_index: Packets = answer
+        return packets_and_index
 
     def close(self) -> None:
         os.close(self.reader)
@@ -424,9 +425,12 @@ def test_reading_on_after_the_stop_is_bounded(live: Callable[[list[Any]], LiveSo
 # The hand-off
 
 
-def hand_off(wait: bool = False, **limits: int) -> tuple[HandOff, list[bool]]:
+def hand_off(
+    wait: bool = False, *, max_bytes: int = 1 << 30, max_messages: int = 100_000
+) -> tuple[HandOff, list[bool]]:
     wakes: list[bool] = []
-    return HandOff(wait=wait, wake=lambda: wakes.append(True), **({"max_bytes": 1 << 30} | limits)), wakes
+    handoff = HandOff(max_bytes=max_bytes, max_messages=max_messages, wait=wait, wake=lambda: wakes.append(True))
+    return handoff, wakes
 
 
 def balance(handoff: HandOff) -> None:
@@ -465,7 +469,7 @@ def test_messages_come_out_in_order() -> None:
 @pytest.mark.parametrize("limit", [{"max_bytes": 10 * 2000}, {"max_messages": 10}])
 def test_a_full_hand_off_drops_the_newest_and_counts_them(limit: dict[str, int]) -> None:
     """Live capture never waits: what does not fit is dropped, newest first."""
-    handoff, wakes = hand_off(**limit)
+    handoff, wakes = hand_off(False, **limit)
     size = weight(with_body(bytes(700)))
     assert 1700 < size < 2000
     handoff.put([with_body(bytes(700), exchange=number) for number in range(30)], {"messages_response": 30})

@@ -134,7 +134,7 @@ def test_lanes_of_the_same_name_are_told_apart() -> None:
     assert book.lane("iterator", dict) == "iterator-2"
     lanes = book.snapshot()["lanes"]
     assert (lanes["iterator"]["missed"], lanes["iterator-2"]["missed"]) == (0, 5)
-    assert [sentence.split()[:2] for sentence in book.check()][0] == ["law", "pump:"]
+    assert book.check()[0].startswith("law pump: ")
 
 
 def test_the_page_of_counters_is_up_to_date() -> None:

@@ -43,7 +43,7 @@ pytestmark = [
 async def until(condition: Callable[[], Any]) -> None:
     """Waits for what the capture thread brings about."""
     async with asyncio.timeout(BOUND):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what it waits for has no event
             await asyncio.sleep(0.01)
 
 
@@ -179,7 +179,10 @@ async def test_the_tail_is_not_lost() -> None:
             async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/last") as response:
                 await response.read()
             await sniffer.stop()
-        assert [(message.direction, message.incomplete) for message in messages] == [("request", None), ("response", None)]
+        assert [(message.direction, message.incomplete) for message in messages] == [
+            ("request", None),
+            ("response", None),
+        ]
 
 
 async def test_own_deliveries_are_not_captured() -> None:
@@ -405,6 +408,8 @@ async def first_line(process: asyncio.subprocess.Process) -> str:
 
 async def finish(process: asyncio.subprocess.Process) -> str:
     """Closes its standard input, and returns what it writes after that."""
+    assert process.stdin is not None
+    process.stdin.close()
     async with asyncio.timeout(BOUND):
         output, _ = await process.communicate()
     assert process.returncode == 0
@@ -489,7 +494,7 @@ async def test_without_the_capability_the_remedy_is_named() -> None:
 
 async def test_a_missing_interface_is_refused_at_the_start() -> None:
     """`start()` raises, and names what there is."""
-    with pytest.raises(CaptureError, match="available: .*any"):
+    with pytest.raises(CaptureError, match=r"available: .*any"):
         await create_sniffer(ports=[80], interface="nope0", on_http_message=print).start()
 
 
