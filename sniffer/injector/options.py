@@ -229,79 +229,144 @@ class InjectorOptions(Options):
     PREFIX: ClassVar[str] = "INJECTOR_"
 
     sniffer_image: Text = Option(
-        check_image, default="tcp-sniffer:latest", group=CONTAINER, metavar="IMAGE", help="image of the container",
+        check_image,
+        default="tcp-sniffer:latest",
+        group=CONTAINER,
+        metavar="IMAGE",
+        help="image of the container",
     )
     sniffer_container_name: Text = Option(
-        check_container_name, default="tcp-sniffer", group=CONTAINER, metavar="NAME", help="name of the container",
+        check_container_name,
+        default="tcp-sniffer",
+        group=CONTAINER,
+        metavar="NAME",
+        help="name of the container",
     )
     default_ports: Wholes = Option(
-        check_ports, read_ports, default=(8080,), group=CONTAINER, metavar="PORT,PORT", shown="8080",
+        check_ports,
+        read_ports,
+        default=(8080,),
+        group=CONTAINER,
+        metavar="PORT,PORT",
+        shown="8080",
         help="PORTS of the container, where annotation tcp-sniffer/ports does not say otherwise",
     )
     default_interface: Text = Option(
-        check_interface, default="eth0", group=CONTAINER, metavar="NAME",
+        check_interface,
+        default="eth0",
+        group=CONTAINER,
+        metavar="NAME",
         help="INTERFACE of the container, where annotation tcp-sniffer/interface does not say otherwise",
     )
     output_url: MaybeText = Option(
-        check_url, group=CONTAINER, metavar="URL", shown="none: messages go to the container's standard output",
+        check_url,
+        group=CONTAINER,
+        metavar="URL",
+        shown="none: messages go to the container's standard output",
         help="OUTPUT_URL of the container, where annotation tcp-sniffer/output-url does not say otherwise",
     )
     output_url_auth_token_secret: Option[SecretKey | Mapping[str, str] | None, SecretKey | None] = Option(
-        check_secret_key, read_pairs, group=CONTAINER, metavar="name=NAME,key=KEY", shown="none",
+        check_secret_key,
+        read_pairs,
+        group=CONTAINER,
+        metavar="name=NAME,key=KEY",
+        shown="none",
         help="Secret in each pod's namespace that holds the token for OUTPUT_URL",
     )
     resources: Option[Resources | Mapping[str, Mapping[str, str | None]], Resources] = Option(
-        Resources().changed, read_resources, default=Resources(), group=CONTAINER,
-        metavar="requests.memory=QUANTITY,...", shown="requests 256Mi and 100m, limits 512Mi and 500m",
+        Resources().changed,
+        read_resources,
+        default=Resources(),
+        group=CONTAINER,
+        metavar="requests.memory=QUANTITY,...",
+        shown="requests 256Mi and 100m, limits 512Mi and 500m",
         help="each of requests.memory, requests.cpu, limits.memory and limits.cpu on its own; `none` leaves one out",
     )
     termination_grace_period_seconds: Whole = whole(
-        30, 1, LONGEST_MS // 1000, unit="seconds", group=CONTAINER, metavar="S",
+        30,
+        1,
+        LONGEST_MS // 1000,
+        unit="seconds",
+        group=CONTAINER,
+        metavar="S",
         help="grace period for pods that have none",
     )
     production: Switch = switch(
-        False, group=CONTAINER,
+        False,
+        group=CONTAINER,
         help="production rules apply here and in every container; TCP_SNIFFER_PRODUCTION says the same",
     )
     native_sidecar: Text = Option(
-        choice(JOBS, (NEVER, JOBS, ALWAYS), group="", help="").check, read_native, default=JOBS, group=CONTAINER,
+        choice(JOBS, (NEVER, JOBS, ALWAYS), group="", help="").check,
+        read_native,
+        default=JOBS,
+        group=CONTAINER,
         metavar=f"{NEVER}|{JOBS}|{ALWAYS}",
         help="inject as a native sidecar (Kubernetes 1.29 or later): never, into the pods of Jobs, always",
     )
     run_as_root: Switch = switch(
-        False, group=CONTAINER,
+        False,
+        group=CONTAINER,
         help="run the container as uid 0, for runtimes that take NET_RAW from other users (Docker with cri-dockerd)",
     )
     on_capture_error: Text = choice(
-        "hold", ("exit", "hold"), group=CONTAINER, help="ON_CAPTURE_ERROR of the container",
+        "hold",
+        ("exit", "hold"),
+        group=CONTAINER,
+        help="ON_CAPTURE_ERROR of the container",
     )
 
     inject_label_key: Text = Option(
-        check_label_key, default="tcp-sniffer/inject", group=SELECTION, metavar="KEY", help="label that opts in or out",
+        check_label_key,
+        default="tcp-sniffer/inject",
+        group=SELECTION,
+        metavar="KEY",
+        help="label that opts in or out",
     )
     inject_label_value: Text = Option(
-        check_label_value, default="true", group=SELECTION, metavar="VALUE", help="value of that label that opts in",
+        check_label_value,
+        default="true",
+        group=SELECTION,
+        metavar="VALUE",
+        help="value of that label that opts in",
     )
 
     port: Whole = whole(8443, 1, 65_535, group=SERVER, metavar="PORT", help="port to serve on")
     address: MaybeText = Option(
         lambda value: None if value is None else SnifferConfig.options()["metrics_address"].check(value),
-        group=SERVER, metavar="ADDRESS", shown="all", help="address to serve on",
+        group=SERVER,
+        metavar="ADDRESS",
+        shown="all",
+        help="address to serve on",
     )
     tls_cert_file: MaybeText = Option(
-        check_file, default="/etc/tcp-sniffer/tls/tls.crt", group=SERVER, metavar="FILE",
+        check_file,
+        default="/etc/tcp-sniffer/tls/tls.crt",
+        group=SERVER,
+        metavar="FILE",
         help="certificate chain (PEM), read again when it changes",
     )
     tls_key_file: MaybeText = Option(
-        check_file, default="/etc/tcp-sniffer/tls/tls.key", group=SERVER, metavar="FILE", help="its key (PEM)",
+        check_file,
+        default="/etc/tcp-sniffer/tls/tls.key",
+        group=SERVER,
+        metavar="FILE",
+        help="its key (PEM)",
     )
     stop_delay_ms: Whole = whole(
-        10_000, 0, LONGEST_MS, unit="milliseconds", group=SERVER,
+        10_000,
+        0,
+        LONGEST_MS,
+        unit="milliseconds",
+        group=SERVER,
         help="after the signal to stop the server goes on answering for this long, while API servers turn away",
     )
     log_level: Text = choice("info", ("debug", "info", "warning", "error"), group=SERVER, help="least level to log")
     log_format: MaybeText = choice(
-        None, ("console", "json"), group=SERVER, shown="console when stderr is a terminal, else json",
+        None,
+        ("console", "json"),
+        group=SERVER,
+        shown="console when stderr is a terminal, else json",
         help="form of the log on stderr",
     )
 

@@ -259,11 +259,13 @@ class Webhook:
         """The routes; anything else is 404, another method 405."""
         app = web.Application(client_max_size=BODY_LIMIT, middlewares=[self._around])
         app.add_routes([web.post(path, self._mutate) for path in PATHS])
-        app.add_routes([
-            web.get("/healthz", self._healthz),
-            web.get("/readyz", self._readyz),
-            web.get("/metrics", self._metrics),
-        ])
+        app.add_routes(
+            [
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._metrics),
+            ]
+        )
         return app
 
     async def watch_certificate(self, every_s: float = CERTIFICATE_POLL_S) -> None:

@@ -215,7 +215,7 @@ def _certificate(manifests: list[Manifest], name: str, namespace: str) -> Iterat
     configuration = one(manifests, "MutatingWebhookConfiguration")
     (volume,) = [v for v in one(manifests, "Deployment")["spec"]["template"]["spec"]["volumes"] if "secret" in v]
     for manifest in manifests:
-        if manifest["kind"] == "Certificate":
+        if manifest["kind"] == "Certificate" and not manifest["spec"].get("isCA"):
             if name not in manifest["spec"]["dnsNames"]:
                 yield f"the certificate is not for {name}"
             if manifest["spec"]["secretName"] != volume["secret"]["secretName"]:

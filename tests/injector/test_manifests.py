@@ -14,7 +14,7 @@ import yaml
 
 from sniffer.injector import InjectorOptions
 from sniffer.injector.patch import Reason
-from tests.injector.manifests import DEPLOY, Manifest, chart, kustomize, load, one, problems
+from tests.injector.manifests import DEPLOY, OURS, Manifest, chart, kustomize, load, one, problems
 from tests.injector.pods import KUBERNETES, answered, kubectl, of_job, validate
 
 needs_kubectl = pytest.mark.skipif(kubectl() is None, reason="kubectl is not present")
@@ -284,7 +284,9 @@ def test_rbac_and_a_wrong_certificate_are_found() -> None:
     assert any("RBAC" in problem for problem in problems([*base_files(), {**role, "rules": []}], ("1.33",)))
     manifests = [*base_files(), *load((DEPLOY / "kustomize/overlays/cert-manager/certificate.yaml").read_text())]
     one(manifests, WEBHOOK)["metadata"]["annotations"] = {"cert-manager.io/inject-ca-from": "tcp-sniffer/other"}
-    one(manifests, "Certificate")["spec"].update(dnsNames=["x"], secretName="y")
+    [m for m in manifests if m["metadata"]["name"] == OURS and m["kind"] == "Certificate"][0]["spec"].update(
+        dnsNames=["x"], secretName="y"
+    )
     assert len(list(problems(manifests, ("1.33",)))) == 3
 
 
