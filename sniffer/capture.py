@@ -548,7 +548,7 @@ def _has_file_header(data: bytes | bytearray) -> bool:
     at = 0
     while len(data) >= at + 8:
         kind, size = struct.unpack_from(f"{order}II", data, at)
-        at += max(size, 12)
+        at += int(max(size, 12))
         if kind == 1:
             return len(data) >= at
     return False

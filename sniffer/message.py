@@ -20,7 +20,7 @@ from time import gmtime, strftime
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, NoReturn, TypeVar, cast
 from urllib.parse import unquote_plus
 
-import brotli  # type: ignore[import-untyped]
+import brotli
 import msgspec
 import zstandard
 from msgspec import Meta
