@@ -515,6 +515,28 @@ async def test_a_drain_ends_a_wait() -> None:
     assert len(sink.batches) == 2
 
 
+async def test_only_the_first_drain_ends_waits() -> None:
+    """A drain that is said twice, with a nearer deadline, does not use up a second try."""
+    asleep = asyncio.Semaphore(0)
+
+    async def sleep(_: float) -> None:
+        asleep.release()
+        await asyncio.Event().wait()
+
+    sink = Recorder(Retry(), Retry(), Retry())
+    retrying = Retrying(sink, sleep=sleep)
+    task = asyncio.create_task(retrying.deliver(messages(1)))
+    await asyncio.wait_for(asleep.acquire(), BOUND)
+    retrying.drain(time.monotonic() + 3 * BOUND)
+    await asyncio.wait_for(asleep.acquire(), BOUND)
+    retrying.drain(time.monotonic() + 2 * BOUND)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(sink.batches) == 2
+    task.cancel()
+    await asyncio.wait((task,))
+
+
 async def test_no_wait_passes_the_deadline() -> None:
     """In a drain, a wait that would pass the deadline is not begun: the message is dropped for the deadline."""
     time_ = Time()
