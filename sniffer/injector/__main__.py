@@ -64,8 +64,8 @@ def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         code = run(sys.argv[1:])
-    except ImportError as error:
-        sys.stderr.write(f"cannot start: {error}\n")
+    except Exception as error:  # an import that failed: without this the code would be 1
+        sys.stderr.write(f"cannot start: {type(error).__name__}: {error}\n")
         code = 2
     sys.stdout.flush()
     sys.stderr.flush()

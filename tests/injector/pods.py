@@ -7,6 +7,7 @@ import copy
 import json
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import kubernetes_validate
 from hypothesis import strategies as st
 
 from sniffer.injector import InjectorOptions
+from sniffer.injector.options import quantity
 from sniffer.injector.patch import Decision, JsonPatch, OptedInBy
 from sniffer.injector.server import answer, decide
 
@@ -99,6 +101,39 @@ def validate(manifest: dict[str, Any], versions: tuple[str, ...] = KUBERNETES) -
     """Raises unless the manifest fits the schemas of those versions, without unknown fields."""
     for version in versions:
         kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def wrong_with(pod: dict[str, Any]) -> Iterator[str]:
+    """What no schema knows of a mutated pod, and an API server's validation or a user would find."""
+    both = [(key, entry) for key in ("containers", "initContainers") for entry in pod["spec"].get(key) or []]
+    names = [entry["name"] for _, entry in both]
+    if len(names) != len(set(names)):
+        yield f"names of containers: {names}"
+    for key, entry in both:
+        if (entry.get("restartPolicy") == "Always") and key != "initContainers":
+            yield f"{entry['name']}: restartPolicy outside of initContainers"
+        if entry["image"] == "i:1" or "NET_RAW" not in str(entry.get("securityContext")):
+            continue
+        variables = [variable["name"] for variable in entry["env"]]
+        if len(variables) != len(set(variables)):
+            yield f"env: {variables}"
+        if key == "initContainers" and entry.get("restartPolicy") != "Always":
+            yield "a native sidecar that would be waited for"
+        if entry["securityContext"]["capabilities"] != {"drop": ["ALL"], "add": ["NET_RAW"]}:
+            yield f"capabilities: {entry['securityContext']['capabilities']}"
+        if found := {"startupProbe", "readinessProbe", "livenessProbe", "ports"} & entry.keys():
+            yield f"fields that would decide for the pod: {sorted(found)}"
+        resources = entry.get("resources", {})
+        try:
+            amounts = {
+                side: {k: quantity(v) for k, v in resources.get(side, {}).items()} for side in ("requests", "limits")
+            }
+        except ValueError as error:
+            yield f"resources: {error}"
+            continue
+        for kind, amount in amounts["requests"].items():
+            if amount > amounts["limits"].get(kind, amount):
+                yield f"requests more {kind} than the limit"
 
 
 def kubectl() -> str | None:

@@ -15,7 +15,7 @@ import yaml
 from sniffer.injector import InjectorOptions
 from sniffer.injector.patch import Reason
 from tests.injector.manifests import DEPLOY, OURS, Manifest, chart, kustomize, load, one, problems
-from tests.injector.pods import KUBERNETES, answered, kubectl, of_job, validate
+from tests.injector.pods import KUBERNETES, answered, kubectl, of_job, validate, wrong_with
 
 needs_kubectl = pytest.mark.skipif(kubectl() is None, reason="kubectl is not present")
 FOLDERS = ("base", "overlays/cert-manager", "overlays/production")
@@ -184,6 +184,7 @@ def test_the_sample() -> None:
             pod["metadata"]["name"] = manifest["metadata"]["name"]
             decision, patch, result = answered(of_job(pod) if manifest["kind"] == "Job" else pod)
             validate(result)
+            assert list(wrong_with(result)) == []
             seen[manifest["metadata"]["name"]] = (decision.reason, patch[0]["path"] if patch else "")
     assert seen == {
         "echo": (Reason.INJECTED, "/spec/containers/-"),
@@ -209,7 +210,9 @@ def test_injected_pods_are_valid(mode: str) -> None:
         "metadata": {"name": "a", "labels": {"tcp-sniffer/inject": "true"}},
         "spec": {"containers": [{"name": "app", "image": "i"}], "initContainers": [{"name": "init", "image": "i"}]},
     }
-    validate(answered(pod, options)[2], KUBERNETES)
+    result = answered(pod, options)[2]
+    validate(result, KUBERNETES)
+    assert list(wrong_with(result)) == []
 
 
 def change(kind: str, path: str, value: Any) -> Callable[[list[Manifest]], None]:
@@ -284,9 +287,8 @@ def test_rbac_and_a_wrong_certificate_are_found() -> None:
     assert any("RBAC" in problem for problem in problems([*base_files(), {**role, "rules": []}], ("1.33",)))
     manifests = [*base_files(), *load((DEPLOY / "kustomize/overlays/cert-manager/certificate.yaml").read_text())]
     one(manifests, WEBHOOK)["metadata"]["annotations"] = {"cert-manager.io/inject-ca-from": "tcp-sniffer/other"}
-    [m for m in manifests if m["metadata"]["name"] == OURS and m["kind"] == "Certificate"][0]["spec"].update(
-        dnsNames=["x"], secretName="y"
-    )
+    leaf = next(m for m in manifests if m["metadata"]["name"] == OURS and m["kind"] == "Certificate")
+    leaf["spec"].update(dnsNames=["x"], secretName="y")
     assert len(list(problems(manifests, ("1.33",)))) == 3
 
 

@@ -372,6 +372,7 @@ def test_golden(file: Path) -> None:
     decision, _, result = answered(given["pod"], options, given.get("optedInBy", "pod"))
     assert str(decision.reason) == given["reason"]
     assert result == given["result"]
+    assert list(make.wrong_with(result)) == []
     make.validate(result)
 
 
@@ -440,6 +441,7 @@ def test_results_are_valid(made: dict[str, Any]) -> None:
     result = answered(made)[2]
     if result["spec"].get("initContainers", 0) is None:
         del result["spec"]["initContainers"]  # the API server drops a null; the schema does not know it
+    assert list(make.wrong_with(result)) == []
     make.validate(result, ("1.37",))
 
 
@@ -455,6 +457,27 @@ def test_kubectl_agrees(mode: str, tmp_path: Path) -> None:
         shown.pop("status", None)
         assert shown["spec"] == result["spec"]
         assert shown["metadata"] == result["metadata"]
+
+
+SEMANTIC_MISTAKES: list[tuple[str, Any]] = [
+    ("name", "app"),
+    ("env", [{"name": "PORTS", "value": "1"}, {"name": "PORTS", "value": "2"}]),
+    ("restartPolicy", "Always"),
+    ("resources", {"requests": {"cpu": "1"}, "limits": {"cpu": "500m"}}),
+    ("resources", {"requests": {"cpu": "lots"}}),
+    ("securityContext", {"capabilities": {"drop": ["ALL"], "add": ["NET_RAW", "NET_ADMIN"]}}),
+    ("readinessProbe", {"tcpSocket": {"port": 1}}),
+    ("ports", [{"containerPort": 1}]),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), SEMANTIC_MISTAKES)
+def test_the_semantic_checks_find_mistakes(key: str, value: Any) -> None:
+    """What only an API server's validation, or a user, would find in a mutated pod, the checks find."""
+    result = answered(pod())[2]
+    assert list(make.wrong_with(result)) == []
+    sniffer_of(result)[key] = value
+    assert list(make.wrong_with(result))
 
 
 def test_a_decision_is_immutable() -> None:

@@ -392,6 +392,34 @@ def test_exit_codes(arguments: list[str], code: int, word: str, tmp_path: Path) 
         assert word in error
 
 
+def shadowed(folder: Path, code: str) -> subprocess.Popen[str]:
+    """The injector as a process whose import of a library runs `code`."""
+    (folder / "prometheus_client.py").write_text(code)
+    command = [sys.executable, "-m", "sniffer.injector"]
+    environ = {**os.environ, "PYTHONPATH": str(folder)}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ)
+
+
+@pytest.mark.parametrize("error", ["ImportError", "RuntimeError"])
+def test_a_failed_import_is_code_2(error: str, tmp_path: Path) -> None:
+    """What cannot even be imported is code 2, where Python's own would be 1."""
+    with shadowed(tmp_path, f"raise {error}('planted')") as process:
+        _, shown = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert "planted" in shown
+
+
+def test_a_stop_while_it_starts_is_code_0(tmp_path: Path) -> None:
+    """A stop that comes while the process is still importing is a clean one."""
+    with shadowed(
+        tmp_path, "import sys, time; sys.stderr.write('importing\\n'); sys.stderr.flush(); time.sleep(60)"
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "importing\n"
+        process.terminate()
+        assert process.wait(20) == 0
+
+
 def test_help_is_code_0() -> None:
     """--help names every option and ends with 0."""
     done = subprocess.run(
