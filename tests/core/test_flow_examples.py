@@ -1005,6 +1005,48 @@ def test_start_line_in_a_body_after_a_gap() -> None:
     assert ("/b", "B") in {(m.path, m.reason) for m in messages}
 
 
+at_once = pytest.param(
+    False,
+    marks=pytest.mark.xfail(strict=True, reason="the gap shows with R1, and /2 is read before R1 is, which settles it"),
+)
+in_time = pytest.param(True)
+behind = pytest.mark.xfail(strict=True, reason="the bytes behind a tentative request do not refute it yet")
+
+
+@pytest.mark.parametrize("early", [in_time, at_once], ids=["gap seen before the answer", "gap seen with it"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(get("invented") + b"x" * 45, marks=behind, id="more behind it"),
+        pytest.param(b"POST /invented HTTP/1.1\r\nContent-Length: 10\r\n\r\n", id="ends beyond what was answered"),
+        pytest.param(get("invented"), id="ends with it"),
+    ],
+)
+def test_request_in_a_body_after_a_gap(body: bytes, early: bool) -> None:
+    """A body that holds a request, at a segment's start, its own head lost: no message is invented, and pairs stay."""
+    dialogue = Dialogue()
+    dialogue.client(get("0"))
+    dialogue.server(answer("R0"))
+    dialogue.client(b"POST /1 HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body), lost=True)
+    dialogue.client(body)
+    if early:
+        dialogue.server()
+    dialogue.wait(300_000)
+    dialogue.server(answer("R1"))
+    for name in "23":
+        dialogue.client(get(name))
+        dialogue.server(answer("R" + name))
+        dialogue.wait(300_000)
+    messages = run(dialogue)
+    assert {m.path for m in messages if m.direction == "request"} == {"/0", "/2", "/3"}
+    assert [(m.path, m.reason) for m in messages if m.direction == "response"] == [
+        ("/0", "R0"),
+        (None, "R1"),
+        ("/2", "R2"),
+        ("/3", "R3"),
+    ]
+
+
 def test_head_without_its_request() -> None:
     """An unpaired response whose body would begin with a status line, on its own segment, answers a HEAD."""
     dialogue = Dialogue(handshake=False)

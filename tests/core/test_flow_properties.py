@@ -245,10 +245,17 @@ def test_loss(conversation: Conversation, seed: int, step: int) -> None:
 
 @given(conversations(nasty=True, methods=("GET", "POST"), together=False), seeds, steps)
 def test_loss_around_start_lines_in_bodies(conversation: Conversation, seed: int, step: int) -> None:
-    """Bodies that hold start lines never become messages, whatever is lost around them."""
+    """Bodies that hold start lines never become messages, whatever one side loses around them.
+
+    With requests in flight and holes on both sides at once nobody can always tell a body from a message.
+    """
     random = Random(seed)
-    _, packets = lossy(conversation, random, random.choice((whole, sized(100), sized(1460))), step)
-    assert_honest(conversation, Table().run(packets))
+    conversation = replace(conversation, depth=1)
+    segments = conversation.segments(random.choice((whole, sized(100), sized(1460))))
+    side = random.choice((CLIENT, SERVER))
+    kept = dropped(segments, random, random.choice((0.02, 0.1, 0.3)))
+    segments = [segment for segment in segments if segment.side != side or segment in kept]
+    assert_honest(conversation, Table().run(conversation.packets(segments, step=step)))
 
 
 @given(conversations(methods=("GET", "POST", "PURGE"), together=False), seeds, steps)
