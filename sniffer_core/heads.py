@@ -5,6 +5,8 @@ framing fields never reach h11, the block's own Host lines go under another name
 trimmed (http1 has counted it). Everything else is h11's decision: what it accepts is used, what it refuses is refused.
 """
 
+from typing import cast
+
 import h11
 
 FRAMING = frozenset({b"content-length", b"transfer-encoding"})
@@ -62,9 +64,7 @@ def ask(lines: list[bytes]) -> list[tuple[bytes, bytes]] | None:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=len(data) + 1)
     connection.receive_data(data)
     try:
-        event = connection.next_event()
+        event = cast(h11.Request, connection.next_event())  # the head is whole: there is no other event
     except h11.RemoteProtocolError:
-        return None
-    if not isinstance(event, h11.Request):
         return None
     return [(bytes(name), bytes(value)) for name, value in event.headers.raw_items()[1:]]

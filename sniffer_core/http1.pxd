@@ -130,7 +130,8 @@ cdef struct Message:
     Message* next
 
     bint sure               # the head stood where one had to: in step, or at parser.boundary. False: it was found at
-                            # the first byte of a segment after bytes were lost, and may be part of a body
+                            # the first byte of a segment after bytes were lost, and may be part of a body (such
+                            # a request has one of the METHODS that http1.pyx knows)
     int64_t head_end        # stream offset after the head; for one that http1_tunnel() ends, its `end`
 
 cdef struct Limits:
