@@ -9,11 +9,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := setup.py pyproject.toml $(wildcard sniffer_core/*.pyx sniffer_core/*.pxd)
 
-.PHONY: help run demo test lint coverage dist docs clean
+.PHONY: help run demo test lint coverage e2e dist docs clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
 
 $(VENV)/run.stamp: $(CORE)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -47,8 +47,10 @@ lint: $(VENV)/dev.stamp  ## Run the linters
 coverage: $(VENV)/dev.stamp  ## Measure the tests' coverage, of Python and of the core (built anew, with tracing)
 	@trap 'rm -f sniffer_core/*.c; $(BIN)/python setup.py --quiet build_ext --inplace --force' EXIT; \
 	TCP_SNIFFER_BUILD=trace $(BIN)/python setup.py --quiet build_ext --inplace --force \
-	&& $(BIN)/coverage run -m pytest $(ARGS); \
-	$(BIN)/coverage report
+	&& { $(BIN)/coverage run -m pytest $(ARGS); code=$$?; $(BIN)/coverage report && exit $$code; }
+
+e2e: $(VENV)/dev.stamp  ## Run the end-to-end test on the cluster of the current kubeconfig; ARGS goes to it
+	@exec $(BIN)/python -m tests.e2e $(ARGS)
 
 dist: $(VENV)/dev.stamp  ## Build the sdist and the wheel into dist/
 	@rm -rf dist

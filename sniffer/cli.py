@@ -91,7 +91,7 @@ _NO_OUTPUT: Final = Problem(
 def run(arguments: Sequence[str]) -> int:
     """Runs the daemon and returns its exit code. `--help` and `--version` raise SystemExit(0)."""
     _open_standard_streams()
-    logs.configure()
+    logs.configure(secrets=[os.environ.get("OUTPUT_URL_AUTH_TOKEN", "").strip()])
     try:
         config = configure(arguments, os.environ)
         placement = {"pod": config.pod_name, "namespace": config.namespace, "node": config.node_name}
