@@ -169,7 +169,7 @@ def inside(cluster: Cluster, image: str) -> Iterator[Installed]:
         subprocess.run([str(overlay / "generate.sh")], check=True, capture_output=True)
         name, _, tag = image.rpartition(":")
         with (overlay / "kustomization.yaml").open("a") as file:
-            file.write(f"images:\n  - name: tcp-sniffer\n    newName: {name}\n    newTag: {tag}\n")
+            file.write(f'images:\n  - name: tcp-sniffer\n    newName: "{name}"\n    newTag: "{tag}"\n')
         config = copied / "base/configmap.yaml"
         config.write_text(config.read_text().replace("tcp-sniffer:latest", image))
         stack.callback(cluster.delete, "namespace", NAMESPACE, wait=True)

@@ -7,6 +7,7 @@ import base64
 import copy
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,9 +24,10 @@ from tests.e2e.cluster import (
     until,
     wrong_with,
 )
-from tests.e2e.stages import CASES, IN, OPTED_IN, PLAIN, configuration_for, injection, namespaces, outside, pod
+from tests.e2e.stages import CASES, IN, OPTED_IN, PLAIN, configuration_for, injection, inside, namespaces, outside, pod
 from tests.injector.apiserver import ApiServer
-from tests.injector.pods import answered, validate
+from tests.injector.manifests import kustomize, one, problems
+from tests.injector.pods import answered, kubectl, validate
 
 
 class StandIn(Cluster):
@@ -85,6 +87,31 @@ def test_the_first_stage_finds_what_is_wrong() -> None:
     with pytest.raises(Failed, match="pod label: PORTS is None"):
         injection(cluster, outside(cluster, "127.0.0.1"), lambda _: None)
     assert not [key for key in cluster.objects if key[0] != "ServiceAccount"]
+
+
+@pytest.mark.skipif(kubectl() is None or shutil.which("openssl") is None, reason="kubectl or openssl is not present")
+def test_the_injector_inside() -> None:
+    """What is applied for an injector in the cluster is whole, has the image in both places, and is taken away."""
+    applied: list[Manifest] = []
+    told: list[tuple[str, ...]] = []
+
+    class Recording(Cluster):
+        def run(self, *arguments: str, given: str | None = None, check: bool = True) -> str:
+            told.append(arguments)
+            if arguments[:2] == ("apply", "--kustomize"):
+                applied.extend(kustomize(Path(arguments[2])))
+            return ""
+
+    with inside(Recording(), "registry.example:5000/s:1") as installed:
+        assert list(problems(applied, ("1.33",))) == []
+        (container,) = one(applied, "Deployment")["spec"]["template"]["spec"]["containers"]
+        assert container["image"] == "registry.example:5000/s:1"
+        assert "snifferImage: registry.example:5000/s:1\n" in one(applied, "ConfigMap")["data"]["injector.yaml"]
+        installed.stop()
+    assert [arguments[:3] for arguments in told[-2:]] == [
+        ("delete", "mutatingwebhookconfiguration", "tcp-sniffer-injector"),
+        ("delete", "namespace", "tcp-sniffer"),
+    ]
 
 
 def test_what_is_applied_is_valid() -> None:

@@ -21,7 +21,9 @@ CAP_NET_RAW, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 13, 24, 38
 
 def instructions() -> list[tuple[str, str]]:
     """Instructions and their arguments, continuation lines joined, comments dropped."""
-    text = "\n".join(line for line in (DEPLOY / "Dockerfile").read_text().splitlines() if not line.startswith("#"))
+    text = "\n".join(
+        line for line in (DEPLOY / "Dockerfile").read_text().splitlines() if not line.lstrip().startswith("#")
+    )
     joined = re.sub(r"\\\n\s*", "", text)
     return [(line.split(None, 1)[0], line.split(None, 1)[1]) for line in joined.splitlines() if line.strip()]
 
@@ -71,6 +73,15 @@ def test_the_capability_is_set_and_checked_in_the_final_stage() -> None:
     assert "setcap cap_net_raw+p /usr/local/bin/python3-netraw" in steps
     assert "getcap /usr/local/bin/python3-netraw | grep -q 'cap_net_raw=p'" in steps
     assert "COPY" not in [name for name, _ in final()]
+
+
+def test_the_build_tries_both_programs() -> None:
+    """The last steps run both programs as the image's user, so that an image that cannot start is never made."""
+    at = [name for name, _ in final()].index("USER")
+    assert [value for name, value in final()[at:] if name == "RUN"] == [
+        '["/usr/local/bin/python3-netraw", "-m", "sniffer", "--version"]',
+        '["/usr/local/bin/python3", "-m", "sniffer.injector", "--help"]',
+    ]
 
 
 def test_labels() -> None:

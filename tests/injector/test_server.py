@@ -12,11 +12,14 @@ import socket
 import ssl
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from sniffer.errors import SnifferError
 from sniffer.injector import InjectorOptions, Reason
@@ -230,7 +233,18 @@ async def until(reached: Any) -> None:
             await asyncio.sleep(0.01)
 
 
-BAD = {
+def locked(pair: Pair) -> None:
+    """A pair whose key has a password."""
+    made = pair.ca.issue_cert(NAME)
+    key = serialization.load_pem_private_key(made.private_key_pem.bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    encryption = serialization.BestAvailableEncryption(b"x")
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+    pair.swap(made.cert_chain_pems[0].bytes(), pem)
+
+
+BAD: dict[str, Callable[[Pair], None]] = {
+    "a key with a password": locked,
     "mismatch": lambda pair: pair.mismatch(),
     "expired": lambda pair: pair.renew(not_after=OLD),
     "no PEM": lambda pair: pair.swap(b"nothing", b"nothing"),
