@@ -20,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -41,7 +42,7 @@ IDLE_WAIT_MS: Final = 1000
 BUSY_SECONDS: Final = 3.0
 """After the last packet the table is given the time every BUSY_WAIT_MS for so long; then every IDLE_WAIT_MS."""
 STATS_SECONDS: Final = 1.0
-SLICE: Final = 256
+SLICE: Final = 1024
 """Messages that the hand-off takes, and gives, at a time."""
 
 DLT_ETHERNET: Final = 1
@@ -608,34 +609,34 @@ class HandOff:
             self._events.extend(events)
             self._held = len(messages)
             wake = bool(self._events)
-        for at in range(0, len(messages), SLICE):
-            part = messages[at : at + SLICE]
-            sizes = [weight(raw) for raw in part]
+        sizes = [weight(raw) for raw in messages]
+        at = 0
+        while at < len(messages):
+            end = at + SLICE
             with self._lock:
-                while self._wait and not self._fits(len(part), sum(sizes)):
+                while not (count := self._fitting(sizes[at:end])) and self._wait:
                     alive()
                     self._lock.wait(1.0)
-                if not self._fits(len(part), sum(sizes)):
-                    part, sizes = self._beginning(part, sizes)
-                wake = wake or (bool(part) and not self._slices)
-                self._accept(part, sum(sizes), len(messages[at : at + SLICE]))
+                if self._wait:
+                    end = at + count
+                wake = wake or (count > 0 and not self._slices)
+                self._accept(messages[at : at + count], sum(sizes[at : at + count]), len(messages[at:end]))
+            at = end
             if wake:
                 self._wake()
                 wake = False
         if wake:
             self._wake()
 
-    def _fits(self, count: int, size: int) -> bool:
-        # One slice always fits into an empty hand-off, so that a message larger than all of it cannot stop a file.
-        fits: bool = self._bytes + size <= self._max_bytes and self._waiting + count <= self._max_messages
-        return fits or (self._wait and not self._waiting)
-
-    def _beginning(self, part: list[RawMessage], sizes: list[int]) -> tuple[list[RawMessage], list[int]]:
-        count = total = 0
-        while count < len(part) and self._fits(count + 1, total + sizes[count]):
-            total += sizes[count]
-            count += 1
-        return part[:count], sizes[:count]
+    def _fitting(self, sizes: list[int]) -> int:
+        """How many of these, from the first, there is room for."""
+        room = self._max_bytes - self._bytes
+        count = min(len(sizes), self._max_messages - self._waiting)
+        if sum(sizes[:count]) > room:
+            count = sum(total <= room for total in accumulate(sizes[:count]))
+        if not count and self._wait and not self._waiting:
+            return 1  # a message larger than all of the hand-off must not stop a file
+        return max(count, 0)
 
     def _accept(self, part: list[RawMessage], size: int, of: int) -> None:
         if part:

@@ -154,6 +154,8 @@ class RecordSettings(msgspec.Struct, frozen=True):
     redact_headers: frozenset[str] = frozenset()
     redact_query: frozenset[str] = frozenset()
     placement: Placement | None = None
+    suspicious: Callable[[str], object] | None = None
+    """Whether a path may have one of `redact_query`: a quick look, for most paths have none."""
 
     @classmethod
     def make(
@@ -168,12 +170,14 @@ class RecordSettings(msgspec.Struct, frozen=True):
         node: str | None = None,
     ) -> RecordSettings:
         """Settings from the options of the same names."""
+        parameters = frozenset(name.lower() for name in redact_query)
         return cls(
             max_body=max_body,
             decode_bodies=decode_bodies,
             redact_headers=frozenset(name.lower() for name in redact_headers),
-            redact_query=frozenset(name.lower() for name in redact_query),
+            redact_query=parameters,
             placement=Placement(pod, namespace, node) if pod or namespace or node else None,
+            suspicious=_suspicious(parameters) if parameters else None,
         )
 
 
@@ -255,7 +259,7 @@ def redact(
     if path is not None:
         if "@" in path and path[0] != "/":
             path = _USER_INFO.sub(r"\1", path)
-        if settings.redact_query and "?" in path and _suspicious(settings.redact_query)(path):
+        if settings.suspicious is not None and "?" in path and settings.suspicious(path):
             path = _redact_query(path, settings.redact_query)
     return headers, trailers, path
 
@@ -270,9 +274,8 @@ def _redact_fields(fields: RawFields, names: frozenset[str]) -> None:
         fields[name] = REDACTED if isinstance(value, str) else [REDACTED] * len(value)
 
 
-@lru_cache(maxsize=16)
 def _suspicious(names: frozenset[str]) -> Callable[[str], object]:
-    # A quick look: a parameter of one of these names, or any name that is written in an unusual way.
+    # A parameter of one of these names, or any name that is written in an unusual way.
     listed = "|".join(map(re.escape, sorted(names)))
     return re.compile(f"[?&;](?:(?:{listed})=|[^=&;]*[%+ ])", re.IGNORECASE).search
 

@@ -487,7 +487,7 @@ def test_a_full_hand_off_drops_the_newest_and_counts_them(limit: dict[str, int])
 def test_reading_a_file_waits_for_room() -> None:
     """A full hand-off holds the thread back until the loop has taken something, and loses nothing."""
     handoff, _ = hand_off(wait=True, max_bytes=1)
-    sent = [request(exchange=number) for number in range(3 * capture.SLICE)]
+    sent = [request(exchange=number) for number in range(50)]
     alive = threading.Event()
     thread = threading.Thread(target=lambda: handoff.put(sent, {"messages_request": len(sent)}, alive=alive.set))
     thread.start()
@@ -502,9 +502,23 @@ def test_reading_a_file_waits_for_room() -> None:
     assert handoff.counters()["handoff_dropped"] == 0
 
 
+def test_a_file_never_fills_more_than_the_hand_off() -> None:
+    """While a file waits, no more is in the hand-off than its bounds, or than one message."""
+    for limit in ({"max_bytes": 5 * weight(request())}, {"max_messages": 5}):
+        handoff, _ = hand_off(True, **limit)
+        thread = threading.Thread(target=handoff.put, args=([request()] * 100, {}))
+        thread.start()
+        taken = 0
+        while taken < 100:
+            part = handoff.take() or []
+            assert len(part) <= 5
+            taken += len(part)
+        thread.join(10)
+
+
 def test_what_is_given_up_is_counted() -> None:
     """At the deadline what waits is discarded, who waits goes on, and what still comes is dropped."""
-    handoff, _ = hand_off(wait=True, max_bytes=1)
+    handoff, _ = hand_off(wait=True, max_bytes=256 * weight(request()))
     alive = threading.Event()
     thread = threading.Thread(target=lambda: handoff.put([request()] * 600, {}, alive=alive.set))
     thread.start()
