@@ -59,6 +59,7 @@ dist: $(VENV)/dev.stamp  ## Build the sdist and the wheel into dist/
 docs: $(VENV)/dev.stamp  ## Write the generated documents anew
 	$(BIN)/python -m sniffer.config > docs/CONFIGURATION.md
 	$(BIN)/python -m sniffer.ledger > docs/COUNTERS.md
+	$(BIN)/python -m sniffer.message > docs/record.schema.json
 
 clean:  ## Remove what was built, the virtual environment included
 	rm -rf $(VENV) build dist *.egg-info sniffer_core/*.so sniffer_core/*.c
