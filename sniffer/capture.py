@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("sniffer.capture")
 
 SNAPLEN: Final = 262_144  # segmentation offload gives packets far longer than the MTU
-BATCH_PACKETS: Final = 4096
+BATCH_PACKETS: Final = 1024
+BATCH_BYTES: Final = 1 << 20
+"""Packets are read at most so many at a time, and about so many bytes: a batch is no part of the memory budget."""
 RING_TIMEOUT_MS: Final = 50
 RING_QUIET_MS: Final = 60
 """A ring that gives nothing for so long holds nothing: its timeout, and the timer's lateness."""
@@ -136,6 +138,7 @@ class LiveSource(Source):
         self._number = 0
         self._down = False
         self._kernel = _Kernel()
+        self._pace = _Pace()
 
     def open(self, stop: Stop) -> int:
         """Opens the interface. One that is down is waited for."""
@@ -210,7 +213,7 @@ class LiveSource(Source):
 
     def _read(self) -> Packets | None:
         try:
-            packets, index = self._reader.next_batch(BATCH_PACKETS)
+            packets, index = self._reader.next_batch(self._pace.count)
         except _pcapy().PcapError as error:
             if "went down" not in str(error):
                 raise CaptureError(f"capture on {self.name} failed: {error}") from error
@@ -221,6 +224,7 @@ class LiveSource(Source):
         if self._down:
             self._down = False
             log.info("interface is up again", extra={"fields": {"interface": self.name}})
+        self._pace.saw(packets, index)
         return packets, index
 
     def _say_down(self) -> None:
@@ -248,6 +252,17 @@ class LiveSource(Source):
         """Closes what was opened."""
         if self._reader is not None:
             self._reader.close()
+
+
+class _Pace:
+    """How many packets to read at a time, by the size of the last ones."""
+
+    def __init__(self) -> None:
+        self.count = 64
+
+    def saw(self, packets: bytes, index: bytes) -> None:
+        """Reckons with the packets of a batch."""
+        self.count = max(16, min(BATCH_PACKETS, len(index) // 16 * BATCH_BYTES // max(1, len(packets))))
 
 
 class _Kernel:
@@ -413,9 +428,10 @@ class FileSource(Source):
 
     def _from_file(self, stop: Stop) -> Iterator[Packets]:
         read = 0
+        pace = _Pace()
         while not stop.is_set():
             try:
-                packets, index = self._reader.next_batch(BATCH_PACKETS)
+                packets, index = self._reader.next_batch(pace.count)
             except _pcapy().PcapError:
                 # The batch in which an error comes up is lost with it: read it again, packet by packet.
                 self._skip_to(read)
@@ -424,6 +440,7 @@ class FileSource(Source):
             if not index:
                 return
             read += len(index) // 16
+            pace.saw(packets, index)
             yield packets, index
 
     def _skip_to(self, number: int) -> None:
@@ -476,7 +493,7 @@ class _Batch:
         self.packets += packet
 
     def full(self) -> bool:
-        return len(self.index) >= 16 * BATCH_PACKETS or len(self.packets) >= 1 << 20
+        return len(self.index) >= 16 * BATCH_PACKETS or len(self.packets) >= BATCH_BYTES
 
     def take(self) -> Packets:
         batch = bytes(self.packets), bytes(self.index)

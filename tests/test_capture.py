@@ -188,6 +188,18 @@ def test_what_is_no_capture_is_one_clear_error(tmp_path: Path, content: bytes | 
     assert words in error
 
 
+def test_batches_are_bounded_in_bytes(tmp_path: Path) -> None:
+    """Large packets are read fewer at a time, so that a batch stays about as large."""
+    big = [packets.Packet(captures.START, bytes(60_000))] * 500
+    source, stop = FileSource(captures.write(tmp_path / "file", big)), Stop()
+    source.open(stop)
+    sizes = [len(batch[0]) for batch in source.batches(stop) if batch is not None]
+    source.close()
+    assert sum(sizes) == 500 * 60_000
+    assert max(sizes) <= 64 * 60_000
+    assert max(sizes[1:]) <= capture.BATCH_BYTES
+
+
 def test_stamps_of_a_batch() -> None:
     """The last stamp of a batch is that of its last packet, in microseconds."""
     conversation = captures.connection([])
