@@ -417,6 +417,7 @@ cdef void close_flow(Table* table, Flow* flow, int why) noexcept nogil:
 
 cdef void emit(Table* table, Message* message) noexcept nogil:
     """A message has ended: it joins those that the present call returns."""
+    cdef int bit
     cdef int counter = <int>Counter.MESSAGES_REQUEST if message.kind == REQUEST else <int>Counter.MESSAGES_RESPONSE
     table.counters[counter] += 1
     if message.kind == RESPONSE and not (<Exchange*>message.exchange).known:
@@ -425,6 +426,10 @@ cdef void emit(Table* table, Message* message) noexcept nogil:
         table.counters[<int>Counter.INCOMPLETE_GAP + message.incomplete - 1] += 1
     if message.resynced:
         table.counters[<int>Counter.MESSAGES_RESYNCED] += 1
+    if message.anomalies:
+        for bit in range(32):
+            if message.anomalies >> bit & 1:
+                table.counters[<int>Counter.ANOMALY_TE_AND_CL + bit] += 1
     message.next = NULL
     if table.ready == NULL:
         table.ready = message

@@ -37,7 +37,7 @@ cdef enum Incomplete:       # the order of INCOMPLETE_* in counters.pxd, from 1
     INCOMPLETE_MALFORMED_ = 6
     INCOMPLETE_LIMIT_ = 7
 
-cdef enum Anomaly:          # bits of message.anomalies; bit n is counted in ANOMALY_TE_AND_CL + n
+cdef enum Anomaly:          # bits of message.anomalies; flow counts bit n in ANOMALY_TE_AND_CL + n
     BIT_TE_AND_CL = 1 << 0
     BIT_TE_IN_HTTP10 = 1 << 1
     BIT_TE_NOT_CHUNKED = 1 << 2

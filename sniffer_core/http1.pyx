@@ -11,7 +11,7 @@ from libc.stdint cimport INT64_MAX
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset, strstr
 
 from sniffer_core.counters cimport (
-    ANOMALY_TE_AND_CL, BYTES_ABANDONED_NOT_HTTP, BYTES_ABANDONED_SKIPPED, BYTES_ABANDONED_TUNNEL, BYTES_USED,
+    BYTES_ABANDONED_NOT_HTTP, BYTES_ABANDONED_SKIPPED, BYTES_ABANDONED_TUNNEL, BYTES_USED,
     COUNTERS_END, HEADS_CUT, HEADS_FAST, HEADS_H11, HEADS_REFUSED, RESPONSES_TAKEN_BODYLESS, START_LINES_MALFORMED,
     Counter,
 )
@@ -456,17 +456,6 @@ cdef void* judge(
 
 # -- messages ---------------------------------------------------------------------------------------------------------
 
-cdef inline void note(Parser* parser, Message* message, uint32_t bits) noexcept nogil:
-    """Sets anomaly bits, each counted once per message."""
-    cdef int bit
-    bits &= ~message.anomalies
-    if bits:
-        message.anomalies |= bits
-        for bit in range(13):
-            if bits >> bit & 1:
-                parser.counters[ANOMALY_TE_AND_CL + bit] += 1
-
-
 cdef Message* build(
     Parser* parser, const uint8_t* head, uint32_t line_end, uint32_t stop, uint32_t lines, StartLine* line,
     uint32_t anomalies, bint candidate,
@@ -540,7 +529,7 @@ cdef Message* build(
             anomalies |= BIT_TE_IN_HTTP10
         if not facts.chunked:
             anomalies |= BIT_TE_NOT_CHUNKED
-    note(parser, message, anomalies)
+    message.anomalies |= anomalies
 
     parser.transfer = facts.transfer
     parser.chunked = facts.chunked
@@ -567,7 +556,7 @@ cdef Fields* build_trailers(Parser* parser, const uint8_t* data, uint32_t stop, 
         pool_give(parser.pool, fields, size)
         walk_lines(data, 0, stop, &facts)
         fields = <Fields*>judge(parser.pool, sizeof(Fields), data, 0, data, stop, &size, &count, &text_size)
-    note(parser, parser.message, facts.anomalies)
+    parser.message.anomalies |= facts.anomalies
     if fields == NULL:
         break_off(parser.message, INCOMPLETE_MALFORMED_)
         return NULL
@@ -680,7 +669,7 @@ cdef inline void use(Parser* parser, Run* run, int64_t size) noexcept nogil:
     if size:
         parser.message.stamp_end = run.stamp
         if run.conflict:
-            note(parser, parser.message, BIT_CONFLICTING_OVERLAP)
+            parser.message.anomalies |= BIT_CONFLICTING_OVERLAP
 
 
 cdef void start_skip(Parser* parser) noexcept nogil:
@@ -1215,7 +1204,7 @@ cdef enum Phase:            # parser.chunk_phase
 cdef void chunk_line_ended(Parser* parser, bint bare) noexcept nogil:
     """RFC 9112 section 7.1: a size of zero is the last chunk."""
     if bare:
-        note(parser, parser.message, BIT_BARE_LF)
+        parser.message.anomalies |= BIT_BARE_LF
     parser.state = CHUNK_DATA if parser.remaining else TRAILERS
     parser.chunk_phase = PHASE_START
 
@@ -1306,7 +1295,7 @@ cdef Event read_chunk_end(Parser* parser, Run* run) noexcept nogil:
         c = run.data[0]
         if c == LF:
             if parser.chunk_phase != PHASE_CR:
-                note(parser, parser.message, BIT_BARE_LF)
+                parser.message.anomalies |= BIT_BARE_LF
             use(parser, run, 1)
             start_chunk(parser)
             return EVENT_MORE
@@ -1331,7 +1320,7 @@ cdef uint32_t find_trailers_end(
 cdef Event trailers_whole(Parser* parser, const uint8_t* data, uint32_t end, uint32_t lines) noexcept nogil:
     cdef uint32_t blank = blank_line(data, end)
     if blank == 1:
-        note(parser, parser.message, BIT_BARE_LF)
+        parser.message.anomalies |= BIT_BARE_LF
     if end > blank:  # find_end() counts the LF of every line but the last
         parser.message.trailers = build_trailers(parser, data, end - blank, lines + 1)
     return finish(parser, START)
