@@ -14,6 +14,8 @@ cpdef enum Counter:
     PACKETS_FRAGMENT            # a fragment that completed nothing yet
     PACKETS_FRAGMENT_DROPPED    # a fragment that the bounds or contradictions refused
 
+    DATAGRAMS_GIVEN_UP          # whose fragments were dropped: too many, too old, too large
+
     # what became of parsed segments that no HTTP stream took
     SEGMENTS_OTHER_PORT
     SEGMENTS_SAMPLED_OUT

@@ -101,6 +101,8 @@ cdef void exchanges_lost_request(Exchanges* queue, Conn* conn, int64_t start, bi
     # Bytes of unknown extent were lost from the request stream at `start`; `whole`: one request at least with them.
 cdef void exchanges_lost_responses(Exchanges* queue, bint whole) noexcept nogil
     # Bytes of unknown extent were lost from the response stream; `whole`: one response at least with them.
+cdef void exchanges_refute(Exchanges* queue) noexcept nogil
+    # What follows the latest requests is no message: those of them that are tentative were none either.
 cdef void exchanges_informational(Exchanges* queue, uint16_t status) noexcept nogil
 cdef bint exchanges_plausible(const Exchanges* queue, int64_t ack, int64_t start) noexcept nogil
     # Whether a response found after a gap can be one: whether a request waits for it.

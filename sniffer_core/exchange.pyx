@@ -35,20 +35,14 @@ cdef void exchanges_init(Exchanges* queue, Pool* pool, uint64_t* counters) noexc
 cdef void pop(Exchanges* queue) noexcept nogil:
     """Takes the head out; a message that still waits there was none."""
     cdef Exchange* entry = queue.head
-    cdef uint32_t references = 1
     queue.head = entry.next
     if queue.head == NULL:
         queue.tail = NULL
     queue.count -= 1
     entry.next = NULL
     if entry.doubt == TENTATIVE:
-        queue.counters[<int>Counter.MESSAGES_TENTATIVE_DROPPED] += 1
-        entry.doubt = REFUTED
-        if entry.waiting != NULL:
-            message_free(entry.waiting, queue.pool)
-            entry.waiting = NULL
-            references = 2      # the message's too
-    exchange_release(entry, queue.pool, references)
+        refute(queue, entry)
+    exchange_release(entry, queue.pool, 1)
 
 
 cdef void give_up(Exchanges* queue) noexcept nogil:
@@ -200,6 +194,30 @@ cdef Text put(Exchange* entry, uint32_t* at, const uint8_t* source, Text text) n
     return copy
 
 
+cdef void refute(Exchanges* queue, Exchange* entry) noexcept nogil:
+    """What was taken for a request was none; its entry stays where it is."""
+    queue.counters[<int>Counter.MESSAGES_TENTATIVE_DROPPED] += 1
+    entry.doubt = REFUTED
+    if entry.waiting != NULL:
+        message_free(entry.waiting, queue.pool)
+        entry.waiting = NULL
+        entry.references -= 1       # the message's; the queue's remains
+
+
+cdef void exchanges_refute(Exchanges* queue) noexcept nogil:
+    cdef Exchange* entry = queue.head
+    cdef Exchange* first = NULL
+    while entry != NULL:
+        if entry.lost or entry.doubt != TENTATIVE:
+            first = NULL
+        elif first == NULL:
+            first = entry
+        entry = entry.next
+    while first != NULL:
+        refute(queue, first)
+        first = first.next
+
+
 cdef void exchanges_lost_request(Exchanges* queue, Conn* conn, int64_t start, bint whole) noexcept nogil:
     cdef Exchange* entry
     if queue.tail != NULL and queue.tail.lost:
@@ -251,7 +269,7 @@ cdef bint exchanges_plausible(const Exchanges* queue, int64_t ack, int64_t start
 
 cdef Exchange* exchanges_count(Exchanges* queue) noexcept nogil:
     cdef Exchange* entry = queue.head
-    while entry != NULL and entry.counted:
+    while entry != NULL and (entry.counted or entry.doubt == REFUTED):
         entry = entry.next
     if entry == NULL:
         return NULL
@@ -264,9 +282,12 @@ cdef Exchange* exchanges_count(Exchanges* queue) noexcept nogil:
 
 cdef Exchange* pick(Exchanges* queue, int64_t ack, int64_t start) noexcept nogil:
     """The entry that a final response answers, or NULL where there is none or a doubt; entries before it are given up."""
-    cdef Exchange* entry = queue.head
+    cdef Exchange* entry
     cdef Exchange* latest = NULL
     cdef bint doubt = False
+    while queue.head != NULL and queue.head.doubt == REFUTED:
+        pop(queue)
+    entry = queue.head
     if entry == NULL:
         return NULL
     if not queue.responses_lost and not entry.lost:

@@ -22,7 +22,7 @@ from sniffer_core.counters cimport Counter
 from sniffer_core.exchange cimport (
     CARRY_MAX, OPEN_MAX, OPEN_MAX_ONE_SIDED, REFUTED, SURE, TENTATIVE, Carry, Conn, Exchange, Exchanges, conn_release,
     exchange_release, exchanges_answer, exchanges_count, exchanges_free, exchanges_informational, exchanges_init,
-    exchanges_lost_request, exchanges_lost_responses, exchanges_plausible, exchanges_request, exchanges_settle)
+    exchanges_lost_request, exchanges_lost_responses, exchanges_plausible, exchanges_refute, exchanges_request, exchanges_settle)
 from sniffer_core.fragment cimport Fragments, fragments_add, fragments_free, fragments_init
 from sniffer_core.http1 cimport (
     BODY_CLOSE, DEAD, DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE, EVENT_NOT_HTTP, FRAME,
@@ -128,7 +128,6 @@ cdef struct Flow:
     uint8_t mode                # Mode
     uint8_t server              # direction of the server: 0 is low to high; valid in MODE_HTTP
     uint8_t fins                # bit d: direction d ended (MODE_IGNORED)
-    bint forced                 # flush or eviction: nothing waits any more
     bint handshake              # made by a SYN or SYN-ACK
     bint tunnels                # the response that is read ends HTTP on both directions
     bint pending                # a successor: nothing of it is read yet
@@ -652,8 +651,6 @@ cdef inline bint readable(const Flow* flow, const Half* half, int64_t ack) noexc
     """
     cdef const Half* other
     cdef const Stream* requests
-    if flow.forced:
-        return not half.waits
     if half.waits or flow.pending or flow.mode != MODE_HTTP:
         return False
     if half.parser.kind == REQUEST or ack < 0:
@@ -686,6 +683,8 @@ cdef void read_run(Table* table, Flow* flow, Half* half, Run* run) noexcept nogi
         event = http1_data(parser, run)
         stream.next = run.offset
         if parser.state == SKIP and state != SKIP and parser.lost:
+            if parser.kind == REQUEST:
+                exchanges_refute(&flow.exchanges)   # no message follows what was taken for one
             on_lost(table, flow, half, offset, False)
         if event == EVENT_MORE:
             break
@@ -726,15 +725,15 @@ cdef void skip_gap(Table* table, Flow* flow, Half* half, int64_t size) noexcept 
         on_lost(table, flow, half, start, between)
 
 
-cdef int64_t hole(const Flow* flow, const Half* half) noexcept nogil:
-    """Size of the hole at stream.next that is known to be one, or 0."""
+cdef int64_t hole(const Flow* flow, const Half* half, bint forced) noexcept nogil:
+    """Size of the hole at stream.next that is known to be one (`forced`: that can be one), or 0."""
     cdef const Stream* stream = &half.stream
     cdef const Half* other = &flow.half[1 - (half - flow.half)]
     cdef Held* front = stream_front(stream)
     cdef int64_t limit
     if stream.base != BASE_KNOWN or half.eof or (front != NULL and front.offset <= stream.next):
         return 0
-    if flow.forced or not other.seen:
+    if forced or not other.seen:
         limit = front.offset if front != NULL else max(stream.end, stream.acked)
     else:
         limit = stream.acked
@@ -747,39 +746,76 @@ cdef int64_t hole(const Flow* flow, const Half* half) noexcept nogil:
     return limit - stream.next if limit > stream.next else 0
 
 
-cdef bint advance(Table* table, Flow* flow, Half* half) noexcept nogil:
-    """Reads what is held and next in order, and the end; returns whether anything was read."""
-    cdef Stream* stream = &half.stream
-    cdef Held* front
+cdef void read_front(Table* table, Flow* flow, Half* half) noexcept nogil:
+    """Reads the piece that is held and next in order; what must wait of it stays."""
     cdef Run run
     cdef int64_t size
-    cdef bint any = False
-    if stream.base != BASE_KNOWN or flow.mode != MODE_HTTP:
+    stream_read(&half.stream, &run)
+    size = run.size
+    read_run(table, flow, half, &run)
+    stream_take(&half.stream, size - run.size)
+
+
+cdef bint step(Table* table, Flow* flow, Half* half) noexcept nogil:
+    """Reads one piece that is held and may be read, or the end; returns whether there was one."""
+    cdef Stream* stream = &half.stream
+    cdef Held* front = stream_front(stream)
+    if stream.base != BASE_KNOWN:
         return False
-    while True:
-        front = stream_front(stream)
-        if front == NULL or front.offset > stream.next:
-            if not flow.forced:
-                break
-            size = hole(flow, half)
-            if size == 0:
-                break
-            skip_gap(table, flow, half, size)
-            any = True
-            continue
+    if front != NULL and front.offset <= stream.next:
         if not readable(flow, half, front.ack):
+            return False
+        read_front(table, flow, half)
+        return True
+    if stream.end < 0 or stream.next < stream.end or half.eof or half.waits:
+        return False
+    half.eof = True
+    finish_half(table, flow, half, <Incomplete>half.end_reason)
+    return True
+
+
+cdef void read_on(Table* table, Flow* flow) noexcept nogil:
+    """Reads in both directions until neither can, what was sent first first: a request after what it acknowledges."""
+    cdef Half* client = &flow.half[1 - flow.server]
+    cdef Half* server = &flow.half[flow.server]
+    cdef Held* front
+    while True:
+        front = stream_front(&client.stream)
+        if front != NULL and front.ack > server.stream.next and step(table, flow, server):
+            continue
+        if not step(table, flow, client) and not step(table, flow, server):
             break
-        stream_read(stream, &run)
-        size = run.size
-        read_run(table, flow, half, &run)
-        stream_take(stream, size - run.size)
-        any = True
-        if run.size:
-            break       # the rest waits for an answer
-    if stream.end >= 0 and stream.next >= stream.end and not half.eof and (not half.waits or flow.forced):
-        half.eof = True
-        any = True
-        finish_half(table, flow, half, <Incomplete>half.end_reason)
+
+
+cdef bint force(Table* table, Flow* flow, Half* half) noexcept nogil:
+    """Nothing waits any longer: gives up the hole at the front of a half, or reads what waits there."""
+    cdef Held* front = stream_front(&half.stream)
+    cdef int64_t size
+    if half.stream.base != BASE_KNOWN or half.waits:
+        return False
+    if front != NULL and front.offset <= half.stream.next:
+        read_front(table, flow, half)
+        return True
+    size = hole(flow, half, True)
+    if size:
+        skip_gap(table, flow, half, size)
+    return size > 0
+
+
+cdef bint force_on(Table* table, Flow* flow) noexcept nogil:
+    """Forces the half that the other one waits for, then reads on; returns whether anything was left to force."""
+    cdef Half* client = &flow.half[1 - flow.server]
+    cdef Half* server = &flow.half[flow.server]
+    cdef Held* request = stream_front(&client.stream)
+    cdef Held* response = stream_front(&server.stream)
+    cdef bint any
+    if request != NULL and request.ack > server.stream.next and \
+            (response == NULL or response.ack <= client.stream.next):
+        any = force(table, flow, server) or force(table, flow, client)
+    else:
+        any = force(table, flow, client) or force(table, flow, server)
+    if any:
+        read_on(table, flow)
     return any
 
 
@@ -801,13 +837,11 @@ cdef void settle(Table* table, Flow* flow) noexcept nogil:
     if flow.mode == MODE_UNDECIDED:
         decide(table, flow)
     if flow.mode == MODE_HTTP:
-        while advance(table, flow, &flow.half[1 - flow.server]) or advance(table, flow, &flow.half[flow.server]):
-            pass
-    if flow.mode == MODE_HTTP:
+        read_on(table, flow)
         for d in range(2):
             half = &flow.half[d]
             if half.stream.held_memory > HOLD_LIMIT:
-                relieve_half(table, flow, half)
+                relieve_half(table, flow, half, HOLD_LIMIT // 2)
         if flow.half[0].parser.state == TUNNEL and flow.half[1].parser.state == TUNNEL:
             turn(table, flow, <int>Counter.BYTES_ABANDONED_TUNNEL)
         elif flow.half[0].parser.state == DEAD and flow.half[1].parser.state == DEAD:
@@ -843,7 +877,7 @@ cdef inline void arm(Table* table, Flow* flow, Half* half) noexcept nogil:
         if half.timers != NULL:
             timer_stop(half)
         return
-    if hole(flow, half) == 0:
+    if hole(flow, half, False) == 0:
         timer_stop(half)
         return
     told = flow.half[1 - (half - flow.half)].seen
@@ -878,7 +912,7 @@ cdef void fire(Table* table, Half* half) noexcept nogil:
     if half.stream.base == BASE_PROVISIONAL:
         release(half)
     elif flow.mode == MODE_HTTP:
-        size = hole(flow, half)
+        size = hole(flow, half, False)
         if size:
             if not half.seen:
                 half.absent = True      # the capture sees one side only: nothing waits for this one again
@@ -888,8 +922,8 @@ cdef void fire(Table* table, Half* half) noexcept nogil:
     settle(table, flow)
 
 
-cdef void relieve_half(Table* table, Flow* flow, Half* half) noexcept nogil:
-    """A cap is reached: holes become gaps, and what still cannot be read is given up."""
+cdef void relieve_half(Table* table, Flow* flow, Half* half, int64_t goal) noexcept nogil:
+    """A cap is reached: holes become gaps until no more than `goal` bytes are held."""
     cdef Half* other = &flow.half[1 - (half - flow.half)]
     if half.waits:      # for an answer that does not come, while the other side talks on: a tunnel
         table.counters[<int>Counter.FLOWS_TUNNEL] += 1
@@ -898,15 +932,14 @@ cdef void relieve_half(Table* table, Flow* flow, Half* half) noexcept nogil:
         half.waits = False
         http1_tunnel(&half.parser)
         http1_tunnel(&other.parser)
-        advance(table, flow, half)
+        read_on(table, flow)
         return
-    flow.forced = True
     release(half)
     if half.parser.kind == RESPONSE:
         release(other)
-        advance(table, flow, other)
-    advance(table, flow, half)
-    flow.forced = False
+    read_on(table, flow)
+    while half.stream.held_memory > goal and force_on(table, flow):
+        pass
 
 
 # ---- who is the server -----------------------------------------------------------------------------------------------
@@ -1067,13 +1100,13 @@ cdef void end_flow(Table* table, Flow* flow, Incomplete reason, int why) noexcep
     cdef Half* half
     cdef int i
     if flow.mode <= MODE_UNDECIDED:
-        flow.forced = True
         release(&flow.half[0])
         release(&flow.half[1])
         if flow.mode == MODE_UNDECIDED:
             decide(table, flow)
         if flow.mode == MODE_HTTP:
-            while advance(table, flow, &flow.half[1 - flow.server]) or advance(table, flow, &flow.half[flow.server]):
+            read_on(table, flow)
+            while force_on(table, flow):
                 pass
             for i in range(2):      # the client's direction first
                 half = &flow.half[flow.server if i else 1 - flow.server]
@@ -1185,14 +1218,14 @@ cdef void on_segment(Table* table, Flow* flow, const Packet* packet, int d, int6
     if packet.flags & TCP_ACK:
         if not other.stream.mapped:
             stream_map(&other.stream, packet.ack)
-            other.stream.start = ORIGIN     # it is heard of, so bytes lost from here on are missed
+            other.stream.start = ORIGIN     # it is heard of: bytes from here on are missed if they do not come
         ack = stream_offset(&other.stream, packet.ack)
         if ack > other.stream.acked and ack <= other.stream.top + WINDOW:
             other.stream.acked = ack
         elif ack < 0 or ack > other.stream.top + WINDOW:
             ack = -1
-        if other.stream.base != BASE_KNOWN and other.stream.start - REACH_BACK <= ack < other.stream.start:
-            other.stream.start = ack    # an ACK that comes late
+        if other.stream.base != BASE_KNOWN and size and other.stream.start - REACH_BACK <= ack < other.stream.start:
+            other.stream.start = ack    # what a sender of data had read, it is heard of
     if size or packet.missing:
         if flow.stage == &table.silent:
             stage(flow, NULL)
@@ -1210,6 +1243,8 @@ cdef void on_segment(Table* table, Flow* flow, const Packet* packet, int d, int6
         if stream.base == BASE_NONE:
             stream.base = BASE_PROVISIONAL
             stream.top = offset
+            if stream.start < 0:
+                stream.start = offset
         front = stream_front(stream)
         if stream.base == BASE_PROVISIONAL:
             if front != NULL and offset < front.offset - REACH_BACK:
@@ -1499,7 +1534,7 @@ cdef void relieve_heaviest(Table* table, int64_t goal, bint bodies) noexcept nog
                 table.counters[<int>Counter.FLOWS_UNDECIDED] += 1
                 ignore(table, flow, <int>Counter.BYTES_ABANDONED_UNDECIDED)
             else:
-                relieve_half(table, flow, half)
+                relieve_half(table, flow, half, 0)
     free(weighed)
 
 
@@ -1533,6 +1568,7 @@ cdef inline void on_packet(Table* table, const uint8_t* data, uint32_t size, int
     verdict = wire_parse(table.linktype, data, size, &packet)
     if verdict == WIRE_FRAGMENT:
         verdict = fragments_add(&table.fragments, &packet, table.now)
+        table.counters[<int>Counter.DATAGRAMS_GIVEN_UP] = table.fragments.given_up
         if verdict == WIRE_MALFORMED:
             table.counters[<int>Counter.PACKETS_FRAGMENT_DROPPED] += 1
             return
