@@ -1,6 +1,6 @@
 """The flow table: packets in, HTTP messages out."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal, final
 
 COUNTERS: tuple[str, ...]
@@ -9,13 +9,29 @@ COUNTERS: tuple[str, ...]
 LINK_TYPES: frozenset[int]
 """The libpcap link types (DLT) that can be read: 0, 1, 12, 14, 101, 108, 113, 228, 229, 276."""
 
+Decode = Callable[[bytes, str, int], tuple[bytes, str, bool, bool]]
+"""Removes content codings: (body, the Content-Encoding, most bytes to keep) -> (body, names of the codings removed or "",
+whether there is more than was kept, whether a coding was broken or ended early)."""
+
 @final
 class RawMessage:
-    """One HTTP/1.x message as the core read it: nothing redacted, nothing decoded. Made by FlowTable alone.
+    """One HTTP/1.x message as the core read it, redacted. Made by FlowTable alone.
 
-    The caller owns it: `headers` and `trailers` are its own dicts and may be changed.
+    Nothing is made of it before it is asked for: `to_json()` renders the record straight from the core's memory; the
+    attributes are built from the same redacted fields at the first access.
     """
 
+    message: object
+    """For the owner: None until set. sniffer keeps the HttpMessage of this message here."""
+
+    def to_json(self) -> bytes:
+        """The record of docs/RECORD.md as JSON, without a line end; the same object each time."""
+    @property
+    def idempotency_key(self) -> str:
+        """`<connectionId>-<exchange>-<direction>`."""
+    @property
+    def weight(self) -> int:
+        """Bytes of memory that this message holds, its JSON included once rendered (estimated before)."""
     @property
     def direction(self) -> Literal["request", "response"]: ...
     @property
@@ -29,8 +45,8 @@ class RawMessage:
         """Packet time of the first byte, microseconds since the epoch."""
     @property
     def headers(self) -> dict[str, str | list[str]]:
-        """Names lower-cased, in order of first appearance; a repeated name is joined with ", " (`cookie` with "; ");
-        `set-cookie` is always a list. Bytes are shown as ISO-8859-1."""
+        """A new dict: names lower-cased, in order of first appearance; a repeated name is joined with ", " (`cookie` with
+        "; "); `set-cookie` is always a list. Bytes are shown as ISO-8859-1. Redacted as the table was told to."""
     @property
     def connection_id(self) -> str:
         """32 hex digits; see docs/RECORD.md."""
@@ -43,7 +59,7 @@ class RawMessage:
         """None for a response whose request was not seen; so are `path` and `carried`."""
     @property
     def path(self) -> str | None:
-        """The request target as sent."""
+        """The request target as sent, without user info, values of query parameters redacted as the table was told to."""
     @property
     def status_code(self) -> int | None:
         """None for a request."""
@@ -66,6 +82,9 @@ class RawMessage:
     def body_truncated(self) -> bool:
         """`body` was cut by `max_body` or by the memory limit."""
     @property
+    def content(self) -> tuple[str | None, Literal["base64"] | None, bool, str | None]:
+        """`body`, `body_encoding`, `body_truncated` and `body_decoded` of the record: decoded and as text."""
+    @property
     def trailers(self) -> dict[str, str | list[str]] | None: ...
     @property
     def incomplete(self) -> Literal["gap", "closed", "evicted", "idle", "stopped", "malformed", "limit"] | None: ...
@@ -82,7 +101,8 @@ class RawMessage:
     def span_id(self) -> str | None: ...
     @property
     def carried(self) -> tuple[str | None, ...] | None:
-        """The request's values of the fields named by `carry`, on the request and on its response."""
+        """The request's values of the fields named by `carry`, on the request and on its response. Not redacted: for
+        decisions, never for output."""
 
 @final
 class FlowTable:
@@ -104,8 +124,14 @@ class FlowTable:
         memory_limit: int = 67_108_864,
         sample_rate: float = 1.0,
         carry: tuple[str, ...] = (),
+        redact_headers: Iterable[str] = (),
+        redact_query: Iterable[str] = (),
+        placement: tuple[str | None, str | None, str | None] | None = None,
+        decode: Decode | None = None,
     ) -> None:
-        """`carry` names at most 4 request header fields, lower case. ValueError for a link type not in LINK_TYPES."""
+        """`carry` names at most 4 request header fields, lower case; `redact_headers` fields and `redact_query` query
+        parameters whose values leave the core only as `[REDACTED]`, in any case; `placement` is (pod, namespace, node);
+        without `decode` content codings stay. ValueError for a link type not in LINK_TYPES."""
     def feed(
         self, packets: bytes, index: bytes, first: int = 0, clock_us: int | None = None
     ) -> tuple[list[RawMessage], int]:
