@@ -25,7 +25,7 @@ from sniffer_core.exchange cimport (
     exchanges_lost_request, exchanges_lost_responses, exchanges_plausible, exchanges_refute, exchanges_request, exchanges_settle)
 from sniffer_core.fragment cimport Fragments, fragments_add, fragments_free, fragments_init
 from sniffer_core.http1 cimport (
-    BODY_CLOSE, DEAD, DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE, EVENT_NOT_HTTP, FRAME,
+    BODY_CLOSE, DEAD, DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE, EVENT_NOT_HTTP, FRAME, HEAD,
     INCOMPLETE_CLOSED_, INCOMPLETE_EVICTED_, INCOMPLETE_GAP_, INCOMPLETE_IDLE_, INCOMPLETE_STOPPED_, PROTOCOL_HTTP2,
     PROTOCOL_OTHER, PROTOCOL_TLS, REQUEST, RESPONSE, SKIP, START, TUNNEL, WHOLE, Event, Incomplete, Kind, Limits, Message,
     Parser, http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free, http1_gap, http1_init,
@@ -672,11 +672,18 @@ cdef void read_run(Table* table, Flow* flow, Half* half, Run* run) noexcept nogi
     cdef uint8_t state
     cdef int64_t offset
     cdef Exchange* exchange
-    if parser.message != NULL and parser.message.exchange != NULL and run.offset == parser.boundary:
-        exchange = <Exchange*>parser.message.exchange
-        if exchange.doubt == TENTATIVE and parser.message.start < run.offset:
-            drop_open(table, half)      # a sure boundary inside of it: it was none
+    if run.offset == parser.boundary and parser.kind == REQUEST:
+        exchange = flow.exchanges.tail
+        if parser.message != NULL and parser.message.start < run.offset:
+            exchange = <Exchange*>parser.message.exchange
+            if exchange != NULL and exchange.doubt == TENTATIVE:
+                drop_open(table, half)      # a sure boundary inside of it: it was none
+                http1_skip(parser)
+        elif parser.state == HEAD and parser.first_offset < run.offset and exchange != NULL and \
+                exchange.doubt == TENTATIVE:
+            exchanges_refute(&flow.exchanges)       # ... or inside of what would follow it
             http1_skip(parser)
+            on_lost(table, flow, half, parser.first_offset, False)
     while True:
         state = parser.state
         offset = run.offset
