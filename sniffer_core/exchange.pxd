@@ -41,6 +41,7 @@ cdef struct Conn:           # who a connection is: shared by its flow and by mes
     PyObject* id            # made with the first message, by message.pyx; or NULL
     PyObject* server
     PyObject* client
+    PyObject* opening       # the JSON of its messages up to the direction
 
 cdef struct Exchange:
     Exchange* next          # in the queue

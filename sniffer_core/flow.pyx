@@ -31,7 +31,7 @@ from sniffer_core.http1 cimport (
     Parser, http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free, http1_gap, http1_init,
     http1_kill, http1_reject, http1_skip, http1_tunnel, message_free)
 from sniffer_core.memory cimport Pool, pool_give, pool_resize, pool_take
-from sniffer_core.message cimport build_message, forget_conn, name_end
+from sniffer_core.message cimport Rules, build_message, forget_conn, name_end
 from sniffer_core.stream cimport (
     BASE_KNOWN, BASE_NONE, BASE_PROVISIONAL, ORIGIN, REACH_BACK, Held, Run, Stream, held_data, stream_free, stream_front,
     stream_hold, stream_init, stream_map, stream_offset, stream_read, stream_take)
@@ -1619,9 +1619,11 @@ cdef class FlowTable:
 
     cdef Table* table
     cdef tuple carried      # keeps table.carry's names alive
+    cdef Rules rules
 
     def __cinit__(self, *, int linktype, ports, max_body=65536, max_head=65536, max_flows=10_000,
-                  idle_timeout_us=300_000_000, memory_limit=67_108_864, sample_rate=1.0, tuple carry=()):
+                  idle_timeout_us=300_000_000, memory_limit=67_108_864, sample_rate=1.0, tuple carry=(),
+                  redact_headers=(), redact_query=(), placement=None, decode=None):
         cdef Table* table
         cdef int port
         cdef bytes secret = os.urandom(16)
@@ -1630,6 +1632,8 @@ cdef class FlowTable:
         if len(carry) > CARRY_MAX:
             raise ValueError(f"carry takes at most {CARRY_MAX} names")
         self.carried = tuple([name.encode("ascii") for name in carry])
+        self.rules = Rules(redact_headers=redact_headers, redact_query=redact_query, placement=placement,
+                           decode=decode, max_body=max_body, carry_count=len(carry))
         table = <Table*>calloc(1, sizeof(Table))
         if table == NULL:
             raise MemoryError
@@ -1684,8 +1688,7 @@ cdef class FlowTable:
         table.ready_bytes = 0
         while message != NULL:
             following = message.next
-            messages.append(build_message(message, &table.carry))
-            let_go(table, message)
+            messages.append(build_message(message, &table.pool, self.rules))
             message = following
         while table.dead != NULL:
             conn = table.dead

@@ -1,39 +1,47 @@
-# The Python face of a message: built once, from http1's Message and exchange's Exchange, with the GIL. Nowhere before.
+# The Python face of a message: made once, with the GIL, from http1's Message and exchange's Exchange. It renders its JSON
+# and builds its attributes only when asked, from the same redacted fields.
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from sniffer_core.exchange cimport Carry, Conn
+from sniffer_core.exchange cimport CARRY_MAX, Carry, Conn, Exchange
 from sniffer_core.http1 cimport Message
+from sniffer_core.memory cimport Pool
+
+cdef struct Names:              # lower-case names to compare with, in one block
+    uint32_t count
+    uint64_t sizes              # bit n: one of them has n bytes (n < 64); bit 63: one is longer
+    uint32_t* size
+    const uint8_t** name
+
+cdef class Rules:
+    # How records are made: what is redacted, decoded, carried and added. Shared by all messages of a table.
+    cdef tuple header_names     # keep the Names' bytes alive
+    cdef tuple query_names
+    cdef Names headers
+    cdef Names query
+    cdef object decode
+    cdef Py_ssize_t max_body
+    cdef bytes placement        # JSON, with a comma before it; or empty
+    cdef uint32_t carry_count
 
 cdef class RawMessage:
-    cdef readonly str direction
+    cdef Message* source        # both blocks are this object's own
+    cdef Exchange* exchanged
+    cdef Rules rules
+    cdef readonly str connection_id
     cdef readonly tuple receiver
     cdef readonly tuple destination
-    cdef readonly object timestamp
-    cdef readonly dict headers
-    cdef readonly str connection_id
-    cdef readonly object exchange
-    cdef readonly str http_version
-    cdef readonly str method
-    cdef readonly str path
-    cdef readonly object status_code
-    cdef readonly str reason
-    cdef readonly tuple informational
-    cdef readonly object latency_us
-    cdef readonly bytes body
-    cdef readonly object body_size
-    cdef readonly bint body_truncated
-    cdef readonly dict trailers
-    cdef readonly str incomplete
-    cdef readonly object missing_bytes
-    cdef readonly bint resynced
-    cdef readonly tuple anomalies
-    cdef readonly str trace_id
-    cdef readonly str span_id
-    cdef readonly tuple carried
+    cdef bytes opening          # the JSON up to the direction, the same for all messages of a connection
+    cdef bytes json
+    cdef tuple made             # `content`, once made
+    cdef public object message
+    cdef bint plain_path(self)
+    cdef int64_t latency(self)
+    cdef str coding(self)
+    cdef bytes render(self)
 
-cdef RawMessage build_message(Message* message, const Carry* carry)
-    # The C message stays the caller's to free.
+cdef RawMessage build_message(Message* message, Pool* pool, Rules rules)
+    # Takes the message over: out of the pool, into the object.
 
 cdef void forget_conn(Conn* conn)
     # Gives back a connection that nobody refers to any more, with its Python objects.

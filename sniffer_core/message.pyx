@@ -1,24 +1,36 @@
-"""The Python face of a message. See flow.pyi for its attributes."""
+"""The Python face of a message: redaction, the record as JSON, the attributes. See flow.pyi for the interface.
 
+Redaction is one function (`redacted`) asked by both forms, field by field, before either is made of it; the path has one
+of its own (`RawMessage.path`), and both forms use its result.
+"""
+
+import re
+from binascii import b2a_base64
+from codecs import utf_8_decode
 from hashlib import blake2b
 from socket import AF_INET, AF_INET6, inet_ntop
+from urllib.parse import unquote_plus
 
 cimport cython
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_GetItem, PyDict_SetItem
 from cpython.ref cimport PyObject, Py_INCREF, Py_XDECREF
 from cpython.unicode cimport PyUnicode_DecodeLatin1
-from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memcmp, memcpy
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memchr, memcmp, memcpy, memset, strlen
 
-from sniffer_core.exchange cimport Carry, Conn, Exchange
-from sniffer_core.http1 cimport (
-    REQUEST, WHOLE, Field, Message, fields_of, text_of)
-from sniffer_core.memory cimport pool_give
+from sniffer_core.exchange cimport Conn, Exchange, exchange_release
+from sniffer_core.http1 cimport REQUEST, WHOLE, Field, Message, fields_of, text_of
+from sniffer_core.memory cimport Pool, pool_give
+
+cdef extern from "Python.h":
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
 
 cdef enum:
     NAMES = 1024        # slots of the cache of header names
     NAME_MAX = 48       # longer names are not cached
+    FOLD_MAX = 64       # header lines that are folded in C; more (an oddity, or an attack) go through a dict
 
 cdef struct Name:
     uint32_t size
@@ -33,11 +45,59 @@ cdef tuple ANOMALIES = (
     "cl-invalid", "space-before-colon", "space-in-target", "conflicting-overlap", "bare-lf", "obs-fold")
 cdef str SET_COOKIE = "set-cookie"
 cdef str COOKIE = "cookie"
+cdef str REDACTED = "[REDACTED]"
 ANOMALY_NAMES = ANOMALIES
+
+# absolute-form and authority-form, RFC 9112 section 3.2; user info, RFC 3986 section 3.2.1
+cdef object USER_INFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)?[^/?#]*@")
+
+
+# ---- names -----------------------------------------------------------------------------------------------------------
+
+cdef inline uint8_t lower(uint8_t c) noexcept nogil:
+    return c + 32 if 65 <= c <= 90 else c
 
 
 cdef inline str latin1(const uint8_t* data, Py_ssize_t size):
     return PyUnicode_DecodeLatin1(<char*>data, size, NULL)
+
+
+cdef tuple list_names(listed, Names* names_):
+    """Fills `names_` with the listed names in lower case; returns the bytes that it points into."""
+    cdef tuple kept = tuple(sorted({name.lower().encode("latin-1") for name in listed}))
+    cdef Py_ssize_t i
+    names_.count = <uint32_t>len(kept)
+    names_.sizes = 0
+    names_.size = <uint32_t*>calloc(len(kept) + 1, sizeof(uint32_t))
+    names_.name = <const uint8_t**>calloc(len(kept) + 1, sizeof(uint8_t*))
+    if names_.size == NULL or names_.name == NULL:
+        raise MemoryError
+    for i in range(len(kept)):
+        names_.size[i] = <uint32_t>len(kept[i])
+        names_.name[i] = <const uint8_t*><char*><bytes>kept[i]
+        names_.sizes |= <uint64_t>1 << min(63, names_.size[i])
+    return kept
+
+
+cdef bint listed(const Names* list_, const uint8_t* name, uint32_t size) noexcept nogil:
+    """Whether a name is in the list, in any case."""
+    cdef uint32_t i
+    cdef uint32_t k
+    if not list_.sizes >> min(63, size) & 1:
+        return False
+    for i in range(list_.count):
+        if list_.size[i] == size:
+            for k in range(size):
+                if lower(name[k]) != list_.name[i][k]:
+                    break
+            else:
+                return True
+    return False
+
+
+cdef inline bint redacted(Rules rules, const Field* field, const uint8_t* text) noexcept:
+    """Whether a field's value must not leave the core."""
+    return listed(&rules.headers, text + field.name.at, field.name.size)
 
 
 cdef str lower_name(const uint8_t* sent, uint32_t size):
@@ -45,7 +105,7 @@ cdef str lower_name(const uint8_t* sent, uint32_t size):
     cdef uint32_t hashed = 2166136261 ^ size
     cdef uint32_t i
     cdef Name* slot
-    cdef str lower
+    cdef str lowered
     if size > NAME_MAX:
         return latin1(sent, size).lower()
     for i in range(size):
@@ -53,26 +113,28 @@ cdef str lower_name(const uint8_t* sent, uint32_t size):
     slot = &names[(hashed ^ (hashed >> 15)) & (NAMES - 1)]
     if slot.lower != NULL and slot.size == size and memcmp(slot.sent, sent, size) == 0:
         return <str>slot.lower
-    lower = latin1(sent, size).lower()
+    lowered = latin1(sent, size).lower()
     if slot.lower == NULL:      # the first to come keeps the slot: traffic cannot make it churn
         slot.size = size
         memcpy(slot.sent, sent, size)
-        Py_INCREF(lower)
-        slot.lower = <PyObject*>lower
-    return lower
+        Py_INCREF(lowered)
+        slot.lower = <PyObject*>lowered
+    return lowered
 
 
-cdef dict build_fields(const Field* fields, uint32_t count, const uint8_t* text):
-    """CONTRACT: lower-case names in order of first appearance, repeated ones joined, set-cookie always a list."""
+cdef dict build_fields(const Field* fields, uint32_t count, const uint8_t* text, Rules rules):
+    """Lower-case names in order of first appearance, repeated ones joined, set-cookie always a list."""
     cdef dict headers = {}
     cdef dict repeated = None
     cdef uint32_t i
     cdef str name
     cdef str value
     cdef PyObject* old
+    cdef bint secret
     for i in range(count):
         name = lower_name(text + fields[i].name.at, fields[i].name.size)
-        value = latin1(text + fields[i].value.at, fields[i].value.size)
+        secret = redacted(rules, &fields[i], text)
+        value = REDACTED if secret else latin1(text + fields[i].value.at, fields[i].value.size)
         old = PyDict_GetItem(headers, name)
         if name == SET_COOKIE:
             if old == NULL:
@@ -81,7 +143,7 @@ cdef dict build_fields(const Field* fields, uint32_t count, const uint8_t* text)
                 (<list>old).append(value)
         elif old == NULL:
             PyDict_SetItem(headers, name, value)
-        else:
+        elif not secret:
             if repeated is None:
                 repeated = {}
             if name in repeated:
@@ -93,6 +155,8 @@ cdef dict build_fields(const Field* fields, uint32_t count, const uint8_t* text)
             headers[name] = ("; " if name == COOKIE else ", ").join(values)
     return headers
 
+
+# ---- connections -----------------------------------------------------------------------------------------------------
 
 cdef tuple name_end(const uint8_t* address, int size, int port):
     cdef bytes packed = PyBytes_FromStringAndSize(<char*>address, size)
@@ -111,76 +175,741 @@ cdef void name_conn(Conn* conn):
         digest_size=16).hexdigest()
     cdef tuple server = high_end if conn.server_is_high else low_end
     cdef tuple client = low_end if conn.server_is_high else high_end
+    cdef bytes opening = (
+        f'{{"schema":1,"receiver":{{"ip":"{server[0]}","port":{server[1]}}},'
+        f'"destination":{{"ip":"{client[0]}","port":{client[1]}}},"direction":"').encode("ascii")
     Py_INCREF(id)
     Py_INCREF(server)
     Py_INCREF(client)
+    Py_INCREF(opening)
     conn.id = <PyObject*>id
     conn.server = <PyObject*>server
     conn.client = <PyObject*>client
+    conn.opening = <PyObject*>opening
 
 
 cdef void forget_conn(Conn* conn):
     Py_XDECREF(conn.id)
     Py_XDECREF(conn.server)
     Py_XDECREF(conn.client)
+    Py_XDECREF(conn.opening)
     pool_give(conn.pool, conn, sizeof(Conn))
 
 
+# ---- JSON ------------------------------------------------------------------------------------------------------------
+
+cdef struct Buffer:
+    uint8_t* data
+    size_t size
+    size_t space
+    bint failed         # no memory: what was written is worthless
+
+# One for all, kept from message to message: nothing lets go of the GIL while a record is written.
+cdef Buffer buffer
+cdef int64_t stamped = -1       # the second that `date` holds
+cdef char date[20]
+cdef uint8_t escape[256]        # 0 as it is; else what stands behind the backslash ("u": six characters)
+
+
+cdef void init_escape():
+    cdef int c
+    memset(escape, 0, sizeof(escape))
+    for c in range(32):
+        escape[c] = 117
+    escape[8] = 98
+    escape[9] = 116
+    escape[10] = 110
+    escape[12] = 102
+    escape[13] = 114
+    escape[34] = 34
+    escape[92] = 92
+
+
+init_escape()
+
+
+cdef inline uint8_t* room(Buffer* out, size_t size) noexcept nogil:
+    """Where `size` more bytes can be written; the caller adds to out.size what it wrote."""
+    cdef size_t space
+    cdef uint8_t* data
+    if out.size + size > out.space:
+        space = max(out.space * 2, out.size + size + 4096)
+        data = <uint8_t*>realloc(out.data, space)
+        if data == NULL:
+            out.failed = True
+            out.size = 0
+            if size > out.space:
+                return NULL
+            return out.data
+        out.data = data
+        out.space = space
+    return out.data + out.size
+
+
+cdef inline void write(Buffer* out, const void* data, size_t size) noexcept nogil:
+    cdef uint8_t* to = room(out, size)
+    if to != NULL:
+        memcpy(to, data, size)
+        out.size += size
+
+
+cdef inline void put(Buffer* out, const char* text) noexcept nogil:
+    write(out, text, strlen(text))
+
+
+cdef void put_number(Buffer* out, uint64_t number) noexcept nogil:
+    cdef uint8_t digits[20]
+    cdef int at = 20
+    while True:
+        at -= 1
+        digits[at] = <uint8_t>(48 + number % 10)
+        number //= 10
+        if number == 0:
+            break
+    write(out, digits + at, 20 - at)
+
+
+cdef inline uint64_t special(uint64_t word) noexcept nogil:
+    """Not 0 when one of the 8 bytes is below 0x20, above 0x7f, a quote or a backslash."""
+    cdef uint64_t quote = word ^ 0x2222222222222222ull
+    cdef uint64_t slash = word ^ 0x5C5C5C5C5C5C5C5Cull
+    return (
+        word
+        | (word - 0x2020202020202020ull)
+        | ((quote - 0x0101010101010101ull) & ~quote)
+        | ((slash - 0x0101010101010101ull) & ~slash)
+    ) & 0x8080808080808080ull
+
+
+cdef void put_text(Buffer* out, const uint8_t* text, size_t size, bint latin) noexcept nogil:
+    """Writes text as the inside of a JSON string; `latin`: it is ISO-8859-1, else UTF-8."""
+    cdef uint8_t* to = room(out, size * 6)
+    cdef uint8_t* start = to
+    cdef size_t i = 0
+    cdef uint64_t word
+    cdef uint8_t c
+    if to == NULL:
+        return
+    while i < size:
+        while i + 8 <= size:
+            memcpy(&word, text + i, 8)
+            if special(word):
+                break
+            memcpy(to, &word, 8)
+            to += 8
+            i += 8
+        # The rest, or the eight bytes that hold something special.
+        for _ in range(8):
+            if i == size:
+                break
+            c = text[i]
+            i += 1
+            if escape[c]:
+                to[0] = 92
+                to[1] = escape[c]
+                to += 2
+                if escape[c] == 117:
+                    to[0] = 48
+                    to[1] = 48
+                    to[2] = 48 + (c >> 4)
+                    to[3] = 48 + (c & 15) if (c & 15) < 10 else 87 + (c & 15)
+                    to += 4
+            elif latin and c >= 0x80:
+                to[0] = 0xC0 | (c >> 6)
+                to[1] = 0x80 | (c & 0x3F)
+                to += 2
+            else:
+                to[0] = c
+                to += 1
+    out.size += <size_t>(to - start)
+
+
+cdef inline void put_latin(Buffer* out, const uint8_t* text, size_t size) noexcept nogil:
+    put(out, b'"')
+    put_text(out, text, size, True)
+    put(out, b'"')
+
+
+cdef int put_str(Buffer* out, str text) except -1:
+    """Writes a Python string as JSON."""
+    cdef Py_ssize_t size
+    cdef const char* utf8 = PyUnicode_AsUTF8AndSize(text, &size)
+    put(out, b'"')
+    put_text(out, <const uint8_t*>utf8, <size_t>size, False)
+    put(out, b'"')
+    return 0
+
+
+cdef int put_dict(Buffer* out, dict fields) except -1:
+    """Writes what build_fields() gave."""
+    cdef bint first = True
+    put(out, b"{")
+    for name, value in fields.items():
+        if not first:
+            put(out, b",")
+        first = False
+        put_str(out, name)
+        put(out, b":")
+        if isinstance(value, str):
+            put_str(out, value)
+            continue
+        put(out, b"[")
+        for i, each in enumerate(value):
+            if i:
+                put(out, b",")
+            put_str(out, each)
+        put(out, b"]")
+    put(out, b"}")
+    return 0
+
+
+cdef inline bint same(const Field* a, const Field* b, const uint8_t* text) noexcept nogil:
+    """Whether two fields have the same name, in any case."""
+    cdef uint32_t i
+    if a.name.size != b.name.size:
+        return False
+    for i in range(a.name.size):
+        if lower(text[a.name.at + i]) != lower(text[b.name.at + i]):
+            return False
+    return True
+
+
+cdef inline bint is_named(const Field* field, const uint8_t* text, const char* name, uint32_t size) noexcept nogil:
+    cdef uint32_t i
+    if field.name.size != size:
+        return False
+    for i in range(size):
+        if lower(text[field.name.at + i]) != <uint8_t>name[i]:
+            return False
+    return True
+
+
+cdef void put_value(Buffer* out, const Field* field, const uint8_t* text, bint secret) noexcept nogil:
+    if secret:
+        put(out, b"[REDACTED]")
+    else:
+        put_text(out, text + field.value.at, field.value.size, True)
+
+
+cdef int put_fields(Buffer* out, const Field* fields, uint32_t count, const uint8_t* text, Rules rules) except -1:
+    """Writes header fields as build_fields() and put_dict() would, without a Python object."""
+    cdef uint64_t done = 0      # fields written with an earlier one of the same name
+    cdef uint64_t seen = 0      # hashes of the names so far: most repeat none
+    cdef uint64_t bit
+    cdef uint32_t i
+    cdef uint32_t k
+    cdef uint8_t* name
+    cdef bint secret
+    cdef bint array
+    cdef bint repeats = False
+    if count > FOLD_MAX:
+        put_dict(out, build_fields(fields, count, text, rules))
+        return 0
+    for i in range(count):
+        if fields[i].name.size == 0:
+            continue
+        bit = <uint64_t>1 << ((fields[i].name.size * 7 + lower(text[fields[i].name.at]) * 5
+                               + lower(text[fields[i].name.at + fields[i].name.size - 1])) & 63)
+        if seen & bit:
+            repeats = True
+        seen |= bit
+    put(out, b"{")
+    for i in range(count):
+        if done >> i & 1:
+            continue
+        if i:
+            put(out, b",")
+        put(out, b'"')
+        name = room(out, fields[i].name.size)
+        if name == NULL:
+            return 0
+        for k in range(fields[i].name.size):
+            name[k] = lower(text[fields[i].name.at + k])
+        out.size += fields[i].name.size
+        secret = redacted(rules, &fields[i], text)
+        array = is_named(&fields[i], text, b"set-cookie", 10)
+        put(out, b'":["' if array else b'":"')
+        put_value(out, &fields[i], text, secret)
+        if repeats:
+            for k in range(i + 1, count):
+                if not done >> k & 1 and same(&fields[i], &fields[k], text):
+                    done |= <uint64_t>1 << k
+                    if array:
+                        put(out, b'","')
+                    elif secret:
+                        continue    # a joined header becomes one [REDACTED]
+                    else:
+                        put(out, b"; " if is_named(&fields[i], text, b"cookie", 6) else b", ")
+                    put_value(out, &fields[k], text, secret)
+        put(out, b'"]' if array else b'"')
+    put(out, b"}")
+    return 0
+
+
+cdef void put_stamp(Buffer* out, int64_t stamp) noexcept nogil:
+    """ISO 8601, UTC, microseconds. The days are counted as in Howard Hinnant's civil_from_days."""
+    global stamped
+    cdef int64_t second = stamp // 1_000_000
+    cdef int64_t micro = stamp % 1_000_000
+    cdef int64_t era, day, year, rest
+    cdef int64_t part[6]
+    cdef int i
+    cdef uint8_t* to
+    if second != stamped:
+        stamped = second
+        day = second // 86400 + 719468
+        rest = second % 86400
+        part[3] = rest // 3600
+        part[4] = rest // 60 % 60
+        part[5] = rest % 60
+        era = day // 146097
+        day -= era * 146097
+        year = (day - day // 1460 + day // 36524 - day // 146096) // 365
+        day -= 365 * year + year // 4 - year // 100
+        rest = (5 * day + 2) // 153
+        part[2] = day - (153 * rest + 2) // 5 + 1
+        part[1] = rest + 3 if rest < 10 else rest - 9
+        part[0] = year + era * 400 + (1 if part[1] <= 2 else 0)
+        memcpy(date, b"0000-00-00T00:00:00.", 20)
+        for i in range(4):
+            date[3 - i] = <char>(48 + part[0] % 10)
+            part[0] //= 10
+        for i in range(1, 6):
+            date[3 * i + 2] = <char>(48 + part[i] // 10)
+            date[3 * i + 3] = <char>(48 + part[i] % 10)
+    to = room(out, 27)
+    if to == NULL:
+        return
+    memcpy(to, date, 20)
+    for i in range(6):
+        to[25 - i] = <uint8_t>(48 + micro % 10)
+        micro //= 10
+    to[26] = 90
+    out.size += 27
+
+
+cdef void put_latency(Buffer* out, int64_t latency) noexcept nogil:
+    """Milliseconds from microseconds, as the shortest decimal: 1.5, 0.372, 2.0."""
+    cdef int64_t rest = latency % 1000
+    cdef uint8_t digits[3]
+    cdef int size = 3
+    put_number(out, <uint64_t>(latency // 1000))
+    put(out, b".")
+    digits[0] = <uint8_t>(48 + rest // 100)
+    digits[1] = <uint8_t>(48 + rest // 10 % 10)
+    digits[2] = <uint8_t>(48 + rest % 10)
+    while size > 1 and digits[size - 1] == 48:
+        size -= 1
+    write(out, digits, size)
+
+
+cdef bint is_ascii(const uint8_t* data, size_t size) noexcept nogil:
+    cdef size_t i = 0
+    cdef uint64_t word
+    while i + 8 <= size:
+        memcpy(&word, data + i, 8)
+        if word & 0x8080808080808080ull:
+            return False
+        i += 8
+    while i < size:
+        if data[i] & 0x80:
+            return False
+        i += 1
+    return True
+
+
+# ---- the object ------------------------------------------------------------------------------------------------------
+
 @cython.final
+cdef class Rules:
+    """How records are made; see FlowTable's arguments."""
+
+    def __cinit__(self, *, redact_headers, redact_query, placement, decode, max_body, carry_count):
+        cdef Buffer out
+        self.header_names = list_names(redact_headers, &self.headers)
+        self.query_names = list_names(redact_query, &self.query)
+        self.decode = decode
+        self.max_body = max_body
+        self.carry_count = carry_count
+        self.placement = b""
+        if placement is not None and any(placement):
+            memset(&out, 0, sizeof(Buffer))
+            try:
+                for name, value in zip(("pod", "namespace", "node"), placement):
+                    if value is not None:
+                        put(&out, b',"placement":{' if out.size == 0 else b",")
+                        put_str(&out, name)
+                        put(&out, b":")
+                        put_str(&out, value)
+                put(&out, b"}")
+                self.placement = PyBytes_FromStringAndSize(<char*>out.data, <Py_ssize_t>out.size)
+            finally:
+                free(out.data)
+
+    def __dealloc__(self):
+        free(self.headers.size)
+        free(self.headers.name)
+        free(self.query.size)
+        free(self.query.name)
+
+
+cdef bint has_secret_parameter(const Names* query, const uint8_t* path, uint32_t size) noexcept nogil:
+    """Whether a query may hold a parameter to redact: a listed name, or one written in an unusual way."""
+    cdef const uint8_t* mark = <const uint8_t*>memchr(path, 63, size)
+    cdef uint32_t i
+    cdef uint32_t start
+    if mark == NULL or query.count == 0:
+        return False
+    start = <uint32_t>(mark - path) + 1
+    for i in range(start, size):
+        if path[i] == 38 or path[i] == 59:
+            start = i + 1
+        elif path[i] == 37 or path[i] == 43 or path[i] <= 32 or path[i] >= 0x80:
+            if memchr(path + start, 61, i - start) == NULL:
+                return True     # encoded within a name: looked at closely
+        elif path[i] == 61 and listed(query, path + start, i - start):
+            return True
+    return False
+
+
+cdef str redact_query(str path, Rules rules):
+    """The path with the values of listed parameters redacted; names are compared decoded, in any case."""
+    target, _, query = path.partition("?")
+    parts = re.split("([&;])", query)
+    for at in range(0, len(parts), 2):
+        name, sign, _ = parts[at].partition("=")
+        if sign and unquote_plus(name).strip().lower().encode("latin-1", "replace") in rules.query_names:
+            parts[at] = f"{name}={REDACTED}"
+    return f"{target}?{''.join(parts)}"
+
+
+@cython.final
+@cython.no_gc
 cdef class RawMessage:
-    """One HTTP/1.x message as the core read it: nothing redacted, nothing decoded."""
+    """One HTTP/1.x message as the core read it, redacted. Made by FlowTable alone."""
 
     def __init__(self):
         raise TypeError("a RawMessage is made by a FlowTable alone")
 
+    def __dealloc__(self):
+        if self.source != NULL:
+            free(self.source.body)
+            free(self.source.trailers)
+            free(self.source)
+        free(self.exchanged)
 
-cdef RawMessage build_message(Message* message, const Carry* carry):
+    @property
+    def direction(self):
+        return "request" if self.source.kind == REQUEST else "response"
+
+    @property
+    def timestamp(self):
+        return self.source.stamp
+
+    @property
+    def headers(self):
+        return build_fields(self.source.fields, self.source.count, self.source.text, self.rules)
+
+    @property
+    def trailers(self):
+        if self.source.trailers == NULL:
+            return None
+        return build_fields(
+            fields_of(self.source.trailers), self.source.trailers.count, text_of(self.source.trailers), self.rules)
+
+    @property
+    def exchange(self):
+        return self.exchanged.number
+
+    @property
+    def http_version(self):
+        return "1.1" if self.source.minor else "1.0"
+
+    @property
+    def method(self):
+        if not self.exchanged.known:
+            return None
+        return latin1(self.exchanged.text + self.exchanged.method.at, self.exchanged.method.size)
+
+    cdef bint plain_path(self):
+        """Whether the target is shown as it was sent."""
+        cdef const uint8_t* path = self.exchanged.text + self.exchanged.target.at
+        cdef uint32_t size = self.exchanged.target.size
+        return not (size and path[0] != 47 and memchr(path, 64, size) != NULL) and \
+            not has_secret_parameter(&self.rules.query, path, size)
+
+    @property
+    def path(self):
+        cdef str path
+        if not self.exchanged.known:
+            return None
+        path = latin1(self.exchanged.text + self.exchanged.target.at, self.exchanged.target.size)
+        if self.plain_path():
+            return path
+        if path[0] != "/":
+            path = USER_INFO.sub(r"\1", path)
+        if "?" in path and self.rules.query.count:
+            path = redact_query(path, self.rules)
+        return path
+
+    @property
+    def status_code(self):
+        return None if self.source.kind == REQUEST else self.source.status
+
+    @property
+    def reason(self):
+        if self.source.kind == REQUEST:
+            return None
+        return latin1(self.source.text + self.source.reason.at, self.source.reason.size)
+
+    @property
+    def informational(self):
+        cdef uint32_t i
+        if self.source.kind == REQUEST:
+            return ()
+        return tuple([self.exchanged.informational[i] for i in range(self.exchanged.informational_count)])
+
+    cdef int64_t latency(self):
+        """µs, or -1."""
+        return self.source.latency if self.source.kind != REQUEST and self.exchanged.known else -1
+
+    @property
+    def latency_us(self):
+        cdef int64_t latency = self.latency()
+        return None if latency < 0 else latency
+
+    @property
+    def body(self):
+        return PyBytes_FromStringAndSize(<char*>self.source.body, <Py_ssize_t>self.source.body_kept)
+
+    @property
+    def body_size(self):
+        return self.source.body_size
+
+    @property
+    def body_truncated(self):
+        return self.source.truncated
+
+    cdef str coding(self):
+        """The Content-Encoding to remove, or None."""
+        cdef uint32_t i
+        if self.rules.decode is None:
+            return None
+        for i in range(self.source.count):
+            if is_named(&self.source.fields[i], self.source.text, b"content-encoding", 16):
+                return build_fields(
+                    self.source.fields, self.source.count, self.source.text, self.rules)["content-encoding"]
+        return None
+
+    @property
+    def content(self):
+        """RULINGS: the bytes before the first missing one, at most the cap as sent, then decoded to at most the cap."""
+        cdef bytes body
+        cdef bint truncated = self.source.truncated
+        cdef bint cut = truncated or self.source.incomplete != WHOLE
+        cdef str removed = ""
+        cdef str coding
+        if self.made is not None:
+            return self.made
+        body = self.body
+        if body:
+            coding = self.coding()
+            if coding:
+                body, removed, full, broken = self.rules.decode(body, coding, self.rules.max_body)
+                truncated = truncated or full
+                cut = cut or full or broken
+        if not body and not removed:
+            self.made = (None, None, truncated, None)
+            return self.made
+        try:
+            # Not final: a last UTF-8 sequence that is incomplete is left out.
+            text = utf_8_decode(body, "strict", False)[0] if cut else body.decode()
+        except UnicodeDecodeError:
+            self.made = (b2a_base64(body, newline=False).decode("ascii"), "base64", truncated, removed or None)
+        else:
+            self.made = (text, None, truncated, removed or None)
+        return self.made
+
+    @property
+    def incomplete(self):
+        return INCOMPLETE[self.source.incomplete]
+
+    @property
+    def missing_bytes(self):
+        return self.source.missing if self.source.incomplete != WHOLE and self.source.missing > 0 else None
+
+    @property
+    def resynced(self):
+        return self.source.resynced
+
+    @property
+    def anomalies(self):
+        cdef uint32_t bits = self.source.anomalies
+        return tuple([ANOMALIES[i] for i in range(len(ANOMALIES)) if bits >> i & 1]) if bits else ()
+
+    @property
+    def trace_id(self):
+        return latin1(self.exchanged.trace, 32) if self.exchanged.traced else None
+
+    @property
+    def span_id(self):
+        return latin1(self.exchanged.trace + 32, 16) if self.exchanged.traced else None
+
+    @property
+    def carried(self):
+        cdef uint32_t i
+        if not self.exchanged.known or not self.rules.carry_count:
+            return None
+        return tuple([
+            latin1(self.exchanged.text + self.exchanged.carried[i].at, self.exchanged.carried[i].size)
+            if self.exchanged.carried_present & (1 << i) else None
+            for i in range(self.rules.carry_count)])
+
+    @property
+    def idempotency_key(self):
+        return f"{self.connection_id}-{self.exchanged.number}-{self.direction}"
+
+    @property
+    def weight(self):
+        cdef size_t size = sizeof(Message) + sizeof(Exchange) + 256 + self.source.size + self.exchanged.size
+        size += self.source.body_space
+        if self.source.trailers != NULL:
+            size += self.source.trailers.size
+        if self.json is not None:
+            size += len(self.json)
+        else:
+            size += 512 + self.source.text_size + 2 * self.source.body_kept
+        return size
+
+    def to_json(self):
+        if self.json is None:
+            self.json = self.render()
+        return self.json
+
+    cdef bytes render(self):
+        """The record, fields in the order of sniffer.message.HttpMessage."""
+        cdef Message* message = self.source
+        cdef Exchange* exchange = self.exchanged
+        cdef Buffer* out = &buffer
+        cdef str path = None
+        cdef tuple content = None
+        cdef bint plain
+        cdef uint32_t i
+        cdef bint first
+        cdef int64_t latency = self.latency()
+        # Python runs here, and nowhere below: the buffer is shared.
+        if exchange.known and not self.plain_path():
+            path = self.path
+        plain = message.body_kept == 0 or (is_ascii(message.body, message.body_kept) and self.coding() is None)
+        if not plain:
+            content = self.content
+        out.size = 0
+        out.failed = False
+        write(out, PyBytes_AS_STRING(self.opening), PyBytes_GET_SIZE(self.opening))
+        put(out, b'request","timestamp":"' if message.kind == REQUEST else b'response","timestamp":"')
+        put_stamp(out, message.stamp)
+        put(out, b'","headers":')
+        put_fields(out, message.fields, message.count, message.text, self.rules)
+        put(out, b',"connectionId":')
+        put_str(out, self.connection_id)
+        put(out, b',"exchange":')
+        put_number(out, exchange.number)
+        put(out, b',"httpVersion":"1.1"' if message.minor else b',"httpVersion":"1.0"')
+        if exchange.known:
+            put(out, b',"method":')
+            put_latin(out, exchange.text + exchange.method.at, exchange.method.size)
+            put(out, b',"path":')
+            if path is None:
+                put_latin(out, exchange.text + exchange.target.at, exchange.target.size)
+            else:
+                put_str(out, path)
+        if message.kind != REQUEST:
+            put(out, b',"statusCode":')
+            put_number(out, message.status)
+            put(out, b',"reason":')
+            put_latin(out, message.text + message.reason.at, message.reason.size)
+            if exchange.informational_count:
+                put(out, b',"informational":[')
+                for i in range(exchange.informational_count):
+                    if i:
+                        put(out, b",")
+                    put_number(out, exchange.informational[i])
+                put(out, b"]")
+            if latency >= 0:
+                put(out, b',"latencyMs":')
+                put_latency(out, latency)
+        if content is not None:
+            if content[0] is not None:
+                put(out, b',"body":')
+                put_str(out, <str>content[0])
+            if content[1] is not None:
+                put(out, b',"bodyEncoding":"base64"')
+        elif message.body_kept:
+            put(out, b',"body":"')
+            put_text(out, message.body, message.body_kept, False)
+            put(out, b'"')
+        put(out, b',"bodySize":')
+        put_number(out, message.body_size)
+        if content[2] if content is not None else message.truncated:
+            put(out, b',"bodyTruncated":true')
+        if content is not None and content[3] is not None:
+            put(out, b',"bodyDecoded":')
+            put_str(out, <str>content[3])
+        if message.trailers != NULL and message.trailers.count:
+            put(out, b',"trailers":')
+            put_fields(out, fields_of(message.trailers), message.trailers.count, text_of(message.trailers), self.rules)
+        if message.incomplete != WHOLE:
+            put(out, b',"incomplete":')
+            put_str(out, <str>INCOMPLETE[message.incomplete])
+            if message.missing > 0:
+                put(out, b',"missingBytes":')
+                put_number(out, <uint64_t>message.missing)
+        if message.resynced:
+            put(out, b',"resynced":true')
+        if message.anomalies:
+            put(out, b',"anomalies":[')
+            first = True
+            for i in range(<uint32_t>len(ANOMALIES)):
+                if message.anomalies >> i & 1:
+                    if not first:
+                        put(out, b",")
+                    first = False
+                    put_str(out, <str>ANOMALIES[i])
+            put(out, b"]")
+        if exchange.traced:
+            put(out, b',"traceId":')
+            put_latin(out, exchange.trace, 32)
+            put(out, b',"spanId":')
+            put_latin(out, exchange.trace + 32, 16)
+        write(out, PyBytes_AS_STRING(self.rules.placement), PyBytes_GET_SIZE(self.rules.placement))
+        put(out, b"}")
+        if out.failed:
+            raise MemoryError
+        return PyBytes_FromStringAndSize(<char*>out.data, <Py_ssize_t>out.size)
+
+
+cdef RawMessage build_message(Message* message, Pool* pool, Rules rules):
     cdef RawMessage raw = RawMessage.__new__(RawMessage)
     cdef Exchange* exchange = <Exchange*>message.exchange
     cdef Conn* conn = exchange.conn
-    cdef uint32_t i
     if conn.id == NULL:
         name_conn(conn)
+    raw.rules = rules
     raw.connection_id = <str>conn.id
     raw.receiver = <tuple>conn.server
     raw.destination = <tuple>conn.client
-    raw.timestamp = message.stamp
-    raw.exchange = exchange.number
-    raw.http_version = "1.1" if message.minor else "1.0"
-    raw.headers = build_fields(message.fields, message.count, message.text)
-    raw.informational = ()
-    raw.anomalies = ()
-    raw.latency_us = None
-    if exchange.known:
-        raw.method = latin1(exchange.text + exchange.method.at, exchange.method.size)
-        raw.path = latin1(exchange.text + exchange.target.at, exchange.target.size)
-        if carry.count:
-            raw.carried = tuple([
-                latin1(exchange.text + exchange.carried[i].at, exchange.carried[i].size)
-                if exchange.carried_present & (1 << i) else None
-                for i in range(carry.count)])
-        if exchange.traced:
-            raw.trace_id = latin1(exchange.trace, 32)
-            raw.span_id = latin1(exchange.trace + 32, 16)
-    if message.kind == REQUEST:
-        raw.direction = "request"
-        raw.status_code = None
-    else:
-        raw.direction = "response"
-        raw.status_code = message.status
-        raw.reason = latin1(message.text + message.reason.at, message.reason.size)
-        if exchange.informational_count:
-            raw.informational = tuple([exchange.informational[i] for i in range(exchange.informational_count)])
-        if exchange.known and message.latency >= 0:
-            raw.latency_us = message.latency
-    raw.body = PyBytes_FromStringAndSize(<char*>message.body, <Py_ssize_t>message.body_kept)
-    raw.body_size = message.body_size
-    raw.body_truncated = message.truncated
+    raw.opening = <bytes>conn.opening
+    # The exchange is the queue's too, in another thread soon: the message gets a copy.
+    raw.exchanged = <Exchange*>malloc(exchange.size)
+    if raw.exchanged == NULL:
+        raise MemoryError
+    memcpy(raw.exchanged, exchange, exchange.size)
+    raw.exchanged.text = <uint8_t*>raw.exchanged + sizeof(Exchange)
+    exchange_release(exchange, pool, 1)
+    pool.bytes -= <int64_t>(message.size + message.body_space)
+    pool.blocks -= 2 if message.body != NULL else 1
     if message.trailers != NULL:
-        raw.trailers = build_fields(fields_of(message.trailers), message.trailers.count, text_of(message.trailers))
-    raw.incomplete = INCOMPLETE[message.incomplete]
-    raw.missing_bytes = message.missing if message.incomplete != WHOLE and message.missing > 0 else None
-    raw.resynced = message.resynced
-    if message.anomalies:
-        raw.anomalies = tuple([ANOMALIES[i] for i in range(len(ANOMALIES)) if message.anomalies & (1 << i)])
+        pool.bytes -= <int64_t>message.trailers.size
+        pool.blocks -= 1
+    raw.source = message
     return raw
