@@ -568,7 +568,7 @@ cdef void on_end(Table* table, Flow* flow, Half* half) noexcept nogil:
             exchange.waiting = message
             return
         emit(table, message)
-        if (exchange.connect or exchange.upgrade) and message.incomplete == WHOLE and other.seen and not other.eof:
+        if (exchange.connect or exchange.upgrade) and message.incomplete == WHOLE and not other.eof and not other.absent:
             half.waits = True       # what follows is HTTP only if the answer says so
         return
     emit(table, message)
@@ -880,6 +880,11 @@ cdef inline void arm(Table* table, Flow* flow, Half* half) noexcept nogil:
         if half.timers == NULL:
             timer_start(table, half, &table.later, table.now + GRACE_ONE_SIDED)
         return
+    if half.waits and not flow.half[1 - (half - flow.half)].seen:   # the answer may come, or be on the unseen side
+        if half.timers == NULL or half.hole != half.stream.next:
+            half.hole = half.stream.next
+            timer_start(table, half, &table.later, table.now + GRACE_ONE_SIDED)
+        return
     if half.stream.count == 0 and half.stream.acked <= half.stream.next and half.stream.end < 0:
         if half.timers != NULL:
             timer_stop(half)
@@ -918,6 +923,8 @@ cdef void fire(Table* table, Half* half) noexcept nogil:
         return
     if half.stream.base == BASE_PROVISIONAL:
         release(half)
+    elif half.waits and not flow.half[1 - (half - flow.half)].seen:
+        half.waits = False
     elif flow.mode == MODE_HTTP:
         size = hole(flow, half, False)
         if size:
@@ -932,6 +939,8 @@ cdef void fire(Table* table, Half* half) noexcept nogil:
 cdef void relieve_half(Table* table, Flow* flow, Half* half, int64_t goal) noexcept nogil:
     """A cap is reached: holes become gaps until no more than `goal` bytes are held."""
     cdef Half* other = &flow.half[1 - (half - flow.half)]
+    if not other.seen:
+        half.waits = False
     if half.waits:      # for an answer that does not come, while the other side talks on: a tunnel
         table.counters[<int>Counter.FLOWS_TUNNEL] += 1
         note(table, flow, EVENT_TUNNEL)
@@ -1112,6 +1121,9 @@ cdef void end_flow(Table* table, Flow* flow, Incomplete reason, int why) noexcep
         if flow.mode == MODE_UNDECIDED:
             decide(table, flow)
         if flow.mode == MODE_HTTP:
+            for i in range(2):
+                if not flow.half[1 - i].seen:
+                    flow.half[i].waits = False      # for an answer on the side that is not there
             read_on(table, flow)
             while force_on(table, flow):
                 pass

@@ -892,6 +892,52 @@ def test_bytes_after_an_upgrade_are_held() -> None:
         assert sorted(str(m.path) for m in run(dialogue)) == sorted(paths)
 
 
+@pytest.mark.parametrize(("later", "held"), [(900_000, True), (1_100_000, False)])
+def test_upgrade_with_an_unseen_answer(later: int, held: bool) -> None:
+    """What follows an Upgrade waits for an answer that nobody sees for 1 s, and is read as HTTP then."""
+    dialogue = Dialogue(handshake=False)
+    dialogue.client(UPGRADE)
+    dialogue.client(get("next"))
+    dialogue.wait(100_000)
+    dialogue.client()
+    begun = dialogue.now - 1000  # the grace of the first bytes is over
+    table = Table()
+    assert [m.path for m in table.feed(dialogue.take())] == ["/ws"]
+    dialogue.now = begun + later
+    dialogue.client()
+    assert [m.path for m in table.feed(dialogue.take())] == ([] if held else ["/next"])
+    assert [m.path for m in table.flush()] == (["/next"] if held else [])
+
+
+def test_upgrade_mid_stream() -> None:
+    """An answer that comes in time decides, though nothing of its direction was seen before it."""
+    dialogue = Dialogue(handshake=False)
+    dialogue.client(UPGRADE)
+    dialogue.client(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    dialogue.wait(500_000)
+    dialogue.server(b"HTTP/1.1 101 Switching\r\n\r\n\0\0")
+    table = Table()
+    assert [m.status_code for m in table.run(dialogue.packets)] == [None, 101]
+    counters = table.counted("start_lines_malformed", "bytes_abandoned_tunnel")
+    assert counters == {"start_lines_malformed": 0, "bytes_abandoned_tunnel": 26}
+
+
+def test_upgrade_that_is_never_answered() -> None:
+    """Bytes behind an Upgrade are held up to the cap; what was sent by then is no HTTP but a tunnel."""
+    dialogue = Dialogue()
+    dialogue.client(UPGRADE)
+    for _ in range(3 * 1024):
+        dialogue.client(b"x" * 1024)
+    dialogue.server()
+    table = Table()
+    assert [m.path for m in table.run(dialogue.packets)] == ["/ws"]
+    assert table.counted("flows_tunnel", "bytes_abandoned_tunnel") == {
+        "flows_tunnel": 1,
+        "bytes_abandoned_tunnel": 3 << 20,
+    }
+    assert [kind for kind, _, _ in table.core.events()] == ["tunnel"]
+
+
 def test_h2c() -> None:
     """101 to `Upgrade: h2c` is a tunnel; 200 to it is no upgrade."""
     h2c = b"GET /h2 HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n"
