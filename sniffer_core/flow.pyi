@@ -1,7 +1,7 @@
 """The flow table: packets in, HTTP messages out."""
 
 from collections.abc import Callable, Iterable
-from typing import Literal, final
+from typing import Literal, TypeAlias, final
 
 COUNTERS: tuple[str, ...]
 """Names of `FlowTable.counters()`, in order."""
@@ -9,9 +9,9 @@ COUNTERS: tuple[str, ...]
 LINK_TYPES: frozenset[int]
 """The libpcap link types (DLT) that can be read: 0, 1, 12, 14, 101, 108, 113, 228, 229, 276."""
 
-Decode = Callable[[bytes, str, int], tuple[bytes, str, bool, bool]]
-"""Removes content codings: (body, the Content-Encoding, most bytes to keep) -> (body, names of the codings removed or "",
-whether there is more than was kept, whether a coding was broken or ended early)."""
+Decode: TypeAlias = Callable[[bytes, str, int], tuple[bytes, str, bool, bool]]
+"""Removes content codings: (body, the Content-Encoding, most bytes to keep) -> (body, names of the codings removed or
+"", whether there is more than was kept, whether a coding was broken or ended early)."""
 
 @final
 class RawMessage:
@@ -45,8 +45,8 @@ class RawMessage:
         """Packet time of the first byte, microseconds since the epoch."""
     @property
     def headers(self) -> dict[str, str | list[str]]:
-        """A new dict: names lower-cased, in order of first appearance; a repeated name is joined with ", " (`cookie` with
-        "; "); `set-cookie` is always a list. Bytes are shown as ISO-8859-1. Redacted as the table was told to."""
+        """A new dict: names lower-cased, in order of first appearance; a repeated name is joined with ", " (`cookie`
+        with "; "); `set-cookie` is always a list. Bytes are shown as ISO-8859-1. Redacted as the table was told to."""
     @property
     def connection_id(self) -> str:
         """32 hex digits; see docs/RECORD.md."""
@@ -59,7 +59,7 @@ class RawMessage:
         """None for a response whose request was not seen; so are `path` and `carried`."""
     @property
     def path(self) -> str | None:
-        """The request target as sent, without user info, values of query parameters redacted as the table was told to."""
+        """The request target as sent, without user info; query parameters redacted as the table was told to."""
     @property
     def status_code(self) -> int | None:
         """None for a request."""
