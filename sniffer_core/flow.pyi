@@ -157,3 +157,6 @@ class FlowTable:
     def events(self) -> list[tuple[str, tuple[str, int], tuple[str, int]]]:
         """What is worth a log line since the last call: (kind, receiver, destination), kinds `tls`, `http2`,
         `other-protocol`, `undecided`, `tunnel`, `snapped`, `long-message`; at most 256 between two calls."""
+
+def _starve(table: FlowTable, number: int) -> int:
+    """For tests: from now on, allocation `number` (from 1; 0 none) gets no memory; returns what is left of the last."""

@@ -10,11 +10,20 @@ from libc.stdlib cimport free, malloc, realloc
 cdef struct Pool:
     int64_t bytes       # live bytes, as asked for
     int64_t blocks      # live blocks
+    int64_t spare       # for tests: the number of the next allocation that gets no memory, from 1; 0 none
+
+
+cdef inline bint pool_starves(Pool* pool) noexcept nogil:
+    """Whether this allocation is the one that gets no memory."""
+    if pool.spare == 0:
+        return False
+    pool.spare -= 1
+    return pool.spare == 0
 
 
 cdef inline void* pool_take(Pool* pool, size_t size) noexcept nogil:
     """A new block of `size` > 0 bytes, or NULL when the system has none."""
-    cdef void* block = malloc(size)
+    cdef void* block = NULL if pool_starves(pool) else malloc(size)
     if block != NULL:
         pool.bytes += <int64_t>size
         pool.blocks += 1
@@ -23,7 +32,7 @@ cdef inline void* pool_take(Pool* pool, size_t size) noexcept nogil:
 
 cdef inline void* pool_resize(Pool* pool, void* block, size_t old, size_t new) noexcept nogil:
     """`block` grown or shrunk from `old` to `new` bytes; NULL (block unchanged) when the system has none."""
-    cdef void* moved = realloc(block, new)
+    cdef void* moved = NULL if pool_starves(pool) else realloc(block, new)
     if moved != NULL:
         pool.bytes += <int64_t>new - <int64_t>old
     return moved
