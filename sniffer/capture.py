@@ -575,17 +575,6 @@ def _has_file_header(data: bytes | bytearray) -> bool:
 # Hand-off
 
 
-def weight(raw: RawMessage) -> int:
-    """About how many bytes a message takes."""
-    headers = raw.headers
-    size = 1024 + 128 * len(headers) + sum(map(len, headers.values())) + len(raw.body) + len(raw.path or "")
-    for cookie in headers.get("set-cookie", ()):
-        size += len(cookie) + 64
-    if raw.trailers:
-        size += sum(128 + len(value) for value in raw.trailers.values())
-    return size
-
-
 class HandOff:
     """Messages and counters on their way from the capture thread to the event loop; bounded.
 
@@ -626,7 +615,7 @@ class HandOff:
             self._events.extend(events)
             self._held = len(messages)
             wake = bool(self._events)
-        sizes = [weight(raw) for raw in messages]
+        sizes = [raw.weight for raw in messages]
         at = 0
         while at < len(messages):
             end = at + SLICE
@@ -680,8 +669,8 @@ class HandOff:
 
     # The loop
 
-    def take(self) -> list[RawMessage] | None:
-        """The oldest messages, at most SLICE of them; None when there are none."""
+    def take(self) -> tuple[list[RawMessage], int] | None:
+        """The oldest messages, at most SLICE of them, and their weight; None when there are none."""
         with self._lock:
             if not self._slices:
                 return None
@@ -690,7 +679,7 @@ class HandOff:
             self._waiting -= len(part)
             self._bytes -= size
             self._lock.notify_all()
-            return part
+            return part, size
 
     def take_events(self) -> list[Event]:
         """What is worth a log line since the last call."""

@@ -13,16 +13,13 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import aiohttp
 from yarl import URL
 
 from sniffer.errors import SnifferError
-from sniffer.sinks import Rejected, Retry, Sink, TooLarge
-
-if TYPE_CHECKING:
-    from sniffer.message import HttpMessage
+from sniffer.sinks import Record, Rejected, Retry, Sink, TooLarge
 
 log = logging.getLogger("sniffer.sinks")
 
@@ -107,7 +104,7 @@ class UrlSink(Sink):
             await self._session.close()
             await asyncio.sleep(0)  # the transports close their sockets in the next round of the loop
 
-    async def deliver(self, batch: Sequence[HttpMessage]) -> None:
+    async def deliver(self, batch: Sequence[Record]) -> None:
         """Posts a batch, once."""
         if self._session is None:
             raise RuntimeError("deliver before open")
@@ -136,17 +133,17 @@ class UrlSink(Sink):
             raise TooLarge(cause)
         raise Rejected(cause)
 
-    async def _body(self, batch: Sequence[HttpMessage]) -> io.BytesIO:
+    async def _body(self, batch: Sequence[Record]) -> io.BytesIO:
         if self._batches:
-            data = b"\n".join([message.to_json() for message in batch]) + b"\n"
+            data = b"\n".join([record.to_json() for record in batch]) + b"\n"
         else:
-            (message,) = batch
-            data = message.to_json()
+            (record,) = batch
+            data = record.to_json()
         if self._gzip:
             data = await asyncio.to_thread(_gzip, data) if len(data) >= THREAD_BYTES else _gzip(data)
         return io.BytesIO(data)  # of plain bytes, aiohttp warns when they are many
 
-    def _key(self, batch: Sequence[HttpMessage]) -> str:
+    def _key(self, batch: Sequence[Record]) -> str:
         key = batch[0].idempotency_key
         return f"{key}+{len(batch)}" if self._batches else key
 

@@ -12,17 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import Final, Literal, cast
 
-from sniffer.sinks import Reason, Rejected, Sink, SinkClosed, TooLarge, Undelivered, where
-
-if TYPE_CHECKING:
-    from sniffer.message import FieldValues, HttpMessage
+from sniffer.sinks import Reason, Record, Rejected, Sink, SinkClosed, TooLarge, Undelivered, where
 
 log = logging.getLogger("sniffer.sinks")
 
@@ -73,7 +69,7 @@ class LaneCounters:
             self.dropped_error += count
 
 
-Taken = tuple[Sequence["HttpMessage"], int]
+Taken = tuple[Sequence[Record], int]
 """A batch and its weight."""
 
 
@@ -87,7 +83,7 @@ class Batches:
     def __init__(self) -> None:
         self._batches: deque[Taken] = deque()
 
-    def put(self, batch: Sequence[HttpMessage], size: int) -> None:
+    def put(self, batch: Sequence[Record], size: int) -> None:
         """Adds messages whose weight is `size`."""
         self._batches.append((batch, size))
 
@@ -95,7 +91,7 @@ class Batches:
         """The next batch to deliver."""
         return self._batches.popleft() if self._batches else None
 
-    def done(self, batch: Sequence[HttpMessage]) -> None:
+    def done(self, batch: Sequence[Record]) -> None:
         """A batch that was taken is settled."""
 
     def ripen(self) -> None:
@@ -120,20 +116,20 @@ class ByConnection:
         self.wait = wait
         self._size = size
         self._max_bytes = max_bytes
-        self._connections: dict[str, deque[HttpMessage]] = {}  # those with messages waiting or under way
+        # The weights too: a record that another lane has rendered in the meantime may weigh otherwise.
+        self._connections: dict[str, deque[tuple[Record, int]]] = {}  # those with messages waiting or under way
         self._ready: deque[str] = deque()  # of these, the ones with messages waiting and none under way
         self._ripe = False
 
-    def put(self, batch: Sequence[HttpMessage], size: int) -> None:  # noqa: ARG002 - weighed again when taken
+    def put(self, batch: Sequence[Record], size: int) -> None:  # noqa: ARG002 - each is weighed
         """Adds messages whose weight is `size`."""
-        for message in batch:
-            connection = message.connection_id
+        for record in batch:
+            connection = record.connection_id
             waiting = self._connections.get(connection)
             if waiting is None:
-                self._connections[connection] = deque((message,))
+                waiting = self._connections[connection] = deque()
                 self._ready.append(connection)
-            else:
-                waiting.append(message)
+            waiting.append((record, record.weight))
 
     @property
     def ripening(self) -> bool:
@@ -148,20 +144,20 @@ class ByConnection:
         """The next batch to deliver: a full one, or what there is once that is ripe."""
         if not self._ready or not (self._ripe or self._full()):
             return None
-        batch: list[HttpMessage] = []
+        batch: list[Record] = []
         size = 0
         while self._ready and len(batch) < self._size and size < self._max_bytes:
             waiting = self._connections[self._ready.popleft()]
             while waiting and len(batch) < self._size and size < self._max_bytes:
-                message = waiting.popleft()
-                batch.append(message)
-                size += weight(message)
+                record, weight = waiting.popleft()
+                batch.append(record)
+                size += weight
         self._ripe = self._ripe and bool(self._ready)
         return batch, size
 
-    def done(self, batch: Sequence[HttpMessage]) -> None:
+    def done(self, batch: Sequence[Record]) -> None:
         """A batch that was taken is settled: its connections may go on."""
-        for connection in dict.fromkeys(message.connection_id for message in batch):
+        for connection in dict.fromkeys([record.connection_id for record in batch]):
             if self._connections[connection]:
                 self._ready.append(connection)
             else:
@@ -186,26 +182,9 @@ class ByConnection:
         return False
 
 
-def weight(message: HttpMessage) -> int:
-    """About how many bytes a waiting message takes, its JSON included. Renders nothing."""
-    headers, body = message.headers, message.body
-    text = _length(headers) + len(message.path or "")
-    if message.trailers:
-        text += _length(message.trailers)
-    return 1024 + 96 * len(headers) + 2 * text + (2 * sys.getsizeof(body) if body else 0)
-
-
-def _length(fields: FieldValues) -> int:
-    """How long names and values are. Joining is the fastest way to know."""
-    try:
-        return len("".join(fields)) + len("".join(cast("Iterable[str]", fields.values())))
-    except TypeError:  # the values of set-cookie are not joined yet
-        return sum(len(name) + len("".join(value)) for name, value in fields.items())
-
-
-def weigh(batch: Iterable[HttpMessage]) -> int:
+def weigh(batch: Iterable[Record]) -> int:
     """The weight of a batch."""
-    return sum(map(weight, batch))
+    return sum([record.weight for record in batch])
 
 
 @dataclass(slots=True, eq=False)
@@ -254,7 +233,7 @@ class Lane:
         """Opens the sink. Raises what the sink raises."""
         await self.sink.open()
 
-    def offer(self, batch: Sequence[HttpMessage], size: int | None = None) -> None:
+    def offer(self, batch: Sequence[Record], size: int | None = None) -> None:
         """Takes a batch, or as much of its beginning as fits. Never waits. `size` is its `weigh`, where it is known."""
         count = len(batch)
         if not count:
@@ -320,11 +299,11 @@ class Lane:
     def _fits(self, count: int, size: int) -> bool:
         return self._bytes + size <= self._max_bytes and self.counters.waiting + count <= self._max_messages
 
-    def _beginning(self, batch: Sequence[HttpMessage]) -> tuple[Sequence[HttpMessage], int]:
+    def _beginning(self, batch: Sequence[Record]) -> tuple[Sequence[Record], int]:
         """As much of a batch as fits."""
         size = 0
-        for count, message in enumerate(batch):
-            more = size + weight(message)
+        for count, record in enumerate(batch):
+            more = size + record.weight
             if not self._fits(count + 1, more):
                 return batch[:count], size
             size = more
@@ -366,7 +345,7 @@ class Lane:
                 self._flights.pop(task, None)
             self._start()
 
-    async def _deliver(self, batch: Sequence[HttpMessage], flight: _Flight) -> None:
+    async def _deliver(self, batch: Sequence[Record], flight: _Flight) -> None:
         count = len(batch)
         try:
             await self.sink.deliver(batch)

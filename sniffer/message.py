@@ -1,24 +1,23 @@
-"""The public record: one HTTP message, redacted, decoded, as a Python object and as one line of JSON.
+"""The public record: one HTTP message as a Python object, its JSON Schema, and the decoding of bodies.
 
-The definition of `HttpMessage` is the only one: the JSON Schema in docs/ is made from it (`json_schema`).
+The definition of `HttpMessage` is the only one: the schema in docs/ is made from it (`json_schema`), and the core's
+renderer (`RawMessage.to_json`) writes byte for byte what it encodes to; tests/test_render.py holds the core to that.
 
-Rules of the JSON (a renderer elsewhere must write the same bytes): fields in the order of `HttpMessage`, absent ones
-left out, no white space, UTF-8, `timestamp` with six digits and `Z`, `latencyMs` as the shortest decimal number with at
-least one and at most three digits after the point.
+Rules of the JSON: fields in the order of `HttpMessage`, absent ones left out, no white space, UTF-8, `timestamp` with
+six digits and `Z`, `latencyMs` as the shortest decimal number with at least one and at most three digits after the
+point.
+
+Nothing is redacted here: what the core hands out is redacted already.
 """
 
 from __future__ import annotations
 
-import re
 import zlib
-from binascii import b2a_base64
-from codecs import utf_8_decode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from itertools import chain, repeat
 from time import gmtime, strftime
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, NoReturn, TypeVar, cast
-from urllib.parse import unquote_plus
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, NoReturn
 
 import brotli
 import msgspec
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from sniffer_core.flow import RawMessage
 
 SCHEMA: Final = 1
-REDACTED: Final = "[REDACTED]"
 MAX_CODINGS: Final = 4
 ZSTD_WINDOW: Final = 8 << 20  # RFC 9659: what a decoder must support, and may refuse more than
 
@@ -146,47 +144,12 @@ class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
 _encode = msgspec.json.Encoder().encode
 
 
-class RecordSettings(msgspec.Struct, frozen=True):
-    """How records are made. Header names are in lower case; query parameters match in any case."""
-
-    max_body: int = 65536
-    decode_bodies: bool = True
-    redact_headers: frozenset[str] = frozenset()
-    redact_query: frozenset[str] = frozenset()
-    placement: Placement | None = None
-    suspicious: Callable[[str], object] | None = None
-    """Whether a path may have one of `redact_query`: a quick look, for most paths have none."""
-
-    @classmethod
-    def make(
-        cls,
-        *,
-        max_body: int,
-        decode_bodies: bool,
-        redact_headers: Sequence[str],
-        redact_query: Sequence[str],
-        pod: str | None = None,
-        namespace: str | None = None,
-        node: str | None = None,
-    ) -> RecordSettings:
-        """Settings from the options of the same names."""
-        parameters = frozenset(name.lower() for name in redact_query)
-        return cls(
-            max_body=max_body,
-            decode_bodies=decode_bodies,
-            redact_headers=frozenset(name.lower() for name in redact_headers),
-            redact_query=parameters,
-            placement=Placement(pod, namespace, node) if pod or namespace or node else None,
-            suspicious=_suspicious(parameters) if parameters else None,
-        )
-
-
-def from_raw(raw: RawMessage, settings: RecordSettings) -> HttpMessage:
-    """The record of `raw`, whose `headers` and `trailers` it takes over. This is the hot path of the whole process."""
-    headers, trailers, path = redact(raw.headers, raw.trailers, raw.path, settings)
-    body, encoding, truncated, decoded = _body(raw, headers, settings) if raw.body_size else _NO_BODY
+def from_raw(raw: RawMessage, placement: Placement | None = None) -> HttpMessage:
+    """The public form of `raw`."""
+    body, encoding, truncated, decoded = raw.content
     second, micro = divmod(raw.timestamp, 1_000_000)
     latency = raw.latency_us
+    trailers = raw.trailers
     # By position, in the order of the definition: by keyword it takes several times as long.
     return HttpMessage(
         SCHEMA,
@@ -194,12 +157,12 @@ def from_raw(raw: RawMessage, settings: RecordSettings) -> HttpMessage:
         _endpoint(raw.destination),
         raw.direction,
         f"{_second(second)}.{micro:06d}Z",
-        _freeze(headers),
+        _freeze(raw.headers),
         raw.connection_id,
         raw.exchange,
         raw.http_version,
         raw.method,
-        path,
+        raw.path,
         raw.status_code,
         raw.reason,
         raw.informational or None,
@@ -216,7 +179,7 @@ def from_raw(raw: RawMessage, settings: RecordSettings) -> HttpMessage:
         raw.anomalies or None,
         raw.trace_id,
         raw.span_id,
-        settings.placement,
+        placement,
     )
 
 
@@ -230,91 +193,13 @@ def _second(second: int) -> str:
     return strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
 
 
-RawFields = dict[str, "str | list[str]"]
-MaybeFields = TypeVar("MaybeFields", RawFields, RawFields | None)
-
-
-def _freeze(fields: RawFields) -> Fields:
+def _freeze(fields: dict[str, str | list[str]]) -> Fields:
     if "set-cookie" in fields:
         fields["set-cookie"] = tuple(fields["set-cookie"])  # type: ignore[assignment]
     return Fields(fields)  # type: ignore[arg-type]
 
 
-# Redaction
-
-
-def redact(
-    headers: RawFields, trailers: RawFields | None, path: str | None, settings: RecordSettings
-) -> tuple[RawFields, RawFields | None, str | None]:
-    """Replaces what must not leave the process: the one place that does so, and the first that sees a message.
-
-    Fields named in `redact_headers` keep their form: a text becomes one `[REDACTED]`, `set-cookie` one for each. In the
-    path, user info is removed, and parameters named in `redact_query` lose their value. Bodies are not redacted.
-    """
-    names = settings.redact_headers
-    if not names.isdisjoint(headers):
-        _redact_fields(headers, names)
-    if trailers and not names.isdisjoint(trailers):
-        _redact_fields(trailers, names)
-    if path is not None:
-        if "@" in path and path[0] != "/":
-            path = _USER_INFO.sub(r"\1", path)
-        if settings.suspicious is not None and "?" in path and settings.suspicious(path):
-            path = _redact_query(path, settings.redact_query)
-    return headers, trailers, path
-
-
-# absolute-form and authority-form, RFC 9112 section 3.2; user info, RFC 3986 section 3.2.1
-_USER_INFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)?[^/?#]*@")
-
-
-def _redact_fields(fields: RawFields, names: frozenset[str]) -> None:
-    for name in names.intersection(fields):
-        value = fields[name]
-        fields[name] = REDACTED if isinstance(value, str) else [REDACTED] * len(value)
-
-
-def _suspicious(names: frozenset[str]) -> Callable[[str], object]:
-    # A parameter of one of these names, or any name that is written in an unusual way.
-    listed = "|".join(map(re.escape, sorted(names)))
-    return re.compile(f"[?&;](?:(?:{listed})=|[^=&;]*[%+ ])", re.IGNORECASE).search
-
-
-def _redact_query(path: str, names: frozenset[str]) -> str:
-    target, _, query = path.partition("?")
-    parts = re.split("([&;])", query)
-    for at in range(0, len(parts), 2):
-        name, sign, _ = parts[at].partition("=")
-        if sign and unquote_plus(name).strip().lower() in names:
-            parts[at] = f"{name}={REDACTED}"
-    return f"{target}?{''.join(parts)}"
-
-
 # Bodies
-
-
-Body = tuple[str | None, Literal["base64"] | None, bool, str | None]
-_NO_BODY: Final[Body] = (None, None, False, None)
-
-
-def _body(raw: RawMessage, headers: RawFields, settings: RecordSettings) -> Body:
-    """`body`, `body_encoding`, `body_truncated` and `body_decoded` of a message that has a body."""
-    body = raw.body
-    truncated = raw.body_truncated
-    cut = truncated or raw.incomplete is not None
-    removed = ""
-    if body and settings.decode_bodies and (coding := headers.get("content-encoding")):
-        body, removed, full, broken = decode(body, cast(str, coding), settings.max_body)
-        truncated = truncated or full
-        cut = cut or full or broken
-    if not (body or removed):
-        return None, None, truncated, None
-    try:
-        # Not final: a last UTF-8 sequence that is incomplete is left out.
-        text = utf_8_decode(body, "strict", False)[0] if cut else body.decode()
-    except UnicodeDecodeError:
-        return b2a_base64(body, newline=False).decode("ascii"), "base64", truncated, removed or None
-    return text, None, truncated, removed or None
 
 
 class Decoded(NamedTuple):

@@ -18,7 +18,7 @@ from sniffer.errors import SnifferError
 from sniffer.ledger import DECLARED, LANE, Ledger
 
 if TYPE_CHECKING:
-    from sniffer.message import HttpMessage
+    from sniffer_core.flow import RawMessage
 
 PREFIX: Final = "tcp_sniffer_"
 LATENCIES: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -29,7 +29,7 @@ CLOSE_SECONDS: Final = 0.5
 class Watched(Protocol):
     """What the endpoint needs of a sniffer."""
 
-    observe: Callable[[Sequence[HttpMessage]], None] | None
+    observe: Callable[[Sequence[RawMessage]], None] | None
 
     @property
     def ledger(self) -> Ledger:
@@ -82,10 +82,11 @@ class Endpoint:
         """Ends serving."""
         await self._runner.cleanup()
 
-    def _observe(self, messages: Sequence[HttpMessage]) -> None:
+    def _observe(self, messages: Sequence[RawMessage]) -> None:
         for message in messages:
-            if message.latency_ms is not None:
-                self._latency.observe(message.latency_ms / 1000)
+            latency = message.latency_us
+            if latency is not None:
+                self._latency.observe(latency / 1_000_000)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})

@@ -26,9 +26,9 @@ from sniffer.capture import Capture, Event, FileSource, HandOff, LiveSource, Sou
 from sniffer.collector import INSTANCE_HEADER, UrlSink
 from sniffer.config import SnifferConfig
 from sniffer.errors import CaptureError
-from sniffer.lanes import ByConnection, Lane
+from sniffer.lanes import ByConnection, Lane, weigh
 from sniffer.ledger import RENAMED_GAUGES, Ledger, Snapshot
-from sniffer.message import HttpMessage, RecordSettings, from_raw
+from sniffer.message import HttpMessage, Placement, decode, from_raw
 from sniffer.sinks import CallbackSink, IteratorSink, Retrying, StdoutSink, where
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Sniffer:
     def __init__(self, config: SnifferConfig) -> None:
         self.config = config
         self.ledger = Ledger()
-        self.observe: Callable[[Sequence[HttpMessage]], None] | None = None
+        self.observe: Callable[[Sequence[RawMessage]], None] | None = None
         """Called on the loop with messages as they are offered to the lanes, e.g. for a histogram. Must not raise."""
         self._state: State = "new"
         self._live = config.read is None
@@ -104,15 +104,8 @@ class Sniffer:
         self._capture = Capture(
             self._source, self._make_table, self._handoff, opened=self._opened, gauge_names=RENAMED_GAUGES
         )
-        self._settings = RecordSettings.make(
-            max_body=config.max_body_size,
-            decode_bodies=config.decode_bodies,
-            redact_headers=config.redact_headers,
-            redact_query=config.redact_query,
-            pod=config.pod_name,
-            namespace=config.namespace,
-            node=config.node_name,
-        )
+        where_it_runs = (config.pod_name, config.namespace, config.node_name)
+        self._placement = Placement(*where_it_runs) if any(where_it_runs) else None
         self._leaves_out = _filters(config, live=self._live)
         self._lanes: list[Lane] = []
         self._iterators: list[IteratorSink] = []
@@ -141,6 +134,8 @@ class Sniffer:
         if self._state != "new":
             raise RuntimeError(f"a sniffer is started once; this one is {self._state}")
         self._state = "starting"
+        for warning in self.config.warnings:
+            log.warning(warning)
         self._loop = asyncio.get_running_loop()
         self._open_result: asyncio.Future[None] = self._loop.create_future()
         try:
@@ -255,6 +250,10 @@ class Sniffer:
             memory_limit=config.memory_budget // 2,
             sample_rate=config.sample_rate,
             carry=CARRY if self._leaves_out is not None else (),
+            redact_headers=config.redact_headers,
+            redact_query=config.redact_query,
+            placement=(config.pod_name, config.namespace, config.node_name),
+            decode=decode if config.decode_bodies else None,
         )
 
     def _make_lanes(self) -> list[Lane]:
@@ -366,8 +365,8 @@ class Sniffer:
         handoff = self._handoff
         while True:
             ended = handoff.ended
-            while (raws := handoff.take()) is not None:
-                await self._pass_on(raws)
+            while (taken := handoff.take()) is not None:
+                await self._pass_on(*taken)
             for event in handoff.take_events():
                 self._watch.event(event)
             self._watch.drops(handoff.drops())
@@ -376,50 +375,58 @@ class Sniffer:
             await self._news.wait()
             self._news.clear()
 
-    async def _pass_on(self, raws: list[RawMessage]) -> None:
-        """Makes records of messages and offers them to every lane."""
+    async def _pass_on(self, raws: list[RawMessage], size: int) -> None:
+        """Offers messages whose weight is `size` to every lane."""
         add = self.ledger.add
-        add("pump_waiting", len(raws))
-        messages = self._records(raws)
-        add("pump_waiting", len(messages) - len(raws))
+        count = len(raws)
+        add("pump_waiting", count)
+        if self._leaves_out is not None:
+            raws = self._kept(raws, self._leaves_out)
+            add("pump_waiting", len(raws) - count)
+            if len(raws) != count:
+                count, size = len(raws), weigh(raws)
         try:
             if not self._live:
                 for lane in self._lanes:
                     await lane.room()
         finally:  # at the deadline too: then the lanes count what they drop
-            if messages:
+            if any(lane.sink.wants_messages for lane in self._lanes):
+                made = self._with_messages(raws)
+                if len(made) != count:
+                    add("pump_waiting", len(made) - count)
+                    raws, count, size = made, len(made), weigh(made)
+            if raws:
                 self._watch.lanes(bool(self._lanes))
                 for lane in self._lanes:
-                    lane.offer(messages)
+                    lane.offer(raws, size)
                 if self.observe is not None:
-                    self.observe(messages)
-            add("messages_offered", len(messages))
-            add("pump_waiting", -len(messages))
+                    self.observe(raws)
+            add("messages_offered", count)
+            add("pump_waiting", -count)
         await asyncio.sleep(0)
 
-    def _records(self, raws: list[RawMessage]) -> list[HttpMessage]:
-        settings, leaves_out = self._settings, self._leaves_out
-        if leaves_out is not None:
-            kept = []
-            for raw in raws:
-                reason = leaves_out(raw)
-                if reason is None:
-                    kept.append(raw)
-                else:
-                    self.ledger.add(reason)
-            raws = kept
-        try:
-            return [from_raw(raw, settings) for raw in raws]
-        except Exception:  # a defect of ours must not cost more than the message that shows it
-            return [message for raw in raws if (message := self._record(raw)) is not None]
+    def _kept(self, raws: list[RawMessage], leaves_out: Filter) -> list[RawMessage]:
+        kept = []
+        for raw in raws:
+            reason = leaves_out(raw)
+            if reason is None:
+                kept.append(raw)
+            else:
+                self.ledger.add(reason)
+        return kept
 
-    def _record(self, raw: RawMessage) -> HttpMessage | None:
-        try:
-            return from_raw(raw, self._settings)
-        except Exception as error:
-            self.ledger.add("messages_failed")
-            self._watch.failed_message(error)
-            return None
+    def _with_messages(self, raws: list[RawMessage]) -> list[RawMessage]:
+        """Gives each its HttpMessage, and leaves out those that cannot have one."""
+        made = []
+        for raw in raws:
+            try:
+                raw.message = from_raw(raw, self._placement)
+            except Exception as error:  # a defect of ours must not cost more than the message that shows it
+                self.ledger.add("messages_failed")
+                self._watch.failed_message(error)
+            else:
+                made.append(raw)
+        return made
 
     # End
 
@@ -497,12 +504,9 @@ class Sniffer:
             fields["loopback"] = self._source.is_loopback()
         else:
             fields["file"] = self._source.name
-        if self._settings.placement is not None:
-            fields["placement"] = {
-                name: value
-                for name in ("pod", "namespace", "node")
-                if (value := getattr(self._settings.placement, name)) is not None
-            }
+        placement = {"pod": config.pod_name, "namespace": config.namespace, "node": config.node_name}
+        if self._placement is not None:
+            fields["placement"] = {name: value for name, value in placement.items() if value is not None}
         log.info("started", extra={"fields": fields})
 
     async def _report(self) -> None:

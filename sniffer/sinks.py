@@ -85,17 +85,51 @@ class SinkClosed(Undelivered):
     reason: Reason = "closed"
 
 
+class Record(Protocol):
+    """A message on its way to a sink: redacted, and able to render itself. Cannot be changed."""
+
+    def to_json(self) -> bytes:
+        """The message as JSON, without a line end. Rendered once: every sink gets the same bytes."""
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same each time that this message is sent, and different for any other message."""
+
+    @property
+    def connection_id(self) -> str:
+        """The same for every message of one TCP connection."""
+
+    @property
+    def exchange(self) -> int:
+        """Number within the connection; a request and its response share it."""
+
+    @property
+    def direction(self) -> Literal["request", "response"]:
+        """Which of the two it is."""
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes it takes while it waits, its JSON included. Renders nothing."""
+
+    @property
+    def message(self) -> HttpMessage:
+        """The Python object. Made only for sinks that say `wants_messages`; one for all of them."""
+
+
 class Sink(Protocol):
     """A destination of messages. Subclass it, give it a `name` and a `deliver`; the rest may stay."""
 
     name: str
     """One word, for logs and metrics."""
 
+    wants_messages: bool = False
+    """Whether `deliver` looks at the records' `message`. What JSON is enough for costs far less."""
+
     async def open(self) -> None:
         """Called once, on the loop, before the first batch. An exception ends the start."""
         return
 
-    async def deliver(self, batch: Sequence[HttpMessage]) -> None:
+    async def deliver(self, batch: Sequence[Record]) -> None:
         """Delivers a batch; returning means that all of it is delivered. Raises `Undelivered` or a subclass.
 
         Never called again before it has returned, unless the lane was given a queue with more workers. It is cancelled
@@ -141,6 +175,7 @@ class Retrying(Sink):
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self.name = sink.name
+        self.wants_messages = sink.wants_messages
         self._sink = sink
         self._delays = delays
         self._clock = clock
@@ -164,7 +199,7 @@ class Retrying(Sink):
         self._deadline = deadline
         self._sink.drain(deadline)
 
-    async def deliver(self, batch: Sequence[HttpMessage]) -> None:
+    async def deliver(self, batch: Sequence[Record]) -> None:
         """Delivers a batch, in as many tries as it may take. The members stay the same over them."""
         for delay in self._delays:
             try:
@@ -246,7 +281,7 @@ class StdoutSink(Sink):
         """Lets the thread end; one that is stuck is left behind."""
         self._thread.end()
 
-    async def deliver(self, batch: Sequence[HttpMessage]) -> None:
+    async def deliver(self, batch: Sequence[Record]) -> None:
         """Writes a batch."""
         write = _Write(self._fd, batch, after_torn_line=self._torn)
         try:
@@ -265,7 +300,7 @@ class StdoutSink(Sink):
 class _Write:
     """One batch on its way to a file descriptor."""
 
-    def __init__(self, fd: int, batch: Sequence[HttpMessage], *, after_torn_line: bool) -> None:
+    def __init__(self, fd: int, batch: Sequence[Record], *, after_torn_line: bool) -> None:
         self.cut = False
         self._fd = fd
         self._batch = batch
@@ -274,7 +309,7 @@ class _Write:
         self._written = 0
 
     def run(self) -> None:
-        lines = [message.to_json() for message in self._batch]
+        lines = [record.to_json() for record in self._batch]
         lines.append(b"")
         data = self._data = b"\n" * self._start + b"\n".join(lines)
         view = memoryview(data)
@@ -304,6 +339,7 @@ class CallbackSink(Sink):
     """
 
     name = "callback"
+    wants_messages = True
 
     def __init__(self, callback: Callable[[HttpMessage], object]) -> None:
         self._callback = callback
@@ -324,7 +360,7 @@ class CallbackSink(Sink):
         if not self._async:
             self._thread.end()
 
-    async def deliver(self, batch: Sequence[HttpMessage]) -> None:
+    async def deliver(self, batch: Sequence[Record]) -> None:
         """Calls the function with each message in turn."""
         calls = _Calls()
         try:
@@ -338,13 +374,13 @@ class CallbackSink(Sink):
         if calls.raised:
             raise Failed(calls.cause, delivered=calls.returned)
 
-    def _call_each(self, batch: Iterable[HttpMessage], calls: _Calls) -> None:
+    def _call_each(self, batch: Iterable[Record], calls: _Calls) -> None:
         callback = self._callback
-        for message in batch:
+        for record in batch:
             if calls.cut:
                 return
             try:
-                result = callback(message)
+                result = callback(record.message)
                 if result is not None and inspect.isawaitable(result):  # a lambda around an async function
                     self._finish(result)
             except BaseException as error:  # SystemExit too: the library never ends the process
@@ -359,12 +395,12 @@ class CallbackSink(Sink):
         loop = cast("asyncio.AbstractEventLoop", self._loop)
         asyncio.run_coroutine_threadsafe(wait(), loop).result()
 
-    async def _await_each(self, batch: Iterable[HttpMessage], calls: _Calls) -> None:
+    async def _await_each(self, batch: Iterable[Record], calls: _Calls) -> None:
         task = cast("asyncio.Task[None]", asyncio.current_task())
         callback = cast("Callable[[HttpMessage], Awaitable[object]]", self._callback)
-        for message in batch:
+        for record in batch:
             try:
-                await callback(message)
+                await callback(record.message)
             except asyncio.CancelledError as error:
                 if task.cancelling():
                     raise
@@ -397,6 +433,7 @@ class IteratorSink(Sink):
     """
 
     name = "iterator"
+    wants_messages = True
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
@@ -418,7 +455,7 @@ class IteratorSink(Sink):
         self._ended = True
         self._news.set()
 
-    async def deliver(self, batch: Sequence[HttpMessage]) -> None:
+    async def deliver(self, batch: Sequence[Record]) -> None:
         """Hands a batch over and waits until all of it is taken."""
         if self._left:
             raise SinkClosed("left")
@@ -442,9 +479,9 @@ class IteratorSink(Sink):
                     self._news.clear()
                     await self._news.wait()
                 handed = self._batches[0]
-                for message in handed.batch:
+                for record in handed.batch:
                     handed.taken += 1
-                    yield message
+                    yield record.message
                 self._batches.popleft()
                 handed.settle()
         finally:
@@ -458,7 +495,7 @@ class IteratorSink(Sink):
 class _Handed:
     """A batch in the hands of an iterator."""
 
-    batch: Sequence[HttpMessage]
+    batch: Sequence[Record]
     settled: asyncio.Future[None]
     taken: int = 0
 

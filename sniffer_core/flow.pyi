@@ -21,7 +21,7 @@ class RawMessage:
     attributes are built from the same redacted fields at the first access.
     """
 
-    message: object
+    message: Any
     """For the owner: None until set. sniffer keeps the HttpMessage of this message here."""
 
     def to_json(self) -> bytes:

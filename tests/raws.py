@@ -1,4 +1,4 @@
-"""Stand-ins for the core's RawMessage, which a FlowTable alone can make: the same attributes, given by keyword."""
+"""Stand-ins for the core's RawMessage, which a FlowTable alone can make: what others use of it, given by keyword."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ class Raw:
     reason: str | None = None
     informational: tuple[int, ...] = ()
     latency_us: int | None = None
-    body: bytes = b""
+    content: tuple[str | None, str | None, bool, str | None] = (None, None, False, None)
     body_size: int = 0
-    body_truncated: bool = False
     trailers: dict[str, Any] | None = None
     incomplete: str | None = None
     missing_bytes: int | None = None
@@ -34,7 +33,7 @@ class Raw:
     anomalies: tuple[str, ...] = ()
     trace_id: str | None = None
     span_id: str | None = None
-    carried: tuple[str | None, ...] | None = None
+    weight: int = 1000
 
 
 def request(**changes: Any) -> RawMessage:
@@ -45,8 +44,3 @@ def request(**changes: Any) -> RawMessage:
 def response(**changes: Any) -> RawMessage:
     """A response."""
     return cast("RawMessage", Raw(**{"direction": "response", "status_code": 200, "reason": "OK", **changes}))
-
-
-def with_body(body: bytes, **changes: Any) -> RawMessage:
-    """A response with this body, all of it seen unless `changes` say otherwise."""
-    return response(**{"body": body, "body_size": len(body), **changes})

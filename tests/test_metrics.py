@@ -15,7 +15,7 @@ from sniffer.ledger import DECLARED, LANE, Ledger
 from sniffer.metrics import Endpoint
 
 if TYPE_CHECKING:
-    from sniffer.message import HttpMessage
+    from sniffer_core.flow import RawMessage
 
 
 class Watched:
@@ -25,14 +25,14 @@ class Watched:
         self.ledger = Ledger()
         self.ready = True
         self.healthy = True
-        self.observe: Callable[[Sequence[HttpMessage]], None] | None = None
+        self.observe: Callable[[Sequence[RawMessage]], None] | None = None
 
 
 class Message:
     """A message as the histogram sees it."""
 
-    def __init__(self, latency_ms: float | None) -> None:
-        self.latency_ms = latency_ms
+    def __init__(self, latency_us: int | None) -> None:
+        self.latency_us = latency_us
 
 
 def free_port() -> int:
@@ -91,7 +91,7 @@ async def test_latencies(served: tuple[Watched, str]) -> None:
     """Each response with a latency is in the histogram, in seconds; other messages are not."""
     watched, base = served
     assert watched.observe is not None
-    watched.observe(cast("Sequence[HttpMessage]", [Message(None), Message(4.0), Message(2000.0)]))
+    watched.observe(cast("Sequence[RawMessage]", [Message(None), Message(4_000), Message(2_000_000)]))
     found = await samples(base)
     assert found["tcp_sniffer_exchange_latency_seconds_count", ""] == 2
     assert found["tcp_sniffer_exchange_latency_seconds_bucket", "0.005"] == 1

@@ -230,10 +230,10 @@ async def test_a_record_that_cannot_be_made_costs_only_itself(
     """A defect in one record is counted and said once, without the message; the others are delivered."""
     make = pipeline.from_raw
 
-    def broken(raw: Any, settings: Any) -> HttpMessage:
+    def broken(raw: Any, placement: Any) -> HttpMessage:
         if raw.exchange in (3, 7):
             raise ValueError("text of the message")
-        return make(raw, settings)
+        return make(raw, placement)
 
     monkeypatch.setattr(pipeline, "from_raw", broken)
     sniffer = create_sniffer(ports=[8080], read=file)
@@ -508,7 +508,7 @@ async def test_a_defect_in_the_pump_ends_the_run_with_it(file: str, monkeypatch:
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr(Sniffer, "_records", broken)
+    monkeypatch.setattr(Sniffer, "_with_messages", broken)
     sniffer = create_sniffer(ports=[8080], read=file, on_http_message=lambda _: None)
     await sniffer.start()
     with pytest.raises(ZeroDivisionError):
@@ -613,8 +613,8 @@ async def test_readiness_and_health(scripted: ScriptedSource, monkeypatch: pytes
 
 
 async def test_an_observer_sees_what_is_offered(file: str) -> None:
-    """`observe` gets the messages that the lanes get."""
-    seen: list[HttpMessage] = []
+    """`observe` gets the records that the lanes get."""
+    seen: list[Any] = []
     sniffer = create_sniffer(ports=[8080], read=file, on_http_message=lambda _: None)
     sniffer.observe = seen.extend
     async with sniffer:

@@ -22,6 +22,7 @@ from sniffer.sinks import (
     CallbackSink,
     Cut,
     IteratorSink,
+    Record,
     Rejected,
     Retry,
     Retrying,
@@ -463,7 +464,7 @@ async def test_a_loop_may_stop_its_own_sniffer() -> None:
 # Trying again
 
 
-async def deliver(sink: Sink, batch: Sequence[HttpMessage]) -> str:
+async def deliver(sink: Sink, batch: Sequence[Record]) -> str:
     """What a sink says of a batch."""
     try:
         await sink.deliver(batch)
@@ -566,7 +567,7 @@ async def test_a_sink_needs_only_a_name_and_deliver() -> None:
     class Smallest(Sink):
         name = "smallest"
 
-        async def deliver(self, batch: Sequence[HttpMessage]) -> None:
+        async def deliver(self, batch: Sequence[Record]) -> None:
             pass
 
     async with lane_to(Retrying(Smallest())) as lane:

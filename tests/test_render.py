@@ -1,0 +1,264 @@
+"""The core's JSON is byte for byte the encoding of the HttpMessage of the same message, and neither has a secret."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import brotli
+import msgspec
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sniffer.config import REDACT_HEADERS, REDACT_QUERY
+from sniffer.message import HttpMessage, Placement, decode, from_raw
+from sniffer_core.flow import RawMessage
+from tests.captures import connection
+from tests.conversations import (
+    Conversation,
+    Exchange,
+    Fields,
+    Request,
+    Response,
+    conversations,
+    cuts,
+    dropped,
+    random_sizes,
+)
+from tests.laws import Table
+from tests.test_pcaps import CAPTURES, FILES, by_file, where_there
+
+SECRET = "s3cr\xebt"
+"""Planted wherever a value is to be redacted; its characters stand in nothing else."""
+
+seeds = st.integers(0, 2**32)
+encode = msgspec.json.Encoder().encode
+
+
+def table(**changes: Any) -> Table:
+    """A table that redacts what is redacted by default, and decodes."""
+    options: dict[str, Any] = {
+        "redact_headers": REDACT_HEADERS,
+        "redact_query": REDACT_QUERY,
+        "decode": decode,
+        "max_body": 1500,
+    }
+    return Table(**options | changes)
+
+
+def assert_same(raws: Iterable[RawMessage], placement: Placement | None = None) -> list[HttpMessage]:
+    """Both forms of each message have the same bytes; returns the messages."""
+    messages = []
+    for raw in raws:
+        line = raw.to_json()
+        message = from_raw(raw, placement)
+        assert line == encode(message)
+        assert raw.to_json() is line
+        assert raw.idempotency_key == message.idempotency_key
+        assert raw.weight >= len(line)
+        messages.append(message)
+    return messages
+
+
+def assert_silent(raws: Sequence[RawMessage]) -> None:
+    """No form of a message has the secret."""
+    messages = assert_same(raws)
+    for raw, message in zip(raws, messages, strict=True):
+        for text in (raw.to_json().decode(), repr(message), repr((raw.path, raw.headers, raw.trailers))):
+            assert SECRET not in text
+
+
+# Any conversation
+
+
+@given(conversations(nasty=True), seeds, st.sampled_from((0, 1, 40, 1 << 20)))
+def test_whole_conversations(conversation: Conversation, seed: int, max_body: int) -> None:
+    """Whatever is said, and wherever bodies are cut."""
+    packets = conversation.packets(conversation.segments(cuts(Random(seed), conversation)))
+    assert_same(table(max_body=max_body).run(packets))
+
+
+@given(conversations(methods=("GET", "POST")), seeds)
+def test_lossy_conversations(conversation: Conversation, seed: int) -> None:
+    """Messages with gaps, without their end, without their request."""
+    random = Random(seed)
+    segments = dropped(conversation.segments(random_sizes(random, 200)), random, 0.15)
+    assert_same(table().run(conversation.packets(segments)))
+
+
+@where_there
+@by_file
+def test_public_captures(expected: dict[str, Any]) -> None:
+    """Every message of the public captures."""
+    pcapy = pytest.importorskip("pcapy")
+    assert expected in FILES
+    for max_body in (1 << 20, 100):
+        capture = pcapy.open_offline(str(CAPTURES / expected["file"]))
+        reader = table(linktype=capture.datalink(), ports=expected["ports"], max_body=max_body)
+        while (batch := capture.next_batch(4096))[1]:
+            assert_same(reader.feed_raw(*batch))
+        assert_same(reader.flush())
+
+
+# Any text
+
+
+latin = st.text(st.characters(max_codepoint=255, exclude_characters="\r\n\0"), max_size=30)
+visible = st.text(st.characters(min_codepoint=33, max_codepoint=255, exclude_characters="\x7f"), max_size=30)
+tokens = st.text("abcXYZ-_.~!#$%&'*+^`|0189", min_size=1, max_size=12)
+
+
+@given(visible, latin, st.lists(st.tuples(tokens, latin), max_size=6), st.lists(st.tuples(tokens, latin), max_size=3))
+def test_any_text(target: str, reason: str, fields: list[tuple[str, str]], trailers: list[tuple[str, str]]) -> None:
+    """Control characters, quotes, backslashes and bytes beyond ASCII in targets, reasons, headers and trailers."""
+    framing = ("content-length", "transfer-encoding", "content-encoding", "connection", "upgrade", "te", "trailer")
+    kept: Fields = tuple((name, value) for name, value in fields if name.lower() not in framing)
+    last: Fields = tuple((name, value) for name, value in trailers if name.lower() not in framing)
+    exchange = Exchange(
+        Request(path="/" + target, fields=(("Host", "x"), *kept)),
+        Response(reason=reason, fields=kept, framing="chunked", body=b"x", trailers=last),
+    )
+    conversation = Conversation(exchanges=(exchange,))
+    assert_same(table().run(conversation.packets(conversation.segments())))
+
+
+@given(st.lists(st.text(), min_size=3, max_size=3))
+def test_any_placement(names: list[str]) -> None:
+    """Pod, namespace and node are written as they are."""
+    (pod, namespace, node) = names
+    reader = table(ports=(8080,), placement=(pod, namespace, node))
+    placement = Placement(pod, namespace, node) if any(names) else None
+    (message,) = assert_same(reader.run(connection([(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"")])), placement)
+    assert message.placement == placement
+
+
+@given(st.integers(0, 2**32 - 2), st.integers(0, 999_999), st.integers(0, 10**10))
+def test_any_time(second: int, micro: int, latency: int) -> None:
+    """Any packet time, and any latency."""
+    conversation = Conversation(exchanges=(Exchange(Request(), Response()),), fin=False)
+    start = second * 1_000_000 + micro
+    segments = conversation.segments()
+    stamps = [min(start + (latency if segment.side and segment.data else 0), 2**32 * 10**6 - 1) for segment in segments]
+    timed = [replace(segment, stamp=stamp) for segment, stamp in zip(segments, stamps, strict=True)]
+    assert_same(table(idle_timeout_us=2**60).run(conversation.packets(timed)))
+
+
+# Any body
+
+
+CODECS = {
+    "gzip": gzip.compress,
+    "x-gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "br": brotli.compress,
+    "zstd": zstandard.compress,
+    "gzip, br": lambda data: brotli.compress(gzip.compress(data)),
+    "identity": bytes,
+    "unheard-of": bytes,
+    "": bytes,
+}
+texts = st.one_of(st.binary(max_size=300), st.text(max_size=100).map(str.encode), st.just(b"text " * 400))
+
+
+def answers(body: bytes, coding: str | None, *, declared: int, **options: Any) -> list[RawMessage]:
+    """The messages of an exchange with this body, of which the length is declared."""
+    coded = b"" if coding is None else b"Content-Encoding: " + coding.encode() + b"\r\n"
+    head = b"HTTP/1.1 200 OK\r\n" + coded + b"Content-Length: %d\r\n\r\n" % declared
+    packets = connection([(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", head + body)])
+    return table(ports=(8080,), **options).run(packets)
+
+
+@given(texts, st.integers(0, 400), st.booleans())
+def test_any_body(body: bytes, max_body: int, cut: bool) -> None:
+    """Text, bytes, UTF-8 that is wrong or cut anywhere, and a body that does not end."""
+    assert_same(answers(body, None, declared=len(body) + cut, max_body=max_body))
+
+
+@given(texts, st.sampled_from(sorted(CODECS)), st.integers(0, 400), st.data())
+def test_any_coded_body(body: bytes, coding: str, max_body: int, data: st.DataObject) -> None:
+    """Coded bodies: whole, cut by the cap, without their end, damaged; decoded and not."""
+    coded = bytearray(CODECS[coding](body))
+    if coded and data.draw(st.booleans()):
+        coded[data.draw(st.integers(0, len(coded) - 1))] ^= data.draw(st.integers(1, 255))
+    hook = data.draw(st.sampled_from((decode, None)))
+    extra = data.draw(st.integers(0, 1))
+    assert_same(answers(bytes(coded), coding, declared=len(coded) + extra, max_body=max_body, decode=hook))
+
+
+# Secrets
+
+
+def cased(name: str, random: Random) -> str:
+    """The name in some mixture of cases."""
+    return "".join(random.choice((character.upper(), character.lower())) for character in name)
+
+
+def encoded(name: str, random: Random) -> str:
+    """The name with some characters percent-encoded."""
+    return "".join(
+        f"%{ord(character):02{random.choice('xX')}}" if random.random() < 0.3 else character for character in name
+    )
+
+
+@st.composite
+def secret_fields(draw: st.DrawFn) -> Fields:
+    """Fields with the secret, named as the redacted ones in any case, repeated, between others."""
+    random = Random(draw(seeds))
+    fields = [
+        (cased(random.choice(REDACT_HEADERS), random), random.choice((SECRET, f"a={SECRET}; {SECRET}")))
+        for _ in range(4)
+    ]
+    fields += [("X-Other", "kept"), ("Accept", "*/*"), (cased("accept", random), "text/html")]
+    random.shuffle(fields)
+    return tuple(fields)
+
+
+@st.composite
+def secret_targets(draw: st.DrawFn) -> str:
+    """Targets with the secret in a redacted parameter, in every spelling of its name, or as user info."""
+    random = Random(draw(seeds))
+    parts = []
+    for _ in range(random.randint(1, 4)):
+        name = encoded(cased(random.choice(REDACT_QUERY), random), random)
+        space = random.choice(("", "", "+", "%20", "%09"))
+        parts.append(
+            random.choice((f"{space}{name}{space}={SECRET}", f"{name}={SECRET}={SECRET}?{SECRET}", "a=b", "c", ""))
+        )
+    query = random.choice(("?", "?", "?&", "?;;")) + random.choice("&;").join(parts)
+    start = random.choice(
+        ("/", "/a/b", f"http://{SECRET}@host/", f"HTTP://u:{SECRET}@{SECRET}@host", f"{SECRET}:p@host:80")
+    )
+    return start + query
+
+
+@given(secret_fields(), secret_fields(), secret_fields(), secret_targets(), seeds)
+def test_no_secret_leaves(up: Fields, down: Fields, trailers: Fields, target: str, seed: int) -> None:
+    """No secret in any redacted place is in either form, nor in the attributes, however the bytes come."""
+    exchange = Exchange(
+        Request(
+            path=target, fields=(("Host", "x"), *up), method="POST", framing="chunked", body=b"x", trailers=trailers
+        ),
+        Response(fields=down, framing="chunked", body=b"x", trailers=trailers),
+    )
+    conversation = Conversation(exchanges=(exchange, exchange))
+    segments = conversation.segments(cuts(Random(seed), conversation))
+    raws = table().run(conversation.packets(segments))
+    assert len(raws) == 4
+    assert_silent(raws)
+    assert all(raw.headers["x-other"] == "kept" for raw in raws)
+
+
+@given(secret_fields(), secret_fields(), secret_targets(), seeds)
+def test_no_secret_leaves_in_pieces(up: Fields, down: Fields, target: str, seed: int) -> None:
+    """Nor when bytes are lost, and heads come in parts."""
+    random = Random(seed)
+    exchange = Exchange(Request(path=target, fields=(("Host", "x"), *up)), Response(fields=down, body=b"x"))
+    conversation = Conversation(exchanges=(exchange,) * 3)
+    segments = dropped(conversation.segments(random_sizes(random, 300)), random, 0.1)
+    assert_silent(table().run(conversation.packets(segments)))
