@@ -1,7 +1,7 @@
 """The flow table: packets in, HTTP messages out."""
 
 from collections.abc import Callable, Iterable
-from typing import Literal, TypeAlias, final
+from typing import Any, Literal, TypeAlias, final
 
 COUNTERS: tuple[str, ...]
 """Names of `FlowTable.counters()`, in order."""
