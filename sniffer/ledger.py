@@ -46,6 +46,7 @@ CORE: Final = (
     Counter("packets_cut", "the snaplen cut a header"),
     Counter("packets_fragment", "a fragment that completed nothing yet"),
     Counter("packets_fragment_dropped", "a fragment that the bounds or contradictions refused"),
+    Counter("datagrams_given_up", "datagrams whose fragments were dropped: too many, too old, too large"),
     Counter("segments_other_port", "segments of a port that is not captured"),
     Counter("segments_sampled_out", "segments of connections that the sample leaves out"),
     Counter("segments_own", "segments of the sniffer's own deliveries"),
