@@ -391,10 +391,9 @@ class Sniffer:
                     await lane.room()
         finally:  # at the deadline too: then the lanes count what they drop
             if any(lane.sink.wants_messages for lane in self._lanes):
-                made = self._with_messages(raws)
-                if len(made) != count:
-                    add("pump_waiting", len(made) - count)
-                    raws, count, size = made, len(made), weigh(made)
+                raws = self._with_messages(raws)
+                add("pump_waiting", len(raws) - count)
+                count, size = len(raws), weigh(raws)
             if raws:
                 self._watch.lanes(bool(self._lanes))
                 for lane in self._lanes:

@@ -31,7 +31,7 @@ class RawMessage:
         """`<connectionId>-<exchange>-<direction>`."""
     @property
     def weight(self) -> int:
-        """Bytes of memory that this message holds, its JSON included once rendered (estimated before)."""
+        """About how many bytes of memory this message takes, its JSON included, and its `message` once set."""
     @property
     def direction(self) -> Literal["request", "response"]: ...
     @property

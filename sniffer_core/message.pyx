@@ -772,13 +772,20 @@ cdef class RawMessage:
     @property
     def weight(self):
         cdef size_t size = sizeof(Message) + sizeof(Exchange) + 256 + self.source.size + self.exchanged.size
+        cdef size_t text = self.source.text_size + self.exchanged.size - sizeof(Exchange)
+        cdef size_t body = self.source.body_kept
         size += self.source.body_space
         if self.source.trailers != NULL:
             size += self.source.trailers.size
+            text += self.source.trailers.size
+        if body and self.coding():      # how much it decodes to is not known before; eight times is more than usual
+            body = max(body, min(8 * body, <size_t>self.rules.max_body))
         if self.json is not None:
             size += len(self.json)
         else:
-            size += 512 + self.source.text_size + 2 * self.source.body_kept
+            size += 512 + text + 2 * body
+        if self.message is not None:
+            size += 1024 + 96 * self.source.count + text + body + body // 3     # of base64
         return size
 
     def to_json(self):

@@ -30,6 +30,7 @@ from tests.conversations import (
     cuts,
     dropped,
     random_sizes,
+    sized,
 )
 from tests.laws import Table
 from tests.test_pcaps import CAPTURES, FILES, by_file, where_there
@@ -189,6 +190,40 @@ def test_any_coded_body(body: bytes, coding: str, max_body: int, data: st.DataOb
     hook = data.draw(st.sampled_from((decode, None)))
     extra = data.draw(st.integers(0, 1))
     assert_same(answers(bytes(coded), coding, declared=len(coded) + extra, max_body=max_body, decode=hook))
+
+
+# Weight
+
+
+@pytest.mark.parametrize(
+    ("request_", "response"),
+    [
+        (Request(), Response()),
+        (Request(path="/" + "x" * 4000), Response()),
+        (Request(fields=(("x", "x" * 4000),)), Response(fields=(("x" * 4000, "x"),))),
+        (Request(fields=tuple((f"x-{number}", "") for number in range(1000))), Response()),
+        (Request(), Response(fields=(("set-cookie", "x" * 1000),) * 4)),
+        (Request(), Response(body=b"x" * 4000)),
+        (Request(), Response(body=b"\xff" * 4000)),
+        (Request(), Response(body="é".encode() * 2000)),
+        (
+            Request(),
+            Response(
+                fields=(("content-encoding", "gzip"),), body=gzip.compress(Random(1).randbytes(500).hex().encode())
+            ),
+        ),
+        (Request(), Response(framing="chunked", trailers=(("checksum", "x" * 4000),))),
+    ],
+)
+def test_the_weight_covers_every_form(request_: Request, response: Response) -> None:
+    """Whichever part is large: JSON, and the HttpMessage once there is one, are counted before they are made."""
+    conversation = Conversation(exchanges=(Exchange(request_, response),))
+    for raw in table(max_body=65536).run(conversation.packets(conversation.segments(sized(1460)))):
+        assert raw.weight >= len(raw.to_json()) + 500
+        alone = raw.weight
+        raw.message = message = from_raw(raw)
+        texts = [message.path, message.body, *message.headers, *message.headers.values()]
+        assert raw.weight >= alone + 1000 + sum(len(text) for text in texts if text is not None)
 
 
 # Secrets
