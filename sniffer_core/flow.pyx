@@ -491,8 +491,10 @@ cdef void on_request(Table* table, Flow* flow, Half* half, bint cut) noexcept no
     if exchange == NULL:
         return      # no memory: http1_frame() reads on, on_end() lets the message go
     table.messages_open += 1
-    if message.resynced and not message.sure and other.seen and not exchanges.responses_lost:
-        exchange.doubt = TENTATIVE
+    if other.seen and not exchanges.responses_lost and (
+            (message.resynced and not message.sure)
+            or (exchanges.head != exchange and tail.doubt == TENTATIVE and message.start != half.parser.boundary)):
+        exchange.doubt = TENTATIVE      # or it follows one that is, and nothing else says that it is one
     elif message.ack >= 0:
         other.parser.boundary = message.ack
     if not cut:

@@ -1057,6 +1057,7 @@ def test_start_line_in_a_body_after_a_gap() -> None:
     [
         pytest.param(get("invented") + b"x" * 45, id="more behind it"),
         pytest.param(get("invented") + b"x\r\n" * 45, id="lines behind it"),
+        pytest.param(get("invented") * 2 + b"HTTP/1.1 304 Invented\r\n\r\n", id="two, and lines behind them"),
         pytest.param(b"POST /invented HTTP/1.1\r\nContent-Length: 10\r\n\r\n", id="ends beyond what was answered"),
         pytest.param(get("invented"), id="ends with it"),
     ],
