@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +222,42 @@ async def test_deliveries_of_other_sniffers_are_left_out(
         await until(lambda: not sniffer.ledger.snapshot()["handoff_waiting"])
     assert sniffer.ledger.snapshot()["messages_foreign"] == (2 if foreign else 0)
     assert_balanced(sniffer)
+
+
+async def test_a_message_is_made_once_for_all_who_want_it(file: str) -> None:
+    """Callback and iterators get the same objects."""
+    called: list[HttpMessage] = []
+    sniffer = create_sniffer(ports=[8080], read=file, on_http_message=called.append)
+
+    async def collect(messages: AsyncIterator[HttpMessage]) -> list[HttpMessage]:
+        return [message async for message in messages]
+
+    iterators = [aiter(sniffer), aiter(sniffer)]
+    async with sniffer:
+        first, second = await asyncio.gather(*map(collect, iterators))
+    assert len(called) == len(first) == len(second) == 100
+    assert all(one is two is three for one, two, three in zip(called, first, second, strict=True))
+
+
+async def test_no_message_is_made_where_nobody_wants_one(
+    file: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """JSON comes straight from the core."""
+    monkeypatch.setattr(pipeline, "from_raw", None)
+    sniffer = create_sniffer(ports=[8080], read=file, output_stdout=True)
+    async with sniffer:
+        await sniffer.wait()
+    assert capfd.readouterr().out.count("\n") == 100
+    assert_balanced(sniffer)
+
+
+async def test_what_is_unwise_is_said_at_the_start(file: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The configuration's warnings are logged, for the library as for the daemon."""
+    async with create_sniffer(ports=[8080], read=file, redact_headers=[], on_http_message=lambda _: None) as sniffer:
+        assert [line.getMessage() for line in caplog.records if line.levelname == "WARNING"] == [
+            *sniffer.config.warnings
+        ]
+        assert any("redact_headers" in warning for warning in sniffer.config.warnings)
 
 
 async def test_a_record_that_cannot_be_made_costs_only_itself(
