@@ -80,7 +80,11 @@ class Table:
             self.handed_out["responses_unpaired"] += message.direction == "response" and message.method is None
             for anomaly in message.anomalies:
                 self.handed_out[f"anomaly_{anomaly.replace('-', '_')}"] += 1
-        counters = self.core.counters()
+        self.check(self.core.counters())
+        return messages
+
+    def check(self, counters: Mapping[str, int]) -> None:
+        """Asserts every law of these counters: among themselves, and with what the table was given and gave."""
         assert tuple(counters) == COUNTERS
         assert counters["packets_seen"] == self.packets
         assert_laws(counters, self.core.gauges())
@@ -88,4 +92,3 @@ class Table:
         for name in counters:
             if name in mine or name.startswith(("incomplete_", "anomaly_")):
                 assert counters[name] == self.handed_out[name], name
-        return messages
