@@ -6,8 +6,8 @@ from sniffer_core.flow import COUNTERS
 from tests.core.test_flow_memory import traffic
 from tests.laws import Table
 
-TOLD_APART = "a kind of bytes or packets that another counter holds: the tests of that kind count it by hand"
-ALONE = "nothing else in the ledger happens exactly as often: its own tests count it by hand"
+TOLD_APART = "says which kind of bytes, packets or flows it was, of those that a law counts already"
+ALONE = "nothing else in the ledger happens exactly as often"
 
 OUTSIDE = {
     "datagrams_given_up": ALONE,
