@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := setup.py pyproject.toml $(wildcard sniffer_core/*.pyx sniffer_core/*.pxd)
 
-.PHONY: help run demo test lint coverage e2e dist docs clean
+.PHONY: help run demo test lint coverage soak e2e dist docs clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -48,6 +48,9 @@ coverage: $(VENV)/dev.stamp  ## Measure the tests' coverage, of Python and of th
 	@trap 'rm -f sniffer_core/*.c; $(BIN)/python setup.py --quiet build_ext --inplace --force' EXIT; \
 	TCP_SNIFFER_BUILD=trace $(BIN)/python setup.py --quiet build_ext --inplace --force \
 	&& { $(BIN)/coverage run -m pytest $(ARGS); code=$$?; $(BIN)/coverage report && exit $$code; }
+
+soak: $(VENV)/dev.stamp  ## Load the daemon and the library for minutes while outputs fail, and audit what they say
+	@exec $(BIN)/python -m tests.soak $(ARGS)
 
 e2e: $(VENV)/dev.stamp  ## Run the end-to-end test on the cluster of the current kubeconfig; ARGS goes to it
 	@exec $(BIN)/python -m tests.e2e $(ARGS)
