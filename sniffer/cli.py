@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from sniffer import config as config_module
 from sniffer import logs
@@ -65,19 +65,19 @@ def version() -> str:
         return "unknown"
 
 
-def configure(arguments: Sequence[str], environ: Mapping[str, str]) -> SnifferConfig:
-    """The daemon's configuration from flags and variables; `ValidationError` with every problem.
+def configure(arguments: Sequence[str], environ: Mapping[str, str], **keywords: Any) -> SnifferConfig:
+    """The daemon's configuration from flags, variables and `keywords`; `ValidationError` with every problem.
 
     `--help` and `--version` print and raise SystemExit(0).
     """
     flags, problems = _parser().texts(arguments)
     texts = {**SnifferConfig.texts_of(environ), **flags}
     try:
-        config = SnifferConfig.from_texts(texts, problems)
+        config = SnifferConfig.from_texts(texts, problems, **keywords)
     except ValidationError as error:
         problems = list(error.problems)
     else:
-        if config.has_output:
+        if config.has_output or config.on_http_message is not None:
             return config
     if "output_url" not in texts and texts.get("output_stdout", "no").strip().lower() in FALSE:
         problems.append(_NO_OUTPUT)
@@ -89,12 +89,16 @@ _NO_OUTPUT: Final = Problem(
 )
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Runs the daemon and returns its exit code. `--help` and `--version` raise SystemExit(0)."""
+def run(arguments: Sequence[str], **keywords: Any) -> int:
+    """Runs the daemon and returns its exit code. `--help` and `--version` raise SystemExit(0).
+
+    `keywords` are SnifferConfig's, for a program that is a daemon with a callback: `leave(run(sys.argv[1:],
+    on_http_message=f))`.
+    """
     _open_standard_streams()
     logs.configure(secrets=[os.environ.get("OUTPUT_URL_AUTH_TOKEN", "").strip()])
     try:
-        config = configure(arguments, os.environ)
+        config = configure(arguments, os.environ, **keywords)
         placement = {"pod": config.pod_name, "namespace": config.namespace, "node": config.node_name}
         logs.configure(
             level=config.log_level,

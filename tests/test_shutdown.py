@@ -201,6 +201,23 @@ def test_collector_that_hangs_is_left_at_the_deadline(port: int) -> None:
 
 @needs_capture
 @pytest.mark.live
+def test_callback_that_hangs_is_left_at_the_deadline(port: int) -> None:
+    """In a program of one's own, a callback that never returns is left at the deadline, its lane named, with 2."""
+    hangs = "import sys, time; from sniffer.cli import leave, run; "
+    program = ("-c", hangs + "leave(run(sys.argv[1:], on_http_message=lambda message: time.sleep(3600)))")
+    environ = {"DRAIN_TIMEOUT_MS": "700"}
+    with Daemon("--ports", str(port), "--interface", "lo", environ=environ, program=program) as daemon:
+        daemon.log("started")
+        exchanges(port, 20)
+        begin = time.monotonic()
+        assert daemon.stop() == 2
+        assert 0.6 < time.monotonic() - begin < 5
+        counters = assert_balanced(daemon, lane=next(iter(daemon.logs[-1]["lanes"])))
+        assert counters["dropped_deadline"] == counters["offered"] == 40
+
+
+@needs_capture
+@pytest.mark.live
 def test_collector_down(port: int) -> None:
     """With nobody at the URL the drain tries until its deadline, counts what it drops, and ends with 2."""
     with silent_server() as gone:
