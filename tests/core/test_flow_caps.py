@@ -247,3 +247,166 @@ def test_fragments_are_bounded() -> None:
         "packets_parsed": 1,
     }
     assert [m.path for m in table.flush()] == ["/"]
+
+
+def test_more_connections_than_buckets() -> None:
+    """The table grows with its connections: each of thousands is found again, and only once."""
+    table = Table()
+    dialogues = [upload(port, b"a", size=2) for port in range(1000, 5000)]
+    for dialogue in dialogues:
+        table.feed(dialogue.take())
+    assert table.gauge("flows") == 4000
+    for dialogue in dialogues:
+        dialogue.client(b"b")
+        (message,) = table.feed(dialogue.take())
+        assert (message.destination[1], message.body) == (dialogue.conversation.client[1], b"ab")
+    assert table.counted("flows_opened", "gaps") == {"flows_opened": 4000, "gaps": 0}
+    assert table.flush() == []
+
+
+def both_captured(port: int, start: int = START) -> Dialogue:
+    """A connection seen mid-stream with nothing to say who is the server: 50 KB that begin no message."""
+    dialogue = Dialogue(client=("192.0.2.1", port), handshake=False, start=start)
+    for _ in range(25):
+        dialogue.client(b"\0" * 1000)
+        dialogue.server(b"\0" * 1000)
+    return dialogue
+
+
+def test_memory_limit_and_an_undecided_server() -> None:
+    """What is held until the server is known goes first: its connection is undecided for good, others keep theirs."""
+    table = Table(ports=(80, *range(1000, 1010)), memory_limit=150_000)
+    kept = upload(9, b"b" * 40_000)
+    table.feed(kept.packets)
+    undecided = [both_captured(1000 + n, START + 10_000 * n) for n in range(4)]
+    for dialogue in undecided:
+        table.feed(dialogue.take())
+        assert table.gauge("memory_bytes") <= 150_000
+    counters = table.counted("holds_evicted", "flows_undecided", "bodies_evicted", "bytes_abandoned_undecided")
+    assert counters == {
+        "holds_evicted": 3,
+        "flows_undecided": 3,
+        "bodies_evicted": 0,
+        "bytes_abandoned_undecided": 3 * 50_000,
+    }
+    assert [m.body for m in table.flush()] == [b"b" * 40_000]
+
+
+def test_connections_and_an_undecided_server() -> None:
+    """A connection evicted before its server is known: if what is held tells now, its messages are emitted."""
+    table = Table(ports=(80, 1000, 1001), max_flows=1)
+    telling = Dialogue(client=("192.0.2.1", 1000), handshake=False)
+    telling.client(GET, ack=0)
+    silent = Dialogue(client=("192.0.2.1", 1001), handshake=False, start=START + 1000)
+    silent.client(b"\0" * 10, ack=0)
+    assert table.feed(telling.packets) == []
+    messages = table.feed(silent.packets)
+    assert [(m.method, m.receiver[1], m.incomplete) for m in messages] == [("GET", 80, None)]
+    last = upload(2, b"", start=START + 2000)
+    assert table.feed(last.packets) == []
+    assert table.counted("flows_evicted_capacity", "bytes_abandoned_evicted", "bytes_used") == {
+        "flows_evicted_capacity": 2,
+        "bytes_abandoned_evicted": 10,
+        "bytes_used": len(GET) + len(POST % 1_000_000),
+    }
+    table.flush()
+
+
+def test_bytes_behind_an_unanswered_syn() -> None:
+    """What follows a SYN that nobody answers is held up to a cap, then given up; the live connection goes on."""
+    dialogue = upload(1, b"a", size=2)
+    dialogue.server()
+    forged = Dialogue(client=("192.0.2.1", 1), isn=(1_500_000_000, 0), handshake=False, start=dialogue.now)
+    forged.client(flags=p.SYN, offset=-1)
+    table = Table()
+    table.feed(dialogue.take() + forged.take())
+    held = fed = 0
+    while table.gauge("held_bytes") >= held:
+        held = table.gauge("held_bytes")
+        forged.client(b"x" * 1000)
+        fed += 1000
+        table.feed(forged.take())
+        assert fed <= 2 << 20
+    assert 1_800_000 < held == fed - 1000
+    assert table.gauge("held_bytes") == 0
+    assert table.counted("bytes_abandoned_evicted") == {"bytes_abandoned_evicted": fed}
+    forged.client(b"x" * 1000)
+    dialogue.now = forged.now
+    dialogue.client(b"b")
+    (message,) = table.feed(forged.take() + dialogue.take())
+    assert (message.body, message.incomplete) == (b"ab", None)
+    assert table.counted("bytes_abandoned_out_of_window", "flows_opened", "flows_replaced") == {
+        "bytes_abandoned_out_of_window": 1000,
+        "flows_opened": 1,
+        "flows_replaced": 0,
+    }
+    assert table.flush() == []
+
+
+def again(dialogue: Dialogue) -> Dialogue:
+    """The same ports, used by a new connection that makes one exchange."""
+    ends = dialogue.conversation
+    following = Dialogue(client=ends.client, server=ends.server, isn=(900_000_000, 800_000_000), start=dialogue.now)
+    following.client(GET)
+    following.server(b"HTTP/1.1 204 A\r\n\r\n")
+    return following
+
+
+def test_port_used_again_after_tls() -> None:
+    """A new SYN on the ports of a connection that is not read begins one that is; the old SYN again does not."""
+    dialogue = Dialogue()
+    syn = dialogue.packets[0]
+    dialogue.client(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(60))
+    table = Table()
+    table.feed([*dialogue.packets, p.Packet(dialogue.now, syn.data)])
+    names = ("flows_tls", "flows_opened", "flows_replaced")
+    assert table.counted(*names) == dict(zip(names, (1, 1, 0), strict=True))
+    messages = table.feed(again(dialogue).packets)
+    assert [(m.direction, m.exchange) for m in messages] == [("request", 0), ("response", 0)]
+    assert table.counted(*names) == dict(zip(names, (1, 2, 1), strict=True))
+    table.flush()
+
+
+def test_port_used_again_when_sampled_out() -> None:
+    """A new SYN on a connection that the sample leaves out is another one, left out as well and counted again."""
+    dialogue = Dialogue()
+    syn = dialogue.packets[0]
+    dialogue.client(GET)
+    table = Table(sample_rate=0.0)
+    table.feed([*dialogue.packets, p.Packet(dialogue.now, syn.data)])
+    names = ("flows_sampled_out", "segments_sampled_out", "flows_opened", "flows_replaced")
+    assert table.counted(*names) == dict(zip(names, (1, 5, 1, 0), strict=True))
+    assert table.feed(again(dialogue).packets) == []
+    assert table.counted(*names) == dict(zip(names, (2, 10, 2, 1), strict=True))
+    table.flush()
+
+
+def test_direction_that_comes_late() -> None:
+    """A direction known by the other side's ACKs only is not waited for beyond the grace; seen at last, it is read."""
+    dialogue = Dialogue(handshake=False)
+    dialogue.server(flags=p.SYN | p.ACK, offset=-1)
+    for number in range(3):
+        dialogue.client(GET, lost=True)
+        dialogue.server(b"HTTP/1.1 200 R%d\r\nContent-Length: 0\r\n\r\n" % number)
+    table = Table()
+    assert table.feed(dialogue.take()) == []
+    dialogue.wait(100_000)
+    dialogue.server()
+    messages = table.feed(dialogue.take())
+    assert [(m.path, m.reason) for m in messages] == [(None, "R0"), (None, "R1"), (None, "R2")]
+    dialogue.client(GET, lost=True)
+    dialogue.server(b"HTTP/1.1 200 R3\r\nContent-Length: 0\r\n\r\n")
+    assert [m.reason for m in table.feed(dialogue.take())] == ["R3"]
+    dialogue.client(b"GET /late HTTP/1.1\r\n\r\n")
+    dialogue.wait(200_000)
+    dialogue.server(b"HTTP/1.1 200 Late\r\nContent-Length: 0\r\n\r\n")
+    messages = table.feed(dialogue.take()) + table.flush()
+    assert [(m.direction, m.path, m.reason) for m in messages] == [
+        ("request", "/late", None),
+        ("response", "/late", "Late"),
+    ]
+    assert table.counted("gaps", "gap_bytes", "responses_unpaired") == {
+        "gaps": 1,
+        "gap_bytes": 4 * len(GET),
+        "responses_unpaired": 4,
+    }

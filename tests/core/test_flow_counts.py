@@ -62,7 +62,7 @@ def test_segments_own() -> None:
 
 
 def test_segments_retransmitted() -> None:
-    """Segments with payload that bring nothing new are counted, read ones and held ones; one that brings a byte is not."""
+    """Segments that bring nothing new to what was read or is held are counted; one that brings a byte is not."""
     dialogue = Dialogue()
     dialogue.client(GET)
     dialogue.client(GET, offset=0)

@@ -152,3 +152,56 @@ def test_snaplen_cut() -> None:
     ]
     assert table.counted("segments_snapped", "gap_bytes") == {"segments_snapped": 1, "gap_bytes": 1000 - kept}
     assert [kind for kind, *_ in table.core.events()] == ["snapped"]
+
+
+@pytest.mark.parametrize("method", ["CONNECT", "Upgrade"])
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_part_of_a_held_piece(method: str, refused: bool) -> None:
+    """Of a piece that was held, only what may be read is: the bytes behind a CONNECT or Upgrade wait for its answer."""
+    request = {
+        "CONNECT": b"CONNECT db:1 HTTP/1.1\r\n\r\n",
+        "Upgrade": b"GET /ws HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    }[method]
+    rest = b"GET /next HTTP/1.1\r\n\r\n"
+    dialogue = Dialogue()
+    dialogue.client((request + rest)[4:], offset=4)
+    dialogue.client(request[:4], offset=0)
+    table = Table()
+    assert len(table.feed(dialogue.take())) == 1
+    assert table.gauge("held_bytes") == len(rest)
+    assert table.counted("segments_out_of_order") == {"segments_out_of_order": 1}
+    if refused:
+        answer = b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n"
+    else:
+        answer = b"HTTP/1.1 200 OK\r\n\r\n" if method == "CONNECT" else b"HTTP/1.1 101 Switching\r\n\r\n"
+    dialogue.server(answer)
+    paths = [m.path for m in table.feed(dialogue.take()) if m.direction == "request"]
+    assert paths == (["/next"] if refused else [])
+    assert table.gauge("held_bytes") == 0
+    assert table.counted("bytes_used", "bytes_abandoned_tunnel") == {
+        "bytes_used": len(request + answer) + (len(rest) if refused else 0),
+        "bytes_abandoned_tunnel": 0 if refused else len(rest),
+    }
+    table.flush()
+
+
+def test_a_held_piece_is_given_back_whole() -> None:
+    """A piece read in two parts costs no memory afterwards, and what came of it twice is a duplicate once read."""
+    request = b"GET /ws HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    dialogue = Dialogue()
+    dialogue.client((request * 3)[4:], offset=4)
+    dialogue.client(request[:4], offset=0)
+    table = Table()
+    table.feed(dialogue.take())
+    for left in (1, 0):
+        dialogue.server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", ack=len(request) * (2 - left))
+        table.feed(dialogue.take())
+        assert table.gauge("held_bytes") == len(request) * left
+    dialogue.client((request * 3)[4:], offset=4)
+    table.feed(dialogue.take())
+    assert table.counted("bytes_duplicate", "segments_retransmitted", "messages_request") == {
+        "bytes_duplicate": len(request) * 3 - 4,
+        "segments_retransmitted": 1,
+        "messages_request": 3,
+    }
+    table.flush()
