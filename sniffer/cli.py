@@ -210,10 +210,7 @@ class _Daemon:
             await endpoint.open()
         try:
             await sniffer.start()
-            # What the imports made stays, and what waits in queues is no garbage: by default the collector would look
-            # through either again and again. The messages themselves make no cycles.
-            gc.freeze()
-            gc.set_threshold(50_000, 20, 100)
+            gc.freeze()  # what the imports made stays: the collector need not look through it again and again
             try:
                 await sniffer.wait()
             except CaptureError as error:  # said in the log already, before its last line
