@@ -210,7 +210,10 @@ class _Daemon:
             await endpoint.open()
         try:
             await sniffer.start()
-            gc.freeze()  # what the imports made stays: the collector need not look through it again and again
+            # What the imports made stays: the collector need not look through it again and again. The collection tells it
+            # how little is left, so that it comes in time: a failed try leaves a cycle that holds a batch of messages.
+            gc.freeze()
+            gc.collect()
             try:
                 await sniffer.wait()
             except CaptureError as error:  # said in the log already, before its last line
