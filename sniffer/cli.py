@@ -210,8 +210,8 @@ class _Daemon:
             await endpoint.open()
         try:
             await sniffer.start()
-            # What the imports made stays: the collector need not look through it again and again. The collection tells it
-            # how little is left, so that it comes in time: a failed try leaves a cycle that holds a batch of messages.
+            # What the imports made stays: the collector need not look through it again and again. The collection tells
+            # it how little is left, so that it comes in time: a failed try leaves a cycle that holds a batch.
             gc.freeze()
             gc.collect()
             try:
