@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := setup.py pyproject.toml $(wildcard sniffer_core/*.pyx sniffer_core/*.pxd)
 
-.PHONY: help run demo test lint coverage soak e2e dist docs clean
+.PHONY: help run demo test lint coverage soak bench e2e dist docs clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -51,6 +51,9 @@ coverage: $(VENV)/dev.stamp  ## Measure the tests' coverage, of Python and of th
 
 soak: $(VENV)/dev.stamp  ## Load the daemon and the library for minutes while outputs fail, and audit what they say
 	@exec $(BIN)/python -m tests.soak $(ARGS)
+
+bench: $(VENV)/dev.stamp  ## Measure beside tshark, httpry and tcpflow, and against the recorded instructions per message
+	@exec $(BIN)/python -m tests.bench $(ARGS)
 
 e2e: $(VENV)/dev.stamp  ## Run the end-to-end test on the cluster of the current kubeconfig; ARGS goes to it
 	@exec $(BIN)/python -m tests.e2e $(ARGS)

@@ -1,14 +1,20 @@
-"""Captures to measure with, the same bytes each time: `python -m tests.bench.captures small FILE`."""
+"""Captures to measure with, the same bytes each time: `python -m tests.bench.captures small FILE [MESSAGES]`."""
 
 from __future__ import annotations
 
+import gzip
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
-from struct import Struct
+from random import Random
+from struct import Struct, pack
 from typing import Final
 
-from tests.packets import ACK, PSH, SYN, ip, link, tcp
+import brotli
+import zstandard
+
+from tests.packets import ACK, FIN, PSH, SYN, ip, link, tcp
 
 START: Final = 1_700_000_000_000_000
 """Stamp of the first packet, µs."""
@@ -18,6 +24,13 @@ SERVER: Final = "192.0.2.1"
 
 _header = Struct("<IHHiIII").pack
 _packet = Struct("<IIII").pack
+_frame = Struct("!16sH8s12sIIBBHI").pack
+FRONT: Final = b"\x02\0\0\0\0\x02\x02\0\0\0\0\x01\x08\0\x45\0"
+"""Ethernet, and IPv4 up to the total length."""
+BEFORE_ENDS: Final = b"\0\0\0\0\x40\x06\0\0"
+"""IPv4 from the identification to the checksum."""
+M32: Final = 0xFFFFFFFF
+MSS: Final = 1448
 
 REQUEST: Final = (
     "GET /api/items/{number}?page={connection} HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: bench/1.0\r\n"
@@ -47,7 +60,207 @@ def small(*, messages: int = 200_000, connections: int = 200) -> Iterator[bytes]
             seq[at][1] = down + len(response)
 
 
-CAPTURES: Final = {"small": small}
+class Link:
+    """The packets of one connection to the server, made fast: a header whose changing fields are filled in."""
+
+    def __init__(self, number: int) -> None:
+        client, port = pack("!I", 0x0A000001 + number), 1024 + number % 60_000
+        server = ip_address(SERVER).packed
+        self._up = client + server + pack("!HH", port, 80)
+        self._down = server + client + pack("!HH", 80, port)
+        self.sent = 1000
+        self.received = 5000
+
+    def up(self, payload: bytes = b"", flags: int = ACK | PSH) -> bytes:
+        """The client's next segment."""
+        packet = self._frame(self._up, self.sent, self.received, flags, payload)
+        self.sent += len(payload) + (flags & (SYN | FIN) != 0)
+        return packet
+
+    def down(self, payload: bytes = b"", flags: int = ACK | PSH) -> bytes:
+        """The server's next segment."""
+        packet = self._frame(self._down, self.received, self.sent, flags, payload)
+        self.received += len(payload) + (flags & (SYN | FIN) != 0)
+        return packet
+
+    def down_at(self, seq: int, payload: bytes) -> bytes:
+        """A segment of the server's with this sequence number."""
+        return self._frame(self._down, seq, self.sent, ACK, payload)
+
+    def open(self) -> Iterator[bytes]:
+        """The handshake."""
+        yield self.up(flags=SYN)
+        yield self.down(flags=SYN | ACK)
+        yield self.up(flags=ACK)
+
+    def close(self) -> Iterator[bytes]:
+        """Both ends close."""
+        yield self.up(flags=FIN | ACK)
+        yield self.down(flags=FIN | ACK)
+        yield self.up(flags=ACK)
+
+    @staticmethod
+    def _frame(ends: bytes, seq: int, ack: int, flags: int, payload: bytes) -> bytes:
+        return (
+            _frame(FRONT, 40 + len(payload), BEFORE_ENDS, ends, seq & M32, ack & M32, 0x50, flags, 65535, 0) + payload
+        )
+
+
+def request(number: int, connection: int = 0) -> bytes:
+    """A small GET."""
+    return REQUEST.format(number=number, connection=connection).encode()
+
+
+def response(number: int) -> bytes:
+    """A small answer."""
+    return RESPONSE.format(number=number).encode()
+
+
+def split(payload: bytes, size: int = MSS) -> list[bytes]:
+    """The payload in segments."""
+    return [payload[at : at + size] for at in range(0, len(payload), size)]
+
+
+def answers() -> list[bytes]:
+    """64 responses with JSON bodies of 2 to 30 KB: 44 in gzip, 6 in br, 6 in zstd, 8 plain."""
+    random = Random(5)
+    codings = ["gzip"] * 44 + ["br"] * 6 + ["zstd"] * 6 + [""] * 8
+    found = []
+    for number, coding in enumerate(codings):
+        size = 2_000 + number * 28_000 // 63 * 37 % 28_001
+        items: list[str] = []
+        while sum(map(len, items)) < size:
+            name = "".join(random.choices("etaoinshrdlu ", k=24))
+            items.append(f'{{"id":{random.randrange(10**9)},"name":"{name}","price":{random.random():.4f},"ok":true}},')
+        body = ("[" + "".join(items))[: size - 1].encode() + b"]"
+        if coding == "gzip":
+            body = gzip.compress(body, 6, mtime=0)
+        elif coding == "br":
+            body = brotli.compress(body, quality=5)
+        elif coding == "zstd":
+            body = zstandard.compress(body)
+        head = f"HTTP/1.1 200 OK\r\nServer: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        found.append((head + (f"Content-Encoding: {coding}\r\n" if coding else "") + "\r\n").encode() + body)
+    random.shuffle(found)
+    return found
+
+
+def mixed(*, messages: int = 60_000, connections: int = 100) -> Iterator[bytes]:
+    """Keep-alive connections that take turns; bodies of 2 to 30 KB, most of them compressed."""
+    bodies = [split(answer) for answer in answers()]
+    links = [Link(number) for number in range(connections)]
+    for one in links:
+        yield from one.open()
+    for number in range(messages // 2):
+        one = links[number % connections]
+        yield one.up(request(number))
+        for segment in bodies[number % 64]:
+            yield one.down(segment)
+        yield one.up(flags=ACK)
+
+
+def short(*, messages: int = 60_000) -> Iterator[bytes]:
+    """A connection for each exchange; 16 are open at a time."""
+    for first in range(0, messages // 2, 16):
+        links = [Link(number) for number in range(first, min(first + 16, messages // 2))]
+        for one in links:
+            yield from one.open()
+        for number, one in enumerate(links, first):
+            yield one.up(request(number))
+        for number, one in enumerate(links, first):
+            yield one.down(response(number))
+            yield from one.close()
+
+
+def large(*, messages: int = 40) -> Iterator[bytes]:
+    """Downloads of 10 MB, two connections at a time."""
+    size = 10_000_000
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: {size}\r\n\r\n".encode()
+    segments = split(head + Random(7).randbytes(size))
+    for first in range(0, messages // 2, 2):
+        links = [Link(number) for number in range(first, min(first + 2, messages // 2))]
+        for one in links:
+            yield from one.open()
+            yield one.up(request(first))
+        for number, segment in enumerate(segments):
+            for one in links:
+                yield one.down(segment)
+                if number & 1:
+                    yield one.up(flags=ACK)
+        for one in links:
+            yield from one.close()
+
+
+def lossy(*, messages: int = 60_000, connections: int = 100) -> Iterator[bytes]:
+    """Answers of seven segments of which most arrive out of order, some twice, and 1 in 100 is not in the capture.
+
+    What is missing is always the middle of a body, so that each message still counts.
+    """
+    random = Random(9)
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 10000\r\n\r\n"
+    segments = split(head + b"lossy bodies are of text\n" * 400)
+    links = [Link(number) for number in range(connections)]
+    for one in links:
+        yield from one.open()
+    for number in range(messages // 2):
+        one = links[number % connections]
+        yield one.up(request(number))
+        seq = one.received
+        arriving = []
+        for place, segment in enumerate(segments):
+            one.received += len(segment)
+            if place in (0, len(segments) - 1) or random.random() >= 0.014:
+                arriving.append((seq, segment))
+            seq += len(segment)
+        arriving += random.sample(arriving, random.randrange(2))
+        arriving = sorted(arriving, key=lambda each: each[0] + random.randrange(4 * MSS))
+        for at, segment in arriving:
+            yield one.down_at(at, segment)
+        yield one.up(flags=ACK)
+
+
+def spread(connections: int, *, messages: int) -> Iterator[bytes]:
+    """Connections that were all opened at the beginning, and stay open; they take turns with small exchanges."""
+    links = [Link(number) for number in range(connections)]
+    for one in links:
+        yield from one.open()
+    for number in range(messages // 2):
+        one = links[number * 7919 % connections]
+        yield one.up(request(number))
+        yield one.down(response(number))
+
+
+def few(*, messages: int = 400_000) -> Iterator[bytes]:
+    """10 connections."""
+    return spread(10, messages=messages)
+
+
+def many(*, messages: int = 400_000) -> Iterator[bytes]:
+    """100,000 connections."""
+    return spread(100_000, messages=messages)
+
+
+def onebyte(*, messages: int = 4_000) -> Iterator[bytes]:
+    """Each byte in a segment of its own."""
+    one = Link(0)
+    yield from one.open()
+    for number in range(messages // 2):
+        for segment in split(request(number), 1):
+            yield one.up(segment)
+        for segment in split(response(number), 1):
+            yield one.down(segment)
+
+
+CAPTURES: Final[dict[str, Callable[..., Iterator[bytes]]]] = {
+    "small": small,
+    "mixed": mixed,
+    "short": short,
+    "large": large,
+    "lossy": lossy,
+    "onebyte": onebyte,
+    "few": few,
+    "many": many,
+}
 
 
 def write(path: Path, packets: Iterator[bytes], *, step_us: int = 5) -> None:
@@ -65,5 +278,5 @@ def write(path: Path, packets: Iterator[bytes], *, step_us: int = 5) -> None:
 
 
 if __name__ == "__main__":
-    name, target = sys.argv[1:]
-    write(Path(target), CAPTURES[name]())
+    name, target, *count = sys.argv[1:]
+    write(Path(target), CAPTURES[name](**({"messages": int(count[0])} if count else {})), step_us=50)

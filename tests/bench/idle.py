@@ -1,0 +1,90 @@
+"""What the daemon costs with nothing to do, and what connections that stay open cost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from sniffer_core.flow import FlowTable
+from tests.bench.captures import ETHERNET, START, spread
+from tests.packets import Packet, to_feed
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """An idle live daemon: seconds from exec to `started`, then per second, and bytes."""
+
+    start: float
+    wakeups: float
+    cpu: float
+    rss: int
+
+
+def _rss(pid: int | str = "self") -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _switches(pid: int) -> int:
+    """Times that a thread went to sleep by itself, which is as often as one woke up."""
+    statuses = [task.joinpath("status").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    lines = [line for status in statuses for line in status.splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+
+
+def _cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def idle(seconds: float) -> Idle:
+    """Watches a port of loopback on which nothing happens. Needs the privilege to capture."""
+    command = [sys.executable, "-m", "sniffer", "--interface", "lo", "--ports", "9", "--stdout"]
+    began = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if b'"started"' in line:
+                break
+        else:
+            raise RuntimeError(f"the daemon did not start: {lines}")
+        start = time.perf_counter() - began
+        time.sleep(1)  # what comes after the start is not idleness yet
+        switches, cpu, began = _switches(process.pid), _cpu(process.pid), time.perf_counter()
+        time.sleep(seconds)
+        took = time.perf_counter() - began
+        return Idle(
+            start, (_switches(process.pid) - switches) / took, (_cpu(process.pid) - cpu) / took, _rss(process.pid)
+        )
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+
+
+def held(connections: int, memory_limit: int) -> dict[str, int]:
+    """A table with so many open connections, each of which had one exchange: the RSS that it took, and its gauges."""
+    table = FlowTable(linktype=ETHERNET, ports=[80], max_flows=connections, memory_limit=memory_limit)
+    packets = spread(connections, messages=2 * connections)
+    batch = [Packet(START, next(packets))]  # what makes the packets takes its memory here
+    before = _rss()
+    for number, packet in enumerate(packets, 1):
+        batch.append(Packet(START + 50 * number, packet))
+        if len(batch) == 256:
+            _feed(table, batch)
+    _feed(table, batch)
+    return {"rss": _rss() - before, **table.gauges()}
+
+
+def _feed(table: FlowTable, batch: list[Packet]) -> None:
+    feed = to_feed(batch)
+    at = 0
+    while at < len(batch):
+        at = table.feed(*feed, at)[1]
+    batch.clear()

@@ -1,0 +1,80 @@
+"""Instructions that the daemon executes for each message, counted by callgrind: the same on a busy machine.
+
+The start is taken out by reading two captures, one of them longer. `python -m tests.bench.instructions --record` writes
+the figures anew: do so with a change that is meant to move them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from tests.bench.captures import CAPTURES, write
+
+RECORD: Final = Path(__file__).with_suffix(".json")
+TOLERANCE: Final = 0.05
+SIZES: Final = {"small": (2_000, 12_000), "mixed": (1_000, 4_000)}
+"""For each shape, messages of the shorter and of the longer capture."""
+
+
+def available() -> bool:
+    """Whether there is valgrind."""
+    return shutil.which("valgrind") is not None
+
+
+def _count(path: Path) -> int:
+    """Instructions of a daemon that reads this file, without decoding: the decoders are not ours."""
+    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
+    command += [sys.executable, "-m", "sniffer", "--read", str(path), "--ports", "80", "--stdout", "--decode-bodies=no"]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    found = re.search(r"Collected : (\d+)", done.stderr)
+    assert found is not None, done.stderr
+    return int(found[1])
+
+
+def measure() -> dict[str, int]:
+    """Instructions per message, for each shape."""
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        running = {}
+        for shape, sizes in SIZES.items():
+            for size in sizes:
+                path = Path(folder, f"{shape}-{size}.pcap")
+                write(path, CAPTURES[shape](messages=size), step_us=50)
+                running[shape, size] = pool.submit(_count, path)
+        return {
+            shape: (running[shape, most].result() - running[shape, least].result()) // (most - least)
+            for shape, (least, most) in SIZES.items()
+        }
+
+
+def recorded() -> dict[str, int]:
+    """What was recorded."""
+    figures: dict[str, int] = json.loads(RECORD.read_text())
+    return figures
+
+
+def exceeds(figures: dict[str, int], record: dict[str, int]) -> list[str]:
+    """The shapes that take more instructions than was recorded, and more than the tolerance allows."""
+    return [shape for shape, figure in figures.items() if figure > record[shape] * (1 + TOLERANCE)]
+
+
+if __name__ == "__main__":
+    found = measure()
+    print(found)
+    if sys.argv[1:] == ["--record"]:
+        RECORD.write_text(json.dumps(found, indent=2) + "\n")
