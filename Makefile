@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := setup.py pyproject.toml $(wildcard sniffer_core/*.pyx sniffer_core/*.pxd)
 
-.PHONY: help run demo test lint coverage soak bench e2e dist docs clean
+.PHONY: help run demo test lint coverage soak bench e2e dist docs links clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -66,6 +66,10 @@ docs: $(VENV)/dev.stamp  ## Write the generated documents anew
 	$(BIN)/python -m sniffer.config > docs/CONFIGURATION.md
 	$(BIN)/python -m sniffer.ledger > docs/COUNTERS.md
 	$(BIN)/python -m sniffer.message > docs/record.schema.json
+	$(BIN)/python -m tests.docs.api > docs/API.md
+
+links: $(VENV)/dev.stamp  ## Ask every outside address that the documents name; needs the network
+	@exec $(BIN)/python -m tests.docs.links
 
 clean:  ## Remove what was built, the virtual environment included
 	rm -rf $(VENV) build dist *.egg-info sniffer_core/*.so sniffer_core/*.c

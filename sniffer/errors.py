@@ -4,7 +4,7 @@
     ├── ValidationError          wrong configuration (also a ValueError); exit code 1
     └── CaptureError             the capture could not be opened, or failed; exit code 2
 
-The exit codes are those of the daemon. The library raises; only ``sniffer.cli`` exits.
+The exit codes are those of the daemon. The library raises; only `sniffer.cli` exits.
 """
 
 from __future__ import annotations
@@ -25,30 +25,35 @@ class SnifferError(Exception):
     """Base of every error that this package raises on purpose."""
 
     exit_code: ClassVar[int] = EXIT_RUNTIME
+    """What the daemon ends with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with a configuration: the option's keyword, and a sentence that names it."""
+    """One thing that is wrong with a configuration."""
 
     field: str
+    """Keyword of the option, e.g. `output_url`."""
     message: str
+    """A sentence that names it."""
 
 
 class ValidationError(SnifferError, ValueError):
     """A configuration that cannot be used. It carries all problems, not only the first."""
 
     exit_code: ClassVar[int] = EXIT_CONFIG
+    """The same start would fail again."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems: tuple[Problem, ...] = tuple(problems)
+        """All of them, in the order of the options."""
         if not self.problems:
             raise TypeError("a ValidationError needs at least one problem")
         super().__init__("; ".join(problem.message for problem in self.problems))
 
     @property
     def field(self) -> str:
-        """Keyword of the first problem, e.g. ``output_url``."""
+        """Keyword of the first problem, e.g. `output_url`."""
         return self.problems[0].field
 
     def __reduce__(self) -> tuple[type[ValidationError], tuple[tuple[Problem, ...]]]:

@@ -37,16 +37,16 @@ Incomplete = Literal["gap", "closed", "evicted", "idle", "stopped", "malformed",
 class Endpoint(msgspec.Struct, frozen=True, order=True):
     """One end of a connection."""
 
-    ip: str
-    port: Annotated[int, Meta(ge=0, le=65535)]
+    ip: Annotated[str, Meta(description="IPv4 or IPv6 address.")]
+    port: Annotated[int, Meta(description="TCP port.", ge=0, le=65535)]
 
 
 class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where the sniffer runs, from the downward API."""
 
-    pod: str | None = None
-    namespace: str | None = None
-    node: str | None = None
+    pod: Annotated[str | None, Meta(description="POD_NAME.")] = None
+    namespace: Annotated[str | None, Meta(description="NAMESPACE.")] = None
+    node: Annotated[str | None, Meta(description="NODE_NAME.")] = None
 
 
 class Fields(dict[str, "str | tuple[str, ...]"]):
@@ -73,7 +73,7 @@ class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
     schema: Annotated[Literal[1], Meta(description="Version of this record.")]
     receiver: Annotated[Endpoint, Meta(description="The server: the end whose port is one of the captured ports.")]
     destination: Annotated[Endpoint, Meta(description="The other end: the client.")]
-    direction: Literal["request", "response"]
+    direction: Annotated[Literal["request", "response"], Meta(description="Which of the two it is.")]
     timestamp: Annotated[
         str,
         Meta(
@@ -95,7 +95,7 @@ class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
         int,
         Meta(description="Number of the exchange within the connection; a request and its response share it.", ge=0),
     ]
-    http_version: Literal["1.0", "1.1"]
+    http_version: Annotated[Literal["1.0", "1.1"], Meta(description="Of its start line.")]
     method: Annotated[str | None, Meta(description="Requests, and responses whose request was seen.")] = None
     path: Annotated[
         str | None,

@@ -90,7 +90,9 @@ class Sniffer:
 
     def __init__(self, config: SnifferConfig) -> None:
         self.config = config
+        """What it was made from."""
         self.ledger = Ledger()
+        """Every counter, at any time."""
         self.observe: Callable[[Sequence[RawMessage]], None] | None = None
         """Called on the loop with messages as they are offered to the lanes, e.g. for a histogram. Must not raise."""
         self._state: State = "new"

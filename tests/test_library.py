@@ -1,11 +1,10 @@
-"""The library's promises: what importing does, what the public names do, the guide's examples."""
+"""The library's promises: what importing does, what the public names do."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import re
 import subprocess
 import sys
 import textwrap
@@ -27,7 +26,6 @@ from sniffer import (
 from tests.captures import connection, exchanges, write
 
 ROOT = Path(__file__).parent.parent
-EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "API.md").read_text(), re.DOTALL)
 
 
 def python(code: str, *, cwd: Path | None = None, path: str = "") -> subprocess.CompletedProcess[str]:
@@ -284,21 +282,3 @@ async def test_log_lines_go_to_the_standard_logger(file: str, caplog: pytest.Log
     ours = [record for record in caplog.records if record.name.split(".")[0] == "sniffer"]
     assert {"started", "stopped"} <= {record.getMessage() for record in ours}
     assert all(isinstance(getattr(record, "fields", {}), dict) for record in ours)
-
-
-# The guide
-
-
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_the_examples_of_the_guide_run(example: str, file: str) -> None:
-    """Every example in docs/API.md runs as it stands, beside a capture.pcap."""
-    done = python(example, cwd=Path(file).parent)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    if "print(" in example:
-        assert done.stdout
-
-
-def test_the_guide_has_examples() -> None:
-    """The examples are found."""
-    assert len(EXAMPLES) >= 5

@@ -8,14 +8,14 @@ import sys
 import types
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 
 from sniffer.lanes import Lane, LaneCounters
+from tests.daemon import ROOT
 from tests.deliveries import BOUND, balanced, messages, settled
 
-DOCS = Path(__file__).parent.parent / "docs" / "DELIVERY.md"
+DOCS = ROOT / "docs" / "DELIVERY.md"
 
 
 @pytest.fixture

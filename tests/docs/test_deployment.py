@@ -1,16 +1,16 @@
+"""The deployment guide names what there is."""
+
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
 from sniffer.injector import InjectorOptions, Reason
 from sniffer.injector.options import ANNOTATIONS, camel
+from tests.daemon import ROOT
 from tests.e2e.__main__ import parser
-from tests.injector.manifests import ROOT
 
-DOCS = [*sorted((ROOT / "docs/deployment").glob("*.md")), ROOT / "docs/testing/E2E.md"]
 GUIDE = (ROOT / "docs/deployment/DEPLOYMENT_GUIDE.md").read_text()
 
 
@@ -35,22 +35,3 @@ def test_every_option_of_the_e2e_test_is_documented() -> None:
     """The E2E guide names each option of the command."""
     text = (ROOT / "docs/testing/E2E.md").read_text()
     assert all(action.option_strings[-1] in text for action in parser()._actions if action.dest != "help")
-
-
-def anchor(heading: str) -> str:
-    """The name that a heading gets in a link."""
-    return re.sub(r"[^\w -]", "", heading.lstrip("# ")).lower().replace(" ", "-")
-
-
-@pytest.mark.parametrize("file", DOCS, ids=lambda file: file.name)
-def test_links_and_paths(file: Path) -> None:
-    """Links lead somewhere, headings included; paths of the repository that are named exist."""
-    text = file.read_text()
-    for link in re.findall(r"\]\(([^)]+)\)", text):
-        target, _, heading = link.partition("#")
-        linked = (file.parent / target).resolve() if target else file
-        assert linked.exists(), link
-        headings = [anchor(line) for line in linked.read_text().splitlines() if line.startswith("#")]
-        assert not heading or heading in headings, link
-    for path in re.findall(r"(?<![\w/])((?:deploy|tests)/[\w./-]*\w)", text):
-        assert (ROOT / path).exists(), path
