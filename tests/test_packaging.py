@@ -97,6 +97,27 @@ def test_metadata(metadata: Message) -> None:
     assert all(re.search(r">=\d", line) for line in required), "a lower bound for each"
 
 
+def test_metadata_leads_to_the_project(metadata: Message) -> None:
+    """Addresses for the source, the documents, the changes and complaints; classifiers for what is supported."""
+    urls = dict(entry.split(", ", 1) for entry in metadata.get_all("Project-URL", []))
+    assert {"Homepage", "Source", "Documentation", "Changelog", "Issues"} == set(urls)
+    assert all(url.startswith("https://") for url in urls.values())
+    classifiers = metadata.get_all("Classifier", [])
+    assert "Operating System :: POSIX :: Linux" in classifiers
+    assert "Programming Language :: Python :: 3.11" in classifiers
+    assert "Typing :: Typed" in classifiers
+    assert not [line for line in classifiers if line.startswith("License ::")], "License-Expression says it"
+
+
+def test_the_index_would_take_them(dist: Path) -> None:
+    """`twine check --strict`: metadata and README can be shown."""
+    files = [str(file) for file in dist.iterdir()]
+    done = subprocess.run(
+        [sys.executable, "-m", "twine", "check", "--strict", *files], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_licence_is_said_alike() -> None:
     """LICENSE, README and metadata agree."""
     assert (ROOT / "LICENSE").read_text().startswith("MIT License")
