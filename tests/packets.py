@@ -221,20 +221,21 @@ def pcap(packets: Iterable[Packet], linktype: int = ETHERNET, *, order: str = "<
     return b"".join(out)
 
 
-def pcapng(packets: Iterable[Packet], linktype: int = ETHERNET) -> bytes:
+def pcapng(packets: Iterable[Packet], linktype: int = ETHERNET, *, order: str = "<") -> bytes:
     """A pcapng file (draft-ietf-opsawg-pcapng): section header, one interface, enhanced packet blocks."""
 
     def block(kind: int, body: bytes) -> bytes:
         body += bytes(-len(body) % 4)
-        size = struct.pack("<I", len(body) + 12)
-        return struct.pack("<I", kind) + size + body + size
+        size = struct.pack(order + "I", len(body) + 12)
+        return struct.pack(order + "I", kind) + size + body + size
 
     out = [
-        block(0x0A0D0D0A, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1)),
-        block(1, struct.pack("<HHI", linktype, 0, 262144)),
+        block(0x0A0D0D0A, struct.pack(order + "IHHq", 0x1A2B3C4D, 1, 0, -1)),
+        block(1, struct.pack(order + "HHI", linktype, 0, 262144)),
     ]
     for packet in packets:
         length = packet.wire_length or len(packet.data)
-        head = struct.pack("<IIIII", 0, packet.stamp >> 32, packet.stamp & 0xFFFFFFFF, len(packet.data), length)
+        stamp = packet.stamp >> 32, packet.stamp & 0xFFFFFFFF
+        head = struct.pack(order + "IIIII", 0, *stamp, len(packet.data), length)
         out.append(block(6, head + packet.data))
     return b"".join(out)

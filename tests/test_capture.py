@@ -145,9 +145,10 @@ def test_a_stop_ends_the_wait_for_the_header_of_a_pipe(feed: Callable[..., str])
     source.close()
 
 
-def test_a_slow_header_is_waited_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", ["<", ">"], ids=["little-endian", "big-endian"])
+def test_a_slow_header_is_waited_for(order: str) -> None:
     """The header of a pcapng stream may come in pieces; only a whole one is given to libpcap, which holds the GIL."""
-    data = packets.pcapng(captures.connection(captures.exchanges(2)))
+    data = packets.pcapng(captures.connection(captures.exchanges(2)), order=order)
     reader, writer = os.pipe()
     source = FileSource(f"/dev/fd/{reader}")
 

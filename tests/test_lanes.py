@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import msgspec
 import pytest
@@ -112,6 +113,22 @@ async def test_room_is_promised_once() -> None:
         lane.offer(messages(5))
         lane.offer(messages(5))
         assert (lane.counters.waiting, lane.counters.dropped["full"]) == (5, 5)
+
+
+@pytest.mark.parametrize("bounds", [{"max_bytes": 4 * message().weight}, {"max_messages": 4}], ids=["bytes", "count"])
+async def test_room_is_half_of_the_lane(bounds: dict[str, Any]) -> None:
+    """While more than half is taken, by weight or by number, whoever can wait waits."""
+    sink = Recorder()
+    sink.gate.clear()
+    async with lane_to(sink, **bounds) as lane:
+        lane.offer(messages(2))
+        await asyncio.wait_for(lane.room(), BOUND)
+        lane.offer(messages(1))
+        waiting = asyncio.create_task(lane.room())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        sink.gate.set()
+        await asyncio.wait_for(waiting, BOUND)
 
 
 async def test_room_ends_with_the_lane() -> None:
@@ -314,6 +331,33 @@ async def test_losses_are_logged_once_a_second(
         {"sink": "recorder", "rejected": 2, "cause": "status 400"},
         {"sink": "recorder", "rejected": 16, "cause": "status 408"},
         {"sink": "recorder", "rejected": 1, "cause": "status 409"},
+    ]
+
+
+async def test_a_loss_is_said_with_the_last_cause_that_is_known(caplog: pytest.LogCaptureFixture) -> None:
+    """A loss without a cause does not hide the one before it, and a cause is said once only."""
+    sink = Recorder(Rejected("status 400"), Rejected("status 401"))
+    async with lane_to(sink, max_messages=1) as lane:
+        lane.offer(messages(1))
+        await sink.called(1)
+        await asyncio.sleep(0)
+        sink.gate.clear()
+        lane.offer(messages(1))
+        await sink.called(2)
+        sink.gate.set()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        sink.gate.clear()
+        lane.offer(messages(3))
+        lane._losses.flush()
+        lane.offer(messages(1))
+        lane._losses.flush()
+        sink.gate.set()
+        await settled(lane)
+    assert [record.__dict__["fields"] for record in caplog.records] == [
+        {"sink": "recorder", "rejected": 1, "cause": "status 400"},
+        {"sink": "recorder", "rejected": 1, "full": 2, "cause": "status 401"},
+        {"sink": "recorder", "full": 1},
     ]
 
 
@@ -555,6 +599,14 @@ def test_a_small_batch_waits_each_time() -> None:
     queue.ripen()
     assert queue.take() is not None
     queue.put(messages(1, connection=1), 0)
+    assert queue.take() is None
+
+
+def test_what_a_full_batch_leaves_waits_for_company() -> None:
+    """A batch that leaves because it is full does not take the rest along."""
+    queue = ByConnection(workers=1, size=2)
+    queue.put([message(0, connection=connection) for connection in range(3)], 0)
+    assert queue.take() is not None
     assert queue.take() is None
 
 

@@ -30,6 +30,7 @@ from sniffer.sinks import (
     SinkClosed,
     StdoutSink,
     Undelivered,
+    _Write,
     where,
 )
 from tests.deliveries import BOUND, Recorder, Time, lane_to, message, messages, settled, until
@@ -184,6 +185,15 @@ async def test_a_full_disk_is_counted_and_its_torn_line_ended(tmp_path: Path) ->
     lines = path.read_bytes().split(b"\n")
     assert lines == [message(0).to_json(), message(1).to_json()[:10], message(3).to_json(), b""]
     assert (counters.delivered, counters.dropped["error"]) == (2, 2)
+
+
+def test_lines_behind_a_torn_one_are_counted(tmp_path: Path) -> None:
+    """The end of a torn line is no message of the batch behind it."""
+    with (tmp_path / "out").open("wb") as file:
+        write = _Write(file.fileno(), messages(2), after_torn_line=True)
+        assert (write.lines(), write.torn()) == (0, True)
+        write.run()
+        assert (write.lines(), write.torn()) == (2, False)
 
 
 # Callbacks
