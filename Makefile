@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := setup.py pyproject.toml $(wildcard sniffer_core/*.pyx sniffer_core/*.pxd)
 
-.PHONY: help run demo test lint coverage soak bench e2e dist docs links clean
+.PHONY: help run demo test lint coverage sanitize fuzz soak bench e2e dist docs links clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -48,6 +48,13 @@ coverage: $(VENV)/dev.stamp  ## Measure the tests' coverage, of Python and of th
 	@trap 'rm -f sniffer_core/*.c; $(BIN)/python setup.py --quiet build_ext --inplace --force' EXIT; \
 	TCP_SNIFFER_BUILD=trace $(BIN)/python setup.py --quiet build_ext --inplace --force \
 	&& { $(BIN)/coverage run -m pytest $(ARGS); code=$$?; $(BIN)/coverage report && exit $$code; }
+
+sanitize: $(VENV)/dev.stamp  ## Run the tests on a core built with ASan and UBSan (in build/sanitize); ARGS goes to pytest
+	@exec $(BIN)/python -m tests.sanitize $(ARGS)
+
+fuzz: $(VENV)/dev.stamp  ## Fuzz the core, guided by coverage (clang, atheris); ARGS="--seconds 3600 packets"
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	@exec $(BIN)/python -m tests.fuzz $(ARGS)
 
 soak: $(VENV)/dev.stamp  ## Load the daemon and the library for minutes while outputs fail, and audit what they say
 	@exec $(BIN)/python -m tests.soak $(ARGS)

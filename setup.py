@@ -2,6 +2,7 @@
 
 TCP_SNIFFER_BUILD=trace    line tracing, for coverage of the core
 TCP_SNIFFER_BUILD=sanitize AddressSanitizer and UndefinedBehaviorSanitizer
+TCP_SNIFFER_BUILD=fuzz     the same, and libFuzzer's coverage (CC=clang)
 """
 
 import os
@@ -13,10 +14,12 @@ from setuptools import Extension, setup
 
 Options.warning_errors = True  # the same as `cython -Werror`
 
+SANITIZED = ["-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined"]
 BUILDS: dict[str, tuple[list[str], list[tuple[str, str]]]] = {
     "": (["-O3", "-g0"], []),
     "trace": (["-O1", "-g"], [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]),
-    "sanitize": (["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"], []),
+    "sanitize": ([*SANITIZED, "-fsanitize=address,undefined"], []),
+    "fuzz": ([*SANITIZED, "-fsanitize=fuzzer-no-link,address,undefined"], []),
 }
 build = os.environ.get("TCP_SNIFFER_BUILD", "")
 flags, macros = BUILDS[build]

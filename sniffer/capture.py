@@ -489,7 +489,9 @@ class _Batch:
         self.index = bytearray()
 
     def add(self, stamp: tuple[int, int], packet: bytes) -> None:
-        self.index += struct.pack("=IIII", *stamp, len(self.packets), len(packet))
+        # A stamp is signed here; next_batch() gives the same bits as unsigned.
+        seconds, micros = (part & 0xFFFFFFFF for part in stamp)
+        self.index += struct.pack("=IIII", seconds, micros, len(self.packets), len(packet))
         self.packets += packet
 
     def full(self) -> bool:

@@ -20,6 +20,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "tests" / "data" / "demo.pcap"
+PASSED = ("PATH", "HOME", "LANG", "LD_PRELOAD", "PYTHONMALLOC", "ASAN_OPTIONS", "UBSAN_OPTIONS")
+"""Variables that the daemon gets from here: the last ones are those of `make sanitize`."""
 SECONDS = 30.0
 """Nothing here takes so long; what does is a failure."""
 
@@ -48,7 +50,7 @@ class Daemon:
         prefix: Sequence[str] = (),
         read_stdout: bool = True,
     ) -> None:
-        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        inherited = {name: os.environ[name] for name in PASSED if name in os.environ}
         self.process = subprocess.Popen(
             [*prefix, sys.executable, *program, *arguments],
             cwd=ROOT,

@@ -121,6 +121,21 @@ def test_a_cut_pipe_gives_what_it_has(feed: Callable[..., str]) -> None:
     assert "cannot be read to its end" in error
 
 
+def test_stamps_beyond_2038_are_read_from_a_pipe_as_from_a_file(tmp_path: Path, feed: Callable[..., str]) -> None:
+    """Stamps are unsigned, whether packets are read one by one or in batches."""
+    data = packets.pcap(packets.Packet((2**31 + n) * 1_000_000 + n, b"x" * 60) for n in range(3))
+    path = tmp_path / "capture.pcap"
+    path.write_bytes(data)
+    batches = []
+    for name in (str(path), feed(data)):
+        source = FileSource(name)
+        source.open(Stop())
+        found = [batch for batch in source.batches(Stop()) if batch is not None]
+        source.close()
+        batches.append((b"".join(data for data, _ in found), [last_stamp_us(batch) for batch in found][-1]))
+    assert batches[0] == batches[1] == (b"x" * 180, (2**31 + 2) * 1_000_000 + 2)
+
+
 def test_packets_of_a_pipe_come_as_they_arrive(feed: Callable[..., str]) -> None:
     """`tcpdump -w - | ...`: packets are not held back until a batch is full, and a stop ends a read that waits."""
     conversation = captures.connection(captures.exchanges(2))

@@ -1,0 +1,48 @@
+"""The core built with sanitizers, in a tree of its own: the one that everything else runs on stays as it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+OPTIONS = {
+    "PYTHONMALLOC": "malloc",  # so that a read past the end of a `bytes` is seen too
+    "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:allocator_may_return_null=1",  # Python itself leaks at its end
+    "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+}
+
+
+def build(kind: str, compiler: str) -> Path:
+    """Makes, or brings up to date, `build/KIND`: links to all files of the repository, and the core of that build."""
+    tree = ROOT / "build" / kind
+    (tree / "sniffer_core").mkdir(parents=True, exist_ok=True)
+    inside = (path for path in (ROOT / "sniffer_core").iterdir() if path.suffix not in (".so", ".c"))
+    outside = (path for path in ROOT.iterdir() if path.name not in ("build", "sniffer_core", ".git"))
+    wanted = {tree / path.relative_to(ROOT): path for path in (*inside, *outside)}
+    for link in (*tree.iterdir(), *(tree / "sniffer_core").iterdir()):
+        if link.is_symlink() and wanted.get(link) != link.readlink():
+            link.unlink()
+    for link, path in wanted.items():
+        if not link.is_symlink():
+            link.symlink_to(path)
+    subprocess.run(
+        [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],
+        cwd=tree,
+        env={**os.environ, "TCP_SNIFFER_BUILD": kind, "CC": compiler},
+        check=True,
+    )
+    return tree
+
+
+def runtime(compiler: str, name: str) -> str | None:
+    """The compiler's runtime library of that name; None without the compiler or the library."""
+    if shutil.which(compiler) is None:
+        return None
+    done = subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+    path = done.stdout.strip()
+    return path if Path(path).is_absolute() else None
