@@ -111,6 +111,10 @@ class Source(Protocol):
     def stats(self) -> tuple[int, int, int] | None:
         """Packets received, dropped by the kernel, dropped by the interface; None for a file."""
 
+    def progress(self) -> tuple[int, int] | None:
+        """Bytes read so far and bytes in all, where that is known. May be called from any thread."""
+        return None
+
     def close(self) -> None:
         """Gives everything back."""
 
@@ -403,6 +407,7 @@ class FileSource(Source):
         self.name = path
         self._reader: Any = None
         self._relay: _Relay | None = None
+        self._done = self._size = 0
 
     def open(self, stop: Stop) -> int:
         """Opens the file. A pipe is waited for until it has shown its header."""
@@ -419,6 +424,8 @@ class FileSource(Source):
             raise CaptureError(f"{self.name} cannot be read: {error}") from error
         if self._relay is not None:
             self._relay.start()
+        else:
+            self._size = os.fstat(self._reader.getfd()).st_size
         linktype: int = self._reader.datalink()
         return linktype
 
@@ -441,6 +448,7 @@ class FileSource(Source):
                 return
             read += len(index) // 16
             pace.saw(packets, index)
+            self._done = os.lseek(self._reader.getfd(), 0, os.SEEK_CUR)
             yield packets, index
 
     def _skip_to(self, number: int) -> None:
@@ -472,6 +480,10 @@ class FileSource(Source):
     def stats(self) -> None:
         """Nothing: no kernel counts for a file."""
         return
+
+    def progress(self) -> tuple[int, int] | None:
+        """Bytes read so far and bytes in all; None for a pipe."""
+        return (self._done, self._size) if self._size else None
 
     def close(self) -> None:
         """Closes what was opened."""

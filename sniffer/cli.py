@@ -12,8 +12,9 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from sniffer import config as config_module
 from sniffer import logs
@@ -23,6 +24,12 @@ from sniffer.flags import FlagParser
 from sniffer.options import FALSE
 from sniffer.privileges import raise_net_raw
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from sniffer.pipeline import Sniffer
+    from sniffer.terminal import Facts, Screen
+
 log: Final = logging.getLogger("sniffer")
 
 DESCRIPTION: Final = """\
@@ -30,6 +37,7 @@ Captures HTTP/1.x between other programs, passively, and writes each request and
 """
 EPILOG: Final = """\
 examples:
+  tcp-sniffer --ports 8080                             at a terminal: one readable line for each exchange
   tcp-sniffer --ports 8080 --interface eth0 --stdout
   tcp-sniffer --ports 80,8080 --read capture.pcap --stdout | jq .path
   tcp-sniffer --ports 8080 --output-url https://collector.example/messages
@@ -47,7 +55,7 @@ def _parser() -> FlagParser:
         SnifferConfig,
         config_module.GROUPS,
         prog="tcp-sniffer",
-        usage="tcp-sniffer --ports PORT,PORT [--interface NAME | --read FILE] (--stdout | --output-url URL) [options]",
+        usage="tcp-sniffer --ports PORT,PORT [--interface NAME | --read FILE] [--stdout | --output-url URL] [options]",
         description=DESCRIPTION,
         epilog=EPILOG.format(variables="".join(f"  {option.variable:<{width}}{option.help}\n" for option in silent)),
     )
@@ -65,10 +73,14 @@ def version() -> str:
         return "unknown"
 
 
-def configure(arguments: Sequence[str], environ: Mapping[str, str], **keywords: Any) -> SnifferConfig:
+def configure(
+    arguments: Sequence[str], environ: Mapping[str, str], *, at_terminal: bool = False, **keywords: Any
+) -> SnifferConfig:
     """The daemon's configuration from flags, variables and `keywords`; `ValidationError` with every problem.
 
-    `--help` and `--version` print and raise SystemExit(0).
+    `at_terminal` says that a person reads standard output: outside of production and of a pod, no output need be named
+    then, and the log begins at warnings where it is not told otherwise. `--help` and `--version` print and raise
+    SystemExit(0).
     """
     flags, problems = _parser().texts(arguments)
     texts = {**SnifferConfig.texts_of(environ), **flags}
@@ -79,6 +91,8 @@ def configure(arguments: Sequence[str], environ: Mapping[str, str], **keywords: 
     else:
         if config.has_output or config.on_http_message is not None:
             return config
+        if at_terminal and not (config.production or config.pod_name or config.namespace or config.node_name):
+            return SnifferConfig.from_texts({"log_level": "warning", **texts}, **keywords)
     if "output_url" not in texts and texts.get("output_stdout", "no").strip().lower() in FALSE:
         problems.append(_NO_OUTPUT)
     raise ValidationError(problems)
@@ -87,6 +101,8 @@ def configure(arguments: Sequence[str], environ: Mapping[str, str], **keywords: 
 _NO_OUTPUT: Final = Problem(
     "output_stdout", "no output is named: --stdout writes the messages to standard output, --output-url posts them"
 )
+BAR_AFTER_SECONDS: Final = 1.0
+"""A file that is read in less gets no progress bar."""
 
 
 def run(arguments: Sequence[str], **keywords: Any) -> int:
@@ -98,13 +114,15 @@ def run(arguments: Sequence[str], **keywords: Any) -> int:
     _open_standard_streams()
     logs.configure(secrets=[os.environ.get("OUTPUT_URL_AUTH_TOKEN", "").strip()])
     try:
-        config = configure(arguments, os.environ, **keywords)
+        config = configure(arguments, os.environ, at_terminal=os.isatty(1), **keywords)
+        screen = _screen(config)
         placement = {"pod": config.pod_name, "namespace": config.namespace, "node": config.node_name}
         logs.configure(
             level=config.log_level,
             form=config.log_format,
             placement={name: value for name, value in placement.items() if value},
             secrets=[config.output_url_auth_token.reveal()] if config.output_url_auth_token else [],
+            stream=screen.log if screen is not None else None,
         )
         threading.excepthook = _log_thread
         # The capture thread hands over often; by default each hand-off would wait 5 ms behind a busy loop.
@@ -113,7 +131,7 @@ def run(arguments: Sequence[str], **keywords: Any) -> int:
         raise_net_raw()
         runner = asyncio.Runner()
         try:
-            return runner.run(_Daemon(config).run())
+            return runner.run(_Daemon(config, screen).run())
         finally:
             # Only the loop: closing the runner would wait for threads, and one may be stuck in a write.
             runner.get_loop().close()
@@ -129,6 +147,30 @@ def run(arguments: Sequence[str], **keywords: Any) -> int:
     except Exception:
         log.exception("uncaught exception")
         return EXIT_RUNTIME
+
+
+def _has_view(config: SnifferConfig) -> bool:
+    """Whether exchanges are shown at the terminal; `configure` allows no output only there."""
+    return not config.has_output and config.on_http_message is None
+
+
+def _screen(config: SnifferConfig) -> Screen | None:
+    """The terminal to draw on: standard output for the view, standard error for the progress of reading a file."""
+    if _has_view(config):
+        number = 1
+    elif (
+        config.read is not None
+        and Path(config.read).is_file()
+        and os.isatty(2)
+        and not (config.output_stdout and os.isatty(1))
+    ):
+        number = 2
+    else:
+        return None
+    from sniffer.terminal import Screen
+
+    encoding = (sys.stdout if number == 1 else sys.stderr).encoding
+    return Screen(number, log=sys.stderr, encoding=encoding)
 
 
 def _load() -> None:
@@ -185,19 +227,51 @@ def _log_thread(failure: threading.ExceptHookArgs) -> None:
     log.error("uncaught exception in a thread", exc_info=failure.exc_value)
 
 
+class _Display:
+    """What is drawn of a run: the view and its summary, or a progress bar."""
+
+    def __init__(self, screen: Screen, *, view: bool) -> None:
+        from sniffer.terminal import Bar, TerminalSink, View
+
+        self._screen = screen
+        self._view = View() if view else None
+        self._bar = Bar()
+        self.sink = TerminalSink(screen, self._view) if self._view is not None else None
+
+    async def open(self, sniffer: Sniffer) -> None:
+        """Begins to draw."""
+        self._sniffer = sniffer
+        await self._screen.open(self._last_line, after=0.0 if self._view is not None else BAR_AFTER_SECONDS)
+
+    async def close(self) -> None:
+        """Ends drawing, with the summary of a run that had begun."""
+        view = self._view if self._sniffer.began else None
+        await self._screen.close(view.end(self._facts()) if view is not None else None)
+
+    def _last_line(self) -> RenderableType:
+        return (self._view or self._bar).last_line(self._facts())
+
+    def _facts(self) -> Facts:
+        from sniffer.terminal import Facts
+
+        return Facts(self._sniffer.where, self._sniffer.ledger.snapshot(), self._sniffer.progress())
+
+
 class _Daemon:
     """One run: signals in, exit code out."""
 
-    def __init__(self, config: SnifferConfig) -> None:
+    def __init__(self, config: SnifferConfig, screen: Screen | None = None) -> None:
         self._config = config
+        self._screen = screen
         self._stops = 0
-        self._stop_task: asyncio.Task[object] | None = None
+        self._tasks: list[asyncio.Task[object]] = []
 
     async def run(self) -> int:
         from sniffer.pipeline import Sniffer
 
         self._loop = asyncio.get_running_loop()
-        self._sniffer = sniffer = Sniffer(self._config)
+        display = _Display(self._screen, view=_has_view(self._config)) if self._screen is not None else None
+        self._sniffer = sniffer = Sniffer(self._config, view=display.sink if display is not None else None)
         # Plain handlers, not the loop's: a third signal must end a loop that is stuck.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop)
@@ -209,7 +283,10 @@ class _Daemon:
             endpoint = Endpoint(sniffer, self._config.metrics_address, self._config.metrics_port)
             await endpoint.open()
         try:
+            if display is not None:
+                await display.open(sniffer)
             await sniffer.start()
+            self._tasks.append(self._loop.create_task(self._stop_without_outputs()))
             # What the imports made stays: the collector need not look through it again and again. The collection tells
             # it how little is left, so that it comes in time: a failed try leaves a cycle that holds a batch.
             gc.freeze()
@@ -219,9 +296,15 @@ class _Daemon:
             except CaptureError as error:  # said in the log already, before its last line
                 return error.exit_code
         finally:
+            if display is not None:
+                await display.close()
             if endpoint is not None:
                 await endpoint.close()
         return EXIT_RUNTIME if sniffer.undelivered or self._stops > 1 else EXIT_OK
+
+    async def _stop_without_outputs(self) -> None:
+        await self._sniffer.outputs_closed()
+        await self._sniffer.stop()
 
     def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stops += 1
@@ -230,7 +313,7 @@ class _Daemon:
         self._loop.call_soon_threadsafe(self._stop if self._stops == 1 else self._sniffer.abort)
 
     def _stop(self) -> None:
-        self._stop_task = self._loop.create_task(self._sniffer.stop())
+        self._tasks.append(self._loop.create_task(self._sniffer.stop()))
 
     def _on_usr1(self, _number: int, _frame: FrameType | None) -> None:
         self._loop.call_soon_threadsafe(self._say_ledger)

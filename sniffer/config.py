@@ -395,8 +395,9 @@ variables beat defaults. Every problem is reported at once, each with the option
   flag it may stand alone (`--stdout`).
 - Sizes are bytes; `Ki`, `Mi` and `Gi` may follow the number (`MEMORY_BUDGET=64Mi`). Numbers must be finite. Only
   `MAX_BODY_SIZE`, `SAMPLE_RATE`, `STATS_INTERVAL_MS` and `STOP_DELAY_MS` take 0, and nowhere does 0 mean "no limit".
-- With no output named (`--stdout`, `--output-url`) the daemon does not start. The library may run with a callback or an
-  iterator alone.
+- With no output named (`--stdout`, `--output-url`) the daemon shows exchanges at a terminal ([TERMINAL](TERMINAL.md)).
+  Anywhere else, in production and in a pod (`POD_NAME`, `NAMESPACE` or `NODE_NAME` is set) it does not start. The
+  library may run with a callback or an iterator alone.
 - The library reads no variable but `TCP_SNIFFER_PRODUCTION` and `OUTPUT_URL_AUTH_TOKEN`, and those only where their
   keywords are not given. `SnifferConfig.from_env()` reads them all.
 - The token is never shown: in no log, no repr, no help, and it has no flag, because command lines are public.

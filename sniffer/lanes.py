@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, cast
+from typing import Final, Literal, Protocol, cast
 
 from sniffer.sinks import Reason, Record, Rejected, Sink, SinkClosed, TooLarge, Undelivered, where
 
@@ -73,6 +73,34 @@ Taken = tuple[Sequence[Record], int]
 """A batch and its weight."""
 
 
+class Queue(Protocol):
+    """What waits in a lane, and in which batches it is taken."""
+
+    workers: int
+    """How many batches may be under way at the same time."""
+    wait: float
+    """Seconds from when something is `ripening` to the call of `ripen`."""
+
+    def put(self, batch: Sequence[Record], size: int) -> None:
+        """Adds messages whose weight is `size`."""
+
+    def take(self) -> Taken | None:
+        """The next batch to deliver, if there is one."""
+
+    def done(self, batch: Sequence[Record]) -> None:
+        """A batch that was taken is settled."""
+
+    @property
+    def ripening(self) -> bool:
+        """There is something that only `ripen` makes ready."""
+
+    def ripen(self, *, last: bool = False) -> None:
+        """Time has passed; with `last` no more will come."""
+
+    def clear(self) -> int:
+        """Forgets what is queued; returns how many messages that was."""
+
+
 class Batches:
     """A lane's queue of batches, in the order and the shape in which they were offered. One worker."""
 
@@ -94,7 +122,7 @@ class Batches:
     def done(self, batch: Sequence[Record]) -> None:
         """A batch that was taken is settled."""
 
-    def ripen(self) -> None:
+    def ripen(self, *, last: bool = False) -> None:
         """What waits for company waits no longer."""
 
     def clear(self) -> int:
@@ -136,7 +164,7 @@ class ByConnection:
         """There are messages that wait for nothing but company."""
         return bool(self._ready) and not self._ripe
 
-    def ripen(self) -> None:
+    def ripen(self, *, last: bool = False) -> None:  # noqa: ARG002 - once is enough
         """What waits for company waits no longer."""
         self._ripe = bool(self._ready)
 
@@ -206,7 +234,7 @@ class Lane:
         *,
         max_bytes: int,
         max_messages: int = 100_000,
-        queue: Batches | ByConnection | None = None,
+        queue: Queue | None = None,
         counters: LaneCounters | None = None,
     ) -> None:
         self.sink = sink
@@ -214,7 +242,7 @@ class Lane:
         self.counters = LaneCounters() if counters is None else counters
         self.closed = asyncio.Event()
         """Set when the sink is gone before its time: everything offered from then on is dropped."""
-        self._queue = Batches() if queue is None else queue
+        self._queue: Queue = Batches() if queue is None else queue
         self._max_bytes = max_bytes
         self._max_messages = max_messages
         self._bytes = 0
@@ -312,7 +340,7 @@ class Lane:
     def _start(self) -> None:
         """Sets idle workers to what is ready."""
         if self._draining:
-            self._queue.ripen()
+            self._queue.ripen(last=True)
         while self._taking and len(self._flights) < self._queue.workers and (taken := self._queue.take()):
             flight = _Flight(len(taken[0]))
             self._flights[asyncio.create_task(self._work(taken, flight), name=f"lane {self.name}")] = flight

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -73,7 +74,7 @@ def configure(
         chain.append(_escape)
         chain.append(
             structlog.dev.ConsoleRenderer(
-                colors=terminal,
+                colors=terminal and not os.environ.get("NO_COLOR"),
                 event_key="message",
                 pad_event_to=0,
                 sort_keys=False,

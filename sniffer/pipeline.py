@@ -26,10 +26,11 @@ from sniffer.capture import Capture, Event, FileSource, HandOff, LiveSource, Sou
 from sniffer.collector import INSTANCE_HEADER, UrlSink
 from sniffer.config import SnifferConfig
 from sniffer.errors import CaptureError
+from sniffer.exchanges import ByExchange
 from sniffer.lanes import ByConnection, Lane, weigh
 from sniffer.ledger import RENAMED_GAUGES, Ledger, Snapshot
 from sniffer.message import HttpMessage, Placement, decode, from_raw
-from sniffer.sinks import CallbackSink, IteratorSink, Retrying, StdoutSink, where
+from sniffer.sinks import CallbackSink, IteratorSink, Retrying, Sink, StdoutSink, where
 
 if TYPE_CHECKING:
     from sniffer_core.flow import FlowTable, RawMessage
@@ -39,6 +40,8 @@ log = logging.getLogger("sniffer")
 NOTHING_SEEN_SECONDS: Final = 30.0
 BEAT_SECONDS: Final = 5.0
 """A capture thread that has not shown itself for so long is stuck."""
+PATIENCE_SECONDS: Final = 30.0
+"""An output of exchanges shows a request of a live capture alone when it has waited so long for its response."""
 THREAD_END_SECONDS: Final = 1.0
 """A capture thread that has not ended so long after the deadline is left behind."""
 CARRY: Final = ("user-agent", "host", INSTANCE_HEADER.lower())
@@ -88,13 +91,17 @@ class Sniffer:
     messages from its making on: one made before `start()`, or right after it, gets them all.
     """
 
-    def __init__(self, config: SnifferConfig) -> None:
+    def __init__(self, config: SnifferConfig, *, view: Sink | None = None) -> None:
+        """`view` is one more output: a sink that gets its messages by exchanges (`sniffer.exchanges`)."""
         self.config = config
         """What it was made from."""
         self.ledger = Ledger()
         """Every counter, at any time."""
+        self._view = view
         self.observe: Callable[[Sequence[RawMessage]], None] | None = None
         """Called on the loop with messages as they are offered to the lanes, e.g. for a histogram. Must not raise."""
+        self.began = False
+        """The capture has been open."""
         self._state: State = "new"
         self._live = config.read is None
         self._source: Source = (
@@ -156,6 +163,7 @@ class Sniffer:
             raise
         self._say_start()
         self._state = "running"
+        self.began = True
         self._begin(self._run())
 
     async def stop(self) -> Snapshot:
@@ -230,6 +238,20 @@ class Sniffer:
         return self._state == "held"
 
     @property
+    def where(self) -> str:
+        """The interface, or the file."""
+        return self._source.name
+
+    def progress(self) -> tuple[int, int] | None:
+        """Bytes of the file that are read, and its size; None for an interface or a pipe."""
+        return self._source.progress()
+
+    async def outputs_closed(self) -> None:
+        """Returns when every output is gone before its time: a closed pipe, a terminal that was hung up."""
+        for lane in self._lanes:
+            await lane.closed.wait()
+
+    @property
     def undelivered(self) -> int:
         """Messages dropped by a lane or the hand-off since the stop (reading a file: since the start).
 
@@ -260,13 +282,22 @@ class Sniffer:
 
     def _make_lanes(self) -> list[Lane]:
         config = self.config
-        count = config.output_stdout + (config.output_url is not None) + (config.on_http_message is not None)
+        count = sum(
+            (
+                config.output_stdout,
+                config.output_url is not None,
+                config.on_http_message is not None,
+                self._view is not None,
+            )
+        )
         share = config.memory_budget // 4 // max(1, count)
         lanes = []
         if config.output_stdout:
             lanes.append(Lane(StdoutSink(), max_bytes=share))
         if config.on_http_message is not None:
             lanes.append(Lane(CallbackSink(config.on_http_message), max_bytes=share))
+        if self._view is not None:
+            lanes.append(self._exchange_lane(self._view, share))
         if config.output_url is not None:
             token = config.output_url_auth_token
             sink = UrlSink(
@@ -288,6 +319,10 @@ class Sniffer:
             )
             lanes.append(Lane(Retrying(sink), max_bytes=share, queue=queue))
         return lanes
+
+    def _exchange_lane(self, sink: Sink, share: int) -> Lane:
+        queue = ByExchange(max_bytes=share // 4, patience=PATIENCE_SECONDS if self._live else None)
+        return Lane(sink, max_bytes=share, queue=queue)
 
     def _add(self, lane: Lane) -> None:
         self._lanes.append(lane)

@@ -222,7 +222,7 @@ class Retrying(Sink):
             wait.cancel()
 
 
-class _Thread:
+class CallThread:
     """A daemon thread that makes calls in turn. The threads of a pool are joined at exit, however stuck they are."""
 
     def __init__(self, name: str) -> None:
@@ -230,6 +230,7 @@ class _Thread:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
+        """Starts the thread."""
         self._thread.start()
 
     def end(self) -> None:
@@ -270,7 +271,7 @@ class StdoutSink(Sink):
 
     def __init__(self, fd: int = 1) -> None:
         self._fd = fd
-        self._thread = _Thread("sniffer stdout")
+        self._thread = CallThread("sniffer stdout")
         self._torn = False
 
     async def open(self) -> None:
@@ -346,7 +347,7 @@ class CallbackSink(Sink):
         self._async = inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(
             getattr(callback, "__call__", None)  # noqa: B004 - an object whose __call__ is async
         )
-        self._thread = _Thread("sniffer callback")
+        self._thread = CallThread("sniffer callback")
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def open(self) -> None:

@@ -8,7 +8,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
 
-from sniffer.lanes import Batches, ByConnection, Lane, LaneCounters
+import msgspec
+
+from sniffer.lanes import Lane, LaneCounters, Queue
 from sniffer.message import Endpoint, Fields, HttpMessage
 from sniffer.sinks import Record, Sink
 
@@ -50,6 +52,14 @@ def message(number: int = 0, *, connection: int = 0, body: str | None = None) ->
 def messages(count: int, *, connection: int = 0, body: str | None = None) -> list[Sent]:
     """The first `count` requests of a connection."""
     return [message(number, connection=connection, body=body) for number in range(count)]
+
+
+def answer(number: int = 0, *, connection: int = 0, alone: bool = False, body: str | None = None) -> Sent:
+    """The response to the request number `number`; `alone` says that its request was not captured."""
+    fields = {"headers": Fields({}), "direction": "response", "status_code": 200, "reason": "OK"}
+    if alone:
+        fields |= {"method": None, "path": None}
+    return msgspec.structs.replace(message(number, connection=connection, body=body), **fields)
 
 
 def balanced(counters: LaneCounters) -> bool:
@@ -112,7 +122,7 @@ async def lane_to(
     *,
     max_bytes: int = 1 << 24,
     max_messages: int = 100_000,
-    queue: Batches | ByConnection | None = None,
+    queue: Queue | None = None,
     counters: LaneCounters | None = None,
 ) -> AsyncIterator[Lane]:
     """An open lane; drained (at once, where the test has not done so) and closed at the end, when it must balance."""

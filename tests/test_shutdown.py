@@ -258,6 +258,22 @@ def test_closed_pipe_is_quiet() -> None:
         assert assert_balanced(daemon)["dropped_closed"] == 14
 
 
+@needs_capture
+def test_a_closed_pipe_ends_a_live_capture() -> None:
+    """`| head`: when standard output is closed and the only output, a live capture ends with 0."""
+    with (
+        web_server() as port,
+        Daemon("--ports", str(port), "--interface", "lo", "--stdout", read_stdout=False) as daemon,
+    ):
+        daemon.log("started")
+        assert daemon.process.stdout is not None
+        daemon.process.stdout.close()
+        while daemon.process.poll() is None:
+            exchanges(port, 1)
+        assert daemon.end() == 0
+        assert daemon.log("sink closed")["sink"] == "stdout"
+
+
 def test_standard_output_closed_at_start() -> None:
     """`>&-` ends with 0 too, and no other file takes its place."""
     done = subprocess.run(

@@ -25,6 +25,7 @@ import yaml
 from sniffer.cli import configure
 from tests.daemon import DEMO, ROOT, SECONDS, Daemon, needs_capture
 from tests.docs.pages import PAGES, Command, simple_commands
+from tests.terminals import INTERRUPT, Terminal
 
 BIN = ".venv/bin/"
 ANYWHERE = {"curl", "grep", "jq", "kill", "sort", "tail", "uniq"}
@@ -80,7 +81,7 @@ def known(words: list[str], *help_command: str) -> None:
 def sniffer(words: list[str]) -> None:
     """The daemon's configuration takes it."""
     if words[1] not in ("--help", "--version"):
-        configure(words[1:], {})
+        configure(words[1:], {}, at_terminal=True)
 
 
 def recipe(words: list[str]) -> list[str]:
@@ -239,6 +240,11 @@ def is_live(text: str) -> bool:
     return not re.search("--(read|help|version)", text)
 
 
+def is_view(text: str) -> bool:
+    """Whether it names no output: then it is typed at a terminal."""
+    return not re.search("--(stdout|output-url|help|version)", text)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> dict[str, str]:
     """An environment in which `tcp-sniffer` is ours."""
@@ -265,6 +271,11 @@ def test_command_without_capture_runs(command: Command, text: str, path: dict[st
         shutil.copy(DEMO, place)
     if "--read -" in text:
         pytest.skip("reads what somebody else captures")
+    if is_view(text):
+        (words,) = simple_commands(text)
+        with Terminal(*words[1:], cwd=tmp_path) as terminal:
+            assert terminal.end() == 0, terminal.rows
+        return
     shell = ["bash", "-o", "pipefail", "-c", text.replace(BIN, "")]
     done = subprocess.run(shell, cwd=tmp_path, env=path, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 0, done.stderr
@@ -287,7 +298,14 @@ def test_command_that_captures_runs(command: Command, text: str) -> None:
     assert words[0].removeprefix(BIN) == "tcp-sniffer"
     up = "ip link set lo up; ip link add eth0 type veth peer name eth1; ip addr add 192.0.2.1/24 dev eth0"
     network = f'{up}; ip link set eth1 up; ip link set eth0 up; exec "$@"'
-    with Daemon(*words[1:], prefix=["unshare", "--net", "sh", "-c", network, "sh"]) as daemon:
+    prefix = ["unshare", "--net", "sh", "-c", network, "sh"]
+    if is_view(text):
+        with Terminal(*words[1:], prefix=prefix) as terminal:
+            terminal.wait_for(lambda rows: any("exchanges/s" in row for row in rows))
+            terminal.type(INTERRUPT)
+            assert terminal.end() == 0, terminal.rows
+        return
+    with Daemon(*words[1:], prefix=prefix) as daemon:
         daemon.log("started")
         assert daemon.stop() == 0, daemon.stderr
 
