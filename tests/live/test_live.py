@@ -304,8 +304,8 @@ async def test_nginx_and_curl(tmp_path: Path) -> None:
 # Network namespaces
 
 
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+def ip(*arguments: str) -> str:
+    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture
@@ -422,6 +422,8 @@ async def test_across_a_veth_pair(namespaces: tuple[str, str]) -> None:
     assert await first_line(serving) == "listening"
     capturing = await inside(namespaces[0], PROGRAM, json.dumps({"ports": [8080, 8081]}))
     assert await first_line(capturing) == "started s0"
+    (link,) = json.loads(ip("-n", namespaces[0], "-json", "-details", "link", "show", "s0"))
+    assert link["promiscuity"] == 0, "what is not for this host is not asked for"
     client = await inside(namespaces[1], CLIENT, str(ROOT), "http://[2001:db8::1]:8080", "http://198.51.100.1:8081")
     await finish(client)
     result = json.loads(await finish(capturing))
