@@ -224,6 +224,58 @@ async def test_deliveries_of_other_sniffers_are_left_out(
     assert_balanced(sniffer)
 
 
+def test_in_a_file_the_deliveries_of_sniffers_are_messages() -> None:
+    """Only a live capture could feed back into itself: a file is reported as it is."""
+    config = SnifferConfig(ports=[80], output_url="http://collector.test/in")
+    assert pipeline._filters(config, live=True) is not None
+    assert pipeline._filters(config, live=False) is None
+
+
+async def test_options_arrive_where_they_act(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The core gets each option in its unit; half of the budget is the core's, a quarter the hand-off's."""
+    from sniffer_core.flow import FlowTable
+
+    made: list[dict[str, Any]] = []
+
+    def spy(**options: Any) -> FlowTable:
+        made.append(options)
+        return FlowTable(**options)
+
+    monkeypatch.setattr("sniffer_core.flow.FlowTable", spy)
+    options: dict[str, Any] = {
+        "max_body_size": 5,
+        "max_concurrent_connections": 77,
+        "connection_idle_timeout_ms": 1234,
+        "memory_budget": 16 << 20,
+        "sample_rate": 0.5,
+        "redact_headers": ["x-a"],
+        "redact_query": ["b"],
+        "pod_name": "p",
+        "decode_bodies": False,
+    }
+    sniffer = create_sniffer(ports=[8080], read=file, **options)
+    aiter(sniffer)
+    assert sniffer._handoff._max_bytes == 4 << 20
+    assert [lane._max_bytes for lane in sniffer._lanes] == [1 << 20]
+    await sniffer.start()
+    await sniffer.stop()
+    (given,) = made
+    assert given.pop("linktype") == 1
+    assert given == {
+        "ports": (8080,),
+        "max_body": 5,
+        "max_flows": 77,
+        "idle_timeout_us": 1_234_000,
+        "memory_limit": 8 << 20,
+        "sample_rate": 0.5,
+        "carry": (),
+        "redact_headers": ("x-a",),
+        "redact_query": ("b",),
+        "placement": ("p", None, None),
+        "decode": None,
+    }
+
+
 async def test_a_message_is_made_once_for_all_who_want_it(file: str) -> None:
     """Callback and iterators get the same objects."""
     called: list[HttpMessage] = []
