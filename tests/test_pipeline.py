@@ -20,6 +20,7 @@ from sniffer.capture import LiveSource
 from sniffer.collector import INSTANCE_HEADER
 from sniffer.config import SnifferConfig
 from sniffer.errors import CaptureError
+from sniffer.ledger import Ledger
 from sniffer.message import HttpMessage
 from sniffer.pipeline import Sniffer, create_sniffer
 from tests import captures
@@ -649,6 +650,23 @@ async def test_evictions_are_said_once_per_interval(scripted: ScriptedSource, ca
     (evicted,) = logged(caplog, "evicted since the last statistics")
     assert evicted["flows_evicted_capacity"] == 45
     assert_balanced(sniffer)
+
+
+def test_drops_are_said_when_they_begin_and_in_each_interval(caplog: pytest.LogCaptureFixture) -> None:
+    """The first drop at once; further ones not before the next interval, and only where there are more."""
+    kernel = {"kernel_dropped": 0, "kernel_if_dropped": 0, "handoff_dropped": 0}
+    ledger = Ledger()
+    ledger.source(lambda: kernel)
+    watch = pipeline._Watch(ledger, live=True)
+    said = []
+    for dropped in (0, 3, 5, None, 5, 9, None, 9):
+        if dropped is None:
+            watch.statistics()
+        else:
+            kernel["kernel_dropped"] = dropped
+            watch.drops(kernel)
+        said.append(len(logged(caplog, pipeline.DROPS["kernel_dropped"])))
+    assert said == [0, 1, 1, 1, 1, 2, 2, 2]
 
 
 async def test_nothing_seen_is_said_once(
