@@ -186,14 +186,14 @@ def number(default: float, low: float, high: float, **rest: Any) -> Number:
     return Option(check, read, default=default, metavar="X", **rest)
 
 
-def text(default: str | None, *, secret: bool = False, **rest: Any) -> Any:
+def text(default: str | None, **rest: Any) -> Any:
     """One line of text. With `default` None the option may also be None."""
 
     def check(value: object) -> str | None:
         if value is None and default is None:
             return None
         if not isinstance(value, str) or not value.strip() or not value.isprintable():
-            raise ValueError("must be a text of one line" + ("" if secret else f", not {quote(value)}"))
+            raise ValueError(f"must be a text of one line, not {quote(value)}")
         return value.strip()
 
     return Option(check, default=default, **rest)

@@ -100,3 +100,13 @@ def test_log_lines_are_explained() -> None:
     found = logged("warning", "error", "exception")
     assert "capture failed" in found
     assert sorted(text for text in found if re.split("[:;]", text)[0] not in known) == []
+
+
+def test_every_module_has_its_row() -> None:
+    """ARCHITECTURE names each module of both packages, and what it is for."""
+    rows = [line for line in page("docs/ARCHITECTURE.md").text.splitlines() if line.startswith("| `sniffer")]
+    named = set(
+        re.findall(r"`(?:sniffer(?:_core)?/)?([\w/]+)(?:\.\w+)?`", "\n".join(row.split("|")[1] for row in rows))
+    )
+    files = [*(ROOT / "sniffer").glob("*.py"), *(ROOT / "sniffer_core").glob("*.p*")]
+    assert {file.stem for file in files if file.suffix != ".pyi"} - {"__init__", "py"} <= named
