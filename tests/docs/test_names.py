@@ -15,7 +15,6 @@ from sniffer.injector import InjectorOptions
 from sniffer.ledger import DECLARED, LANE
 from tests.daemon import ROOT
 from tests.docs.pages import PAGES, Page
-from tests.e2e.__main__ import parser as e2e_parser
 
 OURS = re.compile(
     "(CAPTURE|CONNECTION|DECODE|DRAIN|EXCLUDE|INJECTOR|LOG|MAX|MEMORY|METRICS|ON_CAPTURE|OUTPUT|REDACT|SAMPLE|SPOOL|STATS"
@@ -46,8 +45,10 @@ def flags_of(parser: argparse.ArgumentParser) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_exist(page: Page) -> None:
-    """A flag that a page names alone is one of the sniffer's, the injector's or the end-to-end test's."""
-    flags = flags_of(_parser()) | flags_of(e2e_parser()) | {"--config", "--namespace", "--cap-add", "--set"}
+    """A flag that a page names alone is one of the sniffer's, the injector's or a command's of the tests."""
+    commands = "".join(file.read_text() for file in (ROOT / "tests").rglob("__main__.py"))
+    flags = flags_of(_parser()) | set(re.findall(r'"(--[a-z][a-z-]*)"', commands))
+    flags |= {"--config", "--namespace", "--cap-add", "--set"}
     flags |= {str(option.flag) for option in InjectorOptions.options().values()}
     named = {match[1] for _, span in page.spans() if (match := re.match(r"(--[a-z][a-z-]*)", span))}
     assert named <= flags
