@@ -157,6 +157,14 @@ def check_file(value: object) -> str | None:
     return path
 
 
+def check_directory(value: object) -> str | None:
+    """A path as text; None is allowed. What is there is looked at when it is used."""
+    try:
+        return check_file(value)
+    except ValueError:
+        raise ValueError(f"must be the path of a directory, not {quote(value)}") from None
+
+
 def check_callback(value: object) -> Callable[[HttpMessage], object] | None:
     """A function of one message; None is allowed."""
     if value is not None and not callable(value):
@@ -238,6 +246,14 @@ class SnifferConfig(Options):
     output_ca_file: File = Option(
         check_file, group=OUTPUT, metavar="FILE", shown="the system's certificate authorities",
         help="certificate authorities (PEM) to trust for OUTPUT_URL",
+    )
+    spool_dir: File = Option(
+        check_directory, group=OUTPUT, metavar="DIR", shown="off",
+        help="keep what goes to OUTPUT_URL in this directory until it is delivered; bodies are kept as they are",
+    )
+    spool_size: Whole = whole(
+        256 << 20, 1 << 20, 1 << 50, unit="bytes", group=OUTPUT, shown="256 MiB",
+        help="size of the spool, all files together; when it is full, the oldest messages are dropped",
     )
 
     max_body_size: Whole = whole(
@@ -346,6 +362,8 @@ class SnifferConfig(Options):
         yield from self._check_ca_file()
         if self.output_url_auth_token is not None and (self.output_url or "").startswith("http:"):
             warnings.append("output_url is plain http: the token and the messages can be read on the way")
+        if self.spool_dir is not None and self.output_url is None:
+            warnings.append("spool_dir is set and output_url is not: nothing is spooled")
         if not self.redact_headers:
             warnings.append("redact_headers is off: credentials in headers leave the process as they are")
         if not self.redact_query:

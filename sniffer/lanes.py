@@ -6,6 +6,8 @@ A lane never waits when it is offered messages: what does not fit is dropped, ne
 ends in exactly one counter of its lane, so that at any moment
 
     offered = delivered + rejected + dropped (by reason) + waiting
+
+(A lane with a spool, `sniffer.spool`, has `spooled` on the right and `recovered` on the left besides.)
 """
 
 from __future__ import annotations
@@ -32,9 +34,10 @@ Outcome = Reason | Literal["delivered", "rejected"]
 
 @dataclass(slots=True)
 class LaneCounters:
-    """Messages by what became of them. Every one that was offered is in exactly one of the others."""
+    """Messages by what became of them. Every one that was offered, or recovered, is in exactly one of the others."""
 
     offered: int = 0
+    recovered: int = 0
     delivered: int = 0
     rejected: int = 0
     dropped_full: int = 0
@@ -42,6 +45,8 @@ class LaneCounters:
     dropped_deadline: int = 0
     dropped_closed: int = 0
     dropped_error: int = 0
+    dropped_evicted: int = 0
+    spooled: int = 0
     waiting: int = 0
 
     @property
@@ -53,6 +58,7 @@ class LaneCounters:
             "deadline": self.dropped_deadline,
             "closed": self.dropped_closed,
             "error": self.dropped_error,
+            "evicted": self.dropped_evicted,
         }
 
     def drop(self, reason: Reason, count: int) -> None:
@@ -65,6 +71,8 @@ class LaneCounters:
             self.dropped_deadline += count
         elif reason == "closed":
             self.dropped_closed += count
+        elif reason == "evicted":
+            self.dropped_evicted += count
         else:
             self.dropped_error += count
 
@@ -216,7 +224,7 @@ def weigh(batch: Iterable[Record]) -> int:
 
 
 @dataclass(slots=True, eq=False)
-class _Flight:
+class Flight:
     """A batch under way. `open` of its messages are not accounted for yet."""
 
     open: int
@@ -250,7 +258,7 @@ class Lane:
         self._draining = False
         self._cutting = False
         self._promised = False
-        self._flights: dict[asyncio.Task[None], _Flight] = {}
+        self._flights: dict[asyncio.Task[None], Flight] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._roomy = asyncio.Event()
@@ -310,7 +318,7 @@ class Lane:
         self._start()
         try:
             async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
-                await self._idle.wait()
+                await self._settled()
         except TimeoutError:
             await self._cut()
         self._taking = False
@@ -323,6 +331,10 @@ class Lane:
             self._ripening.cancel()
         await self.sink.close()
         self._losses.flush()
+
+    async def _settled(self) -> None:
+        """Returns when nothing is left to wait for in a drain."""
+        await self._idle.wait()
 
     def _fits(self, count: int, size: int) -> bool:
         return self._bytes + size <= self._max_bytes and self.counters.waiting + count <= self._max_messages
@@ -342,7 +354,7 @@ class Lane:
         if self._draining:
             self._queue.ripen(last=True)
         while self._taking and len(self._flights) < self._queue.workers and (taken := self._queue.take()):
-            flight = _Flight(len(taken[0]))
+            flight = Flight(len(taken[0]))
             self._flights[asyncio.create_task(self._work(taken, flight), name=f"lane {self.name}")] = flight
         if self._queue.ripening and self._ripening is None:
             self._ripening = asyncio.get_running_loop().call_later(self._queue.wait, self._ripen)
@@ -352,7 +364,7 @@ class Lane:
         self._queue.ripen()
         self._start()
 
-    async def _work(self, taken: Taken | None, flight: _Flight) -> None:
+    async def _work(self, taken: Taken | None, flight: Flight) -> None:
         """One worker: delivers batches for as long as there are any."""
         task = cast("asyncio.Task[None]", asyncio.current_task())
         while taken is not None:
@@ -373,7 +385,7 @@ class Lane:
                 self._flights.pop(task, None)
             self._start()
 
-    async def _deliver(self, batch: Sequence[Record], flight: _Flight) -> None:
+    async def _deliver(self, batch: Sequence[Record], flight: Flight) -> None:
         count = len(batch)
         try:
             await self.sink.deliver(batch)
@@ -395,7 +407,7 @@ class Lane:
         else:
             self._settle("delivered", count, flight)
 
-    def _settle(self, outcome: Outcome, count: int, flight: _Flight, cause: str = "") -> None:
+    def _settle(self, outcome: Outcome, count: int, flight: Flight, cause: str = "") -> None:
         """Ends messages that are under way. What a flight that was left behind says later counts no more."""
         count = min(count, flight.open)
         if not count:

@@ -151,9 +151,16 @@ PUMP: Final = (
     Counter("pump_waiting", "messages that the pump holds", gauge=True),
 )
 
+SPOOL: Final = (
+    Counter("spool_set_aside", "spools that were damaged, and set aside for a new one"),
+    Counter("spool_failures", "times that the disk did not take what was to be spooled"),
+    Counter("spool_bytes", "bytes of the spool's files", gauge=True),
+)
+
 LANE: Final = (
     Counter("missed", "messages offered to the other lanes before this lane was opened"),
     Counter("offered", "messages offered to this lane"),
+    Counter("recovered", "messages that an earlier run had left in the spool"),
     Counter("delivered", "messages that its sink took"),
     Counter("rejected", "messages that its sink refused for good (a final answer of the collector)"),
     Counter("dropped_full", "messages dropped because the lane was full"),
@@ -161,10 +168,12 @@ LANE: Final = (
     Counter("dropped_deadline", "messages that the drain did not deliver in time"),
     Counter("dropped_closed", "messages dropped because the sink has ended (closed pipe, left iteration)"),
     Counter("dropped_error", "messages dropped because the sink raised"),
+    Counter("dropped_evicted", "messages dropped from the spool, the oldest first, because it was full (`SPOOL_SIZE`)"),
+    Counter("spooled", "messages safe in the spool and not yet delivered (`SPOOL_DIR`)", gauge=True),
     Counter("waiting", "messages in the lane", gauge=True),
 )
 
-DECLARED: Final[dict[str, Counter]] = {counter.name: counter for counter in (*KERNEL, *CORE, *HANDOFF, *PUMP)}
+DECLARED: Final[dict[str, Counter]] = {counter.name: counter for counter in (*KERNEL, *CORE, *HANDOFF, *PUMP, *SPOOL)}
 
 LAWS: Final = (
     Law("kernel", ("kernel_received",), ("kernel_dropped", "packets_seen"), at_least=True),
@@ -200,7 +209,9 @@ LAWS: Final = (
     ),
 )
 
-LANE_LAWS: Final = (Law("lane", ("offered",), ("delivered", "rejected", "dropped_*", "waiting")),)
+LANE_LAWS: Final = (
+    Law("lane", ("offered", "recovered"), ("delivered", "rejected", "dropped_*", "spooled", "waiting")),
+)
 
 RENAMED_GAUGES: Final = {"messages_long": "messages_long_open"}
 """Gauges of the core that carry the name of a counter."""
@@ -317,6 +328,7 @@ def document() -> str:
         ("Core: packets, bytes, connections, messages", CORE),
         ("Hand-off between the capture thread and the event loop", HANDOFF),
         ("Pump", PUMP),
+        ("Spool (`SPOOL_DIR`)", SPOOL),
         ("Each lane (one per output, callback and iterator)", LANE),
     ):
         lines += ["", f"## {title}", "", "| name | meaning |", "|---|---|"]

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from fnmatch import translate
 from functools import lru_cache, partial
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from uuid import uuid4
 
@@ -312,17 +313,25 @@ class Sniffer:
                 user_agent=f"tcp-sniffer/{_version()}",
                 on_socket=self._capture.own_socket if self._live else None,
             )
-            queue = ByConnection(
-                workers=config.output_concurrency,
-                size=config.output_batch_size,
-                wait=config.output_batch_wait_ms / 1000,
-            )
-            lanes.append(Lane(Retrying(sink), max_bytes=share, queue=queue))
+            lanes.append(self._make_url_lane(sink, share))
         return lanes
 
     def _exchange_lane(self, sink: Sink, share: int) -> Lane:
         queue = ByExchange(max_bytes=share // 4, patience=PATIENCE_SECONDS if self._live else None)
         return Lane(sink, max_bytes=share, queue=queue)
+
+    def _make_url_lane(self, sink: Sink, share: int) -> Lane:
+        config = self.config
+        workers, size = config.output_concurrency, config.output_batch_size
+        wait = config.output_batch_wait_ms / 1000
+        if config.spool_dir is None:
+            return Lane(Retrying(sink), max_bytes=share, queue=ByConnection(workers=workers, size=size, wait=wait))
+        from sniffer.spool import SpoolLane, Store  # seldom needed
+
+        store = Store(Path(config.spool_dir), config.spool_size)
+        lane = SpoolLane(sink, store, max_bytes=share, workers=workers, size=size, wait=wait, evict=self._live)
+        self.ledger.source(lane.disk_counters)
+        return lane
 
     def _add(self, lane: Lane) -> None:
         self._lanes.append(lane)

@@ -20,13 +20,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     from sniffer.message import HttpMessage
 
-Reason = Literal["full", "retries", "deadline", "closed", "error"]
-"""Why a lane drops: its queue was full, every retry failed, the drain's deadline came, the sink is gone, it failed."""
+T = TypeVar("T")
+
+Reason = Literal["full", "retries", "deadline", "closed", "error", "evicted"]
+"""Why a lane drops: its queue was full, every retry failed, the drain's deadline came, the sink is gone, it failed; the
+spool was full of newer messages."""
 
 RETRY_DELAYS: Final = (1.0, 2.0, 4.0)
 """Seconds before each further try."""
@@ -226,7 +229,7 @@ class CallThread:
     """A daemon thread that makes calls in turn. The threads of a pool are joined at exit, however stuck they are."""
 
     def __init__(self, name: str) -> None:
-        self._calls: SimpleQueue[tuple[Callable[[], object], asyncio.Future[None]] | None] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[Callable[[], object], asyncio.Future[Any]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -237,29 +240,30 @@ class CallThread:
         """Lets the thread end when its calls are made. Does not wait for that."""
         self._calls.put(None)
 
-    async def call(self, function: Callable[[], object]) -> None:
-        """Makes a call on the thread. Raises what it raises."""
-        done = asyncio.get_running_loop().create_future()
+    async def call(self, function: Callable[[], T]) -> T:
+        """Makes a call on the thread. Returns what it returns, and raises what it raises."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._calls.put((function, done))
-        await done
+        return await done
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
             function, done = call
+            result: object = None
             error: BaseException | None = None
             try:
-                function()
+                result = function()
             except BaseException as raised:  # the thread goes on, whoever called gets it
                 error = raised
             with contextlib.suppress(RuntimeError):  # the loop has ended without this thread
-                done.get_loop().call_soon_threadsafe(_resolve, done, error)
+                done.get_loop().call_soon_threadsafe(_resolve, done, result, error)
 
 
-def _resolve(done: asyncio.Future[None], error: BaseException | None) -> None:
+def _resolve(done: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
     if done.done():
         return
     if error is None:
-        done.set_result(None)
+        done.set_result(result)
     else:
         done.set_exception(error)
 

@@ -32,6 +32,8 @@ VALID: dict[str, tuple[str, object]] = {
     "output_batch_size": ("100", 100),
     "output_batch_wait_ms": ("50", 50),
     "output_gzip": ("on", True),
+    "spool_dir": ("/var/spool/tcp-sniffer", "/var/spool/tcp-sniffer"),
+    "spool_size": ("64Mi", 64 << 20),
     "max_body_size": ("0", 0),
     "decode_bodies": ("off", False),
     "redact_headers": ("X-Secret, Cookie", ("x-secret", "cookie")),
@@ -91,6 +93,8 @@ INVALID: dict[str, list[str]] = {
     "output_batch_size": ["0"],
     "output_batch_wait_ms": ["0"],
     "output_gzip": ["gzip"],
+    "spool_dir": ["/var\x00"],
+    "spool_size": ["0", "1000", "1048575", "much"],
     "max_body_size": ["-1", "1KB", "inf"],
     "decode_bodies": ["gzip"],
     "redact_headers": ["a b", "authorization:", "cookie,,x"],
@@ -135,6 +139,14 @@ def test_every_option_is_tried() -> None:
     assert set(VALID) | set(SAMPLED) == set(SnifferConfig.options())
 
 
+def test_a_spool_without_a_collector_is_warned_about() -> None:
+    """SPOOL_DIR alone keeps nothing, and that is said."""
+    config = SnifferConfig(ports=[8080], spool_dir="/spool")
+    assert any("spool_dir" in warning for warning in config.warnings)
+    config = SnifferConfig(ports=[8080], spool_dir="/spool", output_url="https://collector.example/")
+    assert not any("spool_dir" in warning for warning in config.warnings)
+
+
 def test_names_of_the_contract() -> None:
     """Keywords are the snake_case of the variables; only the ones that the contract names differ."""
     for keyword, option in SnifferConfig.options().items():
@@ -167,6 +179,8 @@ def test_defaults() -> None:
         "output_batch_wait_ms": 200,
         "output_gzip": False,
         "output_ca_file": None,
+        "spool_dir": None,
+        "spool_size": 256 << 20,
         "max_body_size": 65_536,
         "decode_bodies": True,
         "redact_headers": ("authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"),

@@ -1,0 +1,946 @@
+"""The spool: what is on disk, what is delivered from it, and what becomes of messages when either side fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sniffer import spool
+from sniffer.errors import SnifferError
+from sniffer.lanes import LaneCounters
+from sniffer.sinks import Record, Rejected, Retry, Sink, TooLarge
+from sniffer.spool import ASIDE, FILE, LOCK, Full, SpoolLane, Store
+from tests.daemon import ROOT
+from tests.deliveries import BOUND, Recorder, Sent, Time, balanced, message, messages, until
+
+MIB = 1 << 20
+
+
+@contextlib.contextmanager
+def stored(directory: Path, size: int = 4 * MIB) -> Iterator[Store]:
+    """An open store."""
+    store = Store(directory, size)
+    store.open()
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def sizes(directory: Path) -> int:
+    """Bytes of all files of a spool."""
+    total = 0
+    for file in directory.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            total += file.stat().st_size
+    return total
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """In memory where that can be: a disk that is busy with other things takes its time for each fsync."""
+    if not Path("/dev/shm").is_dir():
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A machine that is busy with other things may close files slowly; what is said at any level is looked at."""
+    monkeypatch.setattr(spool, "CLOSE_SECONDS", BOUND)
+    caplog.set_level(logging.INFO, "sniffer.sinks")
+
+
+def keys(records: Sequence[Record]) -> list[str]:
+    """What a collector tells messages by."""
+    return [record.idempotency_key for record in records]
+
+
+# The disk
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    """A message comes back from the disk as the same bytes under the same key, after the files were closed too."""
+    with stored(tmp_path / "spool") as store:
+        done = store.commit(messages(3, body="x" * 9000), [])
+        assert [row.id for row in done.rows if row] == [1, 2, 3]
+    with stored(tmp_path / "spool") as store:
+        found = store.load([1, 2, 3])
+        assert [record and record.to_json() for record in found] == [m.to_json() for m in messages(3, body="x" * 9000)]
+        assert [record and record.idempotency_key for record in found] == keys(messages(3))
+        assert [row.id for row in store.scan(1, 10)] == [2, 3]
+        store.commit([message(7)], [1, 3])
+        assert [row.id for row in store.scan(0, 10)] == [2, 4]
+        assert store.load([1]) == [None]
+
+
+def test_only_the_owner_reads_it(tmp_path: Path) -> None:
+    """Files are 0600 and a directory that is made is 0700, whatever the umask; wider rights are taken back."""
+    before = os.umask(0)
+    try:
+        with stored(tmp_path / "a" / "spool") as store:
+            store.commit(messages(1), [])
+            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in store.directory.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == {FILE: 0o600, f"{FILE}-wal": 0o600, LOCK: 0o600}
+    assert stat.S_IMODE((tmp_path / "a" / "spool").stat().st_mode) == 0o700
+    (tmp_path / "a" / "spool" / FILE).chmod(0o644)
+    with stored(tmp_path / "a" / "spool"):
+        assert stat.S_IMODE((tmp_path / "a" / "spool" / FILE).stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("size", [MIB, 5 * MIB])
+@pytest.mark.parametrize("kind", ["small", "page", "large", "mixed"])
+def test_the_size_is_never_passed(tmp_path: Path, size: int, kind: str) -> None:
+    """All files together stay within the size after every transaction; the oldest messages go, and are counted."""
+    chance = random.Random(size)
+    with stored(tmp_path, size) as store:
+        written = evicted = through = volume = 0
+        deleted: set[int] = set()
+        while volume < 2.5 * size:
+            batch: list[Sent] = []
+            weight = 0
+            while weight < store.batch:
+                body = {
+                    "small": 200,
+                    "page": chance.choice([3900, 4200, 7500, 8100, 8300]),
+                    "large": store.limit,
+                    "mixed": int(10 ** chance.uniform(1, 4.5)),
+                }[kind]
+                batch.append(message(written + len(batch), body="b" * min(body, store.limit - 2000)))
+                weight += len(batch[-1].to_json())
+            some = [chance.randint(through + 1, store.last)] if store.last > through and chance.random() < 0.1 else []
+            deleted.update(some)
+            done = store.commit(batch, some)
+            assert None not in done.rows
+            written += len(batch)
+            volume += weight
+            evicted += done.evicted
+            through = max(through, done.through)
+            assert sizes(tmp_path) <= size
+        assert evicted
+        rows = store.scan(0, 10**6)
+        assert rows[0].id > through
+        assert {row.id for row in rows} == set(range(through + 1, store.last + 1)) - deleted
+        # Room is used: what is left is not a small part of what would fit.
+        assert sum(row.size for row in rows) > size * (0.3 if kind in ("page", "large") else 0.5)
+
+
+def test_what_is_too_large_is_refused(tmp_path: Path) -> None:
+    """A message over a sixteenth of the spool is not kept, and what comes with it is."""
+    with stored(tmp_path, MIB) as store:
+        done = store.commit([message(0), message(1, body="x" * (MIB // 16)), message(2)], [])
+        assert [row and row.id for row in done.rows] == [1, None, 2]
+
+
+def test_a_store_that_may_not_evict_says_that_it_is_full(tmp_path: Path) -> None:
+    """Without leave to evict, what does not fit changes nothing."""
+    with stored(tmp_path, MIB) as store:
+        with pytest.raises(Full):  # noqa: PT012 - which of them it is depends on the form of the file
+            for number in range(10_000):
+                store.commit(messages(20, connection=number), [], evict=False)
+        rows = store.scan(0, 10**6)
+        assert len(rows) == store.last > 500
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    """A spool that somebody has open is refused, with exit code 2, and is free when he has closed it."""
+    with stored(tmp_path), pytest.raises(SnifferError, match="in use by another process") as refused:
+        Store(tmp_path, MIB).open()
+    assert refused.value.exit_code == 2
+    with stored(tmp_path):
+        pass
+
+
+def damage_garbage(file: Path) -> None:
+    file.write_bytes(b"this is no database at all\n" * 500)
+
+
+def damage_truncated(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2 // 8192 * 8192)
+
+
+def damage_odd(file: Path) -> None:
+    os.truncate(file, 5000)
+
+
+def damage_page(file: Path) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(2 * 8192)
+        opened.write(b"\xff" * 8192)
+
+
+def damage_version(file: Path) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as db:
+        db.execute("PRAGMA user_version = 99")
+
+
+def damage_schema(file: Path) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as db:
+        db.execute("DROP TABLE messages")
+
+
+def damage_symlink(file: Path) -> None:
+    target = file.with_name("elsewhere")
+    file.rename(target)
+    file.symlink_to(target)
+
+
+DAMAGES = [
+    damage_garbage,
+    damage_truncated,
+    damage_odd,
+    damage_page,
+    damage_version,
+    damage_schema,
+    damage_symlink,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_no_spool_is_set_aside(tmp_path: Path, damage: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Garbage, a cut or overwritten file, another version: it is renamed and said, and a new spool works."""
+    with stored(tmp_path) as store:
+        for connection in range(10):
+            store.commit(messages(20, connection=connection), [])
+    damage(tmp_path / FILE)
+    with stored(tmp_path) as store:
+        assert store.set_aside == 1
+        assert "set aside" in caplog.text
+        assert os.path.lexists(tmp_path / ASIDE)
+        assert store.scan(0, 10) == []
+        store.commit(messages(2), [])
+    with stored(tmp_path) as store:
+        assert store.set_aside == 0
+        assert len(store.scan(0, 10)) == 2
+
+
+def test_a_changed_body_is_not_presented_as_right(tmp_path: Path) -> None:
+    """A message whose bytes have changed on disk is not read back."""
+    with stored(tmp_path) as store:
+        store.commit(messages(2, body="written" * 10), [])
+    data = (tmp_path / FILE).read_bytes()
+    at = data.rindex(b"written")
+    (tmp_path / FILE).write_bytes(data[:at] + b"changed" + data[at + 7 :])
+    with stored(tmp_path) as store:
+        first, second = store.load([1, 2])
+        assert (first is None) != (second is None)
+
+
+@pytest.mark.parametrize("what", ["a file", "below a file", "read-only"])
+def test_a_directory_that_cannot_be_used(tmp_path: Path, what: str) -> None:
+    """A path that is no directory, or that may not be written, is one error that names it, with exit code 2."""
+    directory = tmp_path / "spool"
+    if what == "read-only":
+        with small_disk(tmp_path, "ro") as disk, pytest.raises(SnifferError, match="Read-only file system") as refused:
+            Store(disk, MIB).open()
+        assert refused.value.exit_code == 2
+        return
+    directory.write_text("a file")
+    with pytest.raises(SnifferError, match=f"spool_dir {directory}") as refused:
+        Store(directory / "below" if what == "below a file" else directory, MIB).open()
+    assert refused.value.exit_code == 2
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from sniffer.spool import Store
+from tests.deliveries import messages
+store = Store(Path(sys.argv[1]), 1 << 24)
+store.open()
+for number in range(100000):
+    store.commit(messages(7, connection=number), [])
+    print(store.last, flush=True)
+"""
+
+
+def test_what_was_committed_survives_a_kill(tmp_path: Path) -> None:
+    """kill -9 in the middle of writing: everything that was said to be written is there, and nothing is damaged."""
+    for _ in range(3):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT
+        ) as writer:
+            assert writer.stdout is not None
+            for _ in range(200):
+                last = int(writer.stdout.readline())
+            writer.send_signal(signal.SIGKILL)
+            rest = writer.stdout.read().split()
+            last = int(rest[-1]) if rest else last
+        with stored(tmp_path, 1 << 24) as store:
+            assert store.set_aside == 0
+            rows = store.scan(0, 10**6)
+            assert [row.id for row in rows] == list(range(1, store.last + 1))
+            assert store.last >= last
+            assert store.last % 7 == 0
+            assert None not in store.load([row.id for row in rows])
+
+
+# The lane
+
+
+class Soon(Time):
+    """A clock that is moved by sleeping, which takes a moment."""
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(seconds)
+        await asyncio.sleep(0.001)
+
+
+@contextlib.asynccontextmanager
+async def spooling(
+    sink: Sink,
+    directory: Path,
+    *,
+    store_size: int = 16 * MIB,
+    max_bytes: int = 16 * MIB,
+    clock: Time | None = None,
+    drain: bool = True,
+    **options: Any,
+) -> AsyncIterator[SpoolLane]:
+    """An open lane with a spool; drained (at once) and closed at the end, when it must balance."""
+    clock = clock or Soon()
+    store = Store(directory, store_size)
+    lane = SpoolLane(
+        sink, store, max_bytes=max_bytes, clock=clock.clock, sleep=clock.sleep, chance=lambda: 0.0, **options
+    )
+    try:
+        await lane.open()
+        yield lane
+        assert balanced(lane.counters), lane.counters
+        if drain:
+            await lane.drain(time.monotonic() + BOUND)
+    finally:
+        await lane.drain(time.monotonic())
+        await lane.close()
+    assert balanced(lane.counters), lane.counters
+    assert lane.counters.waiting == 0
+
+
+async def drained(lane: SpoolLane) -> LaneCounters:
+    """The lane's counters after a drain."""
+    async with asyncio.timeout(BOUND):
+        await lane.drain()
+    return lane.counters
+
+
+class Down(Sink):
+    """A collector that is down until it is told otherwise; keeps what it then takes, in order."""
+
+    name = "url"
+
+    def __init__(self, *, up: bool = False) -> None:
+        self.up = asyncio.Event()
+        self.taken: list[Record] = []
+        self.batches: list[list[str]] = []
+        self.tries = 0
+        if up:
+            self.up.set()
+
+    async def deliver(self, batch: Sequence[Record]) -> None:
+        self.tries += 1
+        await asyncio.sleep(0)
+        if not self.up.is_set():
+            raise Retry("down")
+        self.taken += batch
+        self.batches.append(keys(batch))
+
+
+def ordered(taken: Sequence[Record]) -> bool:
+    """Whether each connection's messages came in order."""
+    last: dict[str, int] = defaultdict(lambda: -1)
+    for record in taken:
+        if record.exchange < last[record.connection_id]:
+            return False
+        last[record.connection_id] = record.exchange
+    return True
+
+
+async def test_messages_go_through_the_disk(tmp_path: Path) -> None:
+    """What is offered is on disk before it is delivered, is delivered in order, and is gone from the disk then."""
+    on_disk = []
+
+    class Looking(Recorder):
+        async def deliver(self, batch: Sequence[Record]) -> None:
+            on_disk.append(lane.counters.spooled)
+            await super().deliver(batch)
+
+    sink = Looking()
+    async with spooling(sink, tmp_path) as lane:
+        lane.offer(messages(50))
+        lane.offer(messages(50, connection=1))
+        counters = await drained(lane)
+        assert (counters.delivered, counters.spooled, counters.waiting) == (100, 0, 0)
+    assert min(on_disk) >= 1
+    assert ordered(sink.taken)
+    assert Counter(keys(sink.taken)) == Counter(keys(messages(50) + messages(50, connection=1)))
+    assert {record.to_json() for record in sink.taken} >= {message(3).to_json()}
+    with stored(tmp_path) as store:
+        assert store.scan(0, 10) == []
+
+
+async def test_an_outage_of_any_length_loses_nothing(tmp_path: Path) -> None:
+    """A collector that is down for hundreds of tries, with more to keep than memory holds: all is delivered after."""
+    sink = Down()
+    sent = []
+    async with spooling(sink, tmp_path, max_bytes=256 << 10, store_size=16 * MIB) as lane:
+        for number in range(100):
+            batch = [message(number, connection=c, body="x" * 1000) for c in range(20)]
+            sent += batch
+            lane.offer(batch)
+            await until(lambda: lane.counters.waiting == 0)
+        assert (lane.counters.spooled, lane.counters.delivered) == (2000, 0)
+        await until(lambda: sink.tries > 300)
+        sink.up.set()
+        counters = await drained(lane)
+        assert (counters.delivered, counters.dropped_full, counters.spooled) == (2000, 0, 0)
+    assert ordered(sink.taken)
+    assert Counter(keys(sink.taken)) == Counter(keys(sent))
+
+
+async def test_the_next_run_delivers_what_this_one_left(tmp_path: Path) -> None:
+    """What is left at a stop is safe, not dropped; the next run delivers it under the same keys, the older first."""
+    sink = Down()
+    async with spooling(sink, tmp_path) as lane:
+        lane.offer(messages(30))
+        counters = await drained(lane)
+        assert (counters.spooled, sum(counters.dropped.values())) == (30, 0)
+    assert sink.taken == []
+    sink = Down(up=True)
+    async with spooling(sink, tmp_path, workers=1) as lane:
+        assert lane.counters.recovered == 30
+        lane.offer([message(30), message(0, connection=5)])
+        counters = await drained(lane)
+        assert (counters.delivered, counters.offered, counters.spooled) == (32, 2, 0)
+    assert ordered(sink.taken)
+    assert Counter(keys(sink.taken)) == Counter(keys([*messages(31), message(0, connection=5)]))
+    async with spooling(Down(up=True), tmp_path) as lane:
+        assert lane.counters.recovered == 0
+
+
+async def test_a_full_spool_drops_the_oldest(tmp_path: Path) -> None:
+    """In an outage that is too long the oldest messages go, counted; the newest are delivered after it, in order."""
+    sink = Down()
+    async with spooling(sink, tmp_path, store_size=MIB) as lane:
+        for number in range(200):
+            lane.offer([message(number, connection=c, body="x" * 1000) for c in range(10)])
+            await until(lambda: lane.counters.waiting == 0)
+            assert balanced(lane.counters)
+        spooled, evicted = lane.counters.spooled, lane.counters.dropped_evicted
+        assert spooled + evicted == 2000
+        assert evicted > 1000
+        assert sizes(tmp_path) <= MIB
+        sink.up.set()
+        counters = await drained(lane)
+        assert counters.delivered == spooled
+    assert ordered(sink.taken)
+    assert {record.exchange for record in sink.taken} >= set(range(200 - spooled // 10 + 1, 200))
+
+
+async def test_what_is_evicted_while_under_way_is_counted_once(tmp_path: Path) -> None:
+    """A message evicted while its delivery is under way is counted as evicted, whatever the answer then is."""
+    sink = Recorder()
+    sink.gate.clear()
+    async with spooling(sink, tmp_path, store_size=MIB, workers=2) as lane:
+        for number in range(200):
+            lane.offer([message(number, connection=c, body="x" * 1000) for c in range(10)])
+            await until(lambda: lane.counters.waiting == 0)
+        assert len(sink.batches) == 2
+        sink.gate.set()
+        counters = await drained(lane)
+        assert counters.spooled == 0
+        assert counters.delivered == len(sink.taken) - 2
+        assert counters.delivered + counters.dropped_evicted == 2000
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+async def test_what_always_fails_blocks_its_own_connection_only(tmp_path: Path, workers: int) -> None:
+    """A message that the collector always answers with 500 holds back its connection, and no other, until the end."""
+    poison = message(0, connection=3).idempotency_key
+
+    class Poisoned(Down):
+        async def deliver(self, batch: Sequence[Record]) -> None:
+            if poison in keys(batch):
+                self.tries += 1
+                await asyncio.sleep(0)
+                raise Retry("status 500")
+            await super().deliver(batch)
+
+    sink = Poisoned(up=True)
+    async with spooling(sink, tmp_path, workers=workers) as lane:
+        for connection in range(10):
+            lane.offer(messages(30, connection=connection))
+        await until(lambda: lane.counters.delivered == 270)
+        assert lane.counters.spooled == 30
+        counters = await drained(lane)
+        assert (counters.spooled, counters.delivered) == (30, 270)
+    assert message(0, connection=3).connection_id not in {record.connection_id for record in sink.taken}
+    assert ordered(sink.taken)
+
+
+async def test_waits_double_up_to_a_bound(tmp_path: Path) -> None:
+    """1, 2, 4, 8, 16, 30, 30 s; `Retry-After` where it is longer, up to 60 s."""
+    clock = Soon()
+    sink = Recorder(*[Retry("down")] * 7, Retry("busy", after=45.0), Retry("busy", after=1e6))
+    async with spooling(sink, tmp_path, clock=clock) as lane:
+        lane.offer([message()])
+        await until(lambda: lane.counters.delivered == 1)
+    assert clock.slept == [1, 2, 4, 8, 16, 30, 30, 45, 60]
+
+
+async def test_waits_are_shortened_at_random(tmp_path: Path) -> None:
+    """Each wait is shortened by up to half, so that many sniffers do not come back at once."""
+    clock = Soon()
+    sink = Recorder(*[Retry("down")] * 3)
+    lane = SpoolLane(
+        sink, Store(tmp_path, MIB), max_bytes=MIB, clock=clock.clock, sleep=clock.sleep, chance=lambda: 0.999
+    )
+    await lane.open()
+    lane.offer([message()])
+    await until(lambda: lane.counters.delivered == 1)
+    assert clock.slept == pytest.approx([0.5, 1, 2], rel=0.01)
+    await lane.drain(time.monotonic())
+    await lane.close()
+
+
+async def test_the_first_success_wakes_the_others(tmp_path: Path) -> None:
+    """After an outage, what waits for its next try is tried as soon as anything has got through."""
+    release = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        if seconds > 1 or len(waiting) < 4 * 2 - 1:
+            waiting.append(seconds)
+            await asyncio.Event().wait()
+        await release.wait()
+
+    waiting: list[float] = []
+    sink = Down()
+    store = Store(tmp_path, 4 * MIB)
+    lane = SpoolLane(sink, store, max_bytes=4 * MIB, workers=2, sleep=sleep, chance=lambda: 0.0)
+    await lane.open()
+    for connection in range(20):
+        lane.offer(messages(1, connection=connection))
+    await until(lambda: len(waiting) == 7 and lane._failed == 8)
+    sink.up.set()
+    release.set()
+    await until(lambda: lane.counters.delivered == 20)
+    await lane.drain(time.monotonic())
+    await lane.close()
+
+
+async def test_batches_keep_their_members(tmp_path: Path) -> None:
+    """Batches are cut from the spool as from memory, and have the same members in every try."""
+    tried: list[list[str]] = []
+
+    class Twice(Down):
+        async def deliver(self, batch: Sequence[Record]) -> None:
+            tried.append(keys(batch))
+            if tried.count(tried[-1]) < 3:
+                raise Retry("status 503")
+            self.taken += batch
+
+    sink = Twice()
+    async with spooling(sink, tmp_path, size=10, wait=3600.0) as lane:
+        for connection in range(7):
+            lane.offer(messages(9, connection=connection))
+        counters = await drained(lane)
+        assert counters.delivered == 63
+    assert max(len(batch) for batch in tried) == 10
+    assert {tried.count(batch) for batch in tried} == {3}
+    assert ordered(sink.taken)
+
+
+async def test_a_batch_waits_for_company(tmp_path: Path) -> None:
+    """A batch that is not full is sent when it has waited, not before and not never."""
+    sink = Recorder()
+    async with spooling(sink, tmp_path, size=10, wait=0.05) as lane:
+        lane.offer(messages(3))
+        await until(lambda: lane.counters.delivered == 3)
+        assert len(sink.batches) == 1
+
+
+async def test_413_halves_a_batch(tmp_path: Path) -> None:
+    """Too large: halves, in order, down to single messages; a failure in between repeats only what is open."""
+
+    class Small(Down):
+        async def deliver(self, batch: Sequence[Record]) -> None:
+            if len(batch) > 2 or "huge" in batch[0].to_json().decode():
+                raise TooLarge("status 413")
+            if not self.tries:
+                self.tries = 1
+                raise Retry("status 500")
+            await super().deliver(batch)
+
+    sink = Small(up=True)
+    sent = messages(9)
+    sent[4] = message(4, body="huge")
+    async with spooling(sink, tmp_path, size=9) as lane:
+        lane.offer(sent)
+        counters = await drained(lane)
+        assert (counters.delivered, counters.rejected) == (8, 1)
+    assert keys(sink.taken) == keys([*sent[:4], *sent[5:]])
+
+
+async def test_final_answers_end_messages(tmp_path: Path) -> None:
+    """What the collector rejects leaves the spool, and so does what the sink fails on; each is counted as such."""
+    sink = Recorder(Rejected("status 400"), None, ValueError("a defect"))
+    async with spooling(sink, tmp_path, workers=1) as lane:
+        lane.offer(messages(4))
+        counters = await drained(lane)
+        assert (counters.delivered, counters.rejected, counters.dropped_error) == (2, 1, 1)
+    with stored(tmp_path) as store:
+        assert store.scan(0, 10) == []
+
+
+# The stop
+
+
+async def test_a_drain_tries_at_once_and_leaves_the_rest(tmp_path: Path) -> None:
+    """In a drain what waits is tried at once and three times more; then it stays in the spool, and nothing is lost."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if not lane._draining:
+            await asyncio.Event().wait()
+
+    sink = Down()
+    lane = SpoolLane(sink, Store(tmp_path, 4 * MIB), max_bytes=4 * MIB, workers=1, sleep=sleep, chance=lambda: 0.0)
+    await lane.open()
+    lane.offer(messages(5))
+    await until(lambda: slept == [1.0])
+    counters = await drained(lane)
+    assert slept == [1.0, 1.0, 2.0, 4.0]
+    assert sink.tries == 5
+    assert (counters.spooled, sum(counters.dropped.values())) == (5, 0)
+    await lane.close()
+
+
+async def test_a_drain_ends_at_its_deadline(tmp_path: Path) -> None:
+    """A sink that hangs is left at the deadline; what it had is in the spool."""
+    sink = Recorder()
+    sink.gate.clear()
+    async with spooling(sink, tmp_path, drain=False) as lane:
+        lane.offer(messages(5))
+        await sink.called(1)
+        begin = time.monotonic()
+        await lane.drain(begin + 0.2)
+        assert time.monotonic() - begin < 5
+        assert (lane.counters.spooled, sum(lane.counters.dropped.values())) == (5, 0)
+        lane.offer(messages(2, connection=1))
+        assert lane.counters.dropped_closed == 2
+
+
+async def test_a_drain_delivers_all_that_is_on_disk(tmp_path: Path) -> None:
+    """A drain goes on for as long as the collector takes what is left, also what an earlier run left."""
+    async with spooling(Down(), tmp_path, max_bytes=16 * MIB) as lane:
+        for connection in range(300):
+            lane.offer(messages(10, connection=connection))
+        assert (await drained(lane)).spooled == 3000
+    sink = Down(up=True)
+    async with spooling(sink, tmp_path, max_bytes=64 << 10, size=10) as lane:
+        assert (await drained(lane)).delivered == 3000
+    assert ordered(sink.taken)
+
+
+async def test_reading_a_file_waits_for_the_disk(tmp_path: Path) -> None:
+    """Where it may not evict, a lane waits until there is room, and loses nothing."""
+    sink = Down()
+    clock = Soon()
+    async with spooling(sink, tmp_path, store_size=MIB, max_bytes=MIB, evict=False, clock=clock) as lane:
+
+        async def read() -> None:
+            for number in range(300):
+                await lane.room()
+                lane.offer([message(number, connection=c, body="x" * 1000) for c in range(10)])
+
+        reading = asyncio.create_task(read())
+        await until(lambda: lane.counters.spooled > 300)
+        for _ in range(200):
+            await asyncio.sleep(0.001)
+        assert not reading.done()
+        sink.up.set()
+        async with asyncio.timeout(BOUND):
+            await reading
+        counters = await drained(lane)
+        assert counters.delivered == 3000
+    assert ordered(sink.taken)
+
+
+# A disk that fails
+
+
+def mount(*arguments: str) -> int:
+    return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode
+
+
+@contextlib.contextmanager
+def small_disk(tmp_path: Path, options: str = "size=700k") -> Iterator[Path]:
+    """A file system of its own, mounted for the test."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("mounting needs root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "none", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+async def test_a_full_disk_costs_durability_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The disk has less room than SPOOL_SIZE: said once; messages still come through, and the spool comes back."""
+    with small_disk(tmp_path) as disk:
+        sink = Down()
+        clock = Soon()
+        async with spooling(sink, disk, store_size=16 * MIB, clock=clock) as lane:
+            for number in range(400):
+                lane.offer([message(number, connection=c, body="x" * 1000) for c in range(4)])
+                await asyncio.sleep(0.001)
+            await until(lambda: lane.disk_counters()["spool_failures"] > 0)
+            assert balanced(lane.counters)
+            assert caplog.text.count("the spool cannot be written") == 1
+            sink.up.set()
+            await until(lambda: lane.counters.delivered + lane.counters.dropped_full == 1600)
+            assert lane.counters.delivered > 400
+            clock.now += 10
+            lane.offer(messages(2, connection=9))
+            await until(lambda: lane.counters.delivered + lane.counters.dropped_full == 1602)
+            assert "the spool is written again" in caplog.text
+        assert ordered(sink.taken)
+        assert sum(lane.counters.dropped.values()) == lane.counters.dropped_full
+
+
+async def test_a_disk_that_is_full_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """No room at the start: said, and delivery goes on from memory; with room the spool is made after all."""
+    with small_disk(tmp_path, "size=64k") as disk:
+        (disk / "ballast").write_bytes(bytes(64 << 10))
+        sink = Down(up=True)
+        clock = Soon()
+        async with spooling(sink, disk, clock=clock) as lane:
+            assert "the spool cannot be written" in caplog.text
+            lane.offer(messages(20))
+            await until(lambda: lane.counters.delivered == 20)
+            (disk / "ballast").unlink()
+            assert mount("-o", "remount,size=8m", str(disk)) == 0
+            clock.now += 10
+            lane.offer(messages(20, connection=1))
+            await until(lambda: lane.counters.delivered == 40)
+            assert "the spool is written again" in caplog.text
+            assert (disk / FILE).exists()
+    assert ordered(sink.taken)
+
+
+async def test_a_full_disk_keeps_what_an_earlier_run_left(tmp_path: Path) -> None:
+    """A spool that cannot be opened for want of room is not touched; with room what is in it is delivered."""
+    with small_disk(tmp_path, "size=2m") as disk:
+        async with spooling(Down(), disk) as lane:
+            lane.offer(messages(50))
+            await drained(lane)
+        sink = Down(up=True)
+        clock = Soon()
+        free = os.statvfs(disk)
+        (disk / "ballast").write_bytes(bytes(free.f_bavail * free.f_frsize))
+        async with spooling(sink, disk, clock=clock) as lane:
+            lane.offer(messages(20, connection=1))
+            await until(lambda: lane.counters.delivered >= 20)
+            (disk / "ballast").unlink()
+            clock.now += 10
+            lane.offer(messages(1, connection=2))
+            await until(lambda: lane.counters.delivered == 71)
+            assert lane.counters.recovered == 50
+    assert Counter(keys(sink.taken)) == Counter(
+        keys(messages(50) + messages(20, connection=1) + [message(connection=2)])
+    )
+
+
+async def test_a_disk_that_fails_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction that fails, for whatever reason of the system's, loses nothing and breaks no order."""
+    sink = Down(up=True)
+    clock = Soon()
+    chance = random.Random(1)
+    commit = Store.commit
+
+    def failing(self: Store, *arguments: Any, **keywords: Any) -> Any:
+        if chance.random() < 0.3:
+            raise chance.choice([sqlite3.OperationalError("disk I/O error"), OSError(28, "No space left")])
+        return commit(self, *arguments, **keywords)
+
+    monkeypatch.setattr(Store, "commit", failing)
+    async with spooling(sink, tmp_path, clock=clock) as lane:
+        for number in range(300):
+            lane.offer([message(number, connection=c) for c in range(5)])
+            clock.now += chance.random()
+            await asyncio.sleep(0.001)
+        await until(lambda: lane.counters.delivered == 1500)
+        assert lane.disk_counters()["spool_failures"] > 10
+    assert ordered(sink.taken)
+
+
+async def test_a_spool_damaged_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage that shows while it runs: set aside, what was in it is counted as lost, what comes after is delivered."""
+    sink = Down()
+    commit = Store.commit
+    broken = [True]
+
+    def failing(self: Store, records: Sequence[Record], *arguments: Any, **keywords: Any) -> Any:
+        if records and records[0].connection_id == message(connection=7).connection_id and broken.pop():
+            broken.append(False)
+            error = sqlite3.DatabaseError("database disk image is malformed")
+            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise error
+        return commit(self, records, *arguments, **keywords)
+
+    monkeypatch.setattr(Store, "commit", failing)
+    async with spooling(sink, tmp_path) as lane:
+        lane.offer(messages(10))
+        await until(lambda: lane.counters.spooled == 10)
+        lane.offer(messages(10, connection=7))
+        await until(lambda: lane.counters.spooled == 10 and lane.counters.dropped_error == 10)
+        assert lane.disk_counters()["spool_set_aside"] == 1
+        sink.up.set()
+        assert (await drained(lane)).delivered == 10
+    assert {record.connection_id for record in sink.taken if record.exchange > 0} == {
+        message(connection=7).connection_id
+    }
+
+
+async def test_a_damaged_message_is_counted(tmp_path: Path) -> None:
+    """A message that cannot be read back is dropped, counted and taken from the disk; the others are delivered."""
+    async with spooling(Down(), tmp_path) as lane:
+        lane.offer(messages(5))
+        await drained(lane)
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as db, db:
+        db.execute("UPDATE messages SET body = x'00' WHERE id = 3")
+    sink = Down(up=True)
+    async with spooling(sink, tmp_path) as lane:
+        counters = await drained(lane)
+        assert (counters.delivered, counters.dropped_error, counters.spooled) == (4, 1, 0)
+    with stored(tmp_path) as store:
+        assert store.scan(0, 10) == []
+
+
+async def test_space_is_given_back(tmp_path: Path) -> None:
+    """When a backlog is delivered, the disk gets its room back."""
+    sink = Down()
+    async with spooling(sink, tmp_path, store_size=4 * MIB) as lane:
+        for connection in range(200):
+            lane.offer(messages(10, connection=connection, body="x" * 1000))
+            await until(lambda: lane.counters.waiting == 0)
+        assert sizes(tmp_path) > MIB
+        sink.up.set()
+        await drained(lane)
+        await until(lambda: sizes(tmp_path) < MIB // 2)
+
+
+async def test_memory_is_bounded(tmp_path: Path) -> None:
+    """However much is on disk, no more than the lane's share of it is in memory, bodies and index alike."""
+    sink = Down()
+    async with spooling(sink, tmp_path, store_size=16 * MIB, max_bytes=MIB, size=10, workers=4) as lane:
+        for connection in range(1000):
+            lane.offer(messages(5, connection=connection, body="x" * 2000))
+            await until(lambda: lane.counters.waiting == 0)
+            records = [e for post in lane._posts.values() for e in post.batch if e.record is not None]
+            queued = [e for waiting in lane._out._connections.values() for e, _ in waiting]
+            held = sum(e.held for e in {*records, *queued})  # type: ignore[attr-defined]
+            assert held <= MIB // 8
+            assert len(queued) <= max(1000, MIB // 4 // spool.ENTRY_BYTES)
+        assert lane.counters.spooled + lane.counters.dropped_evicted == 5000
+        sink.up.set()
+        assert (await drained(lane)).spooled == 0
+
+
+# Everything at once
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 1 << 32))
+def test_nothing_is_lost_and_nothing_overtakes(tmp_path: Path, seed: int) -> None:
+    """Random outages, answers, batches and restarts: each message is delivered, or counted; in order; the law holds."""
+    chance = random.Random(seed)
+    directory = Path(tempfile.mkdtemp(dir=tmp_path))
+    taken: list[Record] = []
+    offered: list[Sent] = []
+    numbers: Counter[int] = Counter()
+    rejected = 0
+
+    class Moody(Sink):
+        name = "url"
+        mood = 0.0
+
+        async def deliver(self, batch: Sequence[Record]) -> None:
+            nonlocal rejected
+            for _ in range(chance.randint(0, 2)):
+                await asyncio.sleep(0)
+            if chance.random() < self.mood:
+                raise Retry("status 500", after=chance.choice([None, 5.0]))
+            if chance.random() < 0.05 and len(batch) > 1:
+                raise TooLarge("status 413")
+            if chance.random() < 0.05:
+                rejected += len(batch)
+                raise Rejected("status 400")
+            taken.extend(batch)
+
+    async def run(run_number: int) -> LaneCounters:
+        sink = Moody()
+        async with spooling(
+            sink,
+            directory,
+            max_bytes=chance.choice([64 << 10, MIB]),
+            workers=chance.randint(1, 4),
+            size=chance.choice([1, 1, 5]),
+            wait=0.0,
+            drain=chance.random() < 0.5,
+        ) as lane:
+            for _ in range(chance.randint(0, 30)):
+                connections = [run_number * 10 + chance.randint(0, 5) for _ in range(chance.randint(1, 8))]
+                batch = []
+                for connection in connections:
+                    batch.append(message(numbers[connection], connection=connection))
+                    numbers[connection] += 1
+                await lane.room()
+                lane.offer(batch)
+                offered.extend(batch)
+                sink.mood = chance.choice([sink.mood, 0.0, 0.5, 1.0])
+                for _ in range(chance.randint(0, 5)):
+                    await asyncio.sleep(0)
+                    assert balanced(lane.counters)
+            await until(lambda: lane.counters.waiting == 0)
+            sink.mood = chance.choice([0.0, 1.0])
+        return lane.counters
+
+    left = 0
+    for number in range(4):
+        counters = asyncio.run(run(number))
+        assert counters.recovered == left
+        left = counters.spooled
+        assert sum(counters.dropped.values()) == 0
+    assert ordered(taken)
+    assert len(set(keys(taken))) == len(taken)  # here no process was killed
+    assert len(taken) + rejected + left == len(offered)
