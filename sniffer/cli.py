@@ -288,7 +288,7 @@ class _Daemon:
             await sniffer.start()
             self._tasks.append(self._loop.create_task(self._stop_without_outputs()))
             # What the imports made stays: the collector need not look through it again and again. The collection tells
-            # it how little is left, so that it comes in time: a failed try leaves a cycle that holds a batch.
+            # it how little is left, so that it comes in time.
             gc.freeze()
             gc.collect()
             try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import logging
 import os
 import socket
 import ssl
 import time
+import traceback
 import zlib
 from collections.abc import Callable, Sequence
 from email.utils import parsedate_to_datetime
@@ -108,22 +108,25 @@ class UrlSink(Sink):
         """Posts a batch, once."""
         if self._session is None:
             raise RuntimeError("deliver before open")
+        failed = ""
+        body = await self._body(batch)
         try:
             async with self._session.post(
                 self._url,
-                data=await self._body(batch),
+                data=body,
                 headers={"Idempotency-Key": self._key(batch)},
                 allow_redirects=False,
             ) as answer:
                 status = answer.status
                 after = answer.headers.get("Retry-After")
-                # The status is the answer, whatever becomes of its body.
-                with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
-                    await _discard(answer)
-        except TimeoutError:
-            raise Retry("timeout") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise Retry(_cause(error)) from None
+                await _discard(answer)
+        except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is an OSError
+            failed = _cause(error)
+            _let_go(error)
+        finally:
+            body.truncate(0)  # aiohttp's own objects refer to each other, and to it
+        if failed:  # raised out here, so that it does not hold the error that it is about
+            raise Retry(failed)
         if 200 <= status < 300:
             return
         cause = f"status {status}"
@@ -210,17 +213,35 @@ def retry_after(value: str | None, now: float) -> float | None:
 
 
 async def _discard(answer: aiohttp.ClientResponse) -> None:
+    """Reads an answer's body. The status is the answer, whatever becomes of that."""
     left = ANSWER_BYTES
-    while left > 0 and (part := await answer.content.read(left)):
-        left -= len(part)
+    try:
+        while left > 0 and (part := await answer.content.read(left)):
+            left -= len(part)
+    except (aiohttp.ClientError, OSError) as error:
+        _let_go(error)
 
 
 def _gzip(data: bytes) -> bytes:
     return zlib.compress(data, 1, 31)
 
 
+def _let_go(error: BaseException) -> None:
+    """Breaks the cycles between an error and the frames that it went through, which hold what was posted.
+
+    They would keep it until a full collection, and those are rare.
+    """
+    links: BaseException | None = error
+    while links is not None:
+        traceback.clear_frames(links.__traceback__)
+        links.__traceback__ = None
+        links = links.__context__
+
+
 def _cause(error: BaseException) -> str:
     """What is wrong with a connection, in words that hold nothing of the request."""
+    if isinstance(error, TimeoutError):
+        return "timeout"
     system: Any = getattr(error, "os_error", error)
     number = getattr(system, "errno", None)
     if isinstance(system, ssl.SSLError):

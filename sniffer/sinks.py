@@ -244,7 +244,10 @@ class CallThread:
         """Makes a call on the thread. Returns what it returns, and raises what it raises."""
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._calls.put((function, done))
-        return await done
+        try:
+            return await done
+        finally:
+            del done  # what it raised refers to this frame: a cycle that would hold the batch
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
@@ -257,6 +260,8 @@ class CallThread:
                 error = raised
             with contextlib.suppress(RuntimeError):  # the loop has ended without this thread
                 done.get_loop().call_soon_threadsafe(_resolve, done, result, error)
+            # While it waits for the next call the thread holds nothing of the last one.
+            del call, function, done, result, error
 
 
 def _resolve(done: asyncio.Future[Any], result: object, error: BaseException | None) -> None:

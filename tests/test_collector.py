@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import dataclasses
 import email.utils
+import gc
 import gzip
+import io
 import logging
 import socket
 import ssl
@@ -25,8 +27,8 @@ from aiohttp import web
 from sniffer.collector import ANSWER_BYTES, UrlSink, retry_after
 from sniffer.errors import SnifferError
 from sniffer.lanes import ByConnection, Lane
-from sniffer.sinks import Retrying
-from tests.deliveries import BOUND, Time, lane_to, message, messages, settled, until
+from sniffer.sinks import Retry, Retrying
+from tests.deliveries import BOUND, Sent, Time, lane_to, message, messages, settled, until
 
 TOKEN = "s3cr3t-token"
 
@@ -312,6 +314,72 @@ async def test_the_status_counts_whatever_becomes_of_the_body() -> None:
         lane.offer([message()])
         assert (await settled(lane)).delivered == 1
     assert len(connections) == 1
+
+
+async def _hang(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    while await reader.read(65536):
+        pass
+
+
+async def _reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(10)
+    reset(writer)
+
+
+async def _break_off_after_200(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(10)
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nabc")
+    await writer.drain()
+    reset(writer)
+
+
+async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(10)
+    writer.write(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
+    await writer.drain()
+
+
+@pytest.mark.parametrize(
+    ("talk", "scheme", "cause"),
+    [
+        (None, "http", "Connection refused"),
+        (_hang, "http", "timeout"),
+        (_hang, "https", "timeout"),
+        (_refuse, "https", "TLS: "),
+        (_reset, "http", ""),
+        (_refuse, "http", "status 500"),
+        (_break_off_after_200, "http", None),
+    ],
+)
+async def test_a_try_leaves_nothing_for_the_garbage_collector(
+    talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]] | None, scheme: str, cause: str | None
+) -> None:
+    """What was posted is freed when the try has ended, however it ended: no cycle holds it until a full collection."""
+
+    async def post(url: str) -> str | None:
+        sink = UrlSink(url, instance="i-1", batches=True, timeout=0.2)
+        await sink.open()
+        try:
+            await sink.deliver(messages(10, connection=0xCAFE, body="x" * 500_000))
+        except Retry as answer:  # unlike pytest.raises this keeps no traceback
+            return answer.cause
+        finally:
+            await sink.close()
+        return None
+
+    mark = f"{0xCAFE:032x}"
+    async with raw_server(talk or _hang) as (url, _):
+        gc.collect()
+        gc.disable()
+        try:
+            said = await post(f"{scheme}{url.removeprefix('http')}" if talk else "http://127.0.0.1:1/")
+            assert said == cause or (said is not None and cause is not None and said.startswith(cause))
+            left = gc.get_objects()
+            records = [item for item in left if isinstance(item, Sent) and item.connection_id == mark]
+            bodies = [item for item in left if isinstance(item, io.BytesIO) and mark.encode() in item.getvalue()]
+            assert (len(records), len(bodies)) == (0, 0)
+        finally:
+            gc.enable()
 
 
 async def test_an_endless_answer_is_not_read() -> None:

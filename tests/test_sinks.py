@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import functools
+import gc
 import json
 import logging
 import os
@@ -33,7 +34,7 @@ from sniffer.sinks import (
     _Write,
     where,
 )
-from tests.deliveries import BOUND, Recorder, Time, lane_to, message, messages, settled, until
+from tests.deliveries import BOUND, Recorder, Sent, Time, lane_to, message, messages, settled, until
 
 # Standard output
 
@@ -161,6 +162,27 @@ def fionread(fd: int) -> int:
     """Bytes that lie in a pipe."""
     answer = fcntl.ioctl(fd, 0x541B, b"\0\0\0\0")
     return int.from_bytes(answer, "little")
+
+
+async def test_a_full_disk_leaves_nothing_for_the_garbage_collector() -> None:
+    """A batch that could not be written is freed at once: no cycle holds it until a full collection."""
+    fd = os.open("/dev/full", os.O_WRONLY)
+    sink = StdoutSink(fd)
+    await sink.open()
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(Undelivered):  # unlike pytest.raises it keeps no traceback
+            await sink.deliver(messages(10, connection=0xCAFE))
+            pytest.fail("written")
+        mark = f"{0xCAFE:032x}"
+        await until(  # the thread has to come as far as to wait for the next call
+            lambda: not [item for item in gc.get_objects() if isinstance(item, Sent) and item.connection_id == mark]
+        )
+    finally:
+        gc.enable()
+        await sink.close()
+        os.close(fd)
 
 
 async def test_a_full_disk_is_counted_and_its_torn_line_ended(tmp_path: Path) -> None:

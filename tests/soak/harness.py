@@ -42,6 +42,8 @@ PHASES = (
     ("takes", False),
 )
 """One cycle; each has the same time."""
+IDLE_MS = 20_000
+"""Connections whose end the kernel has dropped stay for so long: well within a cycle, so that their number is steady."""
 CONNECTIONS = 16
 """Of wrk: so many requests may be under way, unanswered and uncounted, when it ends."""
 SETTLE_SECONDS = 90.0
@@ -330,7 +332,7 @@ async def soak_daemon(seconds: float, cycle: float, folder: Path) -> Run:
             *("--ports", ",".join(map(str, [*load.ports, url_port])), "--interface", "lo", "--stdout"),
             *("--output-url", f"http://127.0.0.1:{url_port}/messages", "--output-batch-size", "100"),
             *("--output-timeout-ms", "2000", "--memory-budget", str(BUDGET), "--stats-interval-ms", "5000"),
-            *("--metrics-port", str(metrics_port)),
+            *("--metrics-port", str(metrics_port), "--connection-idle-timeout-ms", str(IDLE_MS)),
         ]
         daemon = stack.enter_context(Daemon(*arguments, read_stdout=False))
         os.sched_setaffinity(daemon.process.pid, capturing)
