@@ -16,10 +16,10 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 
 def main() -> None:
     """Runs the daemon and ends the process with its exit code."""
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGINT, _leave)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, _leave)
+    signal.signal(signal.SIGTERM, _leave)  # the last one: whoever sees it there may send any
     try:
         from sniffer import cli  # after the handlers: this takes a while, and may fail
     except Exception as error:

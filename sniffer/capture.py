@@ -94,6 +94,8 @@ class Source(Protocol):
     live: bool
     name: str
     """The interface, or the file."""
+    waiting: bool = False
+    """It waits for somebody else: for an interface that is down to come up, for a pipe's writer."""
 
     def open(self, stop: Stop) -> int:
         """Opens it and returns the link type. Raises CaptureError."""
@@ -154,9 +156,11 @@ class LiveSource(Source):
         self._number = _interface_number(self.name)
         while (code := self._activate(pcapy)) == _IFACE_NOT_UP:
             self._say_down()
+            self.waiting = True
             if stop.wait(1.0):
                 raise CaptureError(f"interface {self.name} is down")
             self._check_exists()
+        self.waiting = False
         if code < 0:
             raise CaptureError(_activation_error(self.name, code))
         linktype: int = self._reader.datalink()
@@ -415,6 +419,7 @@ class FileSource(Source):
         path = self.name
         try:
             if path == "-" or not Path(path).is_file():
+                self.waiting = True
                 self._relay = _Relay(0 if path == "-" else os.open(path, os.O_RDONLY), stop)
                 path = self._relay.path
             self._reader = pcapy.open_offline(path)
@@ -462,6 +467,7 @@ class FileSource(Source):
         batch = _Batch()
         error = None
         while not stop.is_set():
+            self.waiting = idle()
             try:
                 header, packet = self._reader.next()
             except _pcapy().PcapError as raised:
@@ -469,6 +475,7 @@ class FileSource(Source):
                 break
             if header is None:
                 break
+            self.waiting = False
             batch.add(header.getts(), packet)
             if batch.full() or idle():
                 yield batch.take()

@@ -10,14 +10,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from sniffer import config as config_module
-from sniffer import logs
+from sniffer import logs, memory
 from sniffer.config import SnifferConfig
 from sniffer.errors import EXIT_CONFIG, EXIT_OK, EXIT_RUNTIME, CaptureError, Problem, SnifferError, ValidationError
 from sniffer.flags import FlagParser
@@ -111,9 +111,9 @@ def run(arguments: Sequence[str], **keywords: Any) -> int:
     `keywords` are SnifferConfig's, for a program that is a daemon with a callback: `leave(run(sys.argv[1:],
     on_http_message=f))`.
     """
-    _open_standard_streams()
-    logs.configure(secrets=[os.environ.get("OUTPUT_URL_AUTH_TOKEN", "").strip()])
     try:
+        _open_standard_streams()
+        logs.configure(secrets=[os.environ.get("OUTPUT_URL_AUTH_TOKEN", "").strip()])
         config = configure(arguments, os.environ, at_terminal=os.isatty(1), **keywords)
         screen = _screen(config)
         placement = {"pod": config.pod_name, "namespace": config.namespace, "node": config.node_name}
@@ -127,6 +127,7 @@ def run(arguments: Sequence[str], **keywords: Any) -> int:
         threading.excepthook = _log_thread
         # The capture thread hands over often; by default each hand-off would wait 5 ms behind a busy loop.
         sys.setswitchinterval(0.001)
+        memory.share_heap()
         _load()
         raise_net_raw()
         runner = asyncio.Runner()
@@ -285,6 +286,8 @@ class _Daemon:
         try:
             if display is not None:
                 await display.open(sniffer)
+            if self._stops:  # while something opened
+                return EXIT_OK if self._stops == 1 else EXIT_RUNTIME
             await sniffer.start()
             self._tasks.append(self._loop.create_task(self._stop_without_outputs()))
             # What the imports made stays: the collector need not look through it again and again. The collection tells
@@ -310,13 +313,17 @@ class _Daemon:
         self._stops += 1
         if self._stops > 2:
             os._exit(EXIT_RUNTIME)
-        self._loop.call_soon_threadsafe(self._stop if self._stops == 1 else self._sniffer.abort)
+        self._call(self._stop if self._stops == 1 else self._sniffer.abort)
 
     def _stop(self) -> None:
         self._tasks.append(self._loop.create_task(self._sniffer.stop()))
 
     def _on_usr1(self, _number: int, _frame: FrameType | None) -> None:
-        self._loop.call_soon_threadsafe(self._say_ledger)
+        self._call(self._say_ledger)
+
+    def _call(self, function: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended: all is done, and the exit code is known
+            self._loop.call_soon_threadsafe(function)
 
     def _say_ledger(self) -> None:
         snapshot = self._sniffer.ledger.snapshot()

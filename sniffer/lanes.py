@@ -251,7 +251,7 @@ class Lane:
         self.closed = asyncio.Event()
         """Set when the sink is gone before its time: everything offered from then on is dropped."""
         self._queue: Queue = Batches() if queue is None else queue
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._max_messages = max_messages
         self._bytes = 0
         self._taking = True
@@ -299,7 +299,7 @@ class Lane:
         For whoever can wait: reading a file does, live capture never.
         """
         while self._taking and not (
-            self._bytes <= self._max_bytes // 2 and self.counters.waiting <= self._max_messages // 2
+            self._bytes <= self.max_bytes // 2 and self.counters.waiting <= self._max_messages // 2
         ):
             self._roomy.clear()
             await self._roomy.wait()
@@ -337,7 +337,7 @@ class Lane:
         await self._idle.wait()
 
     def _fits(self, count: int, size: int) -> bool:
-        return self._bytes + size <= self._max_bytes and self.counters.waiting + count <= self._max_messages
+        return self._bytes + size <= self.max_bytes and self.counters.waiting + count <= self._max_messages
 
     def _beginning(self, batch: Sequence[Record]) -> tuple[Sequence[Record], int]:
         """As much of a batch as fits."""

@@ -217,8 +217,7 @@ class Sniffer:
             return _nothing(self._failure or self._error)
         sink = IteratorSink()
         self._iterators.append(sink)
-        # What iterators hold comes on top of the quarter that is for the configured outputs.
-        self._add(Lane(sink, max_bytes=self.config.memory_budget // 16))
+        self._add(Lane(sink, max_bytes=self.config.memory_budget // 4))
         return sink.messages()
 
     # For the daemon
@@ -230,8 +229,11 @@ class Sniffer:
 
     @property
     def healthy(self) -> bool:
-        """The capture thread is alive, or has ended. (Who asks on the loop knows that the loop is alive.)"""
-        return not self._capture.is_alive() or time.monotonic() - self._capture.beat < BEAT_SECONDS
+        """The capture thread is alive, waits for somebody else, or has ended. (Who asks on the loop knows that the loop
+        is alive.)
+        """
+        capture = self._capture
+        return not capture.is_alive() or capture.source.waiting or time.monotonic() - capture.beat < BEAT_SECONDS
 
     @property
     def held(self) -> bool:
@@ -254,9 +256,8 @@ class Sniffer:
 
     @property
     def undelivered(self) -> int:
-        """Messages dropped by a lane or the hand-off since the stop (reading a file: since the start).
-
-        Not those of an output that its reader has closed.
+        """Messages dropped by a lane or the hand-off since the stop (reading a file: since the start), and those of
+        which no record could be made. Not those of an output that its reader has closed.
         """
         return 0 if self._lost_before is None else self._lost() - self._lost_before
 
@@ -335,6 +336,9 @@ class Sniffer:
 
     def _add(self, lane: Lane) -> None:
         self._lanes.append(lane)
+        taking = [lane for lane in self._lanes if not lane.closed.is_set()]
+        for each in taking:
+            each.max_bytes = self.config.memory_budget // 4 // len(taking)
         self.ledger.lane(lane.name, partial(asdict, lane.counters))
 
     def _opened(self, error: Exception | None) -> None:
@@ -513,6 +517,8 @@ class Sniffer:
         for failure in await asyncio.gather(*(lane.close() for lane in self._lanes), return_exceptions=True):
             if failure is not None:
                 log.error("an output does not close", exc_info=failure)
+                if error is None:
+                    self._failure = failure
         if self._state not in ("new", "starting"):
             self._say_end()
         self._state = "stopped"
@@ -526,7 +532,7 @@ class Sniffer:
 
     def _lost(self) -> int:
         snapshot = self.ledger.snapshot()
-        lost: int = snapshot["handoff_dropped"] + snapshot["handoff_discarded"]
+        lost: int = snapshot["handoff_dropped"] + snapshot["handoff_discarded"] + snapshot["messages_failed"]
         for counters in snapshot["lanes"].values():
             lost += sum(
                 count for name, count in counters.items() if name.startswith("dropped_") and name != "dropped_closed"

@@ -399,11 +399,17 @@ class CallbackSink(Sink):
                 calls.returned += 1
 
     def _finish(self, result: Awaitable[Any]) -> None:
-        async def wait() -> None:
-            await result
+        async def wait() -> BaseException | None:
+            try:
+                await result
+            except SystemExit as error:  # a task that raises it ends the loop
+                return error
+            return None
 
         loop = cast("asyncio.AbstractEventLoop", self._loop)
-        asyncio.run_coroutine_threadsafe(wait(), loop).result()
+        error = asyncio.run_coroutine_threadsafe(wait(), loop).result()
+        if error is not None:
+            raise error
 
     async def _await_each(self, batch: Iterable[Record], calls: _Calls) -> None:
         task = cast("asyncio.Task[None]", asyncio.current_task())
@@ -415,7 +421,7 @@ class CallbackSink(Sink):
                 if task.cancelling():
                     raise
                 calls.failed(error)  # the callback's own, not the deadline
-            except Exception as error:  # whatever it raises, capture goes on
+            except (Exception, SystemExit) as error:  # whatever it raises, capture goes on, and the process too
                 calls.failed(error)
             else:
                 calls.returned += 1

@@ -359,6 +359,12 @@ class FakeReader:
         packets_and_index: Packets = answer
         return packets_and_index
 
+    def datalink(self) -> int:
+        return 1
+
+    def setnonblock(self, _: int) -> None:
+        pass
+
     def close(self) -> None:
         os.close(self.reader)
         os.close(self.writer)
@@ -396,6 +402,31 @@ def test_an_interface_that_goes_down_is_warned_about_once(
         "interface is down; capture goes on with it",
         "interface is up again",
     ]
+
+
+def test_an_interface_that_is_down_at_the_start_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread waits for it, and says that it waits; the stop ends the wait, and so does the interface."""
+    stop = Stop()
+    source = LiveSource("lo", ports=[80], buffer_size=1 << 20)
+    answers = [-9, -9, 0]
+    waited: list[bool] = []
+
+    def wait(_: float) -> bool:
+        waited.append(source.waiting)
+        return len(waited) == 3
+
+    monkeypatch.setattr(stop, "wait", wait)
+    monkeypatch.setattr(source, "_activate", lambda _: answers.pop(0))
+    monkeypatch.setattr(source, "_set_filter", lambda _: None)
+    source._reader = FakeReader([])
+    try:
+        assert source.open(stop) == 1
+        assert (waited, source.waiting) == ([True, True], False)
+        answers.append(-9)
+        with pytest.raises(CaptureError, match="interface lo is down"):
+            source.open(stop)
+    finally:
+        source.close()
 
 
 def test_an_interface_that_is_removed_is_an_error(

@@ -234,6 +234,34 @@ def test_signals(times: int, outputs: Outputs, monkeypatch: pytest.MonkeyPatch) 
     assert {"ledger", "stopping", "stopped"} <= set(outputs.logged)
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_signals_while_the_endpoint_opens(times: int, outputs: Outputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop before the capture is begun ends with 0, without one: also where something else is opened first."""
+    from sniffer import metrics
+    from tests.test_metrics import free_port
+
+    opens = metrics.Endpoint.open
+
+    async def open_and_signal(endpoint: metrics.Endpoint) -> None:
+        await opens(endpoint)
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(metrics.Endpoint, "open", open_and_signal)
+    assert cli.run([*READ, "--metrics-port", str(free_port())]) == (0 if times == 1 else 2)
+    assert outputs.out == ""
+    assert outputs.logged == []
+
+
+def test_signals_after_the_end_change_nothing(outputs: Outputs) -> None:
+    """A signal that comes when all is done, and the loop is closed, raises nothing: the exit code is known."""
+    assert cli.run(READ) == 0
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+    assert outputs.logged == ["started", "Capture stats", "stopped"]
+
+
 def test_third_signal_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """A third signal ends the process on the spot."""
     left: list[int] = []

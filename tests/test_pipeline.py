@@ -328,7 +328,7 @@ async def test_a_record_that_cannot_be_made_costs_only_itself(
     sniffer = create_sniffer(ports=[8080], read=file)
     async with sniffer:
         assert len([message async for message in sniffer]) == 96
-    assert sniffer.ledger.snapshot()["messages_failed"] == 4
+    assert sniffer.ledger.snapshot()["messages_failed"] == sniffer.undelivered == 4
     assert len(logged(caplog, "a message could not be made into a record; further ones are only counted")) == 1
     assert "text of the message" not in caplog.text
     assert_balanced(sniffer)
@@ -716,6 +716,26 @@ async def test_readiness_and_health(scripted: ScriptedSource, monkeypatch: pytes
     assert not sniffer.healthy
     await sniffer.stop()
     assert (sniffer.ready, sniffer.healthy, sniffer.is_running()) == (False, True, False)
+
+
+async def test_waiting_for_somebody_else_is_healthy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe into which nobody writes, before its header or after, is no sign of a stuck thread."""
+    monkeypatch.setattr(pipeline, "BEAT_SECONDS", -1.0)
+    with open(write(tmp_path / "file", connection(exchanges(2))), "rb") as file:  # noqa: ASYNC230
+        content = file.read()
+    read_end, write_end = os.pipe()
+    seen: list[HttpMessage] = []
+    sniffer = create_sniffer(ports=[8080], read=f"/dev/fd/{read_end}", on_http_message=seen.append)
+    start = asyncio.create_task(sniffer.start())
+    await until(lambda: sniffer._capture.is_alive() and sniffer.healthy)
+    assert not start.done()
+    os.write(write_end, content)
+    await start
+    await until(lambda: sniffer.healthy)
+    await sniffer.stop()
+    os.close(write_end)
+    os.close(read_end)
+    assert len(seen) == 4
 
 
 async def test_an_observer_sees_what_is_offered(file: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -255,7 +256,45 @@ def test_closed_pipe_is_quiet() -> None:
         daemon.process.stdout.close()
         assert daemon.end() == 0
         assert not [line for line in daemon.logs if line["level"] in ("error", "warning")]
-        assert assert_balanced(daemon)["dropped_closed"] == 14
+        counters = assert_balanced(daemon)
+        assert counters["dropped_closed"] == counters["offered"] > 0
+
+
+@needs_capture
+@pytest.mark.live
+def test_head_ends_a_live_capture(port: int) -> None:
+    """`| head` ends a live capture too, with 0 and without an error, where nobody else gets the messages."""
+    with Daemon("--ports", str(port), *LIVE, read_stdout=False) as daemon:
+        daemon.log("started")
+        assert daemon.process.stdout is not None
+        exchanges(port, 3)
+        head = subprocess.run(["head", "-n", "3"], stdin=daemon.process.stdout, capture_output=True, check=True)
+        assert head.stdout.count(b"\n") == 3
+        daemon.process.stdout.close()
+        exchanges(port, 1)
+        assert daemon.end() == 0
+        assert not [line for line in daemon.logs if line["level"] in ("error", "warning")]
+        assert daemon.log("sink closed")["sink"] == "stdout"
+        assert_balanced(daemon)
+
+
+@needs_capture
+@pytest.mark.live
+def test_closed_pipe_ends_its_own_lane_only(port: int) -> None:
+    """With another output the capture goes on when standard output's reader has gone; what it misses is counted."""
+    with silent_server() as collector:
+        url = ("--output-url", f"http://127.0.0.1:{collector}/", "--drain-timeout-ms", "500")
+        with Daemon("--ports", str(port), *LIVE, *url, read_stdout=False) as daemon:
+            daemon.log("started")
+            assert daemon.process.stdout is not None
+            daemon.process.stdout.close()
+            exchanges(port, 1)
+            daemon.log("sink closed")
+            exchanges(port, 4)
+            assert daemon.stop() == 2  # for the collector
+            counters = assert_balanced(daemon)
+            assert counters["dropped_closed"] == counters["offered"] == 10
+            assert daemon.logs[-1]["undelivered"] == daemon.logs[-1]["lanes"]["url"]["dropped_deadline"] == 10
 
 
 @needs_capture
@@ -483,19 +522,36 @@ PLANTS = {
     "start": "import sniffer.pipeline; sniffer.pipeline.Sniffer.start = boom",
     "wait": "import sniffer.pipeline; sniffer.pipeline.Sniffer.wait = boom",
     "ledger": "import sniffer.ledger; sniffer.ledger.Ledger.snapshot = boom",
+    "log set-up": "import sniffer.logs; sniffer.logs.configure = boom",
+    "privilege": "import sniffer.cli; sniffer.cli.raise_net_raw = boom",
+    "endpoint": "import sniffer.metrics; sniffer.metrics.Endpoint.open = boom",
+    "endpoint's end": "import sniffer.metrics; sniffer.metrics.Endpoint.close = boom",
+    "url's opening": "import sniffer.collector; sniffer.collector.UrlSink.open = boom",
+    "url": "import sniffer.collector; sniffer.collector.UrlSink.deliver = boom",
+    "sink's end": "import sniffer.sinks; sniffer.sinks.StdoutSink.close = boom",
+    "error report": "import sniffer.cli; sniffer.cli._report = sniffer.cli.SnifferConfig.from_texts = boom",
 }
+SILENT = ("sink", "sink's thread", "url")
+"""What raises there costs the messages, and is said in their counts."""
 
 
 @pytest.mark.parametrize("layer", PLANTS)
 def test_planted_exception(layer: str) -> None:
     """Whatever raises in whichever layer: exit code 2, said in the log, without the token."""
     program = PLANT.format(plant=PLANTS[layer], token=TOKEN)
-    arguments = ("--ports", "8080", "--read", str(DEMO), "--stdout")
+    arguments = ["--ports", "8080", "--read", str(DEMO), "--stdout"]
+    if layer.startswith("url"):
+        arguments += ["--output-url", "http://127.0.0.1:1/"]
+    if layer.startswith("endpoint"):
+        with silent_server() as free:
+            arguments += ["--metrics-port", str(free)]
     environ = {"OUTPUT_URL_AUTH_TOKEN": TOKEN}
     with Daemon(*arguments, program=("-c", program), environ=environ) as daemon:
         assert daemon.end() == 2
         text = "".join(daemon.stderr)
-        assert ('"dropped_error":14' if layer.startswith("sink") and layer != "sink's opening" else "planted") in text
+        assert ('"dropped_error":14' if layer in SILENT else "planted") in text
+        if layer == "log set-up":
+            return  # nothing is there yet that could take the token out
         assert TOKEN not in text
         assert all(line.startswith("{") for line in daemon.stderr), text
 
@@ -514,6 +570,30 @@ def test_failed_import(missing: str) -> None:
         if missing == "sniffer_core.flow":
             assert "the compiled core cannot be loaded" in text
             assert len(daemon.stderr) == 1
+
+
+HEAPS = """
+import ctypes, os, sys
+import sniffer.cli
+
+def leave(code):
+    libc = ctypes.CDLL(None)
+    libc.fopen.restype = ctypes.c_void_p
+    file = ctypes.c_void_p(libc.fopen(b"/dev/stderr", b"w"))
+    libc.malloc_info(0, file)
+    libc.fclose(file)
+    os._exit(code)
+
+leave(sniffer.cli.run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="heaps of glibc")
+def test_one_heap_for_all_threads() -> None:
+    """All threads share one heap: what one of them takes and another gives back leaves no holes in two."""
+    with Daemon("--ports", "8080", "--read", str(DEMO), "--stdout", program=("-c", HEAPS)) as daemon:
+        assert daemon.end() == 0
+        assert sum(line.startswith("<heap nr=") for line in daemon.stderr) == 1
 
 
 # Other signals, and what is shown

@@ -13,7 +13,7 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -298,6 +298,23 @@ async def test_a_callback_cannot_end_the_process(error: BaseException) -> None:
             raise error
 
     async with lane_to(CallbackSink(leave)) as lane:
+        lane.offer(messages(3))
+        counters = await settled(lane)
+    assert (counters.delivered, counters.dropped["error"]) == (2, 1)
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+async def test_an_async_callback_cannot_end_the_process(wrap: bool) -> None:
+    """Nor can SystemExit on the loop, which would end it."""
+
+    async def leave(m: HttpMessage) -> None:
+        if m.exchange == 0:
+            raise SystemExit(3)
+
+    def wrapped(m: HttpMessage) -> Awaitable[None]:
+        return leave(m)
+
+    async with lane_to(CallbackSink(wrapped if wrap else leave)) as lane:
         lane.offer(messages(3))
         counters = await settled(lane)
     assert (counters.delivered, counters.dropped["error"]) == (2, 1)

@@ -43,7 +43,7 @@ PHASES = (
 )
 """One cycle; each has the same time."""
 IDLE_MS = 20_000
-"""Connections whose end the kernel has dropped stay for so long: well within a cycle, so that their number is steady."""
+"""Connections whose end was lost stay for so long: well within a cycle, so that their number is steady."""
 CONNECTIONS = 16
 """Of wrk: so many requests may be under way, unanswered and uncounted, when it ends."""
 SETTLE_SECONDS = 90.0
