@@ -262,24 +262,6 @@ def test_closed_pipe_is_quiet() -> None:
 
 @needs_capture
 @pytest.mark.live
-def test_head_ends_a_live_capture(port: int) -> None:
-    """`| head` ends a live capture too, with 0 and without an error, where nobody else gets the messages."""
-    with Daemon("--ports", str(port), *LIVE, read_stdout=False) as daemon:
-        daemon.log("started")
-        assert daemon.process.stdout is not None
-        exchanges(port, 3)
-        head = subprocess.run(["head", "-n", "3"], stdin=daemon.process.stdout, capture_output=True, check=True)
-        assert head.stdout.count(b"\n") == 3
-        daemon.process.stdout.close()
-        exchanges(port, 1)
-        assert daemon.end() == 0
-        assert not [line for line in daemon.logs if line["level"] == "error"]
-        assert daemon.log("sink closed")["sink"] == "stdout"
-        assert_balanced(daemon)
-
-
-@needs_capture
-@pytest.mark.live
 def test_closed_pipe_ends_its_own_lane_only(port: int) -> None:
     """With another output the capture goes on when standard output's reader has gone; what it misses is counted."""
     with silent_server() as collector:
