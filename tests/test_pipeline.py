@@ -233,7 +233,7 @@ def test_in_a_file_the_deliveries_of_sniffers_are_messages() -> None:
 
 
 async def test_options_arrive_where_they_act(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The core gets each option in its unit; half of the budget is the core's, a quarter the hand-off's."""
+    """The core gets each option in its unit; the budget is shared by core, hand-off and lanes as documented."""
     from sniffer_core.flow import FlowTable
 
     made: list[dict[str, Any]] = []
@@ -257,7 +257,13 @@ async def test_options_arrive_where_they_act(file: str, monkeypatch: pytest.Monk
     sniffer = create_sniffer(ports=[8080], read=file, **options)
     aiter(sniffer)
     assert sniffer._handoff._max_bytes == 4 << 20
-    assert [lane._max_bytes for lane in sniffer._lanes] == [1 << 20]
+    assert [lane.max_bytes for lane in sniffer._lanes] == [4 << 20]
+    left = aiter(sniffer)
+    assert [lane.max_bytes for lane in sniffer._lanes] == [2 << 20, 2 << 20]
+    sniffer._lanes[1].closed.set()
+    aiter(sniffer)
+    assert [sniffer._lanes[index].max_bytes for index in (0, 2)] == [2 << 20, 2 << 20]  # who has left has no share
+    del left
     await sniffer.start()
     await sniffer.stop()
     (given,) = made
