@@ -737,11 +737,11 @@ async def test_waiting_for_somebody_else_is_healthy(tmp_path: Path, monkeypatch:
     assert not start.done()
     os.write(write_end, content)
     await start
+    await until(lambda: len(seen) == 4)
     await until(lambda: sniffer.healthy)
     await sniffer.stop()
     os.close(write_end)
     os.close(read_end)
-    assert len(seen) == 4
 
 
 async def test_an_observer_sees_what_is_offered(file: str) -> None:
