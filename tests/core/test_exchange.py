@@ -1,0 +1,82 @@
+"""sniffer_core.exchange: which request a response answers, where counting alone would say something wrong."""
+
+from __future__ import annotations
+
+from tests.conversations import Dialogue
+from tests.laws import Table
+
+OPEN = 1024
+"""Requests of a connection that may wait for their answers."""
+
+
+def get(path: str) -> bytes:
+    return f"GET /{path} HTTP/1.1\r\nHost: h\r\n\r\n".encode()
+
+
+def answer(reason: str, body: bytes = b"") -> bytes:
+    return f"HTTP/1.1 200 {reason}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def pairs(dialogue: Dialogue) -> dict[str | None, str | None]:
+    """The path that each response answers, by its reason; every law holds."""
+    return {m.reason: m.path for m in Table().run(dialogue.packets) if m.direction == "response"}
+
+
+def test_an_answer_to_what_came_before_the_capture() -> None:
+    """A capture that begins mid-stream: what acknowledges nothing of the first request does not answer it."""
+    dialogue = Dialogue(handshake=False)
+    dialogue.sent = [100, 500]
+    dialogue.client(get("b"))
+    dialogue.server(answer("A"), ack=100)
+    dialogue.server(answer("B"))
+    assert pairs(dialogue) == {"A": None, "B": "/b"}
+
+
+def test_more_open_requests_than_are_kept() -> None:
+    """The oldest requests are given up, and from then on no answer is paired by counting."""
+    dialogue = Dialogue()
+    for number in range(OPEN + 10):
+        dialogue.client(get(str(number)), ack=0)
+    for number in range(OPEN + 10):
+        dialogue.server(answer(str(number)))
+    found = pairs(dialogue)
+    assert len(found) == OPEN + 10
+    assert {path for reason, path in found.items() if path != f"/{reason}"} == {None}
+
+
+def test_as_many_open_requests_as_are_kept() -> None:
+    """One fewer, and all are paired."""
+    dialogue = Dialogue()
+    for number in range(OPEN):
+        dialogue.client(get(str(number)), ack=0)
+    for number in range(OPEN):
+        dialogue.server(answer(str(number)))
+    assert pairs(dialogue) == {str(number): f"/{number}" for number in range(OPEN)}
+
+
+def test_a_start_line_in_the_body_of_a_lost_answer() -> None:
+    """A response lost with its head took its request along: what follows in its body is no answer to it."""
+    dialogue = Dialogue()
+    dialogue.client(get("a"))
+    body = answer("Fake") * 2
+    dialogue.server(f"HTTP/1.1 200 A\r\nContent-Length: {len(body)}\r\n\r\n".encode(), lost=True)
+    dialogue.server(body)
+    dialogue.wait(300_000)
+    dialogue.client(get("b"))
+    dialogue.server(answer("B"))
+    assert pairs(dialogue) == {"B": "/b"}
+
+
+def test_acks_that_contradict_each_other() -> None:
+    """After a loss: a response that acknowledges a request which acknowledges the response was sent again; no pair."""
+    dialogue = Dialogue()
+    dialogue.client(get("x"))
+    dialogue.server(answer("X"), lost=True)
+    dialogue.wait(300_000)
+    dialogue.client(get("a"))
+    at = dialogue.sent[1]
+    dialogue.server(answer("A"), lost=True)
+    dialogue.client(get("b"))
+    dialogue.server(answer("A"), offset=at)
+    dialogue.server(answer("B"))
+    assert pairs(dialogue) == {"A": None, "B": "/b"}
