@@ -83,6 +83,13 @@ def test_flag_without_its_value() -> None:
     assert problems("--stdout", "--ports")["ports"] == "ports needs a value behind its flag"
 
 
+def test_one_problem_for_each_option() -> None:
+    """An option that has a problem is said once: neither to be missing as well, nor to break a rule."""
+    with pytest.raises(ValidationError) as raised:
+        configure("--ports", "--stdout", "--output-url", OUTPUT_URL="http://h/", TCP_SNIFFER_PRODUCTION="on")
+    assert [problem.field for problem in raised.value.problems] == ["ports", "output_url"]
+
+
 @pytest.mark.parametrize("flag", ["--help", "--version"])
 def test_help_and_version(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Both go to standard output, whatever else is given, and end with 0."""

@@ -420,6 +420,14 @@ def test_budget_follows_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "lowered" in tight.warnings[0]
 
 
+def test_the_budget_leaves_room_for_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the daemon will take counts, though it does not take it yet when the configuration is made."""
+    monkeypatch.setattr(memory, "memory_limit", lambda: 200 << 20)
+    monkeypatch.setattr(memory, "resident", lambda: 1 << 20)
+    config = SnifferConfig(ports=[1], memory_budget=190 << 20)
+    assert config.memory_budget == int((200 - 72) / 1.25 * (1 << 20))
+
+
 def test_has_output() -> None:
     """Standard output and a URL are outputs; a callback is the library's."""
     assert not SnifferConfig(ports=[1], on_http_message=print, metrics_port=9100).has_output

@@ -103,6 +103,12 @@ def test_secrets_are_in_no_line() -> None:
         assert "RuntimeError: crash [REDACTED]" in text
 
 
+def test_a_secret_within_a_secret() -> None:
+    """Of a secret that begins with another one nothing is left over."""
+    (line,) = lines(lambda: log.info("old s3cr3t, new s3cr3t-2"), secrets=["s3cr3t", "s3cr3t-2"])
+    assert line["message"] == "old [REDACTED], new [REDACTED]"
+
+
 def test_tracebacks_show_no_values() -> None:
     """A traceback has files, lines and functions, and no local variables."""
 

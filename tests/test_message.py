@@ -351,6 +351,12 @@ def test_several_members_of_gzip_are_one_body() -> None:
     assert answer(body, "gzip")["body"] == "one two"
 
 
+def test_several_frames_of_zstd_are_one_body() -> None:
+    """RFC 8878 section 3: zstd data is one or more frames."""
+    body = zstandard.compress(b"one ") + zstandard.compress(b"two")
+    assert answer(body, "zstd")["body"] == "one two"
+
+
 def test_codings_are_removed_from_right_to_left_at_most_four() -> None:
     """Several codings are removed from the last to the first; a fifth one stays."""
     body = b"deep"
