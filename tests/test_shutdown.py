@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from sniffer.config import SnifferConfig
+from tests.captures import connection, write
 from tests.daemon import DEMO, SECONDS, Daemon, exchanges, needs_capture, silent_server, web_server
 
 LIVE = ("--interface", "lo", "--stdout")
@@ -142,7 +144,10 @@ def wait_for_handler(daemon: Daemon) -> None:
 @pytest.mark.parametrize("number", STOPS)
 def test_stop_while_starting(delay_ms: int, number: signal.Signals) -> None:
     """From the moment that the handler is there, a signal at any moment of the start ends with 0."""
-    with Daemon("--ports", "9", *LIVE) as daemon:
+    with silent_server() as free:
+        pass
+    more = ("--metrics-port", str(free), "--output-url", "http://127.0.0.1:9/") if delay_ms % 20 else ()
+    with Daemon("--ports", "9", *LIVE, *more) as daemon:
         wait_for_handler(daemon)
         time.sleep(delay_ms / 1000)  # a moment of the start, not a wait for something
         assert daemon.stop(number) == 0
@@ -458,6 +463,26 @@ def test_configuration_errors_are_one_readable_error_and_one_line() -> None:
             "output_url must use HTTPS in production",
         ),
         (("--ports", "80", "--stdout", "--metrics-port", "80"), {}, "metrics_port must not be one of ports"),
+        (
+            ("--ports", "80", "--stdout"),
+            {"TCP_SNIFFER_PRODUCTION": "production"},
+            "production must be 1, true, yes or on",
+        ),
+        (("--ports", "80", "--output-url", "https://"), {}, "output_url must name a host"),
+        (("--ports", "80", "--output-url", "https:///path"), {}, "output_url must name a host"),
+        (("--ports", "80", "--output-url", "https://h:99999/"), {}, "output_url must be an absolute http or https URL"),
+        (("--ports", "80", "--output-url", "https://h:x/"), {}, "output_url must be an absolute http or https URL"),
+        (("--ports", "80", "--output-url", "ftp://h/"), {}, "output_url must be an absolute http or https URL"),
+        (("--ports", "80", "--stdout"), {"SAMPLE_RATE": "nan"}, "sample_rate must be a number from 0 to 1"),
+        (("--ports", "80", "--stdout", "--sample-rate", "inf"), {}, "sample_rate must be a number from 0 to 1"),
+        (("--ports", "80", "--stdout"), {"MEMORY_BUDGET": "0"}, "memory_budget must be"),
+        (("--ports", "80,80", "--stdout"), {}, "ports must not name a port twice"),
+        (("--ports", "80,65536", "--stdout"), {}, "ports must be whole numbers from 1 to 65535"),
+        (
+            ("--ports", "80", "--stdout", "--output-url-auth-token", TOKEN),
+            {},
+            "--output-url-auth-token is not an option",
+        ),
         (("--ports",), {}, "ports needs a value"),
         (("--ports", "80", "--stdout", "somewhere"), {}, "output_stdout must be"),
     ],
@@ -466,7 +491,35 @@ def test_wrong_configuration_is_exit_code_1(arguments: tuple[str, ...], environ:
     """Each rule that can be judged without the system ends with 1 and says what is wrong."""
     with Daemon(*arguments, environ=environ) as daemon:
         assert daemon.end() == 1
-        assert says in "".join(daemon.stderr)
+        text = "".join(daemon.stderr)
+        assert says in text
+        assert "Traceback" not in text
+        assert TOKEN not in text
+        assert daemon.messages == []
+
+
+def test_every_variable_may_be_empty() -> None:
+    """Each variable of each option, empty: the same messages as without it, and no complaint."""
+    empty = {str(option.variable): "" for option in SnifferConfig.options().values() if option.variable}
+    arguments = ("--ports", "8080", "--read", str(DEMO), "--stdout")
+    with Daemon(*arguments, environ=empty) as one, Daemon(*arguments) as other:
+        assert (one.end(), other.end()) == (0, 0)
+        assert len(one.messages) == 14
+        assert one.messages == other.messages
+        assert [line["message"] for line in one.logs] == [line["message"] for line in other.logs]
+
+
+@pytest.mark.parametrize("value", ["", "none", "x-none-of-them"])
+def test_redaction_by_variable(value: str, tmp_path: Path) -> None:
+    """`REDACT_HEADERS=` still redacts, `=none` does not and is warned about, a list replaces the default."""
+    head = b"GET / HTTP/1.1\r\nHost: shop.example\r\nCookie: " + TOKEN.encode() + b"\r\n\r\n"
+    file = write(tmp_path / "capture.pcap", connection([(head, b"HTTP/1.1 204 No Content\r\n\r\n")]))
+    with Daemon("--ports", "8080", "--read", file, "--stdout", environ={"REDACT_HEADERS": value}) as daemon:
+        assert daemon.end() == 0
+        (cookie,) = [message["headers"]["cookie"] for message in daemon.messages if message["direction"] == "request"]
+        assert cookie == (TOKEN if value else "[REDACTED]")
+        assert any("redact_headers is off" in line["message"] for line in daemon.logs) == (value == "none")
+        assert TOKEN not in "".join(daemon.stderr)
 
 
 def test_busy_metrics_port_is_exit_code_2() -> None:
