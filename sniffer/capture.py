@@ -165,6 +165,7 @@ class LiveSource(Source):
             raise CaptureError(_activation_error(self.name, code))
         linktype: int = self._reader.datalink()
         self._set_filter(linktype)
+        self._kernel.begin(self._reader.stats())
         self._reader.setnonblock(1)  # next_batch would wait for ever on an idle interface
         return linktype
 
@@ -279,6 +280,10 @@ class _Kernel:
     def __init__(self) -> None:
         self._last = (0, 0, 0)
         self._sums = (0, 0, 0)
+
+    def begin(self, now: tuple[int, int, int]) -> None:
+        """Leaves out what was dropped before the filter was there: the interface's whole traffic went into the ring."""
+        self._last = (0, *now[1:])
 
     def read(self, now: tuple[int, int, int]) -> tuple[int, int, int]:
         received, dropped, if_dropped = (

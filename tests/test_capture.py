@@ -341,6 +341,14 @@ def test_kernel_counters_never_wrap() -> None:
     assert kernel.read((4, 5, 1)) == (2**32 + 4, 5, 1)
 
 
+def test_drops_before_the_filter_are_not_ours() -> None:
+    """Until the filter is there all traffic of the interface fills the ring: what was lost then is not counted."""
+    kernel = capture._Kernel()
+    kernel.begin((900, 70, 3))
+    assert kernel.read((905, 70, 3)) == (905, 0, 0)
+    assert kernel.read((999, 72, 3)) == (999, 2, 0)
+
+
 class FakeReader:
     """An activated handle whose answers are given; its file descriptor is a pipe."""
 
@@ -361,6 +369,9 @@ class FakeReader:
 
     def datalink(self) -> int:
         return 1
+
+    def stats(self) -> tuple[int, int, int]:
+        return 10, 4, 0
 
     def setnonblock(self, _: int) -> None:
         pass
@@ -422,6 +433,7 @@ def test_an_interface_that_is_down_at_the_start_is_waited_for(monkeypatch: pytes
     try:
         assert source.open(stop) == 1
         assert (waited, source.waiting) == ([True, True], False)
+        assert source.stats() == (10, 0, 0)
         answers.append(-9)
         with pytest.raises(CaptureError, match="interface lo is down"):
             source.open(stop)
