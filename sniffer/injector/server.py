@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from sniffer.errors import SnifferError
@@ -305,6 +306,8 @@ class Webhook:
                 body = await request.read()
         except TimeoutError:
             raise web.HTTPRequestTimeout(text="the request did not arrive in time") from None
+        except web.RequestPayloadError as error:
+            raise web.HTTPBadRequest(text=f"the body cannot be read: {error}") from None
         started = time.perf_counter()
         try:
             review = read_review(body)
@@ -337,6 +340,16 @@ class Webhook:
 
     async def _metrics(self, request: web.Request) -> web.Response:  # noqa: ARG002
         return web.Response(body=generate_latest(self.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """What is no HTTP (a port scan, plain text) is one line without a traceback, like a request that is no review."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.msg, record.args, record.exc_info = "bad request", (), None
+        record.fields = {"error": " ".join(error.message.split())[:LONGEST_WARNING]}
+    return True
 
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:
@@ -386,7 +399,11 @@ async def serve(
     """
     port = options.port if port is None else port
     webhook = Webhook(options, Certificate(str(options.tls_cert_file), str(options.tls_key_file)))
-    runner = web.AppRunner(webhook.application(), access_log=None, keepalive_timeout=KEEPALIVE_S, shutdown_timeout=5.0)
+    http_log = logging.getLogger("sniffer.injector.http")
+    http_log.addFilter(_in_one_line)
+    runner = web.AppRunner(
+        webhook.application(), access_log=None, keepalive_timeout=KEEPALIVE_S, shutdown_timeout=5.0, logger=http_log
+    )
     await runner.setup()
     watch = asyncio.create_task(webhook.watch_certificate(certificate_poll_s))
     try:

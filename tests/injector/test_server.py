@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import datetime as dt
+import gzip
 import io
 import json
 import logging
@@ -69,6 +70,45 @@ async def test_no_json(what: bytes, injector: Running) -> None:
     async with injector.post("/mutate", json=review(pod())) as response:
         assert response.status == 200
     assert await injector.metric('tcp_sniffer_injector_bad_requests_total{status="400"}') == 1
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "nonsense"])
+async def test_a_body_that_does_not_decode(encoding: str, injector: Running) -> None:
+    """A body that is not in the content coding that it claims is 400, like any other that cannot be read."""
+    headers = JSON | {"Content-Encoding": encoding}
+    async with injector.post("/mutate", data=b"neither", headers=headers) as response:
+        assert response.status == 400
+
+
+async def test_a_bomb_stops_at_the_limit(injector: Running) -> None:
+    """The limit is on what a compressed body unpacks to."""
+    packed = gzip.compress(b" " * 8 * BODY_LIMIT)
+    async with injector.post("/mutate", data=packed, headers=JSON | {"Content-Encoding": "gzip"}) as response:
+        assert response.status == 413
+    good = gzip.compress(json.dumps(review(pod())).encode())
+    async with injector.post("/mutate", data=good, headers=JSON | {"Content-Encoding": "gzip"}) as response:
+        assert "patch" in (await response.json())["response"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000 + b"\r\n\r\n",
+        b"POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
+    ],
+    ids=["a long field", "a wrong length"],
+)
+async def test_no_http_is_one_line(sent: bytes, injector: Running, caplog: pytest.LogCaptureFixture) -> None:
+    """What is no HTTP is answered with 400, and is one warning without a traceback."""
+    context = injector.pair.trusted()
+    reader, writer = await asyncio.open_connection("127.0.0.1", injector.port, ssl=context, server_hostname=NAME)
+    writer.write(sent)
+    assert (await asyncio.wait_for(reader.readline(), 20)).split()[1] == b"400"
+    writer.close()
+    await writer.wait_closed()
+    (record,) = [record for record in caplog.records if record.name.startswith("sniffer.injector")]
+    assert (record.levelname, record.getMessage(), record.exc_info) == ("WARNING", "bad request", None)
+    assert "\n" not in record.fields["error"]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
