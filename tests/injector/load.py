@@ -4,7 +4,8 @@
 
 Four keep-alive clients ask as fast as they are answered; each opens a new connection now and then, so that every
 certificate is met. Half-way a bad pair is put in place. Reports calls per second, p50 and p99, and memory from 10 s on
-(a sixth of a shorter run) to the end.
+(a sixth of a shorter run) to the end. Code 1 where a call failed, p99 or the growth of memory is above its limit, or
+not every certificate was taken over and the bad pair refused.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ CLIENTS = 4
 CHANGES = 5
 CALLS_PER_CONNECTION = 200
 CALL_TIMEOUT_S = 5.0
+P99_MS = 100
+GROWTH = 0.05
 # the server as it is, but for how often it looks at its certificate: a run is shorter than a rotation
 SERVER = """
 import sniffer.injector.server as server
@@ -57,6 +60,21 @@ class Report:
     def growth(self) -> float:
         """Largest memory from the warm-up to the end, over that at its start."""
         return max(self.rss) / self.rss[0] - 1
+
+    def problems(self) -> list[str]:
+        """What of the run is not as it must be."""
+        found = list(self.failures)
+        if self.percentile(0.99) >= P99_MS:
+            found.append(f"p99 is {self.percentile(0.99):.1f} ms, not under {P99_MS}")
+        if self.growth >= GROWTH:
+            found.append(f"memory grew by {self.growth:.1%}, not less than {GROWTH:.0%}")
+        for result, count in (("replaced", CHANGES), ("refused", 1)):
+            line = f'tcp_sniffer_injector_certificate_reloads_total{{result="{result}"}} {count}.0'
+            if line not in self.metrics:
+                found.append(f"not {count} certificates were {result}")
+        if len(self.certificates) != CHANGES + 1:
+            found.append(f"{len(self.certificates)} certificates were met, not {CHANGES + 1}")
+        return found
 
     def __str__(self) -> str:
         return (
@@ -188,6 +206,6 @@ async def _ready(port: int, process: subprocess.Popen[str]) -> None:
 if __name__ == "__main__":
     result = asyncio.run(run(float(sys.argv[1]) if len(sys.argv) > 1 else 60))
     print(result)
-    for failure in result.failures[:20]:
-        print(failure)
-    sys.exit(1 if result.failures else 0)
+    for problem in result.problems()[:20]:
+        print(problem)
+    sys.exit(1 if result.problems() else 0)
