@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -158,10 +160,40 @@ def test_the_charts_values() -> None:
     assert config["outputUrl"] == "https://c.example/"
 
 
-def test_the_chart_refuses_an_unknown_mode() -> None:
-    """A mistyped certificate mode fails the rendering, not the cluster."""
-    with pytest.raises(Exception, match=r"certificate\.mode must be"):
-        chart(certificate={"mode": "certmanager"})
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"replica": 3}, "additional properties 'replica' not allowed"),
+        ({"replicas": 0}, "'/replicas'"),
+        ({"certificate": {"mode": "certmanager"}}, "'/certificate/mode': value must be one of"),
+        ({"certificate": {"caBundle": "-----BEGIN CERTIFICATE-----"}}, "'/certificate/caBundle'"),
+        ({"webhook": {"failurePolicy": "ignore"}}, "'/webhook/failurePolicy': value must be one of"),
+        ({"webhook": {"timeoutSeconds": 31}}, "'/webhook/timeoutSeconds'"),
+        ({"production": "yes"}, "'/production': got string"),
+        ({"port": 443}, "'/port'"),
+    ],
+    ids=str,
+)
+def test_the_chart_refuses_wrong_values(values: dict[str, Any], said: str) -> None:
+    """A mistyped value fails the rendering, not the cluster, and the error names it."""
+    with pytest.raises(Exception, match=re.escape(said)):
+        chart(**values)
+
+
+def test_every_value_is_documented_and_has_a_schema() -> None:
+    """Each key of values.yaml has a comment, or is in a block that has one, and stands in the schema."""
+    folder = DEPLOY / "helm/tcp-sniffer-injector"
+    lines = (folder / "values.yaml").read_text().splitlines()
+    values = yaml.safe_load("\n".join(lines))
+    schema = json.loads((folder / "values.schema.json").read_text())
+    assert set(values) == set(schema["properties"]) - {"global"}
+    for key, value in values.items():
+        at = next(number for number, line in enumerate(lines) if line.startswith(f"{key}:"))
+        of_tolerations = key == "tolerations"  # nodeSelector's comment, right above
+        inside = isinstance(value, dict) and value and lines[at + 1].strip().startswith("#")
+        assert inside or lines[at - 1 - of_tolerations].startswith("#"), key
+        inner = schema["properties"][key].get("properties")
+        assert inner is None or set(value) == set(inner), key
 
 
 def test_the_chart_is_linted() -> None:
