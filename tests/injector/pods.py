@@ -141,9 +141,9 @@ def kubectl() -> str | None:
     return shutil.which("kubectl")
 
 
-def kubectl_patched(pod: dict[str, Any], patch: JsonPatch, folder: Path) -> dict[str, Any]:
-    """The pod after `kubectl patch --local`: the library family of the API server."""
-    (folder / "pod.json").write_text(json.dumps(pod))
+def kubectl_patched(pods: list[dict[str, Any]], patch: JsonPatch, folder: Path) -> list[dict[str, Any]]:
+    """The pods after `kubectl patch --local`: the library family of the API server."""
+    (folder / "pod.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": pods}))
     (folder / "patch.json").write_text(json.dumps(patch))
     done = subprocess.run(
         ["kubectl", "patch", "--local", "--type=json", "--patch-file", "patch.json", "-f", "pod.json", "-o", "json"],
@@ -154,8 +154,12 @@ def kubectl_patched(pod: dict[str, Any], patch: JsonPatch, folder: Path) -> dict
         timeout=60,
         env={"PATH": "/usr/bin:/bin:/usr/local/bin", "HOME": str(folder), "KUBECONFIG": str(folder / "none")},
     )
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+    decoder, at, found = json.JSONDecoder(), 0, []
+    while at < len(done.stdout.rstrip()):  # one document after the other
+        one, at = decoder.raw_decode(done.stdout, at)
+        at += 1
+        found.append(one)
+    return found
 
 
 _name = st.from_regex(r"\A[a-z]([-a-z0-9]{0,8}[a-z0-9])?\Z").filter(lambda name: name != "tcp-sniffer")

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -445,18 +446,54 @@ def test_results_are_valid(made: dict[str, Any]) -> None:
     make.validate(result, ("1.37",))
 
 
-@pytest.mark.skipif(make.kubectl() is None, reason="kubectl is not present")
+needs_kubectl = pytest.mark.skipif(make.kubectl() is None, reason="kubectl is not present")
+
+
+def stripped(value: Any) -> Any:
+    """Without what Go's encoder leaves out, which is nothing, and what it adds to every pod."""
+    if isinstance(value, dict):
+        kept = {key: stripped(inner) for key, inner in value.items() if key not in ("creationTimestamp", "status")}
+        return {key: inner for key, inner in kept.items() if inner not in (None, "", [], {})}
+    return [stripped(inner) for inner in value] if isinstance(value, list) else value
+
+
+def agree(pods: list[dict[str, Any]], options: InjectorOptions, opted_in_by: OptedInBy, folder: Path) -> int:
+    """How many pods were patched, by kubectl as by python-jsonpatch: kubectl patches as the API server does."""
+    by_patch: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+    for made in pods:
+        _, patch, result = answered(made, options, opted_in_by)
+        if patch:
+            by_patch.setdefault(json.dumps(patch), []).append((made, result))
+    for text, pairs in by_patch.items():
+        shown = make.kubectl_patched([made for made, _ in pairs], json.loads(text), folder)
+        assert [stripped(one) for one in shown] == [stripped(result) for _, result in pairs]
+    return sum(map(len, by_patch.values()))
+
+
+@needs_kubectl
 @pytest.mark.parametrize("mode", ["never", "always"])
 def test_kubectl_agrees(mode: str, tmp_path: Path) -> None:
-    """kubectl, which patches as the API server does, and python-jsonpatch give the same pod."""
-    for made in (pod(), pod(initContainers=[{"name": "first", "image": "i"}]), pod(terminationGracePeriodSeconds=45)):
-        _, patch, result = answered(made, InjectorOptions(native_sidecar=mode))
-        shown = make.kubectl_patched(made, patch, tmp_path)
-        for metadata in (shown["metadata"], result["metadata"]):
-            metadata.pop("creationTimestamp", None)
-        shown.pop("status", None)
-        assert shown["spec"] == result["spec"]
-        assert shown["metadata"] == result["metadata"]
+    """Two implementations of JSON Patch give the same pod, with and without init containers and a grace period."""
+    made = [pod(), pod(initContainers=[{"name": "first", "image": "i"}]), pod(terminationGracePeriodSeconds=45)]
+    assert agree(made, InjectorOptions(native_sidecar=mode), "pod", tmp_path) == 3
+
+
+@needs_kubectl
+@pytest.mark.parametrize("file", GOLDEN, ids=lambda file: file.stem)
+def test_kubectl_agrees_on_golden_pods(file: Path, tmp_path: Path) -> None:
+    """Both give the golden result too."""
+    given = yaml.safe_load(file.read_text())
+    options, opted_in_by = InjectorOptions(**given.get("options", {})), given.get("optedInBy", "pod")
+    assert agree([given["pod"]], options, opted_in_by, tmp_path) == (given["reason"] == "injected")
+
+
+@needs_kubectl
+@settings(max_examples=2, deadline=None)
+@over(st.lists(make.pods(known_fields_only=True), min_size=25, max_size=25))
+def test_kubectl_agrees_on_generated_pods(made: list[dict[str, Any]]) -> None:
+    """Both give the same pod for pods of every shape."""
+    with TemporaryDirectory() as folder:
+        assert agree(made, InjectorOptions(), "pod", Path(folder)) == 25
 
 
 SEMANTIC_MISTAKES: list[tuple[str, Any]] = [
