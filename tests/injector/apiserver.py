@@ -4,8 +4,9 @@ comes to, defaulting, validation, reinvocation.
 `VERDICTS` is the table of what turns an answer into a failure, one row per sentence of the Kubernetes sources; each row
 carries an answer that breaks just that rule. The dispatcher judges by the table and by nothing else.
 
-Sources, in k8s.io/apiserver unless said otherwise: [D] pkg/admission/plugin/webhook/mutating/dispatcher.go,
-[R] pkg/admission/plugin/webhook/request/admissionreview.go, [T] k8s.io/api/admission/v1/types.go.
+Sources, as of Kubernetes 1.33, in k8s.io/apiserver unless said otherwise: [C] k8s.io/client-go/rest/request.go,
+[D] pkg/admission/plugin/webhook/mutating/dispatcher.go, [R] pkg/admission/plugin/webhook/request/admissionreview.go,
+[T] k8s.io/api/admission/v1/types.go. `python -m tests.e2e --stage verdicts` holds the table against a real API server.
 """
 
 from __future__ import annotations
@@ -135,31 +136,17 @@ EXTRA = {"name": "x", "image": "i"}
 VERDICTS = (
     Row(
         "status",
-        "[D] callAttachedHook: a status other than 2xx is ErrCallingWebhook",
+        "[C] transformResponse: a status outside of 200 to 206 is an error, which [D] makes ErrCallingWebhook",
         Verdict.CALL_FAILED,
-        lambda a: 200 <= a.status < 300,
+        lambda a: 200 <= a.status <= 206,
         lambda a: replace(a, status=500),
     ),
     Row(
         "json",
-        "[D] a body that does not decode is ErrCallingWebhook",
+        "[D] r.Do(ctx).Into(response) failing is ErrCallingWebhook: 'failed to call webhook'",
         Verdict.CALL_FAILED,
         is_json,
         lambda a: replace(a, body=b"<html>"),
-    ),
-    Row(
-        "kind",
-        "[R] VerifyAdmissionResponse: 'expected webhook response of %v, got %v'",
-        Verdict.CALL_FAILED,
-        lambda a: a.review.get("kind") == "AdmissionReview",
-        edit(lambda r: r.update(kind="AdmissionResponse")),
-    ),
-    Row(
-        "version",
-        "[R] the same for the group and version: 'admission.k8s.io/v1'",
-        Verdict.CALL_FAILED,
-        lambda a: a.review.get("apiVersion") == "admission.k8s.io/v1",
-        edit(lambda r: r.update(apiVersion="admission.k8s.io/v1beta1")),
     ),
     Row(
         "response",
@@ -174,6 +161,20 @@ VERDICTS = (
         Verdict.CALL_FAILED,
         lambda a: a.response.get("uid") == a.asked["uid"],
         respond(uid="another"),
+    ),
+    Row(
+        "kind",
+        "[R] VerifyAdmissionResponse: 'expected webhook response of %v, got %v'",
+        Verdict.CALL_FAILED,
+        lambda a: a.review.get("kind") == "AdmissionReview",
+        edit(lambda r: r.update(kind="AdmissionResponse")),
+    ),
+    Row(
+        "version",
+        "[R] the same for the group and version: 'admission.k8s.io/v1'",
+        Verdict.CALL_FAILED,
+        lambda a: a.review.get("apiVersion") == "admission.k8s.io/v1",
+        edit(lambda r: r.update(apiVersion="admission.k8s.io/v1beta1")),
     ),
     Row(
         "patch without type",
@@ -205,22 +206,22 @@ VERDICTS = (
     ),
     Row(
         "denied",
-        "[D] allowed: false is ToStatusErr, not subject to the failure policy",
+        "[D] allowed: false is ErrWebhookRejection with our own status, whatever the failure policy",
         Verdict.REFUSED,
         lambda a: a.response.get("allowed") is True,
-        respond(allowed=False),
+        respond(allowed=False, status={"code": 403, "message": "for a test"}),
     ),
     Row(
         "base64",
-        "[T] patch is []byte: base64 in JSON; what does not decode is ErrCallingWebhook [D]",
+        "[T] patch is []byte, base64 in JSON: the review of one that is not does not decode, as above",
         Verdict.CALL_FAILED,
-        lambda a: [a.operations],
+        lambda a: [base64.b64decode(a.response.get("patch") or "", validate=True)],
         respond(patch="[not base64]"),
     ),
     Row(
-        "patch of another form",
-        "[D] jsonpatch.DecodePatch failing is ErrCallingWebhook",
-        Verdict.CALL_FAILED,
+        "no patch",
+        "[D] jsonpatch.DecodePatch failing is NewInternalError, not subject to the failure policy",
+        Verdict.ERROR,
         lambda a: isinstance(a.operations, list) and all(isinstance(operation, dict) for operation in a.operations),
         respond(patch=encoded({"spec": {}})),
     ),
@@ -247,6 +248,18 @@ VERDICTS = (
     ),
 )
 
+HARMLESS: dict[str, tuple[bool, Callable[[Answer], Answer]]] = {
+    # [D] 'if len(result.Patch) == 0 { return false, nil }'
+    "an empty patch": (False, respond(patch="", patchType=None)),
+    # [D] 'if len(patchObj) == 0 { return false, nil }'
+    "no operations": (False, patching()),
+    # [T] status 'IS NOT consulted in any way, if "Allowed" is "true"'
+    "a status beside allowed": (True, respond(status={"code": 500, "message": "for a test"})),
+    # [T] warnings of more than 256 characters may be cut
+    "a long warning": (True, respond(warnings=["x" * 5000])),
+}
+"""Answers that look wrong and are no failures; whether the pod has the container then."""
+
 
 def judge(answer: Answer) -> Row | None:
     """The first rule that the answer breaks."""
@@ -272,6 +285,8 @@ class Outcome:
     pod: Pod | None
     """As stored; None: refused."""
     why: str = ""
+    message: str = ""
+    """Our own status where it was we who refused."""
     calls: list[str] = field(default_factory=list)
     """The paths that were called, in order."""
     failed_open: list[str] = field(default_factory=list)
@@ -283,11 +298,17 @@ class ApiServer:
     """Creates pods as an API server would that has this webhook configuration."""
 
     def __init__(
-        self, configuration: Mapping[str, Any], address: tuple[str, int], ca: str, *, timeout_s: float | None = None
+        self,
+        configuration: Mapping[str, Any],
+        address: tuple[str, int],
+        ca: str = "",
+        *,
+        timeout_s: float | None = None,
     ) -> None:
+        """`address` and `ca` are of the service, where an entry has no URL and no caBundle of its own."""
         self.webhooks: list[dict[str, Any]] = copy.deepcopy(list(configuration["webhooks"]))
         self.address = address
-        self.trusted = ssl.create_default_context(cadata=ca)
+        self.ca = ca
         self.timeout_s = timeout_s
         self.tamper: Callable[[Answer], Answer] = lambda answer: answer
 
@@ -315,13 +336,15 @@ class ApiServer:
         matched = [webhook for webhook in self.webhooks if self._matches(webhook, current, of_namespace)]
         rounds = [matched]
         if another_webhook is not None:
-            # [D] only webhooks that were called already, that ask for it, and still match, are called again
             rounds.append([webhook for webhook in matched if webhook["reinvocationPolicy"] == "IfNeeded"])
         for number, webhooks in enumerate(rounds):
             if number and another_webhook is not None:
                 another_webhook(current)
                 current = self._defaulted(current)
             for webhook in webhooks:
+                # [D] in the second round only those are called that were called already, ask for it and still match
+                if number and not self._matches(webhook, current, of_namespace):
+                    continue
                 if dry_run and webhook["sideEffects"] not in ("None", "NoneOnDryRun"):
                     outcome.why = "a dry run and a webhook with side effects"  # [D] NewBadRequest
                     return outcome
@@ -357,6 +380,7 @@ class ApiServer:
         seconds = self.timeout_s or webhook["timeoutSeconds"]
         url = f"https://{self.address[0]}:{self.address[1]}{path}" if service else client["url"]
         url += f"?timeout={int(seconds) or 1}s"
+        bundle = base64.b64decode(client["caBundle"]).decode("ascii") if "caBundle" in client else self.ca
         try:
             async with (
                 asyncio.timeout(seconds),
@@ -365,7 +389,7 @@ class ApiServer:
                     url,
                     data=json.dumps(review),
                     headers={"Content-Type": "application/json"},
-                    ssl=self.trusted,
+                    ssl=ssl.create_default_context(cadata=bundle),
                     server_hostname=f"{service['name']}.{service['namespace']}.svc" if service else None,
                 ) as response,
             ):
@@ -378,6 +402,7 @@ class ApiServer:
             return self._failed(webhook, pod, broken.name, outcome)
         if broken is not None:
             outcome.why = f"{broken.verdict}: {broken.name}"
+            outcome.message = (answer.response.get("status") or {}).get("message", "")
             return None
         outcome.warnings.extend(answer.response.get("warnings", []))
         for key, value in answer.response.get("auditAnnotations", {}).items():

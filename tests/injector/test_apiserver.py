@@ -11,7 +11,7 @@ import yaml
 from aiohttp import web
 
 from sniffer.injector import InjectorOptions, server
-from tests.injector.apiserver import VERDICTS, Answer, ApiServer, Row, Verdict, judge, patching, respond
+from tests.injector.apiserver import HARMLESS, VERDICTS, Answer, ApiServer, Row, Verdict, judge
 from tests.injector.conftest import Pair, Running, running
 from tests.injector.manifests import DEPLOY
 from tests.injector.pods import IN, OUT, answered, of_job, pod, request, sniffer_of
@@ -89,6 +89,20 @@ async def test_reinvocation(injector: Running) -> None:
         assert outcome.audit["pod.tcp-sniffer.io/reason"] == "already_injected"
 
 
+async def test_reinvocation_calls_nobody_for_the_first_time(injector: Running) -> None:
+    """A label that another webhook sets comes too late to opt in; one that it takes away ends our second call."""
+
+    def opt_in(pod: dict[str, Any]) -> None:
+        pod["metadata"]["labels"] = IN
+
+    def opt_out(pod: dict[str, Any]) -> None:
+        pod["metadata"]["labels"] = OUT
+
+    late = await api(injector).create(pod(labels={}), another_webhook=opt_in)
+    assert late.calls == []
+    assert (await api(injector).create(pod(), another_webhook=opt_out)).calls == ["/mutate"]
+
+
 def good() -> Answer:
     """Our own answer to a plain pod."""
     asked = request(pod())
@@ -119,15 +133,23 @@ async def test_each_rule_turns_an_answer_into_a_failure(row: Row, injector: Runn
             assert (outcome.pod, outcome.why) == (None, f"{row.verdict}: {row.name}")
 
 
-@pytest.mark.parametrize("empty", [respond(patch="", patchType=None), patching()], ids=["no patch", "no operations"])
-async def test_an_empty_patch_is_no_change(empty: Any, injector: Running) -> None:
-    """[D] An empty patch counts as none: the pod is admitted as it was."""
+@pytest.mark.parametrize("name", HARMLESS)
+async def test_what_is_no_failure(name: str, injector: Running) -> None:
+    """An empty patch counts as none, and a status or a long warning beside `allowed: true` changes nothing."""
+    injected, tamper = HARMLESS[name]
     dispatcher = api(injector)
-    dispatcher.tamper = empty
+    dispatcher.policy("Fail")
+    dispatcher.tamper = tamper
     outcome = await dispatcher.create(pod())
     assert outcome.pod is not None
-    assert len(outcome.pod["spec"]["containers"]) == 1
-    assert not outcome.failed_open
+    assert len(outcome.pod["spec"]["containers"]) == (2 if injected else 1)
+
+
+async def test_a_refusal_has_our_own_words(injector: Running) -> None:
+    """Where an answer denies the pod, its own status is what the user reads."""
+    dispatcher = api(injector)
+    dispatcher.tamper = next(row.broken for row in VERDICTS if row.name == "denied")
+    assert (await dispatcher.create(pod())).message == "for a test"
 
 
 async def test_dry_run_and_side_effects(injector: Running) -> None:
@@ -180,8 +202,10 @@ async def test_timeout(injector: Running, monkeypatch: pytest.MonkeyPatch) -> No
         release.set()
 
 
-async def test_an_internal_error_fails_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever goes wrong inside, the pod is admitted as it was, under Fail too, and the audit says so."""
+async def test_an_internal_error_fails_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever goes wrong inside, the pod is admitted as it was, under Fail too; it is counted, logged and audited."""
 
     def wrong(*_: object) -> None:
         raise RuntimeError("planted")
@@ -199,6 +223,9 @@ async def test_an_internal_error_fails_open(tmp_path: Path, monkeypatch: pytest.
             assert len(outcome.pod["spec"]["containers"]) == 1
             assert outcome.audit["pod.tcp-sniffer.io/reason"] == "internal_error"
             assert outcome.audit["pod.tcp-sniffer.io/detail"] == "RuntimeError"
+        assert await injector.metric('tcp_sniffer_injector_reviews_total{reason="internal_error",result="failed"}') == 2
+    errors = [record for record in caplog.records if record.getMessage() == "internal error"]
+    assert [(record.levelname, record.exc_info is not None) for record in errors] == [("ERROR", True)] * 2
 
 
 def test_a_second_opinion_on_the_whole_walk() -> None:
