@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+import json
 import os
 import re
 import shutil
@@ -10,13 +10,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sniffer.injector.patch import UID
+from tests.e2e.cluster import exchange, wrong_with
+from tests.injector.container import VISITS, as_a_runtime_does
 from tests.injector.manifests import DEPLOY, ROOT, chart, one
-
-CAP_NET_RAW, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 13, 24, 38
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -120,28 +121,6 @@ except PermissionError:
 """
 
 
-class _Header(ctypes.Structure):
-    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
-
-
-def as_a_runtime_does(uid: int, net_raw: bool) -> None:
-    """What containerd does before exec: bounding set, no_new_privs, user, permitted and effective set."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    for capability in range(64):
-        if capability != CAP_NET_RAW or not net_raw:
-            libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
-    libc.prctl(8, 1, 0, 0, 0)  # PR_SET_KEEPCAPS, so that the permitted set survives the change of user
-    os.setgroups([])
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
-    bit = (1 << CAP_NET_RAW) if net_raw else 0
-    sets = (ctypes.c_uint32 * 6)(bit, bit, 0, 0, 0, 0)
-    if libc.capset(ctypes.byref(_Header(0x20080522, 0)), sets) != 0:
-        raise OSError(ctypes.get_errno(), "capset")
-    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "no_new_privs")
-
-
 @pytest.fixture(scope="module")
 def interpreters() -> Iterator[Path]:
     """A folder with a plain copy of the interpreter and one with the capability, as the Dockerfile makes it."""
@@ -181,7 +160,7 @@ def capture(folder: Path, interpreter: str, *arguments: str, net_raw: bool = Tru
     code = f"import sys; sys.path[:] = {paths!r}\n" + OPEN_A_CAPTURE
     done = subprocess.run(
         [str(folder / interpreter), "-S", "-c", code, *arguments],
-        preexec_fn=lambda: as_a_runtime_does(UID, net_raw),
+        preexec_fn=lambda: as_a_runtime_does(net_raw=net_raw),
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": os.pathsep.join(paths[1:]), "PYTHONDONTWRITEBYTECODE": "1"},
         cwd="/",
         capture_output=True,
@@ -211,3 +190,39 @@ def test_the_plain_interpreter_cannot(interpreters: Path) -> None:
 def test_it_starts_where_net_raw_is_not_granted(interpreters: Path) -> None:
     """Without NET_RAW in the bounding set it still starts, and can say what is missing."""
     assert capture(interpreters, "netraw", "raise", net_raw=False) == "refused"
+
+
+def beside_the_sample(folder: Path, *arguments: str) -> dict[str, Any]:
+    """What came of the injected container beside the sample's application."""
+    command = [sys.executable, "-m", "tests.injector.container", str(folder / "netraw"), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
+    if "unshare" in done.stderr:
+        pytest.skip("no namespaces can be made here")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_injected_container_captures(interpreters: Path) -> None:
+    """As the runtime starts it, with what the injector gives it, the sample's exchanges arrive at its collector, whole.
+
+    Uid 10001, no_new_privs, nothing but NET_RAW, a read-only root file system; a stop drains and ends with 0.
+    """
+    found = beside_the_sample(interpreters)
+    net_raw = f"{1 << 13:016x}"
+    sets = {"CapPrm": net_raw, "CapEff": net_raw, "CapBnd": net_raw}
+    assert found["state"] == {"Uid": str(UID), "NoNewPrivs": "1", **sets}
+    assert found["writing"] == "EROFS"
+    for number in range(VISITS):
+        assert wrong_with(exchange(found["messages"], "POST", f"/visit/{number}"), "hello", 200) == []
+    assert len(found["messages"]) == 2 * VISITS
+    placement = {"pod": "the-pod_name", "namespace": "the-namespace", "node": "the-node_name"}
+    assert all(message["placement"] == placement for message in found["messages"])
+    assert found["code"] == 0
+    assert found["log"][-1] == "stopped"
+
+
+def test_the_injected_container_where_it_may_not_capture(interpreters: Path) -> None:
+    """Where NET_RAW is not granted it says so and stays, not ready, beside the application; a stop is code 2 then."""
+    found = beside_the_sample(interpreters, "--no-net-raw")
+    assert (found["ready"], found["messages"], found["code"]) == (503, [], 2)
+    assert "capture cannot be opened" in found["log"]

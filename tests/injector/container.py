@@ -1,0 +1,212 @@
+"""The injected container beside the sample's application, as far as that goes without a container engine.
+
+    python -m tests.injector.container INTERPRETER [--no-net-raw]
+
+As root, in a network namespace of its own: the sample's collector and echo server run, and beside them
+`INTERPRETER -m sniffer` with the environment that the injector gives it, on a read-only root file system made of what
+Python and the repository are on this machine, in the state that containerd leaves a process in: uid 10001,
+no_new_privs, NET_RAW (or nothing) the only capability of its bounding set. The sample's visitor makes its requests;
+then the sniffer is stopped. Prints what came of it as JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sniffer.injector.patch import UID
+from tests.injector.pods import answered, sniffer_of
+
+ROOT = Path(__file__).parents[2]
+SITE = sysconfig.get_paths()["purelib"]
+SAMPLE = ROOT / "deploy/sample"
+COLLECTOR, APPLICATION, METRICS = 9000, 8080, 9102
+VISITS = 10
+BOUND_S = 60
+
+CAP_NET_RAW, PR_SET_KEEPCAPS, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 13, 8, 24, 38
+CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
+MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
+
+
+class _Header(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+def _call(name: str, *arguments: Any) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*arguments) != 0:
+        raise OSError(ctypes.get_errno(), name)
+
+
+def as_a_runtime_does(uid: int = UID, *, net_raw: bool = True) -> None:
+    """What containerd does before exec: bounding set, no_new_privs, user, permitted and effective set."""
+    libc = ctypes.CDLL(None)
+    for capability in range(64):
+        if capability != CAP_NET_RAW or not net_raw:
+            libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+    _call("prctl", PR_SET_KEEPCAPS, 1, 0, 0, 0)  # so that the permitted set survives the change of user
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    bit = (1 << CAP_NET_RAW) if net_raw else 0
+    _call("capset", ctypes.byref(_Header(0x20080522, 0)), (ctypes.c_uint32 * 6)(bit, bit, 0, 0, 0, 0))
+    _call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def _mount(source: Path | str, target: Path, flags: int, kind: bytes = b"none") -> None:
+    _call("mount", os.fsencode(source), os.fsencode(target), kind, flags, None)
+
+
+def enter(interpreter: Path) -> Path:
+    """Leaves for namespaces of its own. The root file system of the sniffer, whose /interpreter is that file."""
+    _call("unshare", CLONE_NEWNS | CLONE_NEWNET)
+    _mount("none", Path("/"), MS_REC | MS_PRIVATE)
+    root = interpreter.parent / "root"
+    root.mkdir(exist_ok=True)
+    _mount("none", root, 0, b"tmpfs")
+    root.chmod(0o755)
+    (root / "interpreter").touch()
+    of_python = (sys.base_prefix, str(ROOT), SITE)  # the last may be inside of the one before
+    for name in ("/bin", "/lib", "/lib64", "/usr", "/etc", "/proc", "/dev", *of_python):
+        source, target = Path(name), root / name.lstrip("/")
+        if source.is_symlink():
+            target.symlink_to(source.readlink())
+        elif source.exists() and not target.exists():
+            target.mkdir(parents=True)
+            _mount(source, target, MS_BIND | MS_REC)
+            if name not in ("/proc", "/dev"):
+                _mount("none", target, MS_REMOUNT | MS_BIND | MS_RDONLY)
+    _mount(interpreter, root / "interpreter", MS_BIND)
+    _mount("none", root, MS_REMOUNT | MS_BIND | MS_RDONLY)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        flags = struct.unpack("16sh", fcntl.ioctl(control, SIOCGIFFLAGS, struct.pack("16sh", b"lo", 0)))[1]
+        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh", b"lo", flags | IFF_UP))
+    return root
+
+
+def injected_environment() -> dict[str, str]:
+    """Of the container that the sample's application gets, pointed at what runs here."""
+    manifests = yaml.safe_load_all((SAMPLE / "sample.yaml").read_text())
+    (echo,) = [m for m in manifests if m["kind"] == "Deployment" and m["metadata"]["name"] == "echo"]
+    pod = {"apiVersion": "v1", "kind": "Pod", **echo["spec"]["template"]}
+    env = sniffer_of(answered(pod)[2])["env"]
+    found = {entry["name"]: entry.get("value", f"the-{entry['name'].lower()}") for entry in env}
+    found["OUTPUT_URL"] = re.sub(r"//[^:/]+", "//127.0.0.1", found["OUTPUT_URL"])
+    return found | {"INTERFACE": "lo", "METRICS_PORT": str(METRICS)}
+
+
+def until(reached: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + BOUND_S
+    while not reached():
+        if time.monotonic() > end:
+            raise TimeoutError(what)
+        time.sleep(0.05)
+
+
+def get(url: str) -> tuple[int, bytes]:
+    """Status and body of what a GET answers; 0 where nobody does."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        return error.code, b""
+    except OSError:
+        return 0, b""
+
+
+@contextlib.contextmanager
+def running(*command: str, **how: Any) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(command, text=True, cwd="/", **how) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+WRITING = """
+import errno
+try:
+    open("/written", "w")
+    print("written")
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
+
+
+def main(interpreter: Path, *, net_raw: bool = True) -> dict[str, Any]:
+    """What the collector got, how the sniffer ended, and in which state it was."""
+    root = enter(interpreter)
+    environment = {"PYTHONHOME": sys.base_prefix, "PYTHONPATH": os.pathsep.join([SITE, str(ROOT)])}
+
+    def start() -> None:
+        os.chroot(root)
+        os.chdir("/")
+        as_a_runtime_does(net_raw=net_raw)
+
+    writing = subprocess.run(
+        ["/interpreter", "-c", WRITING], env=environment, preexec_fn=start, capture_output=True, text=True, check=True
+    )
+    here = f"http://127.0.0.1:{APPLICATION}"
+    collector = f"http://127.0.0.1:{COLLECTOR}/"
+    with (
+        running(sys.executable, str(SAMPLE / "collector.py"), str(COLLECTOR), stdout=subprocess.DEVNULL),
+        running(sys.executable, str(SAMPLE / "echo.py"), str(APPLICATION)),
+        running(
+            *("/interpreter", "-m", "sniffer"),
+            env=environment | injected_environment(),
+            preexec_fn=start,
+            stderr=subprocess.PIPE,
+        ) as sniffer,
+    ):
+        try:
+            ready = f"http://127.0.0.1:{METRICS}/readyz"
+            for url, status in ((collector, 200), (here, 200), (ready, 200 if net_raw else 503)):
+                until(lambda u=url, s=status: get(u)[0] == s, f"{url} is {status}")  # type: ignore[misc]
+            state = Path(f"/proc/{sniffer.pid}/status").read_text()
+            # the probe above, to the application's own port, may be a message too
+            subprocess.run(
+                [sys.executable, SAMPLE / "visit.py", here, str(VISITS)], check=True, stdout=subprocess.DEVNULL
+            )
+            if net_raw:
+                until(lambda: len(visits(get(collector)[1])) >= 2 * VISITS, "the messages are at the collector")
+        finally:
+            sniffer.send_signal(signal.SIGTERM)
+            log = sniffer.communicate(timeout=BOUND_S)[1]
+            sys.stderr.write(log)
+        return {
+            "messages": visits(get(collector)[1]),
+            "ready": status,
+            "writing": writing.stdout.strip(),
+            "code": sniffer.returncode,
+            "state": dict(re.findall(r"^(Uid|CapEff|CapPrm|CapBnd|NoNewPrivs):\s*(\S+)", state, re.MULTILINE)),
+            "log": [json.loads(line)["message"] for line in log.splitlines()],
+        }
+
+
+def visits(collected: bytes) -> list[dict[str, Any]]:
+    """The visitor's messages among all."""
+    return [one for one in json.loads(collected) if one["path"].startswith("/visit/")]
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]), net_raw="--no-net-raw" not in sys.argv[2:])))
