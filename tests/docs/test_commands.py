@@ -28,7 +28,7 @@ from tests.docs.pages import PAGES, Command, simple_commands
 from tests.terminals import INTERRUPT, Terminal
 
 BIN = ".venv/bin/"
-ANYWHERE = {"curl", "grep", "jq", "kill", "sort", "tail", "uniq"}
+ANYWHERE = {"curl", "grep", "jq", "kill", "ln", "mkdir", "sort", "tail", "uniq"}
 """Programs that a page uses and whose options are their own affair."""
 
 
@@ -136,6 +136,13 @@ def cluster(words: list[str]) -> None:
                 value = value[key]
 
 
+@checker("go")
+def go(words: list[str]) -> None:
+    """The folder has a module."""
+    assert words[1:3] == ["build", "-C"]
+    assert (ROOT / words[3] / "go.mod").exists()
+
+
 def script(words: list[str]) -> None:
     """A script of the repository: it can be executed, and knows the options."""
     assert os.access(ROOT / words[0], os.X_OK)
@@ -167,6 +174,7 @@ def test_command_is_taken(command: Command) -> None:
         "coverage run --nothing",
         "kubectl apply -k deploy/nothing",
         "helm install x --set nothing=1",
+        "go build -C tests/nothing .",
         "deploy/kustomize/overlays/self-signed/generate.sh --nothing",
         "nothing --at all",
     ],

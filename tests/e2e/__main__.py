@@ -1,6 +1,7 @@
 """The end-to-end test against a real cluster, by the current kubeconfig. See docs/testing/E2E.md.
 
-python -m tests.e2e [--stage injection|traffic|all] [--image IMAGE] [--injector inside|outside] [--host HOST]
+python -m tests.e2e [--stage injection|traffic|verdicts|all] [--image IMAGE] [--injector inside|outside]
+                    [--host HOST] [--context NAME | --control-plane FOLDER]
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
 
 from tests.e2e.cluster import Cluster, Failed, Refused
+from tests.e2e.control_plane import control_plane
 from tests.e2e.stages import (
     INJECTOR,
     NAMESPACE,
     OPTED_IN,
     PLAIN,
+    RESTRICTED,
     SAMPLE,
     Installed,
     injection,
@@ -24,21 +28,26 @@ from tests.e2e.stages import (
     outside,
     traffic,
 )
+from tests.e2e.verdicts import POLICIES, verdicts
 
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m tests.e2e", allow_abbrev=False)
-    made.add_argument("--stage", choices=("injection", "traffic", "all"), default="all")
+    made.add_argument("--stage", choices=("injection", "traffic", "verdicts", "all"), default="all")
     made.add_argument("--image", default="tcp-sniffer:latest", help="image that the nodes can run (inside, traffic)")
     made.add_argument("--injector", choices=("inside", "outside"), help="default: outside where there are no nodes")
     made.add_argument("--host", default="127.0.0.1", help="address of this machine as the API server sees it (outside)")
-    made.add_argument("--context", help="context of the kubeconfig")
+    where = made.add_mutually_exclusive_group()
+    where.add_argument("--context", help="context of the kubeconfig")
+    where.add_argument("--control-plane", type=Path, metavar="FOLDER", help="start etcd and kube-apiserver from there")
     return made
 
 
 def stages(wanted: str, has_nodes: bool, injector: str | None) -> list[tuple[str, str]]:
     """The stages to run and where the injector is in each; Failed where that cannot be."""
     where = injector or ("inside" if has_nodes else "outside")
+    if wanted == "verdicts":
+        return [("verdicts", "outside")]
     if not has_nodes and (wanted == "traffic" or where == "inside"):
         raise Failed("there are no nodes: only --stage injection with --injector outside can be run")
     listed = ["injection", "traffic"] if wanted == "all" and has_nodes else ["injection" if wanted == "all" else wanted]
@@ -51,7 +60,9 @@ def check_free(cluster: Cluster) -> None:
         ("namespace", NAMESPACE),
         ("namespace", PLAIN),
         ("namespace", OPTED_IN),
+        ("namespace", RESTRICTED),
         ("namespace", SAMPLE),
+        *(("namespace", name) for name in POLICIES.values()),
         ("mutatingwebhookconfiguration", INJECTOR),
     ):
         if cluster.exists(kind, name):
@@ -64,27 +75,38 @@ def main(arguments: Sequence[str]) -> int:
     if shutil.which("kubectl") is None:
         print("kubectl is not present")
         return 2
-    cluster = Cluster(given.context)
-    try:
-        listed = stages(given.stage, cluster.has_nodes(), given.injector)
-        check_free(cluster)
-    except Failed as error:
-        print(error)
-        return 2
-    try:
-        for stage, where in listed:
-            print(f"--- {stage}, the injector {where} the cluster")
-            installed: AbstractContextManager[Installed]
-            installed = inside(cluster, given.image) if where == "inside" else outside(cluster, given.host)
-            if stage == "injection":
-                injection(cluster, installed, print)
-            else:
-                traffic(cluster, installed, given.image, print)
-    except (Failed, Refused) as error:
-        print(f"FAILED  {error}")
-        return 1
+    with ExitStack() as stack:
+        try:
+            own = given.control_plane
+            cluster = stack.enter_context(control_plane(own)) if own is not None else Cluster(given.context)
+            listed = stages(given.stage, cluster.has_nodes(), given.injector)
+            check_free(cluster)
+        except Failed as error:
+            print(error)
+            return 2
+        print(f"Kubernetes {cluster.version()}")
+        try:
+            for stage, where in listed:
+                print(f"--- {stage}, the injector {where} the cluster")
+                run(stage, where, cluster, given)
+        except (Failed, Refused) as error:
+            print(f"FAILED  {error}")
+            return 1
     print("all as it must be")
     return 0
+
+
+def run(stage: str, where: str, cluster: Cluster, given: argparse.Namespace) -> None:
+    """One stage; Failed or Refused where something is not as it must be."""
+    if stage == "verdicts":
+        verdicts(cluster, given.host, print)
+        return
+    installed: AbstractContextManager[Installed]
+    installed = inside(cluster, given.image) if where == "inside" else outside(cluster, given.host)
+    if stage == "injection":
+        injection(cluster, installed, print)
+    else:
+        traffic(cluster, installed, given.image, print)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 Manifest = dict[str, Any]
@@ -22,8 +23,9 @@ class Refused(Exception):
 class Cluster:
     """What the stages need of a cluster."""
 
-    def __init__(self, context: str | None = None) -> None:
+    def __init__(self, context: str | None = None, *, kubeconfig: Path | None = None) -> None:
         self.command = ["kubectl", *(["--context", context] if context else [])]
+        self.command += [f"--kubeconfig={kubeconfig}"] if kubeconfig else []
 
     def run(self, *arguments: str, given: str | None = None, check: bool = True) -> str:
         """The output of kubectl; Failed with its own words otherwise."""
@@ -31,6 +33,10 @@ class Cluster:
         if check and done.returncode != 0:
             raise Failed(f"kubectl {' '.join(arguments[:3])}: {done.stderr.strip()}")
         return done.stdout if done.returncode == 0 else ""
+
+    def version(self) -> str:
+        """Of the API server."""
+        return str(json.loads(self.run("get", "--raw", "/version"))["gitVersion"])
 
     def has_nodes(self) -> bool:
         return bool(self.run("get", "nodes", "--output", "name").strip())

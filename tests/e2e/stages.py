@@ -103,16 +103,19 @@ CASES = (
 )
 
 
-def namespaces() -> list[Manifest]:
-    """Those that the stage makes, each with the account that pods ask for where no controller makes it."""
-    labels = {PLAIN: {}, OPTED_IN: IN, RESTRICTED: ENFORCE}
+def with_account(name: str, labels: dict[str, str]) -> list[Manifest]:
+    """A namespace, with the account that pods ask for where no controller makes it."""
+    account = {"name": "default", "namespace": name}
     return [
-        *({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": n, "labels": v}} for n, v in labels.items()),
-        *(
-            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": n}}
-            for n in labels
-        ),
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}},
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account},
     ]
+
+
+def namespaces() -> list[Manifest]:
+    """Those that the stage makes."""
+    labels = {PLAIN: {}, OPTED_IN: IN, RESTRICTED: ENFORCE}
+    return [one for name, of_name in labels.items() for one in with_account(name, of_name)]
 
 
 def configuration_for(url: str, bundle: str) -> Manifest:
@@ -212,7 +215,7 @@ def injection(cluster: Cluster, installed: AbstractContextManager[Installed], sa
         say("ok  grace periods: 30 by default, 12 as given")
         again = copy.deepcopy(CASES[0].pod)
         again["metadata"]["name"] = "again"
-        again["spec"]["containers"] = stored["label"]["spec"]["containers"]
+        again["spec"] = stored["label"]["spec"]  # with the volumes that API servers add
         if problems := differences(cluster.create(again, dry_run=True), "containers", {}):
             raise Failed(f"a pod with the container: {'; '.join(problems)}")
         say("ok  a pod that has the container gets no second one")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import copy
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tests.e2e.cluster import (
     Cluster,
     Failed,
     Manifest,
+    Refused,
     container_in,
     differences,
     exchange,
@@ -25,7 +26,8 @@ from tests.e2e.cluster import (
     wrong_with,
 )
 from tests.e2e.stages import CASES, IN, OPTED_IN, PLAIN, configuration_for, injection, inside, namespaces, outside, pod
-from tests.injector.apiserver import ApiServer
+from tests.e2e.verdicts import POLICIES, verdicts
+from tests.injector.apiserver import HARMLESS, VERDICTS, ApiServer, Verdict
 from tests.injector.manifests import kustomize, one, problems
 from tests.injector.pods import answered, kubectl, validate
 
@@ -37,6 +39,7 @@ class StandIn(Cluster):
         super().__init__()
         self.objects: dict[tuple[str, str], Manifest] = {}
         self.tamper: Any = None
+        self.runner = asyncio.Runner()
 
     def has_nodes(self) -> bool:
         return False
@@ -53,40 +56,71 @@ class StandIn(Cluster):
         self.objects = {key: value for key, value in self.objects.items() if (key[0].lower(), key[1]) != (kind, name)}
 
     def create(self, manifest: Manifest, *, dry_run: bool = False) -> Manifest:
-        configuration = self.objects["MutatingWebhookConfiguration", "tcp-sniffer-injector"]
-        ca = base64.b64decode(configuration["webhooks"][0]["clientConfig"]["caBundle"]).decode()
+        applied = [one for (kind, _), one in self.objects.items() if kind == "MutatingWebhookConfiguration"]
         namespace = manifest["metadata"]["namespace"]
         labels = self.objects["Namespace", namespace]["metadata"]["labels"]
-        server = ApiServer(configuration, ("127.0.0.1", 0), ca)
-        outcome = asyncio.run(server.create(copy.deepcopy(manifest), labels, namespace=namespace, dry_run=dry_run))
-        assert outcome.pod is not None
+        server = ApiServer({"webhooks": [hook for one in applied for hook in one["webhooks"]]}, ("127.0.0.1", 0))
+        outcome = self.runner.run(server.create(copy.deepcopy(manifest), labels, namespace=namespace, dry_run=dry_run))
+        if outcome.pod is None:
+            raise Refused(outcome.why.replace(Verdict.ERROR, "Error from server (InternalError)"))
         if self.tamper is not None:
             self.tamper(outcome.pod)
         return outcome.pod
 
 
-def test_the_first_stage() -> None:
+@pytest.fixture
+def stand_in() -> Iterator[StandIn]:
+    """A stand-in for a cluster, in which nothing is yet."""
+    made = StandIn()
+    with made.runner:
+        yield made
+
+
+def test_the_first_stage(stand_in: StandIn) -> None:
     """Against a stand-in that judges as an API server does, every case of the first stage holds; it cleans up."""
-    cluster = StandIn()
     said: list[str] = []
-    injection(cluster, outside(cluster, "127.0.0.1"), said.append)
+    injection(stand_in, outside(stand_in, "127.0.0.1"), said.append)
     assert len(said) == len(CASES) + 3
-    assert not [key for key in cluster.objects if key[0] != "ServiceAccount"]
+    assert not [key for key in stand_in.objects if key[0] != "ServiceAccount"]
 
 
-def test_the_first_stage_finds_what_is_wrong() -> None:
+def test_the_verdicts(stand_in: StandIn) -> None:
+    """Against the stand-in, which judges by the table itself, every row comes out as the table says; it cleans up."""
+    said: list[str] = []
+    verdicts(stand_in, "127.0.0.1", said.append)
+    assert len(said) == len(POLICIES) * (len(VERDICTS) + len(HARMLESS) + 2)
+    assert not [key for key in stand_in.objects if key[0] != "ServiceAccount"]
+
+
+def test_a_verdict_that_is_another(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an API server judges otherwise than the table, the stage fails and names the rows."""
+    real = StandIn.create
+
+    def lenient(self: StandIn, manifest: Manifest, *, dry_run: bool = False) -> Manifest:
+        try:
+            return real(self, manifest, dry_run=dry_run)
+        except Refused as error:
+            if "denied" in str(error):
+                return manifest
+            raise
+
+    monkeypatch.setattr(StandIn, "create", lenient)
+    with pytest.raises(Failed, match=r"^denied under Ignore is bare, not refused$"):
+        verdicts(stand_in, "127.0.0.1", lambda _: None)
+
+
+def test_the_first_stage_finds_what_is_wrong(stand_in: StandIn) -> None:
     """Where a stored pod is not as expected the stage fails and names the pod, and cleans up all the same."""
-    cluster = StandIn()
 
     def lose_ports(stored: Manifest) -> None:
         found = container_in(stored)
         if found:
             found[1]["env"] = [entry for entry in found[1]["env"] if entry["name"] != "PORTS"]
 
-    cluster.tamper = lose_ports
+    stand_in.tamper = lose_ports
     with pytest.raises(Failed, match="pod label: PORTS is None"):
-        injection(cluster, outside(cluster, "127.0.0.1"), lambda _: None)
-    assert not [key for key in cluster.objects if key[0] != "ServiceAccount"]
+        injection(stand_in, outside(stand_in, "127.0.0.1"), lambda _: None)
+    assert not [key for key in stand_in.objects if key[0] != "ServiceAccount"]
 
 
 @pytest.mark.skipif(kubectl() is None or shutil.which("openssl") is None, reason="kubectl or openssl is not present")
@@ -204,6 +238,8 @@ def test_waiting_has_an_end() -> None:
         ("traffic", True, None, [("traffic", "inside")]),
         ("traffic", False, None, None),
         ("injection", False, "inside", None),
+        ("verdicts", False, None, [("verdicts", "outside")]),
+        ("verdicts", True, None, [("verdicts", "outside")]),
     ],
 )
 def test_stages(wanted: str, nodes: bool, injector: str | None, expected: list[tuple[str, str]] | None) -> None:
@@ -215,13 +251,12 @@ def test_stages(wanted: str, nodes: bool, injector: str | None, expected: list[t
         assert command.stages(wanted, nodes, injector) == expected
 
 
-def test_it_touches_nothing_that_is_there() -> None:
+def test_it_touches_nothing_that_is_there(stand_in: StandIn) -> None:
     """Where an injector is installed already, the test refuses to run."""
-    cluster = StandIn()
-    command.check_free(cluster)
-    cluster.objects["Namespace", "tcp-sniffer"] = {}
+    command.check_free(stand_in)
+    stand_in.objects["Namespace", "tcp-sniffer"] = {}
     with pytest.raises(Failed, match="exists already"):
-        command.check_free(cluster)
+        command.check_free(stand_in)
 
 
 def test_without_a_cluster_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

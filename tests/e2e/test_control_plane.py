@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import __main__ as command
+from tests.e2e.cluster import Cluster, Manifest, Refused
+from tests.e2e.control_plane import PROGRAMS, control_plane, missing
+from tests.e2e.stages import IN, pod, with_account
+from tests.injector.manifests import CUSTOM, DEPLOY, chart, kustomize
+from tests.injector.pods import answered, kubectl
+from tests.injector.test_manifests import with_namespace
+
+PROGRAMS_IN = Path(os.environ.get("KUBEBUILDER_ASSETS") or "bin")
+needs_programs = pytest.mark.skipif(
+    bool(missing(PROGRAMS_IN)) or kubectl() is None, reason=f"kubectl or {PROGRAMS_IN}/kube-apiserver is not present"
+)
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[Cluster]:
+    """A control plane of its own."""
+    with control_plane(PROGRAMS_IN) as cluster:
+        yield cluster
+
+
+def applied(cluster: Cluster, manifests: list[Manifest]) -> None:
+    """Applies what Kubernetes itself has, strictly; Failed where it is refused or warned about."""
+    listed = [one for one in manifests if one["apiVersion"] not in CUSTOM]
+    # the namespace first, as kubectl orders the files of a folder
+    listed.sort(key=lambda one: one["kind"] != "Namespace")
+    given = json.dumps({"apiVersion": "v1", "kind": "List", "items": listed})
+    cluster.run("apply", "--validate=strict", "--warnings-as-errors", "--filename", "-", given=given)
+
+
+def pods_of(manifests: list[Manifest]) -> list[Manifest]:
+    """The pods that controllers would make of Deployments and Jobs."""
+    made = []
+    for workload in manifests:
+        if workload["kind"] in ("Deployment", "Job"):
+            one = {"apiVersion": "v1", "kind": "Pod", **copy.deepcopy(workload["spec"]["template"])}
+            one["metadata"] |= {"namespace": workload["metadata"]["namespace"], "generateName": "of-"}
+            made.append(one)
+    return made
+
+
+def with_accounts(manifests: list[Manifest]) -> list[Manifest]:
+    """And the accounts that a controller would make."""
+    spaces = {one["metadata"]["namespace"] for one in manifests if one["metadata"].get("namespace")}
+    found = [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": space}}
+        for space in sorted(spaces)
+    ]
+    return [*manifests, *found]
+
+
+@needs_programs
+@pytest.mark.parametrize("what", ["cert-manager", "production", "self-signed", "chart", "sample"])
+def test_every_manifest_is_taken(what: str, api: Cluster, tmp_path: Path) -> None:
+    """A real API server takes what is shipped, without unknown fields or warnings, and the pods that come of it.
+
+    The injector's own pods pass Pod Security `restricted`, which its namespace enforces.
+    """
+    if what == "chart":
+        manifests = with_namespace(chart(production=True, priorityClassName="system-cluster-critical"))
+    elif what == "sample":
+        manifests = kustomize(DEPLOY / "sample")
+    else:
+        copied = shutil.copytree(DEPLOY / "kustomize", tmp_path / "kustomize") / "overlays" / what
+        if what == "self-signed":
+            subprocess.run([str(copied / "generate.sh")], check=True, capture_output=True, timeout=60)
+        manifests = kustomize(copied)
+    applied(api, with_accounts(manifests))
+    for made in pods_of(manifests):
+        stored = api.create(made, dry_run=True)
+        assert stored["spec"]["containers"][0]["name"] == made["spec"]["containers"][0]["name"]
+
+
+@needs_programs
+def test_pod_security_refuses_net_raw(api: Cluster) -> None:
+    """What the webhook's selectors spare: where `baseline` is enforced, a pod with the container would be refused."""
+    labels = {"pod-security.kubernetes.io/enforce": "baseline"}
+    api.apply(with_account("tcp-sniffer-e2e-baseline", labels))
+    bare = pod("bare", "tcp-sniffer-e2e-baseline", IN)
+    assert api.create(bare, dry_run=True)
+    with pytest.raises(Refused, match="violates PodSecurity"):
+        api.create(answered(bare)[2], dry_run=True)
+
+
+@needs_programs
+@pytest.mark.parametrize("stage", ["injection", "verdicts"])
+def test_on_a_real_api_server(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A real API server stores what the stage expects, and judges each answer as the table of the tests says."""
+    assert command.main(["--control-plane", str(PROGRAMS_IN), "--stage", stage]) == 0, capsys.readouterr().out
+
+
+def test_programs_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder without the programs is named, with code 2."""
+    (tmp_path / "etcd").touch()
+    assert missing(tmp_path) == ["kube-apiserver"]
+    assert command.main(["--control-plane", str(tmp_path)]) == 2
+    assert "has no kube-apiserver" in capsys.readouterr().out
+
+
+def test_a_program_that_does_not_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A program that ends at once is named with the end of its log, and nothing is left running."""
+    for name in PROGRAMS:
+        (tmp_path / name).write_text("#!/bin/sh\necho it cannot >&2\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    assert command.main(["--control-plane", str(tmp_path)]) == 2
+    assert "etcd did not start: it cannot" in capsys.readouterr().out
