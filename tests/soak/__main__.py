@@ -19,7 +19,7 @@ CYCLE = 60.0
 def table(run: Run) -> str:
     """One row for each cycle."""
     lines = [
-        "| minute | RSS, MiB | highest | msg/s | kernel lost | hand-off lost | stdout | lost | URL | lost | waiting |",
+        "| minute | RSS, MiB | highest | core | msg/s | kernel lost | hand-off lost | stdout | lost | URL | lost |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     begins = [run.samples[0], *(b for a, b in pairwise(run.samples) if a.second // CYCLE != b.second // CYCLE)]
@@ -41,13 +41,13 @@ def table(run: Run) -> str:
                 last.dropped(lane) - first.dropped(lane),
             )
         ]
-        waiting = max(sample.lane("waiting", "stdout") + sample.lane("waiting", "url") for sample in samples)
         cells = [
             str(number + 1),
             f"{run.rss_of_cycle(number) / 2**20:.1f}",
             f"{max(sample.rss for sample in samples) / 2**20:.1f}",
+            f"{max(sample.metrics['tcp_sniffer_memory_bytes'] for sample in samples) / 2**20:.1f}",
             f"{count / (last.second - first.second):,.0f}",
-            *(f"{value:,}" for value in (*lost, *lanes, waiting)),
+            *(f"{value:,}" for value in (*lost, *lanes)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
