@@ -160,6 +160,8 @@ class Sniffer:
                 self._error = None if self._stop_called.is_set() else error
                 self._begin(self._run_without_capture())
                 return
+            if isinstance(error, CaptureError):
+                self._error = error
             await self._end(error)
             raise
         self._say_start()

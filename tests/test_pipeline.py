@@ -585,7 +585,7 @@ async def test_hold_covers_a_capture_that_cannot_be_opened(scripted: ScriptedSou
 
 
 async def test_a_start_that_fails_raises(scripted: ScriptedSource) -> None:
-    """Without `hold` the error is the start's; an iterator made before it gets it too."""
+    """Without `hold` the error is the start's; an iterator made before it gets it too, and so does `wait()`."""
     scripted.open_error = CaptureError("no permission")
     sniffer = create_sniffer(ports=[8080], interface="x", on_http_message=lambda _: None)
     iterator = aiter(sniffer)
@@ -593,6 +593,8 @@ async def test_a_start_that_fails_raises(scripted: ScriptedSource) -> None:
         await sniffer.start()
     with pytest.raises(CaptureError, match="no permission"):
         await anext(iterator)
+    with pytest.raises(CaptureError, match="no permission"):
+        await sniffer.wait()
     assert not sniffer.is_running()
     await sniffer.stop()
 
