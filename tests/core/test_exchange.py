@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests import packets as p
 from tests.conversations import Dialogue
 from tests.laws import Table
 
@@ -80,3 +81,16 @@ def test_acks_that_contradict_each_other() -> None:
     dialogue.server(answer("A"), offset=at)
     dialogue.server(answer("B"))
     assert pairs(dialogue) == {"A": None, "B": "/b"}
+
+
+def test_no_latency_below_zero() -> None:
+    """A response whose stamp is before that of its request's end has no latency: one of the stamps is wrong."""
+    dialogue = Dialogue()
+    dialogue.client(get("late"))
+    late = dialogue.packets.pop()
+    dialogue.server(answer("A"))
+    answered = dialogue.take()
+    messages = Table().run([*answered, p.Packet(dialogue.now, late.data)])
+    assert [(m.reason, m.path, m.latency_us) for m in messages if m.direction == "response"] == [("A", "/late", None)]
+    in_step = Table().run([*answered[:-1], late, answered[-1]])
+    assert [m.latency_us for m in in_step if m.direction == "response"] == [1000]
