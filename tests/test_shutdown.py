@@ -159,7 +159,9 @@ def test_stop_while_starting(delay_ms: int, number: signal.Signals) -> None:
 def wait_for_offers(daemon: Daemon, count: int) -> None:
     """Returns when so many messages have reached the only lane."""
     offered = -1
+    end = time.monotonic() + SECONDS
     while offered < count:
+        assert time.monotonic() < end, offered
         seen = len(daemon.logged("ledger"))
         daemon.send(signal.SIGUSR1)
         daemon.wait_for(partial(daemon.has_logged, "ledger", seen + 1))
@@ -181,7 +183,7 @@ def test_second_signal_ends_the_drain(port: int) -> None:
             daemon.log("stopping")
             begin = time.monotonic()
             assert daemon.stop() == 2
-            assert time.monotonic() - begin < 5
+            assert time.monotonic() - begin < 15
             lane = daemon.logs[-1]["lanes"]
             counters = assert_balanced(daemon, lane=next(iter(lane)))
             assert counters["dropped_deadline"] == counters["offered"] == 100
@@ -200,7 +202,7 @@ def test_collector_that_hangs_is_left_at_the_deadline(port: int) -> None:
             exchanges(port, 20)
             begin = time.monotonic()
             assert daemon.stop() == 2
-            assert 0.6 < time.monotonic() - begin < 5
+            assert 0.6 < time.monotonic() - begin < 15
             lane = next(iter(daemon.logs[-1]["lanes"]))
             assert assert_balanced(daemon, lane=lane)["dropped_deadline"] > 0
 
@@ -217,7 +219,7 @@ def test_callback_that_hangs_is_left_at_the_deadline(port: int) -> None:
         exchanges(port, 20)
         begin = time.monotonic()
         assert daemon.stop() == 2
-        assert 0.6 < time.monotonic() - begin < 5
+        assert 0.6 < time.monotonic() - begin < 15
         counters = assert_balanced(daemon, lane=next(iter(daemon.logs[-1]["lanes"])))
         assert counters["dropped_deadline"] == counters["offered"] == 40
 
@@ -234,7 +236,7 @@ def test_collector_down(port: int) -> None:
         exchanges(port, 20)
         begin = time.monotonic()
         assert daemon.stop() == 2
-        assert time.monotonic() - begin < 6
+        assert time.monotonic() - begin < 15
         counters = assert_balanced(daemon, lane=next(iter(daemon.logs[-1]["lanes"])))
         assert counters["delivered"] == 0
         assert counters["offered"] == 40
