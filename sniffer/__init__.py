@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sniffer.message import HttpMessage
     from sniffer.pipeline import Sniffer, create_sniffer
 
+    __version__: str
+
 __all__ = [
     "CaptureError",
     "HttpMessage",
@@ -39,11 +41,24 @@ _HOMES = {
 }
 
 
+def _version() -> str:
+    """Of the installed distribution, or "unknown" in a tree that is not installed."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("tcp-sniffer")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
 def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
-    if home is None:
+    if home is not None:
+        value: object = getattr(import_module(f"{__name__}.{home}"), name)
+    elif name == "__version__":
+        value = _version()
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value
 

@@ -11,13 +11,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from sniffer import __version__, logs, memory
 from sniffer import config as config_module
-from sniffer import logs, memory
 from sniffer.config import SnifferConfig
 from sniffer.errors import EXIT_CONFIG, EXIT_OK, EXIT_RUNTIME, CaptureError, Problem, SnifferError, ValidationError
 from sniffer.flags import FlagParser
@@ -60,17 +59,9 @@ def _parser() -> FlagParser:
         epilog=EPILOG.format(variables="".join(f"  {option.variable:<{width}}{option.help}\n" for option in silent)),
     )
     parser.help_group.add_argument(
-        "--version", action="version", version=f"tcp-sniffer {version()}", help="show the version"
+        "--version", action="version", version=f"tcp-sniffer {__version__}", help="show the version"
     )
     return parser
-
-
-def version() -> str:
-    """The version of the installed distribution, or "unknown" in a tree that is not installed."""
-    try:
-        return metadata.version("tcp-sniffer")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def configure(

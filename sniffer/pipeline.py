@@ -16,13 +16,13 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
 from fnmatch import translate
 from functools import lru_cache, partial
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from uuid import uuid4
 
 from yarl import URL
 
+from sniffer import __version__
 from sniffer.capture import Capture, Event, FileSource, HandOff, LiveSource, Source
 from sniffer.collector import INSTANCE_HEADER, UrlSink
 from sniffer.config import SnifferConfig
@@ -313,7 +313,7 @@ class Sniffer:
                 batches=config.output_batch_size > 1,
                 gzip=config.output_gzip,
                 ca_file=config.output_ca_file,
-                user_agent=f"tcp-sniffer/{_version()}",
+                user_agent=f"tcp-sniffer/{__version__}",
                 on_socket=self._capture.own_socket if self._live else None,
             )
             lanes.append(self._make_url_lane(sink, share))
@@ -546,7 +546,7 @@ class Sniffer:
     def _say_start(self) -> None:
         config = self.config
         fields: dict[str, Any] = {
-            "version": _version(),
+            "version": __version__,
             "ports": list(config.ports),
             "outputs": [lane.name for lane in self._lanes],
             "sampleRate": config.sample_rate,
@@ -689,13 +689,6 @@ async def _nothing(error: BaseException | None) -> AsyncIterator[HttpMessage]:
         yield message
     if error is not None:
         raise error
-
-
-def _version() -> str:
-    try:
-        return metadata.version("tcp-sniffer")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 Filter = Callable[["RawMessage"], str | None]

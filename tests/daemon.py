@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import socketserver
 import subprocess
 import sys
@@ -34,6 +35,19 @@ def may_capture() -> bool:
         return False
     effective = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
     return bool(int(effective, 16) >> 13 & 1)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody listens on."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process holds."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 needs_capture = pytest.mark.skipif(not may_capture(), reason="capturing needs the capability NET_RAW (run as root)")

@@ -145,8 +145,8 @@ async def settled(lane: Lane) -> LaneCounters:
     return lane.counters
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Lets the loop turn until `condition` holds: for what tells nobody when it happens."""
+async def until(condition: Callable[[], object]) -> None:
+    """Waits until `condition` holds: for what tells nobody when it happens, or happens on another thread."""
     async with asyncio.timeout(BOUND):
         while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)

@@ -213,7 +213,7 @@ def test_run_without_a_module(module: str, says: str, outputs: Outputs, monkeypa
 
 def test_run_with_metrics(outputs: Outputs) -> None:
     """With METRICS_PORT the endpoint is there while it runs."""
-    from tests.test_metrics import free_port
+    from tests.daemon import free_port
 
     assert cli.run([*READ, "--metrics-port", str(free_port())]) == 0
 
@@ -245,7 +245,7 @@ def test_signals(times: int, outputs: Outputs, monkeypatch: pytest.MonkeyPatch) 
 def test_signals_while_the_endpoint_opens(times: int, outputs: Outputs, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop before the capture is begun ends with 0, without one: also where something else is opened first."""
     from sniffer import metrics
-    from tests.test_metrics import free_port
+    from tests.daemon import free_port
 
     opens = metrics.Endpoint.open
 

@@ -8,6 +8,7 @@ import logging
 import subprocess
 import sys
 import textwrap
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,7 @@ def test_the_public_names_are_there() -> None:
     assert set(package.__all__) <= set(dir(package))
     for name in package.__all__:
         assert getattr(package, name).__module__.startswith("sniffer.")
+    assert package.__version__ == metadata.version("tcp-sniffer")
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         package.nothing  # noqa: B018
     assert (ROOT / "sniffer" / "py.typed").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -13,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sniffer.errors import SnifferError
 from sniffer.ledger import DECLARED, LANE, Ledger
 from sniffer.metrics import Endpoint
+from tests.daemon import free_port
 
 if TYPE_CHECKING:
     from sniffer_core.flow import RawMessage
@@ -33,14 +33,6 @@ class Message:
 
     def __init__(self, latency_us: int | None) -> None:
         self.latency_us = latency_us
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from sniffer.message import HttpMessage
 from sniffer.pipeline import Sniffer, create_sniffer
 from tests import captures
 from tests.captures import connection, exchanges, get, ok, write
-from tests.deliveries import BOUND
+from tests.deliveries import BOUND, until
 from tests.scripted import ScriptedSource, scripted
 
 __all__ = ["scripted"]
@@ -49,13 +49,6 @@ def _info(caplog: pytest.LogCaptureFixture) -> None:
 def file(tmp_path: Path) -> str:
     """A capture of 50 exchanges."""
     return write(tmp_path / "file.pcap", connection(exchanges(50)))
-
-
-async def until(condition: Any) -> None:
-    """Waits for a condition that another thread brings about."""
-    async with asyncio.timeout(BOUND):
-        while not condition():  # noqa: ASYNC110 - what it waits for has no event
-            await asyncio.sleep(0.005)
 
 
 async def collect(sniffer: Sniffer, into: list[HttpMessage]) -> None:

@@ -24,10 +24,9 @@ from sniffer.logs import CONTROLS
 from sniffer.message import Endpoint
 from sniffer.terminal import LAYOUTS, SLOWEST, Bar, Facts, Lines, Summary, View, amount, duration
 from tests.captures import connection, get, ok, write
-from tests.daemon import DEMO, SECONDS, exchanges, needs_capture, web_server
+from tests.daemon import DEMO, SECONDS, exchanges, free_port, needs_capture, web_server
 from tests.deliveries import answer, message
 from tests.terminals import INTERRUPT, Terminal
-from tests.test_metrics import free_port
 
 READ_DEMO = ("--ports", "8080", "--read", str(DEMO))
 LINE = re.compile(r"^\d\d:\d\d:\d\d")

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +22,7 @@ from typing import Any
 
 import aiohttp
 
+from tests.daemon import free_port, resident
 from tests.injector.conftest import NAME, Pair
 from tests.injector.pods import pod, review
 
@@ -86,17 +85,6 @@ class Report:
         )
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-    return port
-
-
-def memory(pid: int) -> int:
-    """Resident bytes of a process."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 async def client(url: str, pair: Pair, until: float, report: Report) -> None:
     """Calls until then; every failure is noted."""
     body = json.dumps(review(pod({"note": "x" * 2000}))).encode()
@@ -144,7 +132,7 @@ async def watch(pid: int, from_s: float, report: Report) -> None:
     """Memory, four times a second."""
     await asyncio.sleep(from_s)
     while True:
-        report.rss.append(memory(pid))
+        report.rss.append(resident(pid))
         await asyncio.sleep(0.25)
 
 

@@ -12,47 +12,18 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 
 from sniffer import CaptureError, HttpMessage, Sniffer, create_sniffer
-from tests.deliveries import BOUND
+from tests.daemon import ROOT, free_port, needs_capture
+from tests.deliveries import BOUND, until
 
-ROOT = Path(__file__).parent.parent.parent
-
-
-def can_capture() -> bool:
-    try:
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0):
-            return True
-    except (AttributeError, OSError):
-        return False
-
-
-pytestmark = [
-    pytest.mark.live,
-    pytest.mark.skipif(not can_capture(), reason="capturing needs Linux and the capability NET_RAW"),
-]
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Waits for what the capture thread brings about."""
-    async with asyncio.timeout(BOUND):
-        while not condition():  # noqa: ASYNC110 - what it waits for has no event
-            await asyncio.sleep(0.01)
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+pytestmark = [pytest.mark.live, needs_capture]
 
 
 async def echo(request: web.Request) -> web.StreamResponse:

@@ -28,7 +28,7 @@ from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from sniffer.ledger import DECLARED, Snapshot, broken_laws
-from tests.daemon import ROOT, Daemon
+from tests.daemon import ROOT, Daemon, free_port, resident
 
 BUDGET = 64 << 20
 PHASES = (
@@ -124,20 +124,6 @@ def mean(values: Iterable[float]) -> float:
 def snapshot_of(line: Mapping[str, Any]) -> Snapshot:
     """The ledger of a log line, which leaves zeros out."""
     return {**dict.fromkeys(DECLARED, 0), **line["ledger"], "lanes": line["lanes"]}
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def rss(pid: int) -> int:
-    """The resident size of a process."""
-    with open(f"/proc/{pid}/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def cores() -> tuple[set[int], set[int]]:
@@ -347,7 +333,7 @@ async def soak_daemon(seconds: float, cycle: float, folder: Path) -> Run:
         assert daemon.process.stdout is not None
         reader = Reader(daemon.process.stdout.fileno(), own_port=url_port)
         reader.start()
-        run = Run(cycle, rss(daemon.process.pid), load=load.text)
+        run = Run(cycle, resident(daemon.process.pid), load=load.text)
         async with collecting(url_port) as collector, aiohttp.ClientSession() as session:
             metrics = f"http://127.0.0.1:{metrics_port}/metrics"
             load.begin(seconds + 2 * cycle)
@@ -360,7 +346,7 @@ async def soak_daemon(seconds: float, cycle: float, folder: Path) -> Run:
                     await collector.turn(does)
                     reader.turn(slow=slow)
                     daemon.send(signal.SIGUSR1)
-                run.samples.append(Sample(second, does, rss(daemon.process.pid), await scrape(session, metrics)))
+                run.samples.append(Sample(second, does, resident(daemon.process.pid), await scrape(session, metrics)))
                 await asyncio.sleep(min(1.0, cycle / len(PHASES) / 2))
             await collector.turn("takes")
             reader.turn(slow=False)
@@ -438,12 +424,12 @@ def soak_library(seconds: float, folder: Path) -> dict[str, Any]:
         prefer(program.pid, capturing)
         assert program.stdout is not None
         assert program.stdout.readline() == "ready\n"
-        at_start = rss(program.pid)
+        at_start = resident(program.pid)
         load.begin(2 * seconds)
         end = time.monotonic() + seconds
         highest = 0
         while time.monotonic() < end:
-            highest = max(highest, rss(program.pid))
+            highest = max(highest, resident(program.pid))
             time.sleep(0.1)
         load.end()
         result: dict[str, Any] = json.loads(program.communicate()[0])
