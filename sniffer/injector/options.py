@@ -18,7 +18,23 @@ import yaml
 from sniffer.config import LONGEST_MS, SnifferConfig, check_file, check_ports, check_url, read_ports
 from sniffer.errors import Problem, SnifferError, ValidationError
 from sniffer.flags import NO_VALUE, FlagParser
-from sniffer.options import MaybeText, Option, Options, Switch, Text, Whole, Wholes, choice, quote, split, switch, whole
+from sniffer.options import (
+    FALSE,
+    TRUE,
+    MaybeText,
+    MaybeWhole,
+    Option,
+    Options,
+    Switch,
+    Text,
+    Whole,
+    Wholes,
+    choice,
+    quote,
+    split,
+    switch,
+    whole,
+)
 
 ANNOTATIONS: Final = {
     "tcp-sniffer/ports": "default_ports",
@@ -27,6 +43,7 @@ ANNOTATIONS: Final = {
     "tcp-sniffer/resources": "resources",
     "tcp-sniffer/native-sidecar": "native_sidecar",
     "tcp-sniffer/run-as-root": "run_as_root",
+    "tcp-sniffer/spool": "spool_size",
 }
 """What a pod may override, and the option that it overrides there."""
 
@@ -218,6 +235,19 @@ def read_native(value: str) -> str:
 
 
 _SWITCH: Final[Any] = switch(False, group="", help="")
+_SPOOL: Final[Any] = SnifferConfig.options()["spool_size"]
+
+
+def check_spool_size(value: object) -> int | None:
+    """What the sniffer takes as SPOOL_SIZE; None is no spool."""
+    return None if value is None else _SPOOL.check(value)
+
+
+def read_spool_size(value: str) -> object:
+    """A size as the sniffer reads it, `none` or no, or yes for the sniffer's own default."""
+    if value.lower() in ("none", *FALSE):
+        return None
+    return _SPOOL.default if value.lower() in TRUE else _SPOOL.read(value)
 
 
 class InjectorOptions(Options):
@@ -314,6 +344,14 @@ class InjectorOptions(Options):
         ("exit", "hold"),
         group=CONTAINER,
         help="ON_CAPTURE_ERROR of the container",
+    )
+    spool_size: MaybeWhole = Option(
+        check_spool_size,
+        read_spool_size,
+        group=CONTAINER,
+        metavar="BYTES",
+        shown="none",
+        help="SPOOL_SIZE of the container, on an emptyDir of its own, where there is an OUTPUT_URL",
     )
 
     inject_label_key: Text = Option(
@@ -464,6 +502,9 @@ class InjectorOptions(Options):
                 keywords[keyword] = self.resources.changed(read) if keyword == "resources" else option.check(read)
             except ValueError as error:
                 problems.append(Problem(keyword, f"{keyword} {error}"))
+        spools = str(given.get("spool_size", "")).strip() and keywords["spool_size"] is not None
+        if spools and keywords["output_url"] is None:
+            problems.append(Problem("spool_size", "spool_size needs an output URL"))
         try:
             return self._made(keywords, {}, problems)
         except ValidationError as error:

@@ -27,6 +27,10 @@ UID: Final = 10001
 """The user of the image."""
 STDOUT_BODY_SIZE: Final = 8192
 """MAX_BODY_SIZE with OUTPUT_STDOUT: container runtimes split lines at 16 KiB."""
+SPOOL_VOLUME: Final = "tcp-sniffer-spool"
+SPOOL_DIR: Final = "/var/lib/tcp-sniffer/spool"
+SPOOL_ROOM: Final = 16 << 20
+"""A kubelet evicts a pod whose emptyDir is over its limit: so that is a spool, one set aside, and this much more."""
 DOWNWARD: Final = {"POD_NAME": "metadata.name", "NAMESPACE": "metadata.namespace", "NODE_NAME": "spec.nodeName"}
 
 
@@ -96,9 +100,14 @@ def build_patch(
         patch = [_add("/spec/initContainers", [container])]
     else:  # first: it sees the traffic of the pod's own init containers, and stops after all others
         patch = [_add("/spec/initContainers/0", container)]
+    added = [container]
+    if _spools(options) and SPOOL_VOLUME not in _names(spec, "volumes"):  # else the pod has brought one of its own
+        added.append(build_spool_volume(options))
+        present = spec.get("volumes") is not None
+        patch.append(_add("/spec/volumes/-", added[1]) if present else _add("/spec/volumes", [added[1]]))
     if grace is None:
         patch.append(_add("/spec/terminationGracePeriodSeconds", resulting))
-    _check(pod, patch, container)
+    _check(pod, patch, added)
     return Decision(patch, Reason.INJECTED)
 
 
@@ -155,7 +164,20 @@ def build_sniffer_container(
         "capabilities": {"drop": ["ALL"], "add": ["NET_RAW"]},
         "seccompProfile": {"type": "RuntimeDefault"},
     }
+    if _spools(options):
+        container["volumeMounts"] = [{"name": SPOOL_VOLUME, "mountPath": SPOOL_DIR}]
     return container
+
+
+def build_spool_volume(options: InjectorOptions) -> dict[str, Any]:
+    """The volume of the spool: it survives restarts of the container, and goes with the pod."""
+    limit = 2 * (options.spool_size or 0) + SPOOL_ROOM
+    return {"name": SPOOL_VOLUME, "emptyDir": {"sizeLimit": str(limit)}}
+
+
+def _spools(options: InjectorOptions) -> bool:
+    """Only what is posted is spooled."""
+    return options.spool_size is not None and options.output_url is not None
 
 
 def build_env(
@@ -188,6 +210,9 @@ def build_env(
     env.append({"name": "DRAIN_TIMEOUT_MS", "value": str(drain_ms)})
     env.append({"name": "STOP_DELAY_MS", "value": str(delay_ms)})
     env.append({"name": "ON_CAPTURE_ERROR", "value": options.on_capture_error})
+    if _spools(options):
+        env.append({"name": "SPOOL_DIR", "value": SPOOL_DIR})
+        env.append({"name": "SPOOL_SIZE", "value": str(options.spool_size)})
     return env
 
 
@@ -215,17 +240,23 @@ def _applied(node: Any, path: list[str], value: Any) -> Any:
     return [*node[:index], value, *node[index:]]
 
 
-def _check(pod: Mapping[str, Any], patch: JsonPatch, container: dict[str, Any]) -> None:
-    """Raises PatchError unless the patched pod is the pod plus the container, and a grace period where none was."""
+def _check(pod: Mapping[str, Any], patch: JsonPatch, added: list[dict[str, Any]]) -> None:
+    """Raises PatchError unless the patched pod is the pod plus what is added, and a grace period where none was.
+
+    What is added is the container and, with a spool, its volume.
+    """
     before, after = pod["spec"], apply(dict(pod), patch)["spec"]
-    if _names(after).count(container["name"]) != 1:
-        raise PatchError("the result has the container not once")
+    names = _names(after), _names(after, "volumes")
+    if any(of_kind.count(one["name"]) != 1 for of_kind, one in zip(names, added, strict=False)):
+        raise PatchError("the result has what is added not once")
     changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
     if before.get("terminationGracePeriodSeconds") is None:
         changed.remove("terminationGracePeriodSeconds")
     for key in changed:
         value = after[key]
-        if not isinstance(value, list) or [one for one in value if one is not container] != (before.get(key) or []):
+        if not isinstance(value, list):
+            raise PatchError(f"the result differs in {key}")
+        if [one for one in value if not any(one is ours for ours in added)] != (before.get(key) or []):
             raise PatchError(f"the result differs in {key}")
 
 
@@ -263,9 +294,11 @@ def _belongs_to_job(metadata: Mapping[str, Any]) -> bool:
     )
 
 
-def _names(spec: Mapping[str, Any]) -> list[Any]:
-    """Names of all containers; native sidecars are init containers."""
-    return [_mapping(entry).get("name") for key in ("containers", "initContainers") for entry in spec.get(key) or ()]
+def _names(spec: Mapping[str, Any], *keys: str) -> list[Any]:
+    """Names in these lists, by default of all containers: native sidecars are init containers."""
+    return [
+        _mapping(entry).get("name") for key in keys or ("containers", "initContainers") for entry in spec.get(key) or ()
+    ]
 
 
 def _add(path: str, value: Any) -> Operation:

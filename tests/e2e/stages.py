@@ -90,6 +90,16 @@ CASES = (
         "containers",
         {"OUTPUT_URL": "https://collector.example/"},
     ),
+    Case(
+        pod(
+            "spool",
+            PLAIN,
+            IN,
+            annotations={"tcp-sniffer/output-url": "https://collector.example/", "tcp-sniffer/spool": "64Mi"},
+        ),
+        "containers",
+        {"SPOOL_SIZE": str(64 << 20)},
+    ),
     Case(pod("invalid", PLAIN, IN, annotations={"tcp-sniffer/ports": "none"}), None),
     Case(
         pod("native", PLAIN, IN, annotations={"tcp-sniffer/native-sidecar": "true"}),

@@ -1,12 +1,13 @@
 """The injected container beside the sample's application, as far as that goes without a container engine.
 
-    python -m tests.injector.container INTERPRETER [--no-net-raw]
+    python -m tests.injector.container INTERPRETER [--no-net-raw | --spool]
 
 As root, in a network namespace of its own: the sample's collector and echo server run, and beside them
 `INTERPRETER -m sniffer` with the environment that the injector gives it, on a read-only root file system made of what
 Python and the repository are on this machine, in the state that containerd leaves a process in: uid 10001,
 no_new_privs, NET_RAW (or nothing) the only capability of its bounding set. The sample's visitor makes its requests;
-then the sniffer is stopped. Prints what came of it as JSON.
+then the sniffer is stopped. Prints what came of it as JSON. With a spool, on a volume like an emptyDir, the collector
+is away until the visitor has gone.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from typing import Any
 
 import yaml
 
-from sniffer.injector.patch import UID
+from sniffer.injector.patch import SPOOL_DIR, UID
 from tests.injector.pods import answered, sniffer_of
 
 ROOT = Path(__file__).parents[2]
@@ -97,6 +98,10 @@ def enter(interpreter: Path) -> Path:
             if name not in ("/proc", "/dev"):
                 _mount("none", target, MS_REMOUNT | MS_BIND | MS_RDONLY)
     _mount(interpreter, root / "interpreter", MS_BIND)
+    volume = root / SPOOL_DIR.lstrip("/")
+    volume.mkdir(parents=True)
+    _mount("none", volume, 0, b"tmpfs")
+    volume.chmod(0o777)  # as a kubelet makes an emptyDir
     _mount("none", root, MS_REMOUNT | MS_BIND | MS_RDONLY)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         flags = struct.unpack("16sh", fcntl.ioctl(control, SIOCGIFFLAGS, struct.pack("16sh", b"lo", 0)))[1]
@@ -104,11 +109,12 @@ def enter(interpreter: Path) -> Path:
     return root
 
 
-def injected_environment() -> dict[str, str]:
-    """Of the container that the sample's application gets, pointed at what runs here."""
+def injected_environment(annotations: dict[str, str]) -> dict[str, str]:
+    """Of the container that the sample's application gets with these annotations too, pointed at what runs here."""
     manifests = yaml.safe_load_all((SAMPLE / "sample.yaml").read_text())
     (echo,) = [m for m in manifests if m["kind"] == "Deployment" and m["metadata"]["name"] == "echo"]
     pod = {"apiVersion": "v1", "kind": "Pod", **echo["spec"]["template"]}
+    pod["metadata"]["annotations"] |= annotations
     env = sniffer_of(answered(pod)[2])["env"]
     found = {entry["name"]: entry.get("value", f"the-{entry['name'].lower()}") for entry in env}
     found["OUTPUT_URL"] = re.sub(r"//[^:/]+", "//127.0.0.1", found["OUTPUT_URL"])
@@ -153,7 +159,7 @@ except OSError as error:
 """
 
 
-def main(interpreter: Path, *, net_raw: bool = True) -> dict[str, Any]:
+def main(interpreter: Path, *, net_raw: bool = True, spool: bool = False) -> dict[str, Any]:
     """What the collector got, how the sniffer ended, and in which state it was."""
     root = enter(interpreter)
     environment = {"PYTHONHOME": sys.base_prefix, "PYTHONPATH": os.pathsep.join([SITE, str(ROOT)])}
@@ -168,25 +174,31 @@ def main(interpreter: Path, *, net_raw: bool = True) -> dict[str, Any]:
     )
     here = f"http://127.0.0.1:{APPLICATION}"
     collector = f"http://127.0.0.1:{COLLECTOR}/"
-    with (
-        running(sys.executable, str(SAMPLE / "collector.py"), str(COLLECTOR), stdout=subprocess.DEVNULL),
-        running(sys.executable, str(SAMPLE / "echo.py"), str(APPLICATION)),
-        running(
-            *("/interpreter", "-m", "sniffer"),
-            env=environment | injected_environment(),
-            preexec_fn=start,
-            stderr=subprocess.PIPE,
-        ) as sniffer,
-    ):
+    collect = (sys.executable, str(SAMPLE / "collector.py"), str(COLLECTOR))
+    with contextlib.ExitStack() as stack:
+        if not spool:
+            stack.enter_context(running(*collect, stdout=subprocess.DEVNULL))
+        stack.enter_context(running(sys.executable, str(SAMPLE / "echo.py"), str(APPLICATION)))
+        sniffer = stack.enter_context(
+            running(
+                *("/interpreter", "-m", "sniffer"),
+                env=environment | injected_environment({"tcp-sniffer/spool": "64Mi"} if spool else {}),
+                preexec_fn=start,
+                stderr=subprocess.PIPE,
+            )
+        )
         try:
             ready = f"http://127.0.0.1:{METRICS}/readyz"
-            for url, status in ((collector, 200), (here, 200), (ready, 200 if net_raw else 503)):
+            for url, status in ((collector, 0 if spool else 200), (here, 200), (ready, 200 if net_raw else 503)):
                 until(lambda u=url, s=status: get(u)[0] == s, f"{url} is {status}")  # type: ignore[misc]
             state = Path(f"/proc/{sniffer.pid}/status").read_text()
             # the probe above, to the application's own port, may be a message too
             subprocess.run(
                 [sys.executable, SAMPLE / "visit.py", here, str(VISITS)], check=True, stdout=subprocess.DEVNULL
             )
+            if spool:
+                stack.enter_context(running(*collect, stdout=subprocess.DEVNULL))
+                until(lambda: get(collector)[0] == 200, "the collector is there")
             if net_raw:
                 until(lambda: len(visits(get(collector)[1])) >= 2 * VISITS, "the messages are at the collector")
         finally:
@@ -209,4 +221,4 @@ def visits(collected: bytes) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]), net_raw="--no-net-raw" not in sys.argv[2:])))
+    print(json.dumps(main(Path(sys.argv[1]), net_raw="--no-net-raw" not in sys.argv, spool="--spool" in sys.argv)))

@@ -106,9 +106,10 @@ def validate(manifest: dict[str, Any], versions: tuple[str, ...] = KUBERNETES) -
 def wrong_with(pod: dict[str, Any]) -> Iterator[str]:
     """What no schema knows of a mutated pod, and an API server's validation or a user would find."""
     both = [(key, entry) for key in ("containers", "initContainers") for entry in pod["spec"].get(key) or []]
-    names = [entry["name"] for _, entry in both]
-    if len(names) != len(set(names)):
-        yield f"names of containers: {names}"
+    volumes = [volume["name"] for volume in pod["spec"].get("volumes") or []]
+    for what, names in (("containers", [entry["name"] for _, entry in both]), ("volumes", volumes)):
+        if len(names) != len(set(names)):
+            yield f"names of {what}: {names}"
     for key, entry in both:
         if (entry.get("restartPolicy") == "Always") and key != "initContainers":
             yield f"{entry['name']}: restartPolicy outside of initContainers"
@@ -123,17 +124,30 @@ def wrong_with(pod: dict[str, Any]) -> Iterator[str]:
             yield f"capabilities: {entry['securityContext']['capabilities']}"
         if found := {"startupProbe", "readinessProbe", "livenessProbe", "ports"} & entry.keys():
             yield f"fields that would decide for the pod: {sorted(found)}"
-        resources = entry.get("resources", {})
-        try:
-            amounts = {
-                side: {k: quantity(v) for k, v in resources.get(side, {}).items()} for side in ("requests", "limits")
-            }
-        except ValueError as error:
-            yield f"resources: {error}"
-            continue
-        for kind, amount in amounts["requests"].items():
-            if amount > amounts["limits"].get(kind, amount):
-                yield f"requests more {kind} than the limit"
+        yield from _wrong_mounts(entry, volumes)
+        yield from _wrong_resources(entry.get("resources", {}))
+
+
+def _wrong_mounts(container: dict[str, Any], volumes: list[str]) -> Iterator[str]:
+    mounts = {mount["mountPath"]: mount["name"] for mount in container.get("volumeMounts", [])}
+    if lost := set(mounts.values()) - set(volumes):
+        yield f"mounts of no volume: {sorted(lost)}"
+    spools = {entry["value"] for entry in container["env"] if entry["name"] == "SPOOL_DIR"}
+    if spools != mounts.keys():
+        yield f"a spool in {sorted(spools)}, volumes in {sorted(mounts)}"
+
+
+def _wrong_resources(resources: dict[str, dict[str, str]]) -> Iterator[str]:
+    try:
+        amounts = {
+            side: {k: quantity(v) for k, v in resources.get(side, {}).items()} for side in ("requests", "limits")
+        }
+    except ValueError as error:
+        yield f"resources: {error}"
+        return
+    for kind, amount in amounts["requests"].items():
+        if amount > amounts["limits"].get(kind, amount):
+            yield f"requests more {kind} than the limit"
 
 
 def kubectl() -> str | None:
@@ -200,6 +214,11 @@ def pods(draw: st.DrawFn, *, known_fields_only: bool = False) -> dict[str, Any]:
         metadata["ownerReferences"] = copy.deepcopy(JOB)
     if draw(st.booleans()):
         metadata["annotations"] = {**metadata.get("annotations", {}), "tcp-sniffer/native-sidecar": "true"}
+    if draw(st.booleans()):
+        spool = {"tcp-sniffer/output-url": "https://c.example/", "tcp-sniffer/spool": "64Mi"}
+        metadata["annotations"] = {**metadata.get("annotations", {}), **spool}
+    if (volumes := draw(st.sampled_from([None, [], ["data"], ["tcp-sniffer-spool", "data"]]))) is not None:
+        spec["volumes"] = [{"name": name, "emptyDir": {}} for name in volumes]
     made: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
     if not known_fields_only:
         spec["futureField"] = draw(_json)

@@ -226,3 +226,13 @@ def test_the_injected_container_where_it_may_not_capture(interpreters: Path) -> 
     found = beside_the_sample(interpreters, "--no-net-raw")
     assert (found["ready"], found["messages"], found["code"]) == (503, [], 2)
     assert "capture cannot be opened" in found["log"]
+
+
+def test_the_injected_spool(interpreters: Path) -> None:
+    """On its volume the spool keeps what is captured while the collector is away, and delivers it when it is back."""
+    found = beside_the_sample(interpreters, "--spool")
+    for number in range(VISITS):
+        assert wrong_with(exchange(found["messages"], "POST", f"/visit/{number}"), "hello", 200) == []
+    assert "spool opened" in found["log"]
+    assert not [line for line in found["log"] if "cannot be written" in line or "others may write" in line]
+    assert (found["writing"], found["code"]) == ("EROFS", 0)

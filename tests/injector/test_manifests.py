@@ -235,6 +235,7 @@ def test_injected_pods_are_valid(mode: str) -> None:
         run_as_root=True,
         output_url_auth_token_secret={"name": "a", "key": "b"},
         resources={"limits": {"cpu": None}},
+        spool_size=64 << 20,
     )
     pod = {
         "apiVersion": "v1",

@@ -25,6 +25,8 @@ CONTRACT = {
     "runAsRoot",
     "onCaptureError",
 }
+MORE = {"spoolSize"}
+"""Beside what the contract names."""
 ALL = {
     "snifferImage": ("registry.example/sniffer:1", "registry.example/sniffer:1"),
     "snifferContainerName": ("watch", "watch"),
@@ -40,6 +42,7 @@ ALL = {
     "nativeSidecar": ("always", "always"),
     "runAsRoot": ("on", True),
     "onCaptureError": ("exit", "exit"),
+    "spoolSize": ("64Mi", 64 << 20),
 }
 
 
@@ -67,7 +70,7 @@ def test_defaults() -> None:
     assert options.warnings == ()
 
 
-@pytest.mark.parametrize("name", sorted(CONTRACT))
+@pytest.mark.parametrize("name", sorted(CONTRACT | MORE))
 def test_each_option_in_every_way(name: str, tmp_path: Path) -> None:
     """Each option of the contract has a key in YAML, a variable and a flag of the same words, in rising precedence."""
     text, value = ALL[name]
@@ -200,6 +203,8 @@ def test_a_mistyped_production_is_refused() -> None:
         ("native_sidecar", "auto"),
         ("run_as_root", "maybe"),
         ("on_capture_error", "ignore"),
+        ("spool_size", "much"),
+        ("spool_size", "1Ki"),
         ("port", "70000"),
         ("address", "localhost"),
     ],

@@ -179,6 +179,80 @@ def test_run_as_root() -> None:
     assert sniffer_of(taken_back)["securityContext"] == closed
 
 
+URL = "https://c.example/m"
+SPOOL = {"tcp-sniffer/output-url": URL, "tcp-sniffer/spool": "64Mi"}
+VOLUME = {"name": "tcp-sniffer-spool", "emptyDir": {"sizeLimit": str((128 << 20) + (16 << 20))}}
+
+
+@pytest.mark.parametrize(
+    ("volumes", "path"),
+    [
+        ("absent", "/spec/volumes"),
+        (None, "/spec/volumes"),
+        ([], "/spec/volumes/-"),
+        ([{"name": "a"}], "/spec/volumes/-"),
+    ],
+)
+def test_spool(volumes: Any, path: str) -> None:
+    """The annotation gives the container a spool on an emptyDir of its own, whose limit the spool never comes near."""
+    spec = {} if volumes == "absent" else {"volumes": volumes}
+    _, patch, result = answered(pod(SPOOL, **spec))
+    assert paths(patch) == ["/spec/containers/-", path, GRACE]
+    assert result["spec"]["volumes"] == [*(spec.get("volumes") or []), VOLUME]
+    container = sniffer_of(result)
+    assert container["volumeMounts"] == [{"name": "tcp-sniffer-spool", "mountPath": "/var/lib/tcp-sniffer/spool"}]
+    env = env_of(container)
+    assert (env["SPOOL_DIR"], env["SPOOL_SIZE"]) == ("/var/lib/tcp-sniffer/spool", str(64 << 20))
+    config = SnifferConfig.from_env(
+        {"PORTS": "80", "OUTPUT_URL": URL, **{k: env[k] for k in ("SPOOL_DIR", "SPOOL_SIZE")}}
+    )
+    assert (str(config.spool_dir), config.spool_size) == ("/var/lib/tcp-sniffer/spool", 64 << 20)
+    assert answered(result)[0].reason == Reason.ALREADY_INJECTED
+
+
+@pytest.mark.parametrize(
+    ("option", "annotation", "size"),
+    [
+        (None, "true", 256 << 20),
+        (None, "1Gi", 1 << 30),
+        (None, "1048576", 1 << 20),
+        (None, "none", None),
+        (None, "", None),
+        (64 << 20, "", 64 << 20),
+        (64 << 20, "false", None),
+        (64 << 20, "128Mi", 128 << 20),
+    ],
+)
+def test_whether_there_is_a_spool(option: int | None, annotation: str, size: int | None) -> None:
+    """The option says for all pods, the annotation for its own; yes is the sniffer's default size, no is none."""
+    made = pod({"tcp-sniffer/spool": annotation})
+    _, patch, result = answered(made, InjectorOptions(output_url=URL, spool_size=option))
+    assert env_of(sniffer_of(result)).get("SPOOL_SIZE") == (None if size is None else str(size))
+    assert ("volumes" in str(paths(patch))) is (size is not None)
+
+
+def test_a_spool_of_the_pods_own() -> None:
+    """A volume of that name that the pod has already is used as it is: so the pod may bring one that outlives it."""
+    own = {"name": "tcp-sniffer-spool", "persistentVolumeClaim": {"claimName": "c"}}
+    _, patch, result = answered(pod(SPOOL, volumes=[own]))
+    assert paths(patch) == ["/spec/containers/-", GRACE]
+    assert result["spec"]["volumes"] == [own]
+    assert sniffer_of(result)["volumeMounts"][0]["name"] == "tcp-sniffer-spool"
+
+
+def test_without_a_url_nothing_is_spooled() -> None:
+    """The option waits for a pod that has an OUTPUT_URL; an annotation without one is a mistake."""
+    options = InjectorOptions(spool_size=64 << 20)
+    result = answered(pod(), options)[2]
+    assert "volumes" not in result["spec"]
+    assert "SPOOL_DIR" not in env_of(sniffer_of(result))
+    decision = answered(pod({"tcp-sniffer/spool": "64Mi"}), options)[0]
+    assert (decision.reason, decision.detail) == (
+        Reason.INVALID_ANNOTATION,
+        "tcp-sniffer/spool needs an output URL",
+    )
+
+
 @pytest.mark.parametrize(
     ("init", "path"),
     [
@@ -268,6 +342,9 @@ SKIPS: list[tuple[Reason, dict[str, Any], dict[str, Any]]] = [
     (Reason.INVALID_ANNOTATION, pod({"tcp-sniffer/resources": "requests.memory=1Gi"}), {}),
     (Reason.INVALID_ANNOTATION, pod({"tcp-sniffer/native-sidecar": "perhaps"}), {}),
     (Reason.INVALID_ANNOTATION, pod({"tcp-sniffer/run-as-root": "10001"}), {}),
+    (Reason.INVALID_ANNOTATION, pod({"tcp-sniffer/spool": "64Mi"}), {}),
+    (Reason.INVALID_ANNOTATION, pod({"tcp-sniffer/output-url": "https://c/", "tcp-sniffer/spool": "much"}), {}),
+    (Reason.INVALID_ANNOTATION, pod({"tcp-sniffer/output-url": "https://c/", "tcp-sniffer/spool": "1000"}), {}),
     (Reason.NOT_A_POD_CREATE, pod(), {"operation": "UPDATE"}),
     (Reason.NOT_A_POD_CREATE, pod(), {"subResource": "ephemeralcontainers"}),
     (Reason.NOT_A_POD_CREATE, pod(), {"kind": {"group": "apps", "version": "v1", "kind": "Deployment"}}),
@@ -386,6 +463,9 @@ BROKEN = [
     [{"op": "add", "path": "/spec/containers", "value": []}],
     [{"op": "add", "path": "/spec/containers/0/image", "value": "other"}],
     [{"op": "add", "path": "/spec/hostNetwork", "value": True}],
+    [{"op": "add", "path": "/spec/volumes/-", "value": {"name": "another"}}],
+    [{"op": "add", "path": "/spec/volumes/-", "value": {"name": "tcp-sniffer-spool"}}],
+    [{"op": "add", "path": "/spec/volumes", "value": []}],
     [{"op": "add", "path": "/spec/initContainers/0", "value": {}}],
     [{"op": "add", "path": "/spec/containers/7", "value": {}}],
     [{"op": "add", "path": "/spec/containers/0/name/x", "value": {}}],
@@ -396,8 +476,8 @@ BROKEN = [
 def test_a_bad_patch_is_never_answered(broken: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     """A patch that does not apply, or does more than it should, is found before it is answered; the pod is allowed."""
     real = patch_module._check
-    monkeypatch.setattr(patch_module, "_check", lambda pod, patch, container: real(pod, patch + broken, container))
-    decision, patch, _ = answered(pod())
+    monkeypatch.setattr(patch_module, "_check", lambda pod, patch, added: real(pod, patch + broken, added))
+    decision, patch, _ = answered(pod(SPOOL))
     assert (decision.reason, decision.detail, patch) == (Reason.INTERNAL_ERROR, "PatchError", [])
 
 
@@ -425,11 +505,15 @@ def test_nothing_else_is_touched(made: dict[str, Any], mode: str, opted_in_by: O
     for key in ("containers", "initContainers"):
         if stripped["spec"].get(key):
             stripped["spec"][key] = [entry for entry in stripped["spec"][key] if entry["name"] != "tcp-sniffer"]
+    if any(operation["path"].startswith("/spec/volumes") for operation in patch):
+        assert stripped["spec"]["volumes"].pop()["name"] == "tcp-sniffer-spool"
     expected = json.loads(json.dumps(made))
     if expected["spec"].get("terminationGracePeriodSeconds") is None:
         expected["spec"]["terminationGracePeriodSeconds"] = 30
     if container in (result["spec"].get("initContainers") or []):
         expected["spec"]["initContainers"] = expected["spec"].get("initContainers") or []
+    if "volumeMounts" in container:
+        expected["spec"]["volumes"] = expected["spec"].get("volumes") or []
     assert stripped == expected
     again, patch, _ = answered(result, options, opted_in_by)
     assert (again.reason, patch) == (Reason.ALREADY_INJECTED, [])
@@ -505,6 +589,8 @@ SEMANTIC_MISTAKES: list[tuple[str, Any]] = [
     ("securityContext", {"capabilities": {"drop": ["ALL"], "add": ["NET_RAW", "NET_ADMIN"]}}),
     ("readinessProbe", {"tcpSocket": {"port": 1}}),
     ("ports", [{"containerPort": 1}]),
+    ("volumeMounts", [{"name": "nothing", "mountPath": "/x"}]),
+    ("env", [{"name": "SPOOL_DIR", "value": "/elsewhere"}]),
 ]
 
 
