@@ -54,7 +54,8 @@ def _parser() -> FlagParser:
         SnifferConfig,
         config_module.GROUPS,
         prog="tcp-sniffer",
-        usage="tcp-sniffer --ports PORT,PORT [--interface NAME | --read FILE] [--stdout | --output-url URL] [options]",
+        usage="tcp-sniffer --ports PORT,PORT [--interface NAME | --read FILE] [--stdout | --output-url URL | --har FILE]"
+        " [options]",
         description=DESCRIPTION,
         epilog=EPILOG.format(variables="".join(f"  {option.variable:<{width}}{option.help}\n" for option in silent)),
     )
@@ -90,8 +91,11 @@ def configure(
 
 
 _NO_OUTPUT: Final = Problem(
-    "output_stdout", "no output is named: --stdout writes the messages to standard output, --output-url posts them"
+    "output_stdout",
+    "no output is named: --stdout writes the messages to standard output, --output-url posts them, --har keeps them",
 )
+WRITE_SECONDS: Final = 1.0
+"""A write to a file that takes longer is not waited for at the end."""
 BAR_AFTER_SECONDS: Final = 1.0
 """A file that is read in less gets no progress bar."""
 
@@ -180,6 +184,14 @@ def leave(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or never open
             stream.flush()
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    """Ends the process on the spot, but not in the middle of an entry of a HAR file."""
+    har = sys.modules.get("sniffer.har")
+    if har is not None:
+        har.WRITING.acquire(timeout=WRITE_SECONDS)
     os._exit(code)
 
 
@@ -303,7 +315,7 @@ class _Daemon:
     def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stops += 1
         if self._stops > 2:
-            os._exit(EXIT_RUNTIME)
+            _exit(EXIT_RUNTIME)
         self._call(self._stop if self._stops == 1 else self._sniffer.abort)
 
     def _stop(self) -> None:

@@ -256,6 +256,11 @@ class SnifferConfig(Options):
         help="size of the spool, all files together; when it is full, the oldest messages are dropped",
     )
 
+    har: File = Option(
+        check_file, group=OUTPUT, variable="", metavar="FILE",
+        help="write exchanges to this file as HAR 1.2, which browsers' developer tools open; it is replaced",
+    )
+
     max_body_size: Whole = whole(
         65_536, 0, 1 << 30, unit="bytes", group=RECORD, help="bytes of each body to keep; 0 keeps none",
     )
@@ -350,7 +355,7 @@ class SnifferConfig(Options):
     @property
     def has_output(self) -> bool:
         """Whether a message leaves the process by itself."""
-        return self.output_stdout or self.output_url is not None
+        return self.output_stdout or self.output_url is not None or self.har is not None
 
     def _rules(self) -> Iterable[Problem]:
         warnings: list[str] = []
@@ -358,6 +363,8 @@ class SnifferConfig(Options):
             yield Problem("output_url", "output_url must use HTTPS in production")
         if self.metrics_port is not None and self.ports and self.metrics_port in self.ports:
             yield Problem("metrics_port", "metrics_port must not be one of ports")
+        if self.har is not None and self.read is not None and Path(self.har).absolute() == Path(self.read).absolute():
+            yield Problem("har", "har must not be the file that is read")
         yield from self._read_token()
         yield from self._check_ca_file()
         if self.output_url_auth_token is not None and (self.output_url or "").startswith("http:"):
@@ -413,9 +420,9 @@ variables beat defaults. Every problem is reported at once, each with the option
   flag it may stand alone (`--stdout`).
 - Sizes are bytes; `Ki`, `Mi` and `Gi` may follow the number (`MEMORY_BUDGET=64Mi`). Numbers must be finite. Only
   `MAX_BODY_SIZE`, `SAMPLE_RATE`, `STATS_INTERVAL_MS` and `STOP_DELAY_MS` take 0, and nowhere does 0 mean "no limit".
-- With no output named (`--stdout`, `--output-url`) the daemon shows exchanges at a terminal ([TERMINAL](TERMINAL.md)).
-  Anywhere else, in production and in a pod (`POD_NAME`, `NAMESPACE` or `NODE_NAME` is set) it does not start. The
-  library may run with a callback or an iterator alone.
+- With no output named (`--stdout`, `--output-url`, `--har`) the daemon shows exchanges at a terminal
+  ([TERMINAL](TERMINAL.md)). Anywhere else, in production and in a pod (`POD_NAME`, `NAMESPACE` or `NODE_NAME` is set)
+  it does not start. The library may run with a callback or an iterator alone.
 - The library reads no variable but `TCP_SNIFFER_PRODUCTION` and `OUTPUT_URL_AUTH_TOKEN`, and those only where their
   keywords are not given. `SnifferConfig.from_env()` reads them all.
 - The token is never shown: in no log, no repr, no help, and it has no flag, because command lines are public.

@@ -292,6 +292,7 @@ class Sniffer:
                 config.output_url is not None,
                 config.on_http_message is not None,
                 self._view is not None,
+                config.har is not None,
             )
         )
         share = config.memory_budget // 4 // max(1, count)
@@ -302,6 +303,10 @@ class Sniffer:
             lanes.append(Lane(CallbackSink(config.on_http_message), max_bytes=share))
         if self._view is not None:
             lanes.append(self._exchange_lane(self._view, share))
+        if config.har is not None:
+            from sniffer.har import HarSink  # seldom needed
+
+            lanes.append(self._exchange_lane(HarSink(config.har, version=_version()), share))
         if config.output_url is not None:
             token = config.output_url_auth_token
             sink = UrlSink(

@@ -250,7 +250,7 @@ def is_live(text: str) -> bool:
 
 def is_view(text: str) -> bool:
     """Whether it names no output: then it is typed at a terminal."""
-    return not re.search("--(stdout|output-url|help|version)", text)
+    return not re.search("--(stdout|output-url|har|help|version)", text)
 
 
 @pytest.fixture
