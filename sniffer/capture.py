@@ -13,12 +13,14 @@ import logging
 import os
 import select
 import socket
+import stat
 import struct
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from itertools import accumulate
 from pathlib import Path
@@ -261,6 +263,7 @@ class LiveSource(Source):
         """Closes what was opened."""
         if self._reader is not None:
             self._reader.close()
+            self._reader = None
 
 
 class _Pace:
@@ -417,11 +420,16 @@ class FileSource(Source):
         self._reader: Any = None
         self._relay: _Relay | None = None
         self._done = self._size = 0
+        with suppress(OSError):
+            about = Path(path).stat()
+            self._size = about.st_size if stat.S_ISREG(about.st_mode) else 0
 
     def open(self, stop: Stop) -> int:
         """Opens the file. A pipe is waited for until it has shown its header."""
         pcapy = _pcapy()
         path = self.name
+        if path == "-" and os.isatty(0):
+            raise CaptureError("- cannot be read: standard input is a terminal, not a capture")
         try:
             if path == "-" or not Path(path).is_file():
                 self.waiting = True
@@ -434,8 +442,6 @@ class FileSource(Source):
             raise CaptureError(f"{self.name} cannot be read: {error}") from error
         if self._relay is not None:
             self._relay.start()
-        else:
-            self._size = os.fstat(self._reader.getfd()).st_size
         linktype: int = self._reader.datalink()
         return linktype
 
@@ -499,10 +505,13 @@ class FileSource(Source):
 
     def close(self) -> None:
         """Closes what was opened."""
+        self._done = self._size
         if self._reader is not None:
             self._reader.close()
+            self._reader = None
         if self._relay is not None:
             self._relay.close()
+            self._relay = None
 
 
 class _Batch:
@@ -762,10 +771,16 @@ class Capture(threading.Thread):
         *,
         opened: Callable[[Exception | None], None],
         gauge_names: Mapping[str, str],
+        then: Sequence[Source] = (),
     ) -> None:
-        """`opened` is called once, from the thread, with None or with why the capture cannot be opened."""
+        """`opened` is called once, from the thread, with None or with why the capture cannot be opened.
+
+        `then` are read after `source`, each a capture of its own; one that cannot be read does not keep the others.
+        """
         super().__init__(name="sniffer capture", daemon=True)
         self.source = source
+        """The one that is read."""
+        self._sources = (source, *then)
         self.stop = Stop()
         self.beat = time.monotonic()
         """When the thread last showed that it is alive."""
@@ -775,35 +790,54 @@ class Capture(threading.Thread):
         self._gauge_names = gauge_names
         self._sockets: deque[tuple[str, int, bool]] = deque()
         self._stats_at = 0.0
+        self._before: Counter[str] = Counter()
+        """What the tables of the sources before this one have counted."""
 
     def own_socket(self, ip: str, port: int, opened: bool) -> None:
         """Leaves out (until it is closed) what this local socket sends and gets. May be called from any thread."""
         self._sockets.append((ip, port, opened))
 
     def run(self) -> None:
-        """Opens the source, feeds the table until the end, flushes it."""
-        error: CaptureError | None = None
+        """Opens each source, feeds a table until its end, flushes it."""
+        errors: list[Exception] = []
+        is_open = False
         try:
-            try:
-                table = self._open()
-            except Exception as raised:
-                self._opened(raised)
-                return
-            self._opened(None)
-            try:
-                self._feed_all(table)
-            except CaptureError as raised:
-                error = raised
-            except Exception as raised:
-                log.exception("capture thread failed")
-                error = CaptureError(f"capture failed: {type(raised).__name__}: {raised}")
-            self._finish(table)
+            for source in self._sources:
+                self.source = source
+                try:
+                    table = self._open()
+                except Exception as raised:
+                    errors.append(raised)
+                    continue
+                finally:
+                    self._alive()
+                if not is_open:
+                    is_open = True
+                    self._opened(None)
+                self._read(table, errors)
+                source.close()
+                if self.stop.is_set():
+                    break
+            if not is_open:
+                self._opened(errors[0] if len(errors) == 1 else _together(errors))
         except Exception as raised:
-            log.exception("capture thread failed")
-            error = CaptureError(f"capture failed: {type(raised).__name__}: {raised}")
+            errors.append(_failed(raised))
         finally:
-            self.source.close()
-            self._handoff.end(error)
+            for source in self._sources:
+                source.close()
+            self._handoff.end(_together(errors) if errors and is_open else None)
+
+    def _read(self, table: FlowTable, errors: list[Exception]) -> None:
+        """Reads a source to its end, or to what goes wrong."""
+        try:
+            self._feed_all(table)
+        except CaptureError as raised:
+            errors.append(raised)
+        except Exception as raised:
+            errors.append(_failed(raised))
+        self._finish(table)
+        if len(self._sources) > 1:
+            self._before.update(table.counters())
 
     def _open(self) -> FlowTable:
         linktype = self.source.open(self.stop)
@@ -811,6 +845,12 @@ class Capture(threading.Thread):
             return self._make_table(linktype)
         except ValueError as error:
             raise CaptureError(f"{self.source.name} cannot be read: {error}") from error
+
+    def progress(self) -> tuple[int, int] | None:
+        """Bytes of all sources that are read, and their sizes; None where one has none. From any thread."""
+        parts = [source.progress() for source in self._sources]
+        known = [part for part in parts if part is not None]
+        return (sum(done for done, _ in known), sum(size for _, size in known)) if len(known) == len(parts) else None
 
     def _feed_all(self, table: FlowTable) -> None:
         live = self.source.live
@@ -833,6 +873,8 @@ class Capture(threading.Thread):
 
     def _put(self, table: FlowTable, messages: list[RawMessage]) -> None:
         counters = table.counters()
+        for name, value in self._before.items():
+            counters[name] += value
         for name, value in table.gauges().items():
             counters[self._gauge_names.get(name, name)] = value
         self._handoff.put(messages, counters, table.events(), alive=self._alive)
@@ -849,3 +891,16 @@ class Capture(threading.Thread):
 
     def _alive(self) -> None:
         self.beat = time.monotonic()
+
+
+def _failed(error: Exception) -> CaptureError:
+    """Says in the log what should not have happened, and what to tell of it."""
+    log.error("capture thread failed", exc_info=error)
+    return CaptureError(f"capture failed: {type(error).__name__}: {error}")
+
+
+def _together(errors: Sequence[Exception]) -> CaptureError:
+    """One error that says them all."""
+    if len(errors) == 1 and isinstance(errors[0], CaptureError):
+        return errors[0]
+    return CaptureError("; ".join(map(str, errors)))

@@ -54,8 +54,8 @@ def _parser() -> FlagParser:
         SnifferConfig,
         config_module.GROUPS,
         prog="tcp-sniffer",
-        usage="tcp-sniffer --ports PORT,PORT [--interface NAME | --read FILE] [--stdout | --output-url URL | --har FILE]"
-        " [options]",
+        usage="tcp-sniffer --ports PORT,PORT [--interface NAME | --read FILE ...]\n"
+        "                   [--stdout | --output-url URL | --har FILE] [options]",
         description=DESCRIPTION,
         epilog=EPILOG.format(variables="".join(f"  {option.variable:<{width}}{option.help}\n" for option in silent)),
     )
@@ -155,8 +155,7 @@ def _screen(config: SnifferConfig) -> Screen | None:
     if _has_view(config):
         number = 1
     elif (
-        config.read is not None
-        and Path(config.read).is_file()
+        any(Path(file).is_file() for file in config.read)
         and os.isatty(2)
         and not (config.output_stdout and os.isatty(1))
     ):

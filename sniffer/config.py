@@ -165,6 +165,21 @@ def check_directory(value: object) -> str | None:
         raise ValueError(f"must be the path of a directory, not {quote(value)}") from None
 
 
+def check_captures(value: object) -> tuple[str, ...]:
+    """Paths of capture files, one or a list of them, standard input (`-`) at most once; None is none."""
+    if value is None:
+        return ()
+    values = [value] if isinstance(value, str | os.PathLike) else value
+    if isinstance(values, bytes | Mapping) or not isinstance(values, Iterable):
+        raise ValueError(f"must be the path of a file or a list of them, not {quote(value)}")
+    files = tuple(file for entry in values if (file := check_file(entry)) is not None)
+    if not files:
+        raise ValueError("must name at least one file")
+    if files.count("-") > 1:
+        raise ValueError("must name standard input once")
+    return files
+
+
 def check_callback(value: object) -> Callable[[HttpMessage], object] | None:
     """A function of one message; None is allowed."""
     if value is not None and not callable(value):
@@ -185,6 +200,7 @@ def read_redacted(value: str) -> list[str]:
 
 
 File = Option[str | os.PathLike[str] | None, str | None]
+Files = Option[str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None, tuple[str, ...]]
 
 
 class SnifferConfig(Options):
@@ -203,9 +219,10 @@ class SnifferConfig(Options):
         None, group=CAPTURE, metavar="NAME", shown="the first that is up, has an address and is no pseudo device",
         help="network interface to capture on; `any` is all of them",
     )
-    read: File = Option(
-        check_file, group=CAPTURE, variable="", metavar="FILE",
-        help="read a pcap or pcapng file in place of an interface; `-` is standard input",
+    read: Files = Option(
+        check_captures, lambda text: text.split("\0"), default=(), repeats=True, group=CAPTURE, variable="",
+        metavar="FILE",
+        help="read pcap or pcapng files, one after the other, in place of an interface; `-` is standard input",
     )
     capture_buffer_size: Whole = whole(
         16 << 20, 64 << 10, 2_147_483_647, unit="bytes", group=CAPTURE, shown="16 MiB",
@@ -363,8 +380,8 @@ class SnifferConfig(Options):
             yield Problem("output_url", "output_url must use HTTPS in production")
         if self.metrics_port is not None and self.ports and self.metrics_port in self.ports:
             yield Problem("metrics_port", "metrics_port must not be one of ports")
-        if self.har is not None and self.read is not None and Path(self.har).absolute() == Path(self.read).absolute():
-            yield Problem("har", "har must not be the file that is read")
+        if self.har is not None and Path(self.har).absolute() in map(Path.absolute, map(Path, self.read)):
+            yield Problem("har", "har must not be a file that is read")
         yield from self._read_token()
         yield from self._check_ca_file()
         if self.output_url_auth_token is not None and (self.output_url or "").startswith("http:"):

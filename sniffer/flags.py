@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, Final
 
 from sniffer.errors import Problem
@@ -32,14 +33,14 @@ class FlagParser(argparse.ArgumentParser):
             for option in options.options().values():
                 if option.group == name and option.flag:
                     self._flags.append(option.flag)
-                    group.add_argument(
-                        option.flag,
-                        dest=option.keyword,
-                        metavar=option.metavar,
-                        nargs="?",
-                        const="yes" if option.is_switch else NO_VALUE,
-                        help=_describe(option).replace("%", "%%"),
-                    )
+                    described: dict[str, Any] = {"dest": option.keyword, "help": _describe(option).replace("%", "%%")}
+                    if option.repeats:
+                        group.add_argument(
+                            option.flag, action="append", nargs="*", metavar=(option.metavar, "..."), **described
+                        )
+                    else:
+                        const = "yes" if option.is_switch else NO_VALUE
+                        group.add_argument(option.flag, metavar=option.metavar, nargs="?", const=const, **described)
         self.help_group = self.add_argument_group("Help")
         self.help_group.add_argument("-h", "--help", action="help", help="show this help")
 
@@ -49,7 +50,11 @@ class FlagParser(argparse.ArgumentParser):
         `--help` prints and raises SystemExit(0).
         """
         found, unknown = self.parse_known_args(arguments)
-        texts = {keyword: text for keyword, text in vars(found).items() if text.strip()}
+        given = {
+            keyword: text if isinstance(text, str) else "\0".join(chain.from_iterable(text)) or NO_VALUE
+            for keyword, text in vars(found).items()
+        }
+        texts = {keyword: text for keyword, text in given.items() if text.strip()}
         problems = [
             Problem(keyword, f"{keyword} needs a value behind its flag")
             for keyword, text in texts.items()
@@ -71,6 +76,8 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
     def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
         if action.nargs == "?" and action.const == NO_VALUE:
             return str(action.metavar)
+        if action.nargs == "*" and isinstance(action.metavar, tuple):
+            return " ".join(action.metavar)
         return super()._format_args(action, default_metavar)
 
 

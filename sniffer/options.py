@@ -53,6 +53,7 @@ class Option(Generic[Given, Value]):
     variable  None: the keyword in upper case behind the class's prefix; "": no variable
     flag      None: `--` and the keyword with dashes; "": no flag
     shown     the default in words, where its repr would say less
+    repeats   the flag may stand several times, with several values each: its text is all of them, with NULs between
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Option(Generic[Given, Value]):
         metavar: str = "TEXT",
         shown: str | None = None,
         is_switch: bool = False,
+        repeats: bool = False,
     ) -> None:
         self.check = check
         self.read = read
@@ -81,6 +83,7 @@ class Option(Generic[Given, Value]):
         self.metavar = metavar
         self.shown = shown
         self.is_switch = is_switch
+        self.repeats = repeats
         self.keyword = ""
 
     def __set_name__(self, owner: type[Options], name: str) -> None:

@@ -104,15 +104,18 @@ class Sniffer:
         self.began = False
         """The capture has been open."""
         self._state: State = "new"
-        self._live = config.read is None
-        self._source: Source = (
+        self._live = not config.read
+        sources: list[Source] = [FileSource(path) for path in config.read] or [
             LiveSource(config.interface, ports=config.ports, buffer_size=config.capture_buffer_size)
-            if config.read is None
-            else FileSource(config.read)
-        )
+        ]
         self._handoff = HandOff(max_bytes=config.memory_budget // 4, wait=not self._live, wake=self._wake)
         self._capture = Capture(
-            self._source, self._make_table, self._handoff, opened=self._opened, gauge_names=RENAMED_GAUGES
+            sources[0],
+            self._make_table,
+            self._handoff,
+            opened=self._opened,
+            gauge_names=RENAMED_GAUGES,
+            then=sources[1:],
         )
         where_it_runs = (config.pod_name, config.namespace, config.node_name)
         self._placement = Placement(*where_it_runs) if any(where_it_runs) else None
@@ -245,11 +248,11 @@ class Sniffer:
     @property
     def where(self) -> str:
         """The interface, or the file."""
-        return self._source.name
+        return self._capture.source.name
 
     def progress(self) -> tuple[int, int] | None:
-        """Bytes of the file that are read, and its size; None for an interface or a pipe."""
-        return self._source.progress()
+        """Bytes of the files that are read, and their size; None for an interface or a pipe."""
+        return self._capture.progress()
 
     async def outputs_closed(self) -> None:
         """Returns when every output is gone before its time: a closed pipe, a terminal that was hung up."""
@@ -306,7 +309,7 @@ class Sniffer:
         if config.har is not None:
             from sniffer.har import HarSink  # seldom needed
 
-            lanes.append(self._exchange_lane(HarSink(config.har, version=_version()), share))
+            lanes.append(self._exchange_lane(HarSink(config.har, version=__version__), share))
         if config.output_url is not None:
             token = config.output_url_auth_token
             sink = UrlSink(
@@ -558,10 +561,10 @@ class Sniffer:
             "memoryBudget": config.memory_budget,
         }
         if self._live:
-            fields["interface"] = self._source.name
-            fields["loopback"] = self._source.is_loopback()
+            fields["interface"] = self._capture.source.name
+            fields["loopback"] = self._capture.source.is_loopback()
         else:
-            fields["file"] = self._source.name
+            fields |= {"file": self.where} if len(self.config.read) == 1 else {"files": list(self.config.read)}
         placement = {"pod": config.pod_name, "namespace": config.namespace, "node": config.node_name}
         if self._placement is not None:
             fields["placement"] = {name: value for name, value in placement.items() if value is not None}
@@ -581,7 +584,7 @@ class Sniffer:
 
     def _say_nothing_seen(self) -> None:
         if self._state == "running":
-            self._watch.nothing_seen(self._source.name, self.config.ports)
+            self._watch.nothing_seen(self._capture.source.name, self.config.ports)
 
     def _say_end(self) -> None:
         self._final = snapshot = self.ledger.snapshot()

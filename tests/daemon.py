@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import pytest
 
@@ -63,12 +63,14 @@ class Daemon:
         program: Sequence[str] = ("-m", "sniffer"),
         prefix: Sequence[str] = (),
         read_stdout: bool = True,
+        stdin: IO[bytes] | None = None,
     ) -> None:
         inherited = {name: os.environ[name] for name in PASSED if name in os.environ}
         self.process = subprocess.Popen(
             [*prefix, sys.executable, *program, *arguments],
             cwd=ROOT,
             env={**inherited, **(environ or {})},
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )

@@ -78,6 +78,26 @@ def test_unknown_flags() -> None:
     assert "ports" in found
 
 
+def test_files_to_read() -> None:
+    """--read may stand several times, with several files each; alone it lacks its value."""
+    config = configure("--read", "a", "b", "--stdout", "--ports", "80", "--read=c,d", "--read", "-")
+    assert config.read == ("a", "b", "c,d", "-")
+    assert problems("--stdout", "--ports", "80", "--read")["read"] == "read needs a value behind its flag"
+
+
+@pytest.mark.parametrize(
+    "options", [("--stdout",), ("--har", "x.har"), ("--output-url", "https://h/"), ("--log-level", "info")]
+)
+def test_at_a_terminal(options: tuple[str, ...]) -> None:
+    """At a terminal no output need be named; then, and only then, the log begins at warnings unless it is told."""
+    config = cli.configure(["--ports", "80", *options], {}, at_terminal=True)
+    assert config.log_level == "info"
+    view = cli.configure(["--ports", "80"], {}, at_terminal=True)
+    assert (view.has_output, view.log_level) == (False, "warning")
+    with pytest.raises(ValidationError, match="--stdout"):
+        cli.configure(["--ports", "80"], {"NAMESPACE": "n"}, at_terminal=True)
+
+
 def test_flag_without_its_value() -> None:
     """A flag that lacks its value is a problem of its option."""
     assert problems("--stdout", "--ports")["ports"] == "ports needs a value behind its flag"

@@ -21,7 +21,7 @@ TOKEN = "t0ken-value"
 VALID: dict[str, tuple[str, object]] = {
     "ports": (" 80 , 8080 ", (80, 8080)),
     "interface": ("any", "any"),
-    "read": ("capture.pcap", "capture.pcap"),
+    "read": ("capture.pcap", ("capture.pcap",)),
     "capture_buffer_size": ("1048576", 1048576),
     "sample_rate": ("0.25", 0.25),
     "output_stdout": ("yes", True),
@@ -55,6 +55,7 @@ VALID: dict[str, tuple[str, object]] = {
     "metrics_address": ("::1", "::1"),
     "log_level": ("Debug", "debug"),
     "log_format": ("json", "json"),
+    "har": ("out.har", "out.har"),
 }
 SAMPLED = ["output_url_auth_token_file", "output_ca_file", "on_http_message"]  # each with a test of its own
 
@@ -147,10 +148,24 @@ def test_a_spool_without_a_collector_is_warned_about() -> None:
     assert not any("spool_dir" in warning for warning in config.warnings)
 
 
+def test_files_to_read() -> None:
+    """`read` takes a path or several, as text or as path objects; a flag's text has NULs between them."""
+    for given in ("a", Path("a"), ["a"], (Path("a"),)):
+        assert SnifferConfig(ports=[80], read=given).read == ("a",)
+    assert SnifferConfig(ports=[80], read=["a", Path("b"), "-"]).read == ("a", "b", "-")
+    assert SnifferConfig.from_texts({"ports": "80", "read": "a\0b,c"}).read == ("a", "b,c")
+    assert SnifferConfig(ports=[80], read=None).read == ()
+
+
+def test_har_must_not_replace_what_is_read() -> None:
+    """The file that HAR is written to is none of those that are read."""
+    assert problems(read=["a.pcap", "b.pcap"], har="./b.pcap") == {"har": "har must not be a file that is read"}
+
+
 def test_names_of_the_contract() -> None:
     """Keywords are the snake_case of the variables; only the ones that the contract names differ."""
     for keyword, option in SnifferConfig.options().items():
-        variable = {"production": "TCP_SNIFFER_PRODUCTION", "read": "", "on_http_message": ""}.get(keyword)
+        variable = {"production": "TCP_SNIFFER_PRODUCTION", "read": "", "har": "", "on_http_message": ""}.get(keyword)
         assert option.variable == (keyword.upper() if variable is None else variable)
     options = SnifferConfig.options()
     assert options["output_stdout"].flag == "--stdout"
@@ -166,7 +181,8 @@ def test_defaults() -> None:
     assert {keyword: getattr(config, keyword) for keyword in SnifferConfig.options()} == {
         "ports": (8080,),
         "interface": None,
-        "read": None,
+        "read": (),
+        "har": None,
         "capture_buffer_size": 16 << 20,
         "sample_rate": 1.0,
         "output_stdout": False,
@@ -254,6 +270,9 @@ def test_invalid_text(keyword: str, text: str) -> None:
         ("read", 3),
         ("read", ""),
         ("read", b"x"),
+        ("read", []),
+        ("read", ["a", ""]),
+        ("read", ["-", "a", "-"]),
         ("sample_rate", "1"),
         ("sample_rate", True),
         ("sample_rate", float("nan")),

@@ -26,6 +26,7 @@ from sniffer.pipeline import Sniffer, create_sniffer
 from tests import captures
 from tests.captures import connection, exchanges, get, ok, write
 from tests.deliveries import BOUND, until
+from tests.packets import SLL
 from tests.scripted import ScriptedSource, scripted
 
 __all__ = ["scripted"]
@@ -774,8 +775,8 @@ async def test_each_increment_is_needed(file: str, break_it: Any, law: str) -> N
 
 def test_the_source_follows_from_the_configuration() -> None:
     """`read` is a file; anything else is an interface."""
-    assert isinstance(Sniffer(SnifferConfig(ports=[80], interface="x"))._source, LiveSource)
-    assert Sniffer(SnifferConfig(ports=[80], read="x"))._source.live is False
+    assert isinstance(Sniffer(SnifferConfig(ports=[80], interface="x"))._capture.source, LiveSource)
+    assert Sniffer(SnifferConfig(ports=[80], read="x"))._capture.source.live is False
 
 
 def test_the_record_of_a_run_is_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -789,3 +790,81 @@ def test_the_record_of_a_run_is_json(tmp_path: Path, capfd: pytest.CaptureFixtur
     asyncio.run(run())
     lines = capfd.readouterr().out.splitlines()
     assert [json.loads(line)["schema"] for line in lines] == [1] * 6
+
+
+# Several files
+
+
+def size_of(path: str) -> int:
+    return Path(path).stat().st_size
+
+
+def spoil(path: str, *, keep: int) -> None:
+    """Cuts a file."""
+    Path(path).write_bytes(Path(path).read_bytes()[:keep])
+
+
+async def test_several_files(tmp_path: Path) -> None:
+    """Files are read in turn, each a capture of its own link type; the ledger sums over them and balances."""
+    first = write(tmp_path / "a", connection(exchanges(3)))
+    second = write(tmp_path / "b", connection(exchanges(2), client_port=40001, linktype=SLL), SLL)
+    sniffer = create_sniffer(ports=[8080], read=[first, second])
+    async with sniffer:
+        found = [message async for message in sniffer]
+        await sniffer.wait()
+    ledger = await sniffer.stop()
+    assert [(message.direction, message.path, message.destination.port) for message in found] == [
+        (direction, f"/{number}", port)
+        for port, count in ((40000, 3), (40001, 2))
+        for number in range(count)
+        for direction in ("request", "response")
+    ]
+    assert ledger["messages_request"] == ledger["messages_response"] == 5
+    assert ledger["packets_seen"] == sum(len(connection(exchanges(count))) for count in (3, 2))
+    assert sniffer.ledger.check() == []
+    assert ledger["flows_opened"] == 2
+    progress = sniffer.progress()
+    assert progress is not None
+    assert progress[0] == progress[1] == size_of(first) + size_of(second)
+
+
+async def test_the_same_file_twice(tmp_path: Path) -> None:
+    """Each file is a capture of its own: read twice, it gives each message twice, with the same ids."""
+    path = write(tmp_path / "a", connection(exchanges(3)))
+    async with create_sniffer(ports=[8080], read=[path, path]) as sniffer:
+        found = [message.to_json() async for message in sniffer]
+    assert found[:6] == found[6:]
+    assert len(found) == 12
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+async def test_a_bad_file_among_good_ones(bad: int, tmp_path: Path) -> None:
+    """One that cannot be read does not keep the others: they are delivered, then its error is raised, once."""
+    files = [write(tmp_path / str(n), connection(exchanges(1), client_port=40000 + n)) for n in range(3)]
+    spoil(files[bad], keep=10)
+    found: list[HttpMessage] = []
+    async with create_sniffer(ports=[8080], read=files) as sniffer:
+        with pytest.raises(CaptureError, match=f"^{files[bad]} cannot be read: truncated dump file; [^;]+$"):
+            await collect(sniffer, found)
+    assert [message.destination.port for message in found] == [
+        40000 + n for n in range(3) if n != bad for _ in range(2)
+    ]
+    assert sniffer.ledger.check() == []
+
+
+async def test_a_file_that_is_cut_among_good_ones(tmp_path: Path) -> None:
+    """One that ends within a packet gives what it holds, and the next is read."""
+    cut = write(tmp_path / "a", connection(exchanges(2)))
+    spoil(cut, keep=-10)
+    good = write(tmp_path / "b", connection(exchanges(1), client_port=40001))
+    sniffer = create_sniffer(ports=[8080], read=[cut, good], on_http_message=lambda _: None)
+    await sniffer.start()
+    with pytest.raises(CaptureError, match="cannot be read to its end"):
+        await sniffer.wait()
+    assert (await sniffer.stop())["lanes"]["callback"]["delivered"] == 6
+
+
+async def test_no_file_can_be_read(tmp_path: Path) -> None:
+    """When none of several can be read, the start fails with all their errors."""
+    with pytest.raises(CaptureError, match=r"one.*; .*two"):
+        await create_sniffer(ports=[8080], read=[tmp_path / "one", tmp_path / "two"]).start()

@@ -314,7 +314,7 @@ async def main():
     options = json.loads(sys.argv[1])
     sniffer = create_sniffer(on_http_message=messages.append, **options)
     await sniffer.start()
-    print("started", sniffer._source.name, flush=True)
+    print("started", sniffer.where, flush=True)
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

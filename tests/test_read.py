@@ -1,0 +1,98 @@
+"""The daemon reads what other programs capture: standard input, pipes, several files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.captures import connection, get, ok, write
+from tests.daemon import DEMO, ROOT, SECONDS, Daemon, exchanges, needs_capture, web_server
+
+SNIFFER = (sys.executable, "-m", "sniffer", "--ports", "8080", "--stdout")
+
+
+def run(*arguments: str, stdin: bytes | int | None = None) -> subprocess.CompletedProcess[bytes]:
+    """The daemon's answer; `stdin` comes through a pipe."""
+    given: dict[str, Any] = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
+    return subprocess.run([*SNIFFER, *arguments], cwd=ROOT, capture_output=True, timeout=SECONDS, check=False, **given)
+
+
+def paths(stdout: bytes) -> list[str]:
+    """The paths of the requests."""
+    messages = [json.loads(line) for line in stdout.splitlines()]
+    return [message["path"] for message in messages if message["direction"] == "request"]
+
+
+def test_standard_input() -> None:
+    """`--read -` reads a capture from a pipe, and from a file that standard input is, as it reads the file by name."""
+    by_name = run("--read", str(DEMO))
+    assert len(by_name.stdout.splitlines()) == 14
+    assert run("--read", "-", stdin=DEMO.read_bytes()).stdout == by_name.stdout
+    with DEMO.open("rb") as file:
+        assert run("--read", "-", stdin=file.fileno()).stdout == by_name.stdout
+
+
+@pytest.mark.skipif(shutil.which("editcap") is None, reason="editcap is not installed")
+@pytest.mark.parametrize("form", ["pcapng", "nsecpcap", "pcap"])
+def test_forms_of_captures_on_standard_input(form: str) -> None:
+    """pcap with micro- and nanoseconds and pcapng are read from a pipe."""
+    made = subprocess.run(["editcap", "-F", form, str(DEMO), "-"], capture_output=True, check=True, timeout=SECONDS)
+    done = run("--read", "-", stdin=made.stdout)
+    assert done.returncode == 0
+    assert done.stdout == run("--read", str(DEMO)).stdout
+
+
+@pytest.mark.parametrize("data", [b"", b"\xd4\xc3\xb2\xa1", b"no capture at all, but a text"])
+def test_no_capture_on_standard_input(data: bytes) -> None:
+    """What is no capture is one clear error, and 2."""
+    done = run("--read", "-", stdin=data)
+    assert done.returncode == 2
+    (line,) = [json.loads(line)["message"] for line in done.stderr.splitlines()]
+    assert line.startswith("- cannot be read: ")
+
+
+@needs_capture
+@pytest.mark.live
+@pytest.mark.parametrize("program", ["tcpdump", "dumpcap"])
+def test_a_live_capture_through_a_pipe(program: str) -> None:
+    """`tcpdump -w - | tcp-sniffer --read -` shows messages as they happen; the end of the one ends the other with 0."""
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+    with web_server() as port:
+        options = {"tcpdump": ["-U", "-s0"], "dumpcap": ["-q", "-f"]}[program]
+        capture = [program, "-i", "lo", "-w", "-", *options, f"tcp port {port}"]
+        with (
+            subprocess.Popen(capture, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as source,
+            Daemon("--ports", str(port), "--read", "-", "--stdout", stdin=source.stdout) as daemon,
+        ):
+            daemon.log("started")
+            while len(daemon.messages) < 2:
+                exchanges(port, 1)
+            source.send_signal(signal.SIGINT)
+            assert daemon.end() == 0
+
+
+def test_several_files(tmp_path: Path) -> None:
+    """Files are read in turn, standard input among them; one that is bad is one error and 2, after all the others."""
+    one = write(tmp_path / "one.pcap", connection([(get("/one"), ok())]))
+    two = write(tmp_path / "two.pcap", connection([(get("/two"), ok())]))
+    done = run("--read", one, "-", "--read", two, stdin=DEMO.read_bytes())
+    assert done.returncode == 0
+    assert paths(done.stdout) == ["/one", *paths(run("--read", str(DEMO)).stdout), "/two"]
+    bad = tmp_path / "bad.pcap"
+    bad.write_bytes(b"no capture, either")
+    done = run("--read", one, str(bad), two)
+    assert done.returncode == 2
+    assert paths(done.stdout) == ["/one", "/two"]
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    (error,) = [line for line in lines if line["level"] == "error"]
+    assert str(bad) in error["error"]
+    assert lines[-1]["undelivered"] == 0
+    assert lines[0]["files"] == [one, str(bad), two]
