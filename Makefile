@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := setup.py pyproject.toml $(wildcard sniffer_core/*.pyx sniffer_core/*.pxd)
 
-.PHONY: help run demo test lint coverage sanitize fuzz soak bench e2e dist docs links clean
+.PHONY: help run demo test lint coverage sanitize fuzz soak chaos bench e2e dist docs links clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -58,6 +58,9 @@ fuzz: $(VENV)/dev.stamp  ## Fuzz the core, guided by coverage (clang, atheris); 
 
 soak: $(VENV)/dev.stamp  ## Load the daemon and the library for minutes while outputs fail, and audit what they say
 	@exec $(BIN)/python -m tests.soak $(ARGS)
+
+chaos: $(VENV)/dev.stamp  ## Try every fault of the matrix on the daemon, as root, and say which promises were kept
+	@exec $(BIN)/python -m tests.chaos $(ARGS)
 
 bench: $(VENV)/dev.stamp  ## Measure beside tshark, httpry and tcpflow, and against the recorded instructions per message
 	@exec $(BIN)/python -m tests.bench $(ARGS)

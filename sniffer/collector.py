@@ -246,4 +246,6 @@ def _cause(error: BaseException) -> str:
     number = getattr(system, "errno", None)
     if isinstance(system, ssl.SSLError):
         return f"TLS: {getattr(system, 'verify_message', '') or system.reason}"
+    if isinstance(system, socket.gaierror):
+        return str(system.strerror)
     return os.strerror(number) if isinstance(number, int) and number > 0 else type(system).__name__

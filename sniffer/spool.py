@@ -80,6 +80,11 @@ TABLE: Final = (
     "CREATE TABLE messages (id INTEGER PRIMARY KEY, connection TEXT NOT NULL, exchange INTEGER NOT NULL,"
     " direction TEXT NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL)"
 )
+SCAN: Final = "SELECT id, connection, length(body) FROM messages WHERE id > ? ORDER BY id LIMIT ?"
+SCAN_WHOLE: Final = (
+    "SELECT id, connection, exchange, direction, body, crc FROM messages WHERE id > ? ORDER BY id LIMIT ?"
+)
+LOAD: Final = "SELECT connection, exchange, direction, body, crc FROM messages WHERE id = ?"
 
 
 class Damaged(Exception):
@@ -223,12 +228,26 @@ class Store:
         self._measure()
         return Committed(rows, evicted, through)
 
-    def scan(self, after: int, count: int) -> list[Row]:
-        """What is stored behind the id `after`, the oldest `count` of it."""
-        found = self._connected().execute(
-            "SELECT id, connection, length(body) FROM messages WHERE id > ? ORDER BY id LIMIT ?", (after, count)
-        )
-        return [Row(*row) for row in found]
+    def scan(self, after: int, count: int, room: int) -> tuple[list[tuple[Row, Stored | None]], int]:
+        """The oldest `count` messages behind the id `after`, or as many as fit into `room` bytes of memory, and up to
+        which id these are all that there is. With no room, and for a first one that does not fit: without the message.
+        """
+        db = self._connected()
+        found: list[tuple[Row, Stored | None]] = []
+        if not room:
+            found = [(Row(*row), None) for row in db.execute(SCAN, (after, count))]
+        else:
+            for number, *columns in db.execute(SCAN_WHOLE, (after, count)):
+                stored = _stored(columns)
+                row = Row(number, columns[0], len(columns[3]))
+                weight = row.size if stored is None else stored.weight
+                if weight > room:
+                    if not found:
+                        found.append((row, None))
+                    return found, found[-1][0].id
+                room -= weight
+                found.append((row, stored))
+        return found, found[-1][0].id if len(found) == count else self.last
 
     def load(self, ids: Iterable[int]) -> list[Stored | None]:
         """The messages with these ids; None for each that is gone or damaged."""
@@ -372,18 +391,20 @@ class Store:
         return evicted, through
 
     def _load(self, db: sqlite3.Connection, number: int) -> Stored | None:
-        row = db.execute(
-            "SELECT connection, exchange, direction, body, crc FROM messages WHERE id = ?", (number,)
-        ).fetchone()
-        if row is None or zlib.crc32(row[3]) != row[4]:
-            return None
-        return Stored(*row[:4])
+        row = db.execute(LOAD, (number,)).fetchone()
+        return None if row is None else _stored(row)
 
     def _measure(self) -> None:
         self.bytes = 0
         for file in _files(self._file):
             with contextlib.suppress(FileNotFoundError):
                 self.bytes += file.stat().st_size
+
+
+def _stored(columns: Sequence[Any]) -> Stored | None:
+    """A message from its columns; None where its bytes have changed."""
+    *fields, crc = columns
+    return Stored(*fields) if zlib.crc32(fields[3]) == crc else None
 
 
 def _files(database: Path) -> list[Path]:
@@ -504,7 +525,7 @@ class SpoolLane(Lane):
         self._sleep = sleep
         self._chance = chance
         self._slots = asyncio.Semaphore(workers)
-        self._copies_left = max_bytes // 8
+        self._copies = self._copies_left = max_bytes // 8
         self._entries_left = max(1000, max_bytes // 4 // ENTRY_BYTES)
         self._carried: set[Entry] = set()  # those in memory alone
         self._posts: dict[asyncio.Task[None], Post] = {}
@@ -607,7 +628,8 @@ class SpoolLane(Lane):
         self._settle("full", len(batch) - len(rows), flight, "larger than a sixteenth of the spool")
         if rows:
             self._last = rows[-1].id
-            if caught_up and self._entries_left >= len(rows):
+            if caught_up and self._entries_left >= len(rows) and self._copies_left >= 0:
+                # Nothing else is on disk before them: reading them again is saved.
                 self._indexed = self._last
                 pairs = zip(done.rows, batch, strict=True)
                 self._put([self._entry(row, record) for row, record in pairs if row is not None])
@@ -674,13 +696,11 @@ class SpoolLane(Lane):
             if post.wait is not None and all(map(self._is_over, post.batch)):
                 post.wait.cancel()
 
-    def _entry(self, row: Row, record: Record) -> Entry:
-        """The entry of a message that was just written; with it, to save reading it again, where memory allows."""
-        weight = record.weight
-        if weight > self._copies_left:
-            return Entry(row.id, row.connection_id, row.size, None)
-        self._copies_left -= weight
-        return Entry(row.id, row.connection_id, row.size, record, weight)
+    def _entry(self, row: Row, record: Record | None) -> Entry:
+        """The entry of a message on disk, with a copy of it in memory where there is one."""
+        held = 0 if record is None else record.weight
+        self._copies_left -= held
+        return Entry(row.id, row.connection_id, row.size, record, held)
 
     def _carry(self, batch: Sequence[Record], flight: Flight) -> None:
         """Puts messages into the queue that are in memory alone. They go on waiting there."""
@@ -743,7 +763,9 @@ class SpoolLane(Lane):
         if self._acked:
             self._later("delete", ACK_SECONDS, self._start_delete)
         if self._indexed < self._last and self._scan is None and self._entries_left >= SCAN_ROWS and self._taking:
-            self._scan = asyncio.create_task(self._look())
+            room = self._copies_left if self._copies_left > self._copies // 2 else 0
+            if room or self._may_post():
+                self._scan = asyncio.create_task(self._look(room))
 
     def _may_post(self) -> bool:
         return (
@@ -757,22 +779,18 @@ class SpoolLane(Lane):
         self._out.ripen()
         self._feed()
 
-    async def _look(self) -> None:
-        """Makes entries of the next messages on disk."""
-
-        def scan() -> tuple[list[Row], int]:
-            return self._store.scan(self._indexed, SCAN_ROWS), self._store.last
-
+    async def _look(self, room: int) -> None:
+        """Makes entries of the next messages on disk, with copies of as many as there is room for."""
         try:
-            rows, last = await self._disk.call(scan)
+            found, last = await self._disk.call(lambda: self._store.scan(self._indexed, SCAN_ROWS, room))
         except (sqlite3.Error, OSError) as error:
             await self._failed_disk(error)
             self._scan = None
             self._later("scan", PAUSE_SECONDS, self._feed)
         else:
             self._scan = None
-            self._put([Entry(row.id, row.connection_id, row.size, None) for row in rows if row.id > self._gone])
-            self._indexed = max(self._indexed, rows[-1].id if len(rows) == SCAN_ROWS else last)
+            self._put([self._entry(row, stored) for row, stored in found if row.id > self._gone])
+            self._indexed = max(self._indexed, last)
             self._feed()
         self._tell()
 

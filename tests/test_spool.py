@@ -29,7 +29,8 @@ from sniffer.errors import SnifferError
 from sniffer.lanes import LaneCounters
 from sniffer.sinks import Record, Rejected, Retry, Sink, TooLarge
 from sniffer.spool import ASIDE, FILE, LOCK, Full, SpoolLane, Store
-from tests.daemon import ROOT
+from tests import captures
+from tests.daemon import DEMO, ROOT, Daemon, silent_server
 from tests.deliveries import BOUND, Recorder, Sent, Time, balanced, message, messages, until
 
 MIB = 1 << 20
@@ -44,6 +45,11 @@ def stored(directory: Path, size: int = 4 * MIB) -> Iterator[Store]:
         yield store
     finally:
         store.close()
+
+
+def ids(store: Store, after: int = 0) -> list[int]:
+    """What is on disk."""
+    return [row.id for row, _ in store.scan(after, 1 << 30, 0)[0]]
 
 
 def sizes(directory: Path) -> int:
@@ -89,10 +95,28 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         found = store.load([1, 2, 3])
         assert [record and record.to_json() for record in found] == [m.to_json() for m in messages(3, body="x" * 9000)]
         assert [record and record.idempotency_key for record in found] == keys(messages(3))
-        assert [row.id for row in store.scan(1, 10)] == [2, 3]
+        assert ids(store, 1) == [2, 3]
         store.commit([message(7)], [1, 3])
-        assert [row.id for row in store.scan(0, 10)] == [2, 4]
+        assert ids(store) == [2, 4]
         assert store.load([1]) == [None]
+
+
+def test_what_is_read_ahead_fits_into_memory(tmp_path: Path) -> None:
+    """A scan brings as many messages as there is room for, or what is known of them without any."""
+    with stored(tmp_path) as store:
+        store.commit(messages(20, body="x" * 1000), [])
+        weight = len(message(10, body="x" * 1000).to_json()) + 300
+        found, last = store.scan(2, 100, 5 * weight)
+        assert [row.id for row, record in found if record] == [3, 4, 5, 6, 7]
+        assert last == 7
+        assert store.scan(2, 3, 0)[1] == 5
+        found, last = store.scan(2, 100, 0)
+        assert [record for _, record in found] == [None] * 18
+        assert last == 20
+        found, last = store.scan(2, 100, 10)
+        assert [(row.id, record) for row, record in found] == [(3, None)]
+        assert last == 3
+        assert store.scan(20, 100, 10) == ([], 20)
 
 
 def test_only_the_owner_reads_it(tmp_path: Path) -> None:
@@ -141,7 +165,7 @@ def test_the_size_is_never_passed(tmp_path: Path, size: int, kind: str) -> None:
             through = max(through, done.through)
             assert sizes(tmp_path) <= size
         assert evicted
-        rows = store.scan(0, 10**6)
+        rows = [row for row, _ in store.scan(0, 1 << 30, 0)[0]]
         assert rows[0].id > through
         assert {row.id for row in rows} == set(range(through + 1, store.last + 1)) - deleted
         # Room is used: what is left is not a small part of what would fit.
@@ -161,8 +185,7 @@ def test_a_store_that_may_not_evict_says_that_it_is_full(tmp_path: Path) -> None
         with pytest.raises(Full):  # noqa: PT012 - which of them it is depends on the form of the file
             for number in range(10_000):
                 store.commit(messages(20, connection=number), [], evict=False)
-        rows = store.scan(0, 10**6)
-        assert len(rows) == store.last > 500
+        assert len(ids(store)) == store.last > 500
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
@@ -230,11 +253,11 @@ def test_what_is_no_spool_is_set_aside(tmp_path: Path, damage: Any, caplog: pyte
         assert store.set_aside == 1
         assert "set aside" in caplog.text
         assert os.path.lexists(tmp_path / ASIDE)
-        assert store.scan(0, 10) == []
+        assert ids(store) == []
         store.commit(messages(2), [])
     with stored(tmp_path) as store:
         assert store.set_aside == 0
-        assert len(store.scan(0, 10)) == 2
+        assert len(ids(store)) == 2
 
 
 def test_a_changed_body_is_not_presented_as_right(tmp_path: Path) -> None:
@@ -291,11 +314,11 @@ def test_what_was_committed_survives_a_kill(tmp_path: Path) -> None:
             last = int(rest[-1]) if rest else last
         with stored(tmp_path, 1 << 24) as store:
             assert store.set_aside == 0
-            rows = store.scan(0, 10**6)
-            assert [row.id for row in rows] == list(range(1, store.last + 1))
+            rows = ids(store)
+            assert rows == list(range(1, store.last + 1))
             assert store.last >= last
             assert store.last % 7 == 0
-            assert None not in store.load([row.id for row in rows])
+            assert None not in store.load(rows)
 
 
 # The lane
@@ -398,7 +421,7 @@ async def test_messages_go_through_the_disk(tmp_path: Path) -> None:
     assert Counter(keys(sink.taken)) == Counter(keys(messages(50) + messages(50, connection=1)))
     assert {record.to_json() for record in sink.taken} >= {message(3).to_json()}
     with stored(tmp_path) as store:
-        assert store.scan(0, 10) == []
+        assert ids(store) == []
 
 
 async def test_an_outage_of_any_length_loses_nothing(tmp_path: Path) -> None:
@@ -611,7 +634,7 @@ async def test_final_answers_end_messages(tmp_path: Path) -> None:
         counters = await drained(lane)
         assert (counters.delivered, counters.rejected, counters.dropped_error) == (2, 1, 1)
     with stored(tmp_path) as store:
-        assert store.scan(0, 10) == []
+        assert ids(store) == []
 
 
 # The stop
@@ -843,7 +866,7 @@ async def test_a_damaged_message_is_counted(tmp_path: Path) -> None:
         counters = await drained(lane)
         assert (counters.delivered, counters.dropped_error, counters.spooled) == (4, 1, 0)
     with stored(tmp_path) as store:
-        assert store.scan(0, 10) == []
+        assert ids(store) == []
 
 
 async def test_space_is_given_back(tmp_path: Path) -> None:
@@ -869,7 +892,7 @@ async def test_memory_is_bounded(tmp_path: Path) -> None:
             records = [e for post in lane._posts.values() for e in post.batch if e.record is not None]
             queued = [e for waiting in lane._out._connections.values() for e, _ in waiting]
             held = sum(e.held for e in {*records, *queued})  # type: ignore[attr-defined]
-            assert held <= MIB // 8
+            assert held <= MIB // 8 + 5 * 4000  # and one batch
             assert len(queued) <= max(1000, MIB // 4 // spool.ENTRY_BYTES)
         assert lane.counters.spooled + lane.counters.dropped_evicted == 5000
         sink.up.set()
@@ -944,3 +967,96 @@ def test_nothing_is_lost_and_nothing_overtakes(tmp_path: Path, seed: int) -> Non
     assert ordered(taken)
     assert len(set(keys(taken))) == len(taken)  # here no process was killed
     assert len(taken) + rejected + left == len(offered)
+
+
+# The daemon
+
+
+SECRET = "s3cret-n0t-t0-be-0n-disk"
+TOKEN = "t0ken-n0t-t0-be-0n-disk"
+
+
+def nobody() -> str:
+    """A URL where nobody listens."""
+    with silent_server() as port:
+        return f"http://127.0.0.1:{port}/"
+
+
+def test_no_secret_is_on_disk(tmp_path: Path) -> None:
+    """Header and query values that are redacted, and the token, are in no file of the spool; the bodies are."""
+    request = captures.get(
+        f"/in?sig={SECRET}", Authorization=f"Bearer {SECRET}", Cookie=f"a={SECRET}", X_Api_Key=SECRET
+    )
+    answer = captures.ok(b"the body of it", **{"Set-Cookie": f"sid={SECRET}"})
+    file = captures.write(tmp_path / "x.pcap", captures.connection([(request, answer)] * 20))
+    environ = {"OUTPUT_URL_AUTH_TOKEN": TOKEN, "SPOOL_DIR": str(tmp_path / "spool"), "DRAIN_TIMEOUT_MS": "100"}
+    with Daemon("--ports", "8080", "--read", file, "--output-url", nobody(), environ=environ) as daemon:
+        daemon.log("messages wait in the spool")
+        assert daemon.stop() == 0
+        assert daemon.logs[-1]["lanes"]["url"]["spooled"] == 40
+        assert SECRET not in "".join(daemon.stderr)
+        assert TOKEN not in "".join(daemon.stderr)
+    on_disk = b"".join(path.read_bytes() for path in (tmp_path / "spool").iterdir())
+    assert b"the body of it" in on_disk
+    assert b"[REDACTED]" in on_disk
+    assert SECRET.encode() not in on_disk
+    assert TOKEN.encode() not in on_disk
+
+
+def test_exit_codes(tmp_path: Path) -> None:
+    """A spool in use and one that cannot be made end the start with 2, a wrong size with 1, one error each."""
+    (tmp_path / "file").write_text("a file")
+    arguments = ("--ports", "8080", "--read", str(DEMO), "--output-url", nobody())
+    with stored(tmp_path / "busy"):
+        for directory, words in (
+            ("busy", "in use by another process"),
+            ("file", "File exists"),
+            ("file/x", "directory"),
+        ):
+            with Daemon(*arguments, "--spool-dir", str(tmp_path / directory)) as daemon:
+                assert daemon.end() == 2
+                (error,) = [line["message"] for line in daemon.logs if line["level"] == "error"]
+                assert error.startswith("spool_dir ")
+                assert words in error
+    with Daemon(*arguments, "--spool-dir", str(tmp_path / "spool"), "--spool-size", "1Ki") as daemon:
+        assert daemon.end() == 1
+        assert "spool_size" in "".join(daemon.stderr)
+        assert not (tmp_path / "spool").exists()
+
+
+def test_a_damaged_spool_does_not_keep_the_daemon_from_running(tmp_path: Path) -> None:
+    """Garbage in place of the spool: set aside, counted in the last line, and everything is delivered or spooled."""
+    (tmp_path / FILE).write_bytes(b"garbage" * 5000)
+    arguments = ("--ports", "8080", "--read", str(DEMO), "--output-url", nobody(), "--stdout")
+    with Daemon(*arguments, "--spool-dir", str(tmp_path)) as daemon:
+        assert daemon.log("the spool is damaged: it is set aside, and a new one is begun")["level"] == "error"
+        daemon.log("messages wait in the spool")
+        assert daemon.stop() == 0
+        assert len(daemon.messages) == 14
+        assert daemon.logs[-1]["lanes"]["url"]["spooled"] == 14
+        assert daemon.logs[-1]["ledger"]["spool_set_aside"] == 1
+        assert not daemon.logged("the ledger does not balance")
+
+
+@pytest.mark.parametrize("name", ["recovered", "spooled", "dropped_evicted"])
+async def test_the_law_notices_each_broken_increment(tmp_path: Path, name: str) -> None:
+    """A counter of the spool that does not move breaks the law: none is derived from another."""
+
+    def stuck(_self: LaneCounters, _value: int) -> None:
+        pass
+
+    async with spooling(Down(), tmp_path, store_size=MIB) as lane:
+        lane.offer(messages(3))
+        await drained(lane)
+    broken = type("Broken", (LaneCounters,), {name: property(lambda _self: 0, stuck)})()
+    store = Store(tmp_path, MIB)
+    lane = SpoolLane(Down(), store, max_bytes=16 * MIB, counters=broken)
+    await lane.open()
+    held = []
+    for number in range(150):
+        lane.offer([message(number, connection=c, body="x" * 1000) for c in range(10)])
+        await until(lambda: lane.counters.waiting == 0)
+        held.append(balanced(broken))
+    await lane.drain(time.monotonic())
+    await lane.close()
+    assert not all(held)

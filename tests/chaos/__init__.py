@@ -1,0 +1,1 @@
+"""The world fails around the daemon, and what it promised is looked at."""
