@@ -453,6 +453,17 @@ class Post:
     wait: asyncio.Future[object] | None = None
 
 
+class Again(NamedTuple):
+    """A batch needs a further try, no earlier than `after` seconds from now."""
+
+    cause: str
+    after: float = 0.0
+
+
+HALVES: Final = Again("too large")
+"""At once, in halves."""
+
+
 class _Merging(Batches):
     """A queue that gives what waits in batches as large as one transaction should be."""
 
@@ -584,6 +595,8 @@ class SpoolLane(Lane):
         """Notes on disk what was delivered, and closes the spool and the sink."""
         for timer in self._timers.values():
             timer.cancel()
+        if self._scan is not None:
+            self._scan.cancel()
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 if self._flush is not None:
@@ -806,13 +819,13 @@ class SpoolLane(Lane):
                     pieces.pop(0)
                     continue
                 async with self._slots:
-                    answer = await self._try(piece)
-                if answer is None:
+                    again = await self._try(piece)
+                if again is None:
                     pieces.pop(0)
                     post.tries = 0
-                elif isinstance(answer, TooLarge):
+                elif again == HALVES:
                     pieces[0:1] = [piece[: len(piece) // 2], piece[len(piece) // 2 :]]
-                elif not await self._wait(post, answer):
+                elif not await self._wait(post, again):
                     return  # its connections stay blocked: nothing overtakes what is left
             self._release(taken)
         finally:
@@ -820,23 +833,23 @@ class SpoolLane(Lane):
             self._feed()
             self._tell()
 
-    async def _try(self, piece: list[Entry]) -> Retry | TooLarge | None:
-        """Tries once. None when every member's end is known."""
+    async def _try(self, piece: list[Entry]) -> Again | None:
+        """Tries once. None when every member's end is known. (An exception would hold the batch while it waits.)"""
         try:
             batch = await self._records(piece)
         except (sqlite3.Error, OSError) as error:
             await self._failed_disk(error)
-            return Retry("the spool cannot be read")
+            return Again("the spool cannot be read")
         members = [entry for entry, _ in batch]
         if not members:
             return None
         try:
             await self.sink.deliver([record for _, record in batch])
         except Retry as answer:
-            return answer
+            return Again(answer.cause, min(answer.after or 0.0, LONGEST_RETRY_AFTER))
         except TooLarge as answer:
             if len(members) > 1:
-                return answer
+                return HALVES
             self._finish(members, "rejected", answer.cause)
         except Undelivered as answer:
             done, failed = answer.delivered, answer.delivered + answer.failed
@@ -863,9 +876,9 @@ class SpoolLane(Lane):
                     self._finish([entry], "error", "damaged in the spool")
         return [(entry, entry.record) for entry in piece if entry.record is not None]
 
-    async def _wait(self, post: Post, answer: Retry) -> bool:
+    async def _wait(self, post: Post, again: Again) -> bool:
         """Waits for the next try. False: there is none, in a drain."""
-        self._say_failing(answer.cause)
+        self._say_failing(again.cause)
         for entry in post.batch:
             if entry.id:
                 self._drop_copy(entry)
@@ -873,16 +886,15 @@ class SpoolLane(Lane):
             post.successes = self._successes
         post.tries += 1
         delay = min(2.0 ** (post.tries - 1), LONGEST_DELAY)
-        after = min(answer.after or 0.0, LONGEST_RETRY_AFTER)
         if self._draining:
-            delay = max(delay, after)
+            delay = max(delay, again.after)
             late = self._deadline is not None and self._clock() + delay > self._deadline
             if late or post.tries > len(RETRY_DELAYS):
                 self._gave_up = self._gave_up or self._successes == post.successes
-                self._finish([entry for entry in post.batch if not entry.id], "retries", answer.cause)
+                self._finish([entry for entry in post.batch if not entry.id], "retries", again.cause)
                 return False
         else:
-            delay = max(delay * (1 - self._chance() / 2), after)
+            delay = max(delay * (1 - self._chance() / 2), again.after)
         post.wait = asyncio.ensure_future(self._sleep(delay))
         self._held_back += 1
         self._feed()  # the place of who waits is free

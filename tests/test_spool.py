@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import random
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -899,6 +901,34 @@ async def test_memory_is_bounded(tmp_path: Path) -> None:
         assert (await drained(lane)).spooled == 0
 
 
+async def test_what_waits_for_its_next_try_is_not_in_memory(tmp_path: Path) -> None:
+    """In an outage the batches that wait are on disk alone, and no failed try keeps one until a garbage collection."""
+
+    async def sleep(seconds: float) -> None:
+        await asyncio.Event().wait()
+
+    sink = Down()
+    share = 8 * MIB
+    lane = SpoolLane(sink, Store(tmp_path, 64 * MIB), max_bytes=share, size=20, sleep=sleep, chance=lambda: 0.0)
+    await lane.open()
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for connection in range(100):
+            lane.offer(messages(20, connection=connection, body="x" * 10_000))
+            await until(lambda: lane.counters.waiting == 0)
+        await until(lambda: sink.tries == 8 * spool.PLACES)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert lane.counters.spooled == 2000
+    assert held < share // 4  # a batch has 200 kB, and 32 of them wait
+    await lane.drain(time.monotonic())
+    await lane.close()
+
+
 # Everything at once
 
 
@@ -1028,7 +1058,7 @@ def test_a_damaged_spool_does_not_keep_the_daemon_from_running(tmp_path: Path) -
     """Garbage in place of the spool: set aside, counted in the last line, and everything is delivered or spooled."""
     (tmp_path / FILE).write_bytes(b"garbage" * 5000)
     arguments = ("--ports", "8080", "--read", str(DEMO), "--output-url", nobody(), "--stdout")
-    with Daemon(*arguments, "--spool-dir", str(tmp_path)) as daemon:
+    with Daemon(*arguments, "--spool-dir", str(tmp_path), "--drain-timeout-ms", "100") as daemon:
         assert daemon.log("the spool is damaged: it is set aside, and a new one is begun")["level"] == "error"
         daemon.log("messages wait in the spool")
         assert daemon.stop() == 0

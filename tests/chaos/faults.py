@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import re
 import shutil
@@ -397,6 +398,7 @@ def stdout_blocks(folder: Path, seconds: float) -> Outcome:
             Daemon("--ports", str(port), "--interface", "lo", "--stdout", "--output-url", url, read_stdout=False)
         )
         assert daemon.process.stdout is not None
+        fcntl.fcntl(daemon.process.stdout, fcntl.F_SETPIPE_SZ, 4096)
         daemon.log("started")
         load = Load(port)
         time.sleep(seconds)
