@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests import packets as p
 from tests.conversations import Dialogue
 from tests.laws import Table
@@ -94,3 +96,32 @@ def test_no_latency_below_zero() -> None:
     assert [(m.reason, m.path, m.latency_us) for m in messages if m.direction == "response"] == [("A", "/late", None)]
     in_step = Table().run([*answered[:-1], late, answered[-1]])
     assert [m.latency_us for m in in_step if m.direction == "response"] == [1000]
+
+
+@pytest.mark.parametrize(("lost", "latency"), [(0, 1000), (1, None)], ids=["in the middle", "at the end"])
+def test_no_latency_where_the_end_of_the_request_was_lost(lost: int, latency: int | None) -> None:
+    """A gap inside the request leaves its last byte's time known; one that takes the last byte does not."""
+    dialogue = Dialogue()
+    dialogue.client(b"POST /a HTTP/1.1\r\nContent-Length: 10\r\n\r\n")
+    for number, half in enumerate((b"01234", b"56789")):
+        dialogue.client(half, lost=number == lost)
+    dialogue.server(answer("A"))
+    dialogue.wait(300_000)
+    dialogue.client()
+    messages = Table().run(dialogue.packets)
+    assert [(m.direction, m.incomplete, m.latency_us) for m in messages] == [
+        ("request", "gap", None),
+        ("response", None, latency),
+    ]
+
+
+def test_an_open_request_whose_server_speaks_tls() -> None:
+    """What is open when the other side turns out to be no HTTP is given up, with all that it held."""
+    dialogue = Dialogue()
+    dialogue.client(b"POST /a HTTP/1.1\r\nContent-Length: 10\r\n\r\n01234")
+    dialogue.server(b"\x16\x03\x03\x00\x05hello")
+    table = Table()
+    assert table.feed(dialogue.take()) == []
+    assert table.core.gauges()["messages_open"] == 0
+    assert table.flush() == []
+    assert table.counted("flows_tls") == {"flows_tls": 1}
