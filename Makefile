@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := setup.py pyproject.toml $(wildcard sniffer_core/*.pyx sniffer_core/*.pxd)
 
-.PHONY: help run demo test lint coverage sanitize fuzz soak chaos bench e2e dist docs links clean
+.PHONY: help run demo test lint coverage sanitize fuzz soak chaos bench e2e dist docs links screenshots clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -80,6 +80,9 @@ docs: $(VENV)/dev.stamp  ## Write the generated documents anew
 
 links: $(VENV)/dev.stamp  ## Ask every outside address that the documents name; needs the network
 	@exec $(BIN)/python -m tests.docs.links
+
+screenshots: $(VENV)/dev.stamp  ## Take the pictures of the documents anew
+	@exec $(BIN)/python -m tests.screenshots
 
 clean:  ## Remove what was built, the virtual environment included
 	rm -rf $(VENV) build dist *.egg-info sniffer_core/*.so sniffer_core/*.c

@@ -342,7 +342,7 @@ def default_interface() -> str:
 
     Pseudo devices of libpcap are no interfaces of the system, so none is looked at.
     """
-    addressed = _ipv6_interfaces()
+    addressed = {name for _, name in _ipv6_addresses()}
     for _, name in socket.if_nameindex():
         flags = _interface_flags(name)
         if flags & _IFF_UP and not flags & _IFF_LOOPBACK and (name in addressed or _has_ipv4(name)):
@@ -352,11 +352,27 @@ def default_interface() -> str:
     )
 
 
-def _ipv6_interfaces() -> set[str]:
+def is_up(name: str) -> bool:
+    """Whether the interface is there and up."""
+    return bool(_interface_flags(name) & _IFF_UP)
+
+
+def addresses(name: str) -> list[str]:
+    """The interface's first IPv4 address and its IPv6 addresses."""
+    answer = _ask(_SIOCGIFADDR, name)
+    found = [socket.inet_ntop(socket.AF_INET, answer[20:24])] if answer else []
+    return found + [
+        socket.inet_ntop(socket.AF_INET6, bytes.fromhex(packed)) for packed, of in _ipv6_addresses() if of == name
+    ]
+
+
+def _ipv6_addresses() -> list[tuple[str, str]]:
+    """(address in hexadecimal, interface) of each."""
     try:
-        return {line.split()[-1] for line in Path("/proc/self/net/if_inet6").read_text("ascii").splitlines()}
+        lines = Path("/proc/self/net/if_inet6").read_text("ascii").splitlines()
     except OSError:  # no IPv6 here
-        return set()
+        return []
+    return [(line.split()[0], line.split()[-1]) for line in lines]
 
 
 def _interface_flags(name: str) -> int:

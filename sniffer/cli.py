@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import gc
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -37,6 +39,7 @@ Captures HTTP/1.x between other programs, passively, and writes each request and
 EPILOG: Final = """\
 examples:
   tcp-sniffer --ports 8080                             at a terminal: one readable line for each exchange
+  tcp-sniffer doctor --ports 8080                      what stops one from seeing traffic
   tcp-sniffer --ports 8080 --interface eth0 --stdout
   tcp-sniffer --ports 80,8080 --read capture.pcap --stdout | jq .path
   tcp-sniffer --ports 8080 --output-url https://collector.example/messages
@@ -45,6 +48,16 @@ Each option can be given by the variable in brackets too; a flag beats its varia
 {variables}
 exit codes: 0 success or a clean stop, 1 wrong configuration, 2 everything else
 """
+
+
+class _ListInterfaces(argparse.Action):
+    """`--list-interfaces`, which needs no other option."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from sniffer.doctor import list_interfaces
+
+        print("\n".join(list_interfaces()))
+        parser.exit()
 
 
 def _parser() -> FlagParser:
@@ -62,7 +75,40 @@ def _parser() -> FlagParser:
     parser.help_group.add_argument(
         "--version", action="version", version=f"tcp-sniffer {__version__}", help="show the version"
     )
+    parser.help_group.add_argument(
+        "--list-interfaces", action=_ListInterfaces, nargs=0, help="show what can be captured on"
+    )
     return parser
+
+
+def _doctor_parser() -> FlagParser:
+    parser = FlagParser(
+        SnifferConfig,
+        (config_module.CAPTURE, config_module.LIMITS),
+        prog="tcp-sniffer doctor",
+        usage="tcp-sniffer doctor --ports PORT,PORT [--interface NAME] [--seconds N]",
+        description="Says what stops one from seeing traffic. Exit code 0: nothing does; 2: what begins with `no`.\n",
+    )
+    parser.help_group.add_argument("--seconds", metavar="N", help="how long to capture (default: 5)")
+    return parser
+
+
+def _doctor(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """`tcp-sniffer doctor`."""
+    from sniffer import doctor
+    from sniffer.capture import Stop
+
+    flags, problems = _doctor_parser().texts(arguments)
+    seconds = flags.pop("seconds", str(doctor.SECONDS))
+    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]+)?", seconds) or not float(seconds):
+        problems.append(Problem("seconds", "seconds must be a number above 0"))
+    config = SnifferConfig.from_texts({**SnifferConfig.texts_of(environ), **flags}, problems)
+    _load()
+    raise_net_raw()
+    stop = Stop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return doctor.run(config, seconds=float(seconds), stop=stop)
 
 
 def configure(
@@ -109,6 +155,8 @@ def run(arguments: Sequence[str], **keywords: Any) -> int:
     try:
         _open_standard_streams()
         logs.configure(secrets=[os.environ.get("OUTPUT_URL_AUTH_TOKEN", "").strip()])
+        if arguments and arguments[0] == "doctor":
+            return _doctor(arguments[1:], os.environ)
         config = configure(arguments, os.environ, at_terminal=os.isatty(1), **keywords)
         screen = _screen(config)
         placement = {"pod": config.pod_name, "namespace": config.namespace, "node": config.node_name}

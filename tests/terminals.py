@@ -39,8 +39,8 @@ class Terminal:
         prefix: Sequence[str] = (),
         cwd: Path = ROOT,
     ) -> None:
-        self._screen = pyte.Screen(columns, rows)
-        self._stream = pyte.ByteStream(self._screen)
+        self.screen = pyte.Screen(columns, rows)
+        self._stream = pyte.ByteStream(self.screen)
         self._master, slave = pty.openpty()
         self._resize(rows, columns)
         inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
@@ -79,7 +79,7 @@ class Terminal:
     def rows(self) -> list[str]:
         """What stands on the screen, without the empty rows."""
         with self._news:
-            return [row.rstrip() for row in self._screen.display if row.strip()]
+            return [row.rstrip() for row in self.screen.display if row.strip()]
 
     def wait_for(self, what: Callable[[list[str]], Any]) -> Any:
         """What `what`, called with the screen's rows, returns once it is true; fails when the time is up."""
@@ -94,7 +94,7 @@ class Terminal:
     def resize(self, rows: int, columns: int) -> None:
         """Another size, as when the window is dragged."""
         with self._news:
-            self._screen.resize(rows, columns)
+            self.screen.resize(rows, columns)
         self._resize(rows, columns)
 
     def _resize(self, rows: int, columns: int) -> None:

@@ -1,0 +1,115 @@
+"""The files for hosts: the systemd unit and the compose file."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sniffer.config import SnifferConfig
+from tests.daemon import ROOT, SECONDS
+
+UNIT = ROOT / "deploy/systemd/tcp-sniffer.service"
+ENVIRONMENT = ROOT / "deploy/systemd/tcp-sniffer.env"
+COMPOSE = ROOT / "deploy/compose/compose.yaml"
+
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+
+
+def settings() -> dict[str, list[str]]:
+    """The unit's settings."""
+    found: dict[str, list[str]] = {}
+    for line in UNIT.read_text().splitlines():
+        if match := re.match(r"(\w+)=(.*)", line):
+            found.setdefault(match[1], []).append(match[2])
+    return found
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    """The unit with a program that is installed here."""
+    path = tmp_path / UNIT.name
+    path.write_text(UNIT.read_text().replace("ExecStart=/opt/tcp-sniffer/bin/tcp-sniffer", "ExecStart=/bin/true"))
+    return path
+
+
+def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """systemd-analyze's answer."""
+    command = ["systemd-analyze", "--no-pager", *arguments]
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=SECONDS, check=False
+    )
+
+
+@needs_systemd
+def test_unit_is_valid(unit: Path) -> None:
+    """systemd takes the unit, without a word."""
+    done = analyze("verify", str(unit))
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@needs_systemd
+def test_a_wrong_unit_is_found(unit: Path) -> None:
+    """The check of the unit fails on a setting that systemd does not know."""
+    unit.write_text(unit.read_text().replace("DynamicUser=", "DynamicUsers="))
+    assert "DynamicUsers" in analyze("verify", str(unit)).stdout
+
+
+@needs_systemd
+def test_unit_is_sandboxed(unit: Path) -> None:
+    """systemd's own rating of the exposure is below 2, as docs/deployment/HOSTS.md says."""
+    done = analyze("security", "--offline=yes", "--threshold=20", str(unit))
+    assert done.returncode == 0, done.stdout
+
+
+def test_unit_fits_the_daemon() -> None:
+    """One capability, for a user of its own; time to drain; no restart for wrong configuration."""
+    unit = settings()
+    assert unit["AmbientCapabilities"] == unit["CapabilityBoundingSet"] == ["CAP_NET_RAW"]
+    assert unit["DynamicUser"] == ["yes"]
+    assert int(unit["TimeoutStopSec"][0]) * 1000 > SnifferConfig.options()["drain_timeout_ms"].default
+    assert unit["RestartPreventExitStatus"] == ["1"]
+
+
+def test_environment_is_a_configuration() -> None:
+    """The example of the environment file is one that the daemon takes, with the lines in comments too."""
+    lines = [line.removeprefix("#") for line in ENVIRONMENT.read_text().splitlines()]
+    environ = dict(line.split("=", 1) for line in lines if re.match(r"[A-Z_]+=", line))
+    names = {option.variable for option in SnifferConfig.options().values()}
+    assert set(environ) <= names
+    config = SnifferConfig.from_env(environ)
+    assert config.output_stdout
+    assert config.spool_dir == f"/var/lib/{settings()['StateDirectory'][0]}"
+
+
+def test_compose() -> None:
+    """The sniffer shares the application's network, has one capability, time to drain and a right configuration."""
+    services: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())["services"]
+    sniffer = services["tcp-sniffer"]
+    (shared,) = re.findall(r"service:(\w+)", sniffer["network_mode"])
+    assert shared in services
+    assert (sniffer["cap_drop"], sniffer["cap_add"], sniffer["read_only"]) == (["ALL"], ["NET_RAW"], True)
+    assert "security_opt" not in sniffer
+    options = SnifferConfig.options()
+    assert set(sniffer["environment"]) <= {option.variable for option in options.values()}
+    config = SnifferConfig.from_env(sniffer["environment"])
+    assert f"{config.ports[0]}" in services[shared]["command"]
+    assert int(sniffer["stop_grace_period"].removesuffix("s")) * 1000 > options["drain_timeout_ms"].default
+
+
+def test_compose_is_valid() -> None:
+    """docker compose takes the file."""
+    compose = ["docker", "compose"]
+    if (
+        shutil.which("docker") is None
+        or subprocess.run([*compose, "version"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("docker compose is not installed")
+    command = [*compose, "--file", str(COMPOSE), "config", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
