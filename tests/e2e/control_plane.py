@@ -5,6 +5,7 @@ envtest keeps them in such a folder (`setup-envtest use -p path`); docs/testing/
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import tempfile
@@ -32,6 +33,32 @@ users: [{{name: it, user: {{token: "{token}"}}}}]
 """
 
 
+AUDIT = """
+apiVersion: audit.k8s.io/v1
+kind: Policy
+rules: [{level: Metadata, resources: [{group: "", resources: [pods]}]}]
+"""
+
+
+class ControlPlane(Cluster):
+    """A cluster whose API server's audit log can be read."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(kubeconfig=folder / "kubeconfig")
+        self._audit = folder / "audit.log"
+
+    def audited(self, pod: str) -> dict[str, str]:
+        """The annotations of the audit event of a pod's creation."""
+        events = [json.loads(line) for line in self._audit.read_text().splitlines()]
+        (found,) = [
+            event["annotations"]
+            for event in events
+            if (event["verb"], event["objectRef"].get("name")) == ("create", pod)
+            and event["responseStatus"]["code"] == 201
+        ]
+        return dict(found)
+
+
 def missing(folder: Path) -> list[str]:
     """Those of the programs that are not there."""
     return [name for name in PROGRAMS if not (folder / name).is_file()]
@@ -44,7 +71,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def control_plane(programs: Path) -> Iterator[Cluster]:
+def control_plane(programs: Path) -> Iterator[ControlPlane]:
     """The cluster of a control plane on loopback, which is gone afterwards with all that was stored."""
     if absent := missing(programs):
         raise Failed(f"{programs} has no {' and no '.join(absent)}")
@@ -61,6 +88,7 @@ def control_plane(programs: Path) -> Iterator[Cluster]:
         (folder / "kubeconfig").write_text(
             KUBECONFIG.format(port=secure, authority=folder / "ca.crt", token=TOKEN).strip()
         )
+        (folder / "audit.yaml").write_text(AUDIT)
         here = "http://127.0.0.1"
         commands = {
             "etcd": [
@@ -85,6 +113,8 @@ def control_plane(programs: Path) -> Iterator[Cluster]:
                 f"--service-account-key-file={folder / 'accounts.key'}",
                 f"--service-account-signing-key-file={folder / 'accounts.key'}",
                 "--service-cluster-ip-range=10.0.0.0/24",
+                f"--audit-policy-file={folder / 'audit.yaml'}",
+                f"--audit-log-path={folder / 'audit.log'}",
             ],
         }
         processes = {}
@@ -93,7 +123,7 @@ def control_plane(programs: Path) -> Iterator[Cluster]:
             process = subprocess.Popen([str(programs / program), *arguments], stdout=log, stderr=log)
             stack.callback(_end, process)
             processes[program] = process
-        cluster = Cluster(kubeconfig=folder / "kubeconfig")
+        cluster = ControlPlane(folder)
         _wait_until_ready(cluster, processes, folder)
         yield cluster
 

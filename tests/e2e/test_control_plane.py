@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import __main__ as command
-from tests.e2e.cluster import Cluster, Manifest, Refused
-from tests.e2e.control_plane import PROGRAMS, control_plane, missing
-from tests.e2e.stages import IN, pod, with_account
+from tests.e2e.cluster import Cluster, Manifest, Refused, container_in, until
+from tests.e2e.control_plane import PROGRAMS, ControlPlane, control_plane, missing
+from tests.e2e.stages import IN, INJECTOR, outside, pod, with_account
 from tests.injector.manifests import CUSTOM, DEPLOY, chart, kustomize
 from tests.injector.pods import answered, kubectl
 from tests.injector.test_manifests import with_namespace
@@ -25,7 +25,7 @@ needs_programs = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def api() -> Iterator[Cluster]:
+def api() -> Iterator[ControlPlane]:
     """A control plane of its own."""
     with control_plane(PROGRAMS_IN) as cluster:
         yield cluster
@@ -92,6 +92,31 @@ def test_pod_security_refuses_net_raw(api: Cluster) -> None:
     assert api.create(bare, dry_run=True)
     with pytest.raises(Refused, match="violates PodSecurity"):
         api.create(answered(bare)[2], dry_run=True)
+
+
+@needs_programs
+def test_what_a_user_and_an_auditor_read(api: ControlPlane) -> None:
+    """Result and reason are in the API server's audit log, and where nothing was injected kubectl shows the warning."""
+    api.delete("mutatingwebhookconfiguration", INJECTOR)  # another test's
+    with outside(api, "127.0.0.1"):
+        api.apply(with_account("tcp-sniffer-e2e-audit", {}))
+        probe = pod("probe", "tcp-sniffer-e2e-audit", IN)
+        until(lambda: container_in(api.create(probe, dry_run=True)) is not None, "the webhook is called", 60)
+        said = {}
+        for name, ports in (("good", "80"), ("bad", "none")):
+            made = pod(name, "tcp-sniffer-e2e-audit", IN, annotations={"tcp-sniffer/ports": ports})
+            done = subprocess.run(
+                [*api.command, "create", "-f", "-"], input=json.dumps(made), capture_output=True, text=True, check=True
+            )
+            said[name] = done.stderr
+    assert said["good"] == ""
+    assert said["bad"].startswith("Warning: tcp-sniffer not injected: tcp-sniffer/ports must be")
+    for name, result, reason in (("good", "injected", "injected"), ("bad", "skipped", "invalid_annotation")):
+        annotations = api.audited(name)
+        assert annotations["pod.tcp-sniffer.io/result"] == result
+        assert annotations["pod.tcp-sniffer.io/reason"] == reason
+        mutated = json.loads(annotations["mutation.webhook.admission.k8s.io/round_0_index_1"])["mutated"]
+        assert mutated is (name == "good")
 
 
 @needs_programs
