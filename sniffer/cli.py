@@ -171,7 +171,7 @@ def run(arguments: Sequence[str], **keywords: Any) -> int:
         # The capture thread hands over often; by default each hand-off would wait 5 ms behind a busy loop.
         sys.setswitchinterval(0.001)
         memory.share_heap()
-        _load()
+        _load(config)
         raise_net_raw()
         runner = asyncio.Runner()
         try:
@@ -216,13 +216,16 @@ def _screen(config: SnifferConfig) -> Screen | None:
     return Screen(number, log=sys.stderr, encoding=encoding)
 
 
-def _load() -> None:
+def _load(config: SnifferConfig) -> None:
     """Imports what the daemon runs on, so that what is missing is said before anything is opened."""
     try:
         from sniffer_core import flow  # noqa: F401
     except ImportError as error:
         raise SnifferError(f"the compiled core cannot be loaded ({error}); `pip install .` builds it") from error
     from sniffer import pipeline  # noqa: F401
+
+    if config.output_url is not None:
+        from sniffer import collector  # noqa: F401
 
 
 def leave(code: int) -> NoReturn:

@@ -19,12 +19,10 @@ import aiohttp
 from yarl import URL
 
 from sniffer.errors import SnifferError
-from sniffer.sinks import Record, Rejected, Retry, Sink, TooLarge
+from sniffer.sinks import INSTANCE_HEADER, Record, Rejected, Retry, Sink, TooLarge
 
 log = logging.getLogger("sniffer.sinks")
 
-INSTANCE_HEADER: Final = "Tcp-Sniffer-Instance"
-"""Names the sniffer that posts, so that another one can leave its deliveries out."""
 ANSWER_BYTES: Final = 64 * 1024
 """How much of an answer's body is read, so that the connection can be used again; a longer one ends the connection."""
 THREAD_BYTES: Final = 32 * 1024

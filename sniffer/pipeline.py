@@ -20,18 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from uuid import uuid4
 
-from yarl import URL
-
 from sniffer import __version__
 from sniffer.capture import Capture, Event, FileSource, HandOff, LiveSource, Source
-from sniffer.collector import INSTANCE_HEADER, UrlSink
 from sniffer.config import SnifferConfig
 from sniffer.errors import CaptureError
 from sniffer.exchanges import ByExchange
 from sniffer.lanes import ByConnection, Lane, weigh
 from sniffer.ledger import RENAMED_GAUGES, Ledger, Snapshot
 from sniffer.message import HttpMessage, Placement, decode, from_raw
-from sniffer.sinks import CallbackSink, IteratorSink, Retrying, Sink, StdoutSink, where
+from sniffer.sinks import INSTANCE_HEADER, CallbackSink, IteratorSink, Retrying, Sink, StdoutSink, where
 
 if TYPE_CHECKING:
     from sniffer_core.flow import FlowTable, RawMessage
@@ -311,6 +308,8 @@ class Sniffer:
 
             lanes.append(self._exchange_lane(HarSink(config.har, version=__version__), share))
         if config.output_url is not None:
+            from sniffer.collector import UrlSink  # with aiohttp, which is most of the start and of the memory
+
             token = config.output_url_auth_token
             sink = UrlSink(
                 config.output_url,
@@ -705,11 +704,9 @@ Filter = Callable[["RawMessage"], str | None]
 def _filters(config: SnifferConfig, *, live: bool) -> Filter | None:
     """What says of a message under which counter it is left out, None if it is not; None where nothing can be."""
     paths, agents = _globs(config.exclude_paths), _globs(config.exclude_user_agents)
-    url = URL(config.output_url) if config.output_url is not None and live else None
-    if paths is None and agents is None and url is None:
+    hosts, path_of_url = _place_of(config.output_url) if config.output_url is not None and live else (set(), "")
+    if paths is None and agents is None and not hosts:
         return None
-    hosts = {url.host_subcomponent, f"{url.host_subcomponent}:{url.port}"} if url is not None else set()
-    path_of_url = url.raw_path if url is not None else ""
 
     def leaves_out(raw: RawMessage) -> str | None:
         if raw.carried is None or raw.path is None:
@@ -725,6 +722,15 @@ def _filters(config: SnifferConfig, *, live: bool) -> Filter | None:
         return None
 
     return leaves_out
+
+
+def _place_of(url: str) -> tuple[set[str], str]:
+    """What the Host field of a request to a URL may say, and the path of its target."""
+    from yarl import URL
+
+    parts = URL(url)
+    host = str(parts.host_subcomponent)
+    return {host, f"{host}:{parts.port}"}, parts.raw_path
 
 
 def _globs(globs: Sequence[str]) -> Callable[[str], bool] | None:

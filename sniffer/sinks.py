@@ -35,6 +35,8 @@ RETRY_DELAYS: Final = (1.0, 2.0, 4.0)
 """Seconds before each further try."""
 LONGEST_RETRY_AFTER: Final = 60.0
 """Seconds; a receiver that asks for more is asked again after this."""
+INSTANCE_HEADER: Final = "Tcp-Sniffer-Instance"
+"""Names the sniffer that posts, so that another one can leave its deliveries out."""
 WRITE_BYTES: Final = 1 << 16
 """What a pipe holds: more in one call would tell nothing of how far a slow reader has come."""
 

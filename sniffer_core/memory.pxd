@@ -10,6 +10,7 @@ from libc.stdlib cimport free, malloc, realloc
 cdef struct Pool:
     int64_t bytes       # live bytes, as asked for
     int64_t blocks      # live blocks
+    int64_t held        # payload bytes that wait in streams, of all that use this pool
     int64_t spare       # for tests: the number of the next allocation that gets no memory, from 1; 0 none
 
 

@@ -91,6 +91,7 @@ cdef bint insert(Stream* stream, uint32_t at, const uint8_t* data, int64_t size,
     stream.held[at] = held
     stream.count += 1
     stream.held_bytes += size
+    stream.pool.held += size
     stream.held_memory += size + <int64_t>sizeof(Held)
     return True
 
@@ -137,6 +138,7 @@ cdef void stream_read(const Stream* stream, Run* run) noexcept nogil:
 cdef void stream_take(Stream* stream, int64_t size) noexcept nogil:
     cdef Held* front = stream_front(stream)
     stream.held_bytes -= size
+    stream.pool.held -= size
     if size < front.size:
         front.taken += <uint32_t>size
         front.offset += size

@@ -68,6 +68,23 @@ def test_importing_loads_neither_pcapy_nor_the_core() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_without_an_output_url_no_http_client_is_loaded(file: str) -> None:
+    """aiohttp, most of the start and a third of the memory, is loaded for an output URL only."""
+    code = f"""
+        import asyncio, sys
+        from sniffer import create_sniffer
+        async def main():
+            async with create_sniffer(ports=[8080], read={file!r}) as sniffer:
+                assert [message async for message in sniffer]
+            assert "aiohttp" not in sys.modules
+            create_sniffer(ports=[8080], read={file!r}, output_url="http://127.0.0.1:9/")._make_lanes()
+            assert "aiohttp" in sys.modules
+        asyncio.run(main())
+    """
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
 def test_importing_and_using_touches_neither_signals_nor_logging(file: str) -> None:
     """No handler of a signal, no handler of logging, no level is set by importing or running."""
     code = f"""
