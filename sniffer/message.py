@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from itertools import chain, repeat
 from time import gmtime, strftime
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, NoReturn, cast
 
 import brotli
 import msgspec
 import zstandard
+from isal import isal_zlib
 from msgspec import Meta
 
 if TYPE_CHECKING:
@@ -202,6 +203,9 @@ def _freeze(fields: dict[str, str | list[str]]) -> Fields:
 # Bodies
 
 
+IsalError: Final = cast("type[Exception]", isal_zlib.error)  # declared as an instance
+
+
 class Decoded(NamedTuple):
     """A body without the content codings that could be removed."""
 
@@ -250,22 +254,25 @@ def _run(decoder: Decoder, body: bytes, room: int) -> tuple[bytes, bool]:
     """
     small = 1 + len(body) // 128
     good = 0
+    if decoder is _gzip and (whole := _gzip_whole(body, room)) is not None:
+        return whole, True
     for attempt in range(3):
         pieces = (repeat(len(body)), repeat(small), chain(repeat(small, good), repeat(1)))[attempt]
-        decoded = bytearray()
-        good = 0
+        parts = []
+        size = good = 0
         try:
             for part in decoder(body, pieces, room):
-                decoded += part
+                parts.append(part)
+                size += len(part)
                 good += 1
-                if len(decoded) > room:
+                if size > room:
                     break
-            return bytes(decoded[: room + 1]), True
+            return b"".join(parts)[: room + 1], True
         except _EndsEarlyError:
             break
         except (zlib.error, brotli.error, zstandard.ZstdError, MemoryError):
             continue
-    return bytes(decoded[: room + 1]), False
+    return b"".join(parts)[: room + 1], False
 
 
 class _EndsEarlyError(Exception):
@@ -295,6 +302,22 @@ def _inflate(body: bytes, pieces: Pieces, room: int, window: int) -> Iterator[by
 
 def _gzip(body: bytes, pieces: Pieces, room: int) -> Iterator[bytes]:
     return _inflate(body, pieces, room, 31)
+
+
+def _gzip_whole(body: bytes, room: int) -> bytes | None:
+    """What a sound body decodes to, by a decoder that takes half the time of zlib; None where zlib has to say it.
+
+    The two differ on what is broken. So this takes only what has one member with a plain header, is not longer than
+    `room` by its own account (RFC 1952 section 2.3.1), and proves to be so by its check sum.
+    """
+    if body[:4] != b"\x1f\x8b\x08\0" or int.from_bytes(body[-4:], "little") > room:
+        return None
+    inflater = isal_zlib.decompressobj(31)
+    try:
+        decoded: bytes = inflater.decompress(body, room + 1)
+    except IsalError:
+        return None
+    return decoded if inflater.eof and not inflater.unused_data else None
 
 
 def _deflate(body: bytes, pieces: Pieces, room: int) -> Iterator[bytes]:

@@ -19,6 +19,7 @@ cdef enum:
     CARRY_MAX = 4
     INFORMATIONAL_MAX = 16
     OPEN_MAX = 1024         # entries of one queue; the oldest is given up beyond
+    CONN_OBJECTS = 640      # bytes that a connection's Python objects take: 580 with IPv4, 660 with IPv6
     OPEN_MAX_ONE_SIDED = 16 # where no packet of the response direction was ever seen
 
 cdef enum Doubt:

@@ -12,6 +12,7 @@ cdef void conn_release(Conn* conn) noexcept nogil:
     conn.references -= 1
     if conn.references:
         return
+    conn.pool.bytes -= CONN_OBJECTS
     if conn.id != NULL:
         conn.next_dead = conn.dead[0]
         conn.dead[0] = conn

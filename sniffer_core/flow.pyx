@@ -20,7 +20,7 @@ from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
 from sniffer_core.counters cimport Counter
 from sniffer_core.exchange cimport (
-    CARRY_MAX, OPEN_MAX, OPEN_MAX_ONE_SIDED, REFUTED, SURE, TENTATIVE, Carry, Conn, Exchange, Exchanges, conn_release,
+    CARRY_MAX, CONN_OBJECTS, OPEN_MAX, OPEN_MAX_ONE_SIDED, REFUTED, SURE, TENTATIVE, Carry, Conn, Exchange, Exchanges, conn_release,
     exchange_release, exchanges_answer, exchanges_count, exchanges_free, exchanges_informational, exchanges_init,
     exchanges_lost_request, exchanges_lost_responses, exchanges_plausible, exchanges_refute, exchanges_request, exchanges_settle)
 from sniffer_core.fragment cimport Fragments, fragments_add, fragments_free, fragments_init
@@ -1041,6 +1041,7 @@ cdef Flow* new_flow(Table* table, const Packet* packet, const Key* key, uint64_t
     memset(flow, 0, sizeof(Flow))
     memset(conn, 0, sizeof(Conn))
     conn.pool = &table.pool
+    conn.pool.bytes += CONN_OBJECTS     # made with its first message, but eviction must not come after the fact
     conn.dead = &table.dead
     conn.references = 1
     conn.first_stamp = stamp

@@ -38,6 +38,8 @@ cdef class RawMessage:
     cdef bint plain_path(self)
     cdef int64_t latency(self)
     cdef str coding(self)
+    cdef tuple decoded(self)
+    cdef tuple readable(self, tuple decoded)
     cdef bytes render(self)
 
 cdef RawMessage build_message(Message* message, Pool* pool, Rules rules)

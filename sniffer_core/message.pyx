@@ -269,16 +269,50 @@ cdef void put_number(Buffer* out, uint64_t number) noexcept nogil:
     write(out, digits + at, 20 - at)
 
 
-cdef inline uint64_t special(uint64_t word) noexcept nogil:
-    """Not 0 when one of the 8 bytes is below 0x20, above 0x7f, a quote or a backslash."""
-    cdef uint64_t quote = word ^ 0x2222222222222222ull
-    cdef uint64_t slash = word ^ 0x5C5C5C5C5C5C5C5Cull
-    return (
-        word
-        | (word - 0x2020202020202020ull)
-        | ((quote - 0x0101010101010101ull) & ~quote)
-        | ((slash - 0x0101010101010101ull) & ~slash)
-    ) & 0x8080808080808080ull
+cdef extern from *:
+    """
+    #include <string.h>
+
+    /* Copies 8 bytes; returns how many of them, from the first, JSON writes as they are: not those below 0x20, quotes
+       and backslashes, nor, where `latin`, those above 0x7f. A borrow reaches only bytes behind the first that is
+       found (which is the lowest: the machine is little-endian, or the bytes are swapped). */
+    static inline unsigned plain8(unsigned char *to, const unsigned char *from, int latin) {
+        const unsigned long long ones = 0x0101010101010101ull, high = 0x8080808080808080ull;
+        unsigned long long word, quote, slash, odd;
+        memcpy(&word, from, 8);
+        memcpy(to, &word, 8);
+    #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+        word = __builtin_bswap64(word);
+    #endif
+        quote = word ^ '"' * ones;
+        slash = word ^ '\\\\' * ones;
+        odd = ((word - 0x20 * ones) & ~word) | ((quote - ones) & ~quote) | ((slash - ones) & ~slash);
+        odd = (latin ? odd | word : odd) & high;
+        return odd ? __builtin_ctzll(odd) / 8 : 8;
+    }
+
+    /* The same for 16 bytes. */
+    #ifdef __SSE2__
+    #include <emmintrin.h>
+    static inline unsigned plain16(unsigned char *to, const unsigned char *from, int latin) {
+        __m128i block = _mm_loadu_si128((const __m128i *)from);
+        __m128i control = _mm_cmpeq_epi8(_mm_min_epu8(block, _mm_set1_epi8(0x1f)), block);
+        __m128i quote = _mm_cmpeq_epi8(block, _mm_set1_epi8('"'));
+        __m128i slash = _mm_cmpeq_epi8(block, _mm_set1_epi8('\\\\'));
+        __m128i odd = _mm_or_si128(control, _mm_or_si128(quote, slash));
+        unsigned bits = _mm_movemask_epi8(latin ? _mm_or_si128(odd, block) : odd);
+        _mm_storeu_si128((__m128i *)to, block);
+        return bits ? __builtin_ctz(bits) : 16;
+    }
+    #else
+    static inline unsigned plain16(unsigned char *to, const unsigned char *from, int latin) {
+        unsigned plain = plain8(to, from, latin);
+        return plain < 8 ? plain : 8 + plain8(to + 8, from + 8, latin);
+    }
+    #endif
+    """
+    unsigned plain8(uint8_t* to, const uint8_t* text, bint latin) noexcept nogil
+    unsigned plain16(uint8_t* to, const uint8_t* text, bint latin) noexcept nogil
 
 
 cdef void put_text(Buffer* out, const uint8_t* text, size_t size, bint latin) noexcept nogil:
@@ -286,41 +320,42 @@ cdef void put_text(Buffer* out, const uint8_t* text, size_t size, bint latin) no
     cdef uint8_t* to = room(out, size * 6)
     cdef uint8_t* start = to
     cdef size_t i = 0
-    cdef uint64_t word
+    cdef unsigned plain
     cdef uint8_t c
     if to == NULL:
         return
     while i < size:
-        while i + 8 <= size:
-            memcpy(&word, text + i, 8)
-            if special(word):
-                break
-            memcpy(to, &word, 8)
-            to += 8
-            i += 8
-        # The rest, or the eight bytes that hold something special.
-        for _ in range(8):
-            if i == size:
-                break
-            c = text[i]
-            i += 1
-            if escape[c]:
-                to[0] = 92
-                to[1] = escape[c]
-                to += 2
-                if escape[c] == 117:
-                    to[0] = 48
-                    to[1] = 48
-                    to[2] = 48 + (c >> 4)
-                    to[3] = 48 + (c & 15) if (c & 15) < 10 else 87 + (c & 15)
-                    to += 4
-            elif latin and c >= 0x80:
-                to[0] = 0xC0 | (c >> 6)
-                to[1] = 0x80 | (c & 0x3F)
-                to += 2
-            else:
-                to[0] = c
-                to += 1
+        if size - i >= 16:
+            plain = plain16(to, text + i, latin)
+            to += plain
+            i += plain
+            if plain == 16:
+                continue
+        elif size - i >= 8:
+            plain = plain8(to, text + i, latin)
+            to += plain
+            i += plain
+            if plain == 8:
+                continue
+        c = text[i]
+        i += 1
+        if escape[c]:
+            to[0] = 92
+            to[1] = escape[c]
+            to += 2
+            if escape[c] == 117:
+                to[0] = 48
+                to[1] = 48
+                to[2] = 48 + (c >> 4)
+                to[3] = 48 + (c & 15) if (c & 15) < 10 else 87 + (c & 15)
+                to += 4
+        elif latin and c >= 0x80:
+            to[0] = 0xC0 | (c >> 6)
+            to[1] = 0x80 | (c & 0x3F)
+            to += 2
+        else:
+            to[0] = c
+            to += 1
     out.size += <size_t>(to - start)
 
 
@@ -692,32 +727,45 @@ cdef class RawMessage:
 
     cdef str coding(self):
         """The Content-Encoding to remove, or None."""
+        cdef const Field* field = NULL
         cdef uint32_t i
         if self.rules.decode is None:
             return None
         for i in range(self.source.count):
             if is_named(&self.source.fields[i], self.source.text, b"content-encoding", 16):
-                return build_fields(
-                    self.source.fields, self.source.count, self.source.text, self.rules)["content-encoding"]
-        return None
+                if field != NULL:       # repeated: joined, as elsewhere
+                    return build_fields(
+                        self.source.fields, self.source.count, self.source.text, self.rules)["content-encoding"]
+                field = &self.source.fields[i]
+        if field == NULL:
+            return None
+        if redacted(self.rules, field, self.source.text):
+            return REDACTED
+        return latin1(self.source.text + field.value.at, field.value.size)
 
-    @property
-    def content(self):
-        """RULINGS: the bytes before the first missing one, at most the cap as sent, then decoded to at most the cap."""
-        cdef bytes body
+    cdef tuple decoded(self):
+        """(body, the codings removed, whether it is truncated, whether it ends before its end).
+
+        The bytes before the first missing one, at most the cap as sent, then decoded to at most the cap.
+        """
+        cdef bytes body = self.body
         cdef bint truncated = self.source.truncated
         cdef bint cut = truncated or self.source.incomplete != WHOLE
         cdef str removed = ""
-        cdef str coding
-        if self.made is not None:
-            return self.made
-        body = self.body
-        if body:
-            coding = self.coding()
-            if coding:
-                body, removed, full, broken = self.rules.decode(body, coding, self.rules.max_body)
-                truncated = truncated or full
-                cut = cut or full or broken
+        cdef str coding = self.coding() if body else None
+        if coding:
+            body, removed, full, broken = self.rules.decode(body, coding, self.rules.max_body)
+            truncated = truncated or full
+            cut = cut or full or broken
+        return body, removed, truncated, cut
+
+    cdef tuple readable(self, tuple decoded):
+        """What decoded() gave as `content`, which is kept."""
+        cdef bytes body
+        cdef str removed
+        cdef bint truncated
+        cdef bint cut
+        body, removed, truncated, cut = decoded
         if not body and not removed:
             self.made = (None, None, truncated, None)
             return self.made
@@ -729,6 +777,10 @@ cdef class RawMessage:
         else:
             self.made = (text, None, truncated, removed or None)
         return self.made
+
+    @property
+    def content(self):
+        return self.made if self.made is not None else self.readable(self.decoded())
 
     @property
     def incomplete(self):
@@ -799,17 +851,30 @@ cdef class RawMessage:
         cdef Exchange* exchange = self.exchanged
         cdef Buffer* out = &buffer
         cdef str path = None
-        cdef tuple content = None
-        cdef bint plain
+        cdef tuple content = self.made
+        cdef tuple decoded = None
+        cdef bytes body = None      # keeps what `data` points into
+        cdef const uint8_t* data = message.body
+        cdef size_t size = message.body_kept
+        cdef bint truncated = message.truncated
+        cdef str removed = ""
         cdef uint32_t i
         cdef bint first
         cdef int64_t latency = self.latency()
         # Python runs here, and nowhere below: the buffer is shared.
         if exchange.known and not self.plain_path():
             path = self.path
-        plain = message.body_kept == 0 or (is_ascii(message.body, message.body_kept) and self.coding() is None)
-        if not plain:
-            content = self.content
+        if size and content is None:
+            if self.coding() is not None:
+                decoded = self.decoded()
+                body = decoded[0]
+                removed = decoded[1]
+                truncated = decoded[2]
+                data = <const uint8_t*>PyBytes_AS_STRING(body)
+                size = <size_t>PyBytes_GET_SIZE(body)
+            # ASCII is written from where it lies; anything else goes by way of Python, which knows what is UTF-8.
+            if not is_ascii(data, size):
+                content = self.readable(self.decoded() if decoded is None else decoded)
         out.size = 0
         out.failed = False
         write(out, PyBytes_AS_STRING(self.opening), PyBytes_GET_SIZE(self.opening))
@@ -851,17 +916,19 @@ cdef class RawMessage:
                 put_str(out, <str>content[0])
             if content[1] is not None:
                 put(out, b',"bodyEncoding":"base64"')
-        elif message.body_kept:
+            truncated = content[2]
+            removed = content[3]
+        elif size or removed:
             put(out, b',"body":"')
-            put_text(out, message.body, message.body_kept, False)
+            put_text(out, data, size, False)
             put(out, b'"')
         put(out, b',"bodySize":')
         put_number(out, message.body_size)
-        if content[2] if content is not None else message.truncated:
+        if truncated:
             put(out, b',"bodyTruncated":true')
-        if content is not None and content[3] is not None:
+        if removed:
             put(out, b',"bodyDecoded":')
-            put_str(out, <str>content[3])
+            put_str(out, removed)
         if message.trailers != NULL and message.trailers.count:
             put(out, b',"trailers":')
             put_fields(out, fields_of(message.trailers), message.trailers.count, text_of(message.trailers), self.rules)

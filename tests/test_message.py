@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sniffer.config import REDACT_HEADERS, REDACT_QUERY
-from sniffer.message import HttpMessage, Placement, decode, from_raw, json_schema
+from sniffer.message import HttpMessage, Placement, _gzip_whole, decode, from_raw, json_schema
 from sniffer_core.flow import RawMessage
 from tests.captures import connection
 from tests.laws import Table
@@ -473,6 +473,33 @@ def test_damaged_bodies_cost_little(body: bytes, data: st.DataObject) -> None:
     coded = bytearray(CODECS[coding](body))
     coded[data.draw(st.integers(0, len(coded) - 1))] ^= 0x55
     answer(bytes(coded), coding)
+
+
+@given(st.binary(max_size=300), st.lists(st.tuples(st.integers(0, 400), st.integers(1, 255)), max_size=3), st.data())
+def test_the_fast_gzip_decoder_says_what_zlib_says(
+    body: bytes, damage: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    """Whole, damaged anywhere, cut, followed by something, with room for all of it or not."""
+    coded = bytearray(gzip.compress(body * data.draw(st.integers(1, 9)), data.draw(st.integers(0, 9)), mtime=0))
+    for at, change in damage:
+        coded[at % len(coded)] ^= change
+    coded = coded[: data.draw(st.sampled_from((len(coded), len(coded) - 1, len(coded) // 2)))]
+    coded += data.draw(st.sampled_from((b"", b"", b"x", gzip.compress(b"y"))))
+    room = data.draw(st.sampled_from((len(body), len(body) + 1, 10_000)))
+    both = [decode(bytes(coded), "gzip", room)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sniffer.message._gzip_whole", lambda *_: None)
+        both.append(decode(bytes(coded), "gzip", room))
+    assert both[0] == both[1]
+
+
+def test_sound_gzip_takes_the_fast_decoder() -> None:
+    """What gzip.compress gives is decoded without zlib, up to the cap; what is longer, or broken, is not."""
+    coded = gzip.compress(b"x" * 100)
+    assert _gzip_whole(coded, 100) == b"x" * 100
+    assert _gzip_whole(coded, 99) is None
+    assert _gzip_whole(coded[:-9] + bytes([coded[-9] ^ 1]) + coded[-8:], 100) is None
+    assert _gzip_whole(coded + b"x", 100) is None
 
 
 def test_a_broken_body_of_the_cap_is_decoded_in_bounded_time() -> None:

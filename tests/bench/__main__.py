@@ -22,7 +22,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
-from tests.bench import idle, instructions, linear
+from tests.bench import idle, instructions, linear, live
 
 ROUNDS: Final = 5
 ALLOWANCE: Final = 20.0
@@ -40,6 +40,7 @@ SHAPES: Final = {
 """Messages of each shape, and with --quick."""
 ALONE: Final = ("few", "many")
 """Shapes to compare with each other, not with peers."""
+BUDGET: Final = 64 << 20
 HOLDING: Final = ["--max-concurrent-connections=120000", "--memory-budget=1073741824"]
 READING: Final = """
 import sys, pcapy
@@ -181,8 +182,9 @@ def report_linear() -> None:
         print(f"| {name} | {size:,} | {small:.0f} | {large:.0f} | {large / small:.2f} |", flush=True)
 
 
-def report_idle(seconds: float) -> None:
-    """Idle, and with connections open."""
+def report_idle(seconds: float, capture: Path) -> None:
+    """Idle, with connections open, and with everything full."""
+    started = 0
     print("\n### Idle\n")
     try:
         found = idle.idle(seconds)
@@ -191,6 +193,7 @@ def report_idle(seconds: float) -> None:
     else:
         print(f"From exec to `started` {found.start:.2f} s; then {found.wakeups:.1f} wake-ups per second, ", end="")
         print(f"{found.cpu * 100:.2f} % of a core over {seconds:.0f} s, RSS {found.rss / 1e6:.0f} MB.")
+        started = found.rss
     for limit in (64 << 20, 1 << 30):
         for connections in (10_000, 100_000):
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -199,6 +202,13 @@ def report_idle(seconds: float) -> None:
             print(
                 f"{held['memory_bytes'] / 1e6:.1f} MB by the core's count, RSS {held['rss'] / 1e6:+.1f} MB.", flush=True
             )
+    if started:
+        peak = idle.whole_budget(capture, BUDGET) - started
+        print(
+            f"\nA budget of {BUDGET / 1e6:.0f} MB, a capture of 100,000 connections, an output that nobody reads: ",
+            end="",
+        )
+        print(f"RSS {peak / 1e6:+.0f} MB, {peak / BUDGET:.2f} of the budget (1.25 is the bound).", flush=True)
 
 
 def report_instructions() -> list[str]:
@@ -216,14 +226,17 @@ def report_instructions() -> list[str]:
 def main() -> int:
     """Everything, or the shapes asked for."""
     parser = argparse.ArgumentParser(prog="bench", description="Measures the sniffer beside its peers.")
+    parser.add_argument("--live", action="store_true", help="beside a server and a load generator, nothing else")
     parser.add_argument("--quick", action="store_true", help="small captures")
     parser.add_argument("--shape", action="append", choices=SHAPES, help="only this shape, nothing else; repeatable")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--dir", type=Path, default=Path("build/bench"), help="where captures are kept")
     options = parser.parse_args()
+    print(f"{machine()}\n")
+    if options.live:
+        return live.main(quick=options.quick)
     options.dir.mkdir(parents=True, exist_ok=True)
     folder = options.dir.resolve()
-    print(f"{machine()}\n")
     missing = [name for name in ("httpry", "tcpflow", "tshark") if not shutil.which(name)]
     if missing:
         print(f"Not installed: {', '.join(missing)}.\n")
@@ -231,7 +244,7 @@ def main() -> int:
     if options.shape:
         return 0
     report_linear()
-    report_idle(2 if options.quick else 10)
+    report_idle(2 if options.quick else 10, capture(folder, "many", SHAPES["many"][options.quick]))
     worse = report_instructions()
     if worse:
         print(f"More instructions per message than recorded: {', '.join(worse)}", file=sys.stderr)

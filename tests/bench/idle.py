@@ -1,4 +1,4 @@
-"""What the daemon costs with nothing to do, and what connections that stay open cost."""
+"""What the daemon costs with nothing to do, what connections that stay open cost, and what a whole budget costs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from sniffer.capture import BUSY_SECONDS
 from sniffer_core.flow import FlowTable
 from tests.bench.captures import ETHERNET, START, spread
 from tests.packets import Packet, to_feed
@@ -56,7 +57,7 @@ def idle(seconds: float) -> Idle:
         else:
             raise RuntimeError(f"the daemon did not start: {lines}")
         start = time.perf_counter() - began
-        time.sleep(1)  # what comes after the start is not idleness yet
+        time.sleep(BUSY_SECONDS + 1.5)  # what comes right after packets, or the start, is not idleness yet
         switches, cpu, began = _switches(process.pid), _cpu(process.pid), time.perf_counter()
         time.sleep(seconds)
         took = time.perf_counter() - began
@@ -65,6 +66,23 @@ def idle(seconds: float) -> Idle:
         )
     finally:
         process.send_signal(signal.SIGTERM)
+        process.communicate()
+
+
+def whole_budget(path: Path, budget: int) -> int:
+    """The highest RSS of a daemon that reads this capture while nobody reads its output: everything is full."""
+    command = [sys.executable, "-m", "sniffer", "--read", str(path), "--ports=80", "--stdout"]
+    command += ["--max-concurrent-connections=120000", f"--memory-budget={budget}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        used = -1.0
+        while (now := _cpu(process.pid)) != used:  # until it waits
+            used = now
+            time.sleep(2)
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    finally:
+        process.kill()
         process.communicate()
 
 

@@ -1,0 +1,261 @@
+"""`make bench ARGS=--live`: the sniffer beside a server and a load generator on the loopback interface.
+
+nginx, with one worker, and wrk, with one thread, are pinned to one core. The sniffer has another ("own core"), or all
+three share both ("shared cores"): there its time has to come from theirs where they leave none. The pair's highest rate
+is what wrk gets when it waits for nothing. Prints Markdown; ends with 1 where a promise is not kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+PORT: Final = 18_480
+COLLECTOR: Final = PORT + 1
+CONNECTIONS: Final = 64
+PAUSE_MS: Final = 10
+"""Between an answer and the next request of a connection, where the rate is held down."""
+SLOWER: Final = 0.10
+"""What the clients may lose to the sniffer at their highest rate, where it has a core of its own."""
+CONFIG: Final = """
+worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log; user root;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off; keepalive_requests 1000000000; client_max_body_size 64m; client_body_temp_path {folder}/body;
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{ default_type application/json; return 200 '{{"item":12345678,"left":123,"price":"9.80"}}'; }}
+    }}
+    server {{ listen 127.0.0.1:{collector}; location / {{ return 204; }} }}
+}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What wrk says: answers, answers per second, the 99th percentile of their latency in ms."""
+
+    answers: int
+    rate: float
+    p99: float
+    connections: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the sniffer says: its ledger and its lane, its CPU seconds while it captured, highest RSS in bytes."""
+
+    ledger: dict[str, int]
+    lane: dict[str, int]
+    cpu: float
+    rss: int
+    balanced: bool
+
+    @property
+    def messages(self) -> int:
+        return self.count("messages_request") + self.count("messages_response")
+
+    @property
+    def per_million(self) -> float:
+        """CPU seconds for a million messages."""
+        return self.cpu / max(1, self.messages) * 1e6
+
+    def count(self, name: str) -> int:
+        return self.ledger.get(name, 0)
+
+    @property
+    def lost(self) -> int:
+        """Messages that were made and not delivered."""
+        dropped = sum(count for name, count in self.lane.items() if name.startswith("dropped_"))
+        return self.count("handoff_dropped") + self.count("handoff_discarded") + dropped
+
+
+def pinned(core: int | None, command: Sequence[str]) -> list[str]:
+    """The command on one core, or on any."""
+    return list(command) if core is None else ["taskset", "-c", str(core), *command]
+
+
+def load(core: int | None, seconds: float, rate: float | None = None) -> Load:
+    """One run of wrk, at most at about this rate."""
+    connections = CONNECTIONS if rate is None else max(1, round(rate * PAUSE_MS / 1000))
+    with TemporaryDirectory() as folder:
+        script = Path(folder, "pause.lua")
+        script.write_text("" if rate is None else f"function delay() return {PAUSE_MS} end\n")
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--latency", f"-s{script}"]
+        said = subprocess.run(
+            pinned(core, [*command, f"http://127.0.0.1:{PORT}/items/17?page=2"]),
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+    found = re.search(r"99%\s+([\d.]+)(us|ms|s)\b.*?(\d+) requests in.*?Requests/sec:\s+([\d.]+)", said, re.DOTALL)
+    if found is None or "Non-2xx" in said:
+        raise RuntimeError(said)
+    unit = {"us": 1e-3, "ms": 1.0, "s": 1e3}[found[2]]
+    return Load(int(found[3]), float(found[4]), float(found[1]) * unit, connections)
+
+
+def _cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Sniffing:
+    """The daemon, from its start to its last line."""
+
+    def __init__(self, core: int | None, *options: str) -> None:
+        command = [sys.executable, "-m", "sniffer", "--interface=lo", f"--ports={PORT}", "--log-format=json", *options]
+        self._process = subprocess.Popen(
+            pinned(core, command), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            if '"message":"started"' in line:
+                break
+        else:
+            raise RuntimeError("the daemon did not start; capturing needs the privilege")
+        self._before = _cpu(self._process.pid)
+
+    def end(self) -> Seen:
+        """Stops it."""
+        time.sleep(0.2)  # the last packets are in the ring
+        cpu = _cpu(self._process.pid) - self._before
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        peak = re.search(r"VmHWM:\s+(\d+)", status)
+        self._process.send_signal(signal.SIGTERM)
+        _, said = self._process.communicate()
+        lines: list[dict[str, Any]] = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+        stopped = next(line for line in lines if line["message"] == "stopped")
+        balanced = not any(line["message"] == "the ledger does not balance" for line in lines)
+        (lane,) = stopped["lanes"].values()
+        return Seen(stopped["ledger"], lane, cpu, int(peak[1]) * 1024 if peak else 0, balanced)
+
+
+@contextmanager
+def server(core: int | None) -> Iterator[None]:
+    """nginx, listening."""
+    with TemporaryDirectory() as folder:
+        config = Path(folder, "nginx.conf")
+        config.write_text(CONFIG.format(folder=folder, port=PORT, collector=COLLECTOR))
+        process = subprocess.Popen(pinned(core, ["nginx", "-c", str(config), "-p", folder]), stderr=subprocess.DEVNULL)
+        try:
+            for _ in range(100):
+                probe = ["curl", "-sf", f"http://127.0.0.1:{PORT}/"]
+                if subprocess.run(probe, check=False, capture_output=True).returncode == 0:
+                    break
+                time.sleep(0.05)
+            else:
+                raise RuntimeError(f"nginx does not answer: {Path(folder, 'error.log').read_text()}")
+            yield
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def unaccounted(done: Load, seen: Seen) -> list[str]:
+    """What is wrong with what the sniffer says of this load."""
+    wrong = []
+    if not seen.balanced:
+        wrong.append("the ledger does not balance")
+    if seen.lane["offered"] != seen.lane["delivered"] + sum(
+        count for name, count in seen.lane.items() if name.startswith("dropped_") or name in ("rejected", "spooled")
+    ):
+        wrong.append(f"the lane does not account for what it was offered: {seen.lane}")
+    if seen.count("packets_seen") > seen.count("kernel_received") - seen.count("kernel_dropped"):
+        wrong.append("more packets were read than the kernel delivered")
+    if not seen.count("kernel_dropped"):
+        wrong += [
+            f"{name} {seen.count(name):,} where wrk counts {done.answers:,} answers"
+            for name in ("messages_request", "messages_response")  # wrk leaves the last ones unanswered and uncounted
+            if not done.answers <= seen.count(name) <= done.answers + done.connections
+        ]
+    return wrong
+
+
+def row(name: str, done: Load, seen: Seen, seconds: float) -> str:
+    """Of the table."""
+    return (
+        f"| {name} | {done.rate:,.0f} | {done.answers:,} | {seen.count('messages_response'):,} "
+        f"| {seen.count('kernel_dropped'):,} | {seen.lost:,} | {seen.cpu / seconds * 100:.0f} % "
+        f"| {seen.per_million:.2f} | {done.p99:.1f} | {seen.rss / 1e6:.0f} |"
+    )
+
+
+HEAD: Final = (
+    "| load, output | requests/s | answered (wrk) | captured | kernel drops | messages lost | a core "
+    "| CPU s per million | p99 ms | peak RSS MB |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
+)
+
+
+def beside(core: int | None, sniffer: int | None, seconds: float, rate: float | None, *out: str) -> tuple[Load, Seen]:
+    """One run of the load with the sniffer."""
+    sniffing = Sniffing(sniffer, *out)
+    try:
+        done = load(core, seconds, rate)
+    finally:
+        seen = sniffing.end()
+    return done, seen
+
+
+def highest(core: int | None, sniffer: int | None, seconds: float, rounds: int) -> tuple[float, float, list[str]]:
+    """The pair's highest rate alone and beside the sniffer, in turn; what was wrong."""
+    alone, together, wrong = [], [], []
+    for number in range(rounds):
+        alone.append(load(core, seconds).rate)
+        done, seen = beside(core, sniffer, seconds, None, "--stdout")
+        together.append(done.rate)
+        wrong += unaccounted(done, seen)
+        print(row(f"highest {number + 1}, stdout", done, seen, seconds), flush=True)
+    return statistics.median(alone), statistics.median(together), wrong
+
+
+def main(quick: bool = False) -> int:
+    """Everything; the number of promises that are not kept decides the exit code."""
+    missing = [name for name in ("nginx", "wrk", "taskset", "curl") if shutil.which(name) is None]
+    if missing or (os.cpu_count() or 1) < 2:
+        print(f"Not measured live: needs two cores, and {', '.join(missing)} to be installed.")
+        return 0
+    seconds, long, rounds = (2.0, 3.0, 1) if quick else (8.0, 60.0, 3)
+    batches = (f"--output-url=http://127.0.0.1:{COLLECTOR}/", "--output-batch-size=1000")
+    wrong: list[str] = []
+    print(f"\n### Live, the sniffer on a core of its own\n\n{HEAD}")
+    with server(0):
+        alone, together, found = highest(0, 1, seconds, rounds)
+        wrong += found
+        for number in range(rounds):
+            done, seen = beside(0, 1, long, alone / 2, "--stdout")
+            print(row(f"half {number + 1}, stdout", done, seen, long), flush=True)
+            wrong += unaccounted(done, seen)
+            wrong += [f"half {number + 1}: {seen.count('kernel_dropped'):,} drops"] * bool(seen.count("kernel_dropped"))
+        done, seen = beside(0, 1, seconds * 2, alone / 2, *batches)
+        print(row("half, POST in batches of 1,000", done, seen, seconds * 2), flush=True)
+        wrong += unaccounted(done, seen)
+    slower = 1 - together / alone
+    print(f"\nHighest rate alone {alone:,.0f} requests/s, beside the sniffer {together:,.0f}: {slower:.1%} slower.")
+    wrong += [f"clients are slowed by {slower:.1%}"] * (slower > SLOWER)
+    print(f"\n### Live, three on two cores\n\n{HEAD}")
+    with server(None):
+        alone, together, found = highest(None, None, seconds, rounds)
+        wrong += found
+    slower = 1 - together / alone
+    print(f"\nHighest rate alone {alone:,.0f} requests/s, beside the sniffer {together:,.0f}: {slower:.1%} slower.")
+    for each in wrong:
+        print(f"NOT KEPT: {each}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("--quick" in sys.argv))
