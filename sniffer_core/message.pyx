@@ -538,19 +538,76 @@ cdef void put_latency(Buffer* out, int64_t latency) noexcept nogil:
     write(out, digits, size)
 
 
-cdef bint is_ascii(const uint8_t* data, size_t size) noexcept nogil:
+cdef int64_t measure_utf8(const uint8_t* data, size_t size) noexcept nogil:
+    """How many bytes are whole UTF-8 sequences, less than `size` only where the last is cut; -1: it is no UTF-8.
+
+    The ranges are those of RFC 3629 section 4.
+    """
     cdef size_t i = 0
+    cdef size_t k
+    cdef size_t more
     cdef uint64_t word
-    while i + 8 <= size:
-        memcpy(&word, data + i, 8)
-        if word & 0x8080808080808080ull:
-            return False
-        i += 8
+    cdef uint8_t c
+    cdef uint8_t low
+    cdef uint8_t high
     while i < size:
-        if data[i] & 0x80:
-            return False
-        i += 1
-    return True
+        if i + 8 <= size:
+            memcpy(&word, data + i, 8)
+            if word & 0x8080808080808080ull == 0:
+                i += 8
+                continue
+        c = data[i]
+        if c < 0x80:
+            i += 1
+            continue
+        if c < 0xC2 or c > 0xF4:
+            return -1
+        more = 1 if c < 0xE0 else 2 if c < 0xF0 else 3
+        low = 0xA0 if c == 0xE0 else 0x90 if c == 0xF0 else 0x80
+        high = 0x9F if c == 0xED else 0x8F if c == 0xF4 else 0xBF
+        for k in range(1, more + 1):
+            if i + k == size:
+                return <int64_t>i
+            if not low <= data[i + k] <= high:
+                return -1
+            low, high = 0x80, 0xBF
+        i += more + 1
+    return <int64_t>size
+
+
+cdef uint8_t base64[8192]       # what each 12 bits become
+
+
+cdef void init_base64():
+    cdef bytes digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    cdef int i
+    for i in range(4096):
+        base64[2 * i] = digits[i >> 6]
+        base64[2 * i + 1] = digits[i & 63]
+
+
+init_base64()
+
+
+cdef void put_base64(Buffer* out, const uint8_t* data, size_t size) noexcept nogil:
+    """RFC 4648 section 4."""
+    cdef uint8_t* to = room(out, (size + 2) // 3 * 4)
+    cdef size_t i
+    cdef uint32_t bits
+    if to == NULL:
+        return
+    out.size += (size + 2) // 3 * 4
+    for i in range(0, size - size % 3, 3):
+        bits = <uint32_t>data[i] << 16 | <uint32_t>data[i + 1] << 8 | data[i + 2]
+        memcpy(to, base64 + 2 * (bits >> 12), 2)
+        memcpy(to + 2, base64 + 2 * (bits & 0xFFF), 2)
+        to += 4
+    i = size - size % 3
+    if i < size:
+        bits = <uint32_t>data[i] << 16 | (<uint32_t>data[i + 1] << 8 if i + 1 < size else 0)
+        memcpy(to, base64 + 2 * (bits >> 12), 2)
+        to[2] = base64[2 * (bits & 0xFFF)] if i + 1 < size else 61
+        to[3] = 61
 
 
 # ---- the object ------------------------------------------------------------------------------------------------------
@@ -856,7 +913,9 @@ cdef class RawMessage:
         cdef bytes body = None      # keeps what `data` points into
         cdef const uint8_t* data = message.body
         cdef size_t size = message.body_kept
+        cdef int64_t text = 0       # bytes of it that are text; -1: base64
         cdef bint truncated = message.truncated
+        cdef bint cut = truncated or message.incomplete != WHOLE
         cdef str removed = ""
         cdef uint32_t i
         cdef bint first
@@ -870,11 +929,12 @@ cdef class RawMessage:
                 body = decoded[0]
                 removed = decoded[1]
                 truncated = decoded[2]
+                cut = decoded[3]
                 data = <const uint8_t*>PyBytes_AS_STRING(body)
                 size = <size_t>PyBytes_GET_SIZE(body)
-            # ASCII is written from where it lies; anything else goes by way of Python, which knows what is UTF-8.
-            if not is_ascii(data, size):
-                content = self.readable(self.decoded() if decoded is None else decoded)
+            text = measure_utf8(data, size)
+            if text < <int64_t>size and not cut:
+                text = -1
         out.size = 0
         out.failed = False
         write(out, PyBytes_AS_STRING(self.opening), PyBytes_GET_SIZE(self.opening))
@@ -920,8 +980,12 @@ cdef class RawMessage:
             removed = content[3]
         elif size or removed:
             put(out, b',"body":"')
-            put_text(out, data, size, False)
-            put(out, b'"')
+            if text >= 0:
+                put_text(out, data, <size_t>text, False)
+                put(out, b'"')
+            else:
+                put_base64(out, data, size)
+                put(out, b'","bodyEncoding":"base64"')
         put(out, b',"bodySize":')
         put_number(out, message.body_size)
         if truncated:

@@ -6,6 +6,7 @@ the figures anew: do so with a change that is meant to move them.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -74,7 +75,10 @@ def exceeds(figures: dict[str, int], record: dict[str, int]) -> list[str]:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Counts the instructions that each message takes.")
+    parser.add_argument("--record", action="store_true", help="write them anew")
+    record = parser.parse_args().record
     found = measure()
     print(found)
-    if sys.argv[1:] == ["--record"]:
+    if record:
         RECORD.write_text(json.dumps(found, indent=2) + "\n")

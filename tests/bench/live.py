@@ -255,7 +255,3 @@ def main(quick: bool = False) -> int:
     for each in wrong:
         print(f"NOT KEPT: {each}", file=sys.stderr)
     return 1 if wrong else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main("--quick" in sys.argv))
