@@ -6,7 +6,9 @@
 # doubt the response stays unpaired. A request that begins when all is quiet settles every doubt before it.
 #
 # A request found after a gap at a segment's start might be a piece of a body that holds a start line: it is *tentative*
-# until as many responses came as it takes for it to be one, and is dropped when the doubt is settled without them.
+# until as many responses came as it takes for it to be one, and is dropped when the doubt is settled without them. Where
+# responses were lost they cannot be counted: the next one then stands for those before it. Responses in doubt wait in
+# flow.pyx, out of this queue, until they are believed.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -57,6 +59,7 @@ cdef struct Exchange:
     bint end_read           # the last byte was read, so that stamp_end is its stamp
     bint lost               # no request was seen: bytes of the request stream were lost here
     bint known              # a request was seen: method, target and carried are valid
+    bint unasked            # made by exchanges_unpaired()
     bint counted            # a response (whichever) has come for it
     bint connect
     bint head
@@ -88,6 +91,8 @@ cdef struct Exchanges:
     bint from_start         # the connection was seen to begin
     bint responses_lost     # bytes of unknown extent were lost from the response stream
     bint lost_between       # ... and they began between two responses: one at least is lost whole
+    bint uncounted          # ... and none was read since: how many were lost is unknown
+    bint doubted            # an entry may be TENTATIVE, or its message may wait though it is no more
     bint sliding            # a request was seen to follow an unanswered one on new data: no bursts to rely on
     uint8_t informational_count
     uint16_t informational[INFORMATIONAL_MAX]   # since the last final response
@@ -108,8 +113,16 @@ cdef void exchanges_refute(Exchanges* queue) noexcept nogil
 cdef void exchanges_informational(Exchanges* queue, uint16_t status) noexcept nogil
 cdef bint exchanges_plausible(const Exchanges* queue, int64_t ack, int64_t start) noexcept nogil
     # Whether a response found after a gap can be one: whether a request waits for it.
-cdef Exchange* exchanges_count(Exchanges* queue) noexcept nogil
-    # One more final response: counts for the oldest entry not counted for; returns it if that ends its doubt.
+cdef void exchanges_count(Exchanges* queue, int64_t ack) noexcept nogil
+    # One more final response: counts for the oldest entry not counted for, which ends its doubt.
+cdef Exchange* exchanges_pick(Exchanges* queue, int64_t ack, int64_t start) noexcept nogil
+    # The entry that a final response answers; NULL where there is none, or a doubt.
+cdef bint exchanges_unpaired(Exchanges* queue, Conn* conn, Message* message) noexcept nogil
+    # An entry outside of the queue, and without a number, for a response in doubt to refer to. False without memory.
+cdef bint exchanges_no_head(const Exchanges* queue, int64_t ack, int64_t start) noexcept nogil
+    # Whether a response answers no HEAD, whichever it answers.
+cdef int64_t exchanges_mark(const Exchanges* queue, int64_t offset, int64_t otherwise) noexcept nogil
+    # The first offset of the response stream, from `offset` on, that an open request marks as a message's end.
 cdef Exchange* exchanges_answer(Exchanges* queue, Conn* conn, Message* message) noexcept nogil
     # A final response's head: the entry it answers (taken out) or a new one without a request, which `message` refers
     # to. NULL without memory.

@@ -68,6 +68,7 @@ cdef void exchanges_settle(Exchanges* queue) noexcept nogil:
         give_up(queue)
     queue.responses_lost = False
     queue.lost_between = False
+    queue.uncounted = False
 
 
 cdef void push(Exchanges* queue, Exchange* entry, uint32_t most) noexcept nogil:
@@ -222,6 +223,8 @@ cdef void exchanges_refute(Exchanges* queue) noexcept nogil:
 cdef void exchanges_lost_request(Exchanges* queue, Conn* conn, int64_t start, bint whole) noexcept nogil:
     cdef Exchange* entry
     if queue.tail != NULL and queue.tail.lost:
+        if whole:
+            queue.tail.counted = False
         return      # the losses touch: one entry says all that is known
     entry = new_exchange(queue, conn, 0)
     if entry == NULL:
@@ -235,6 +238,7 @@ cdef void exchanges_lost_request(Exchanges* queue, Conn* conn, int64_t start, bi
 
 cdef void exchanges_lost_responses(Exchanges* queue, bint whole) noexcept nogil:
     queue.responses_lost = True
+    queue.uncounted = True
     if whole:
         queue.lost_between = True
     forget_informational(queue)
@@ -258,31 +262,65 @@ cdef inline bint fits(const Exchange* entry, int64_t ack, int64_t start) noexcep
 
 cdef bint exchanges_plausible(const Exchanges* queue, int64_t ack, int64_t start) noexcept nogil:
     cdef const Exchange* entry = queue.head
+    cdef const Exchange* before = NULL
+    cdef bint lost = False
     cdef uint32_t waiting = 0
     while entry != NULL:
         if fits(entry, ack, start):
             if entry.lost:
-                return True
-            waiting += 1
+                lost = True
+            else:
+                if before != NULL and not queue.sliding:
+                    # Its sender had received more than that of the one before: then that was answered, as in exchanges_pick().
+                    if before.lost:
+                        waiting = 0
+                    elif before.ack < entry.ack:
+                        waiting = 0
+                        lost = False
+                waiting += 1
+            before = entry
         entry = entry.next
-    return waiting >= <uint32_t>(2 if queue.lost_between else 1)
+    return lost or waiting >= <uint32_t>(2 if queue.lost_between else 1)
 
 
-cdef Exchange* exchanges_count(Exchanges* queue) noexcept nogil:
+cdef bint exchanges_no_head(const Exchanges* queue, int64_t ack, int64_t start) noexcept nogil:
+    cdef const Exchange* entry = queue.head
+    cdef bint any = False
+    while entry != NULL:
+        if fits(entry, ack, start):
+            if entry.lost or entry.head:
+                return False
+            any = True
+        entry = entry.next
+    return any
+
+
+cdef void exchanges_count(Exchanges* queue, int64_t ack) noexcept nogil:
     cdef Exchange* entry = queue.head
+    while queue.doubted and entry != NULL:      # a sure boundary, which came late
+        if entry.doubt == TENTATIVE and entry.start == ack:
+            entry.doubt = SURE
+        entry = entry.next
+    entry = queue.head
+    if queue.uncounted:
+        # How many responses came before it nobody knows: each request that it acknowledges may have its own.
+        queue.uncounted = False
+        while entry != NULL:
+            if entry.doubt == TENTATIVE and 0 <= entry.end <= ack:
+                entry.doubt = SURE
+            if entry.doubt == SURE and (entry.start < ack or ack < 0):
+                entry.counted = True
+            entry = entry.next
+        return
     while entry != NULL and (entry.counted or entry.doubt == REFUTED):
         entry = entry.next
-    if entry == NULL:
-        return NULL
+    if entry == NULL or (entry.doubt == TENTATIVE and not (0 <= entry.end <= ack or ack < 0)):
+        return
     entry.counted = True
-    if entry.doubt != TENTATIVE:
-        return NULL
     entry.doubt = SURE
-    return entry
 
 
-cdef Exchange* pick(Exchanges* queue, int64_t ack, int64_t start) noexcept nogil:
-    """The entry that a final response answers, or NULL where there is none or a doubt; entries before it are given up."""
+cdef Exchange* exchanges_pick(Exchanges* queue, int64_t ack, int64_t start) noexcept nogil:
     cdef Exchange* entry
     cdef Exchange* latest = NULL
     cdef bint doubt = False
@@ -306,16 +344,34 @@ cdef Exchange* pick(Exchanges* queue, int64_t ack, int64_t start) noexcept nogil
             doubt = latest != NULL and (latest.lost or entry.ack == latest.ack or queue.sliding)
             latest = entry
         entry = entry.next
-    if latest == NULL or latest.lost or doubt:
-        return NULL
-    while queue.head != latest:
-        give_up(queue)
-    return latest
+    return NULL if latest == NULL or latest.lost or doubt else latest
+
+
+cdef bint exchanges_unpaired(Exchanges* queue, Conn* conn, Message* message) noexcept nogil:
+    cdef Exchange* entry = new_exchange(queue, conn, 0)
+    if entry == NULL:
+        return False
+    entry.references = 1
+    entry.unasked = True
+    queue.next_number -= 1
+    message.exchange = entry
+    return True
+
+
+cdef int64_t exchanges_mark(const Exchanges* queue, int64_t offset, int64_t otherwise) noexcept nogil:
+    cdef const Exchange* entry = queue.head
+    while entry != NULL:
+        if entry.known and entry.ack >= offset:
+            return entry.ack
+        entry = entry.next
+    return otherwise
 
 
 cdef Exchange* exchanges_answer(Exchanges* queue, Conn* conn, Message* message) noexcept nogil:
-    cdef Exchange* entry = pick(queue, message.ack, message.start)
+    cdef Exchange* entry = exchanges_pick(queue, message.ack, message.start)
     if entry != NULL:
+        while queue.head != entry:
+            give_up(queue)
         entry.references += 1
         if entry.doubt == TENTATIVE:
             entry.doubt = SURE

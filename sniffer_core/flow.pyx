@@ -22,11 +22,12 @@ from sniffer_core.counters cimport Counter
 from sniffer_core.exchange cimport (
     CARRY_MAX, CONN_OBJECTS, OPEN_MAX, OPEN_MAX_ONE_SIDED, REFUTED, SURE, TENTATIVE, Carry, Conn, Exchange, Exchanges, conn_release,
     exchange_release, exchanges_answer, exchanges_count, exchanges_free, exchanges_informational, exchanges_init,
-    exchanges_lost_request, exchanges_lost_responses, exchanges_plausible, exchanges_refute, exchanges_request, exchanges_settle)
+    exchanges_lost_request, exchanges_lost_responses, exchanges_mark, exchanges_no_head, exchanges_pick, exchanges_plausible,
+    exchanges_refute, exchanges_request, exchanges_settle, exchanges_unpaired)
 from sniffer_core.fragment cimport Fragments, fragments_add, fragments_free, fragments_init
 from sniffer_core.http1 cimport (
     BODY_CLOSE, DEAD, DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE, EVENT_NOT_HTTP, FRAME, HEAD,
-    INCOMPLETE_CLOSED_, INCOMPLETE_EVICTED_, INCOMPLETE_GAP_, INCOMPLETE_IDLE_, INCOMPLETE_STOPPED_, PROTOCOL_HTTP2,
+    INCOMPLETE_CLOSED_, INCOMPLETE_EVICTED_, INCOMPLETE_GAP_, INCOMPLETE_IDLE_, INCOMPLETE_MALFORMED_, INCOMPLETE_STOPPED_, PROTOCOL_HTTP2,
     PROTOCOL_OTHER, PROTOCOL_TLS, REQUEST, RESPONSE, SKIP, START, TUNNEL, WHOLE, Event, Incomplete, Kind, Limits, Message,
     Parser, http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free, http1_gap, http1_init,
     http1_kill, http1_reject, http1_skip, http1_tunnel, message_free)
@@ -58,6 +59,7 @@ cdef enum:
     READY_COUNT = 32768         # messages after which feed() returns early
     READY_BYTES = 8 << 20
     CLOCK_SLACK = 1_000_000     # µs that the stamps of one batch may run ahead of the monotonic clock
+    DOUBTED_MAX = 16            # responses in a row that may wait for what tells whether they are any
     EVENTS = 256
     OWN_MAX = 256
 
@@ -93,6 +95,7 @@ cdef struct Half:
     bint eof                    # its end was handed over
     bint absent                 # known by the other side only: nothing waits for it
     bint long_open
+    bint doubtful               # what is read is in step with a response that may be a start line in a body
     bint gapping                # inside skip_gap()
     uint8_t end_reason          # Incomplete: WHOLE for FIN, INCOMPLETE_CLOSED_ for RST
     Stream stream
@@ -136,6 +139,9 @@ cdef struct Flow:
     int64_t closed              # core time, MODE_CLOSED
     Half half[2]
     Exchanges exchanges
+    Message* doubted            # responses that ended and may be none, in order
+    Message* doubted_tail
+    uint32_t doubted_count
 
 cdef struct Noted:              # an event, until events() takes it
     int kind
@@ -369,6 +375,7 @@ cdef void strip(Table* table, Flow* flow, int reason) noexcept nogil:
         if flow.mode == MODE_HTTP:
             drop_open(table, half)
             http1_free(&half.parser)
+    drop_doubted(table, flow)
     exchanges_free(&flow.exchanges)
 
 
@@ -446,6 +453,19 @@ cdef void let_go(Table* table, Message* message) noexcept nogil:
     message_free(message, &table.pool)
 
 
+cdef void emit_waiting(Table* table, Flow* flow) noexcept nogil:
+    """Emits the requests that are in doubt no more."""
+    cdef Exchange* exchange = flow.exchanges.head
+    flow.exchanges.doubted = False
+    while exchange != NULL:
+        if exchange.doubt == TENTATIVE:
+            flow.exchanges.doubted = True
+        elif exchange.waiting != NULL:
+            emit(table, exchange.waiting)
+            exchange.waiting = NULL
+        exchange = exchange.next
+
+
 cdef void shut(Table* table, Half* half) noexcept nogil:
     """The half's open message is one no more."""
     table.messages_open -= 1
@@ -464,6 +484,71 @@ cdef void drop_open(Table* table, Half* half) noexcept nogil:
     shut(table, half)
 
 
+cdef Message* next_doubted(Flow* flow) noexcept nogil:
+    """Takes the first of the responses in doubt out of their list; NULL: there is none."""
+    cdef Message* message = flow.doubted
+    if message != NULL:
+        flow.doubted = message.next
+        flow.doubted_count -= 1
+    return message
+
+
+cdef void unsettle(Message* message) noexcept nogil:
+    """The head is sure; that there is no body is not."""
+    message.incomplete = INCOMPLETE_GAP_
+    message.missing = -1
+
+
+cdef void drop_doubted(Table* table, Flow* flow) noexcept nogil:
+    cdef Message* message = next_doubted(flow)
+    while message != NULL:
+        if (<Exchange*>message.exchange).unasked:
+            table.counters[<int>Counter.MESSAGES_TENTATIVE_DROPPED] += 1
+            let_go(table, message)
+        else:
+            unsettle(message)
+            emit(table, message)
+        message = next_doubted(flow)
+
+
+cdef void disbelieve(Table* table, Flow* flow, Half* half) noexcept nogil:
+    """The responses in doubt were none, nor is what is read."""
+    half.doubtful = False
+    drop_doubted(table, flow)
+    if half.parser.message != NULL:
+        table.counters[<int>Counter.MESSAGES_TENTATIVE_DROPPED] += 1
+        drop_open(table, half)
+    http1_skip(&half.parser)
+
+
+cdef void believe(Table* table, Flow* flow, Half* half, bint proved) noexcept nogil:
+    """The responses in doubt are taken for responses, and so is what is read; `proved`: they must be."""
+    cdef Message* message = next_doubted(flow)
+    half.doubtful = False
+    while message != NULL:
+        if message.assumed and not proved and flow.half[1 - flow.server].seen:
+            unsettle(message)
+        if not (<Exchange*>message.exchange).unasked or answer(table, flow, message):
+            emit(table, message)
+        else:
+            message_free(message, &table.pool)
+        message = next_doubted(flow)
+    message = half.parser.message
+    if message != NULL and message.exchange != NULL and (<Exchange*>message.exchange).unasked and \
+            not answer(table, flow, message):
+        shut(table, half)
+
+
+cdef bint contradicted(const Flow* flow, const Half* half, const Message* message, const Run* run) noexcept nogil:
+    """Whether a message in doubt is none: it does not end where one does that has its segments to itself."""
+    cdef int64_t mark = half.parser.boundary
+    if half.parser.kind == RESPONSE:
+        mark = exchanges_mark(&flow.exchanges, message.start + 1, mark)
+    if message.incomplete == INCOMPLETE_MALFORMED_ or message.start < mark < message.end:
+        return True
+    return run != NULL and run.size > 0 and not run.segment_start and message.end != mark
+
+
 cdef inline bint at_rest(const Parser* parser) noexcept nogil:
     """Whether the parser stands between two messages, in step."""
     return not parser.lost and (
@@ -475,8 +560,11 @@ cdef void on_request(Table* table, Flow* flow, Half* half, bint cut) noexcept no
     cdef Message* message = half.parser.message
     cdef Half* other = &flow.half[flow.server]      # direction of the server's bytes
     cdef Exchanges* exchanges = &flow.exchanges
-    cdef Exchange* tail = exchanges.tail
+    cdef Exchange* tail
     cdef Exchange* exchange
+    if other.doubtful and at_rest(&other.parser) and message.ack == other.stream.next:
+        believe(table, flow, other, True)       # they end where this request's sender had read to
+    tail = exchanges.tail
     if tail != NULL and (exchanges.responses_lost or exchanges.head.lost or tail.lost or tail.doubt) and \
             message.start == half.parser.boundary and not exchanges.sliding and message.ack > tail.ack and \
             at_rest(&other.parser) and message.ack == other.stream.next:
@@ -491,42 +579,29 @@ cdef void on_request(Table* table, Flow* flow, Half* half, bint cut) noexcept no
     if exchange == NULL:
         return      # no memory: http1_frame() reads on, on_end() lets the message go
     table.messages_open += 1
-    if other.seen and not exchanges.responses_lost and (
+    if other.seen and (
             (message.resynced and not message.sure)
             or (exchanges.head != exchange and tail.doubt == TENTATIVE and message.start != half.parser.boundary)):
         exchange.doubt = TENTATIVE      # or it follows one that is, and nothing else says that it is one
-    elif message.ack >= 0:
+        exchanges.doubted = True
+    if message.ack >= 0:
         other.parser.boundary = message.ack
     if not cut:
         http1_frame(&half.parser, False, True)
 
 
-cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept nogil:
-    """A response's head, whole or cut: it finds its request."""
-    cdef Message* message = half.parser.message
-    cdef Half* other = &flow.half[1 - flow.server]
-    cdef Exchange* exchange
-    if 100 <= message.status < 200 and message.status != 101:
-        exchanges_informational(&flow.exchanges, message.status)
-        if cut:
-            half.parser.message = NULL
-            let_go(table, message)
-        else:
-            http1_discard(&half.parser)
-        return
-    if message.resynced and not message.sure and other.seen and message.ack >= 0 and not cut and \
-            not exchanges_plausible(&flow.exchanges, message.ack, message.start):
-        http1_reject(&half.parser)      # nobody asked: a start line inside a body
-        return
-    exchange = exchanges_count(&flow.exchanges)
-    if exchange != NULL and exchange.waiting != NULL:
-        emit(table, exchange.waiting)
-        exchange.waiting = NULL
+cdef bint answer(Table* table, Flow* flow, Message* message) noexcept nogil:
+    """A final response finds its request. False: no memory; the message has no exchange then."""
+    cdef Exchange* exchange = <Exchange*>message.exchange
+    if exchange != NULL:    # while it was in doubt
+        exchange_release(exchange, &table.pool, 1)
+        message.exchange = NULL
+    exchanges_count(&flow.exchanges, message.ack)
+    if flow.exchanges.doubted:
+        emit_waiting(table, flow)
     exchange = exchanges_answer(&flow.exchanges, flow.conn, message)
     if exchange == NULL:
-        http1_frame(&half.parser, False, False)
-        return
-    table.messages_open += 1
+        return False
     if exchange.waiting != NULL:
         emit(table, exchange.waiting)
         exchange.waiting = NULL
@@ -534,12 +609,67 @@ cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept n
     if exchange.end_read and exchange.stamp_end <= message.stamp:
         message.latency = message.stamp - exchange.stamp_end
     if message.ack >= 0:
-        other.parser.boundary = message.ack
+        flow.half[1 - flow.server].parser.boundary = message.ack
+    return True
+
+
+cdef void on_doubtful(Table* table, Flow* flow, Half* half, bint cut) noexcept nogil:
+    """A response's head, away from a sure boundary: it takes no request before it is believed."""
+    cdef Message* message = half.parser.message
+    cdef const Exchange* exchange = exchanges_pick(&flow.exchanges, message.ack, message.start)
+    if message.status == 101 or (exchange != NULL and exchange.connect):
+        disbelieve(table, flow, half)       # too much would follow from it
+        return
+    flow.tunnels = False
+    if exchanges_unpaired(&flow.exchanges, flow.conn, message):
+        table.messages_open += 1
+    if message.ack >= 0:
+        flow.half[1 - flow.server].parser.boundary = message.ack
+    if not cut:
+        http1_frame(&half.parser, exchange != NULL and exchange.head, exchange != NULL or
+                    exchanges_no_head(&flow.exchanges, message.ack, message.start))
+
+
+cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept nogil:
+    """A response's head, whole or cut: it finds its request."""
+    cdef Message* message = half.parser.message
+    cdef Half* other = &flow.half[1 - flow.server]
+    cdef Exchange* exchange
+    cdef bint interim = 100 <= message.status < 200 and message.status != 101
+    if half.doubtful and message.start == half.parser.boundary:
+        believe(table, flow, half, True)
+    if message.resynced and not message.sure and other.seen and message.ack >= 0 and not cut:
+        if interim or not exchanges_plausible(&flow.exchanges, message.ack, message.start):
+            if flow.exchanges.uncounted and flow.exchanges.doubted:
+                exchanges_count(&flow.exchanges, message.ack)   # what was lost may have answered them, all the same
+                flow.exchanges.uncounted = True
+                emit_waiting(table, flow)
+            http1_reject(&half.parser)      # nobody asked: a start line inside a body
+            return
+        half.doubtful = True
+    if interim:
+        if not half.doubtful:
+            exchanges_informational(&flow.exchanges, message.status)
+        if cut:
+            half.parser.message = NULL
+            let_go(table, message)
+        else:
+            http1_discard(&half.parser)
+        return
+    if half.doubtful:
+        on_doubtful(table, flow, half, cut)
+        return
+    if not answer(table, flow, message):
+        http1_frame(&half.parser, False, False)
+        return
+    exchange = <Exchange*>message.exchange
+    table.messages_open += 1
     if cut:
         return
     # RFC 9110 sections 9.3.6 and 15.2.2: HTTP ends with this head, whatever length fields it has.
     flow.tunnels = message.status == 101 or (exchange.connect and 200 <= message.status < 300)
-    http1_frame(&half.parser, exchange.head or flow.tunnels, exchange.known)
+    http1_frame(&half.parser, exchange.head or flow.tunnels,
+                exchange.known or exchanges_no_head(&flow.exchanges, message.ack, message.start))
     if flow.tunnels:
         table.counters[<int>Counter.FLOWS_TUNNEL] += 1
         note(table, flow, EVENT_TUNNEL)
@@ -547,8 +677,8 @@ cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept n
         other.waits = False
 
 
-cdef void on_end(Table* table, Flow* flow, Half* half) noexcept nogil:
-    """The parser's message has ended: it is emitted, or waits, or is none."""
+cdef void on_end(Table* table, Flow* flow, Half* half, const Run* run) noexcept nogil:
+    """The parser's message has ended: it is emitted, or waits, or is none. `run`: what is left of its segment."""
     cdef Parser* parser = &half.parser
     cdef Message* message = parser.message
     cdef Exchange* exchange = <Exchange*>message.exchange
@@ -568,10 +698,32 @@ cdef void on_end(Table* table, Flow* flow, Half* half) noexcept nogil:
             return
         if exchange.doubt == TENTATIVE:
             exchange.waiting = message
+            if contradicted(flow, half, message, run):
+                exchanges_refute(&flow.exchanges)
+                http1_skip(parser)
+                on_lost(table, flow, half, message.start, False)
             return
         emit(table, message)
         if (exchange.connect or exchange.upgrade) and message.incomplete == WHOLE and not other.eof and not other.absent:
             half.waits = True       # what follows is HTTP only if the answer says so
+        return
+    if message.assumed:
+        half.doubtful = True
+    if half.doubtful:
+        if contradicted(flow, half, message, run):
+            table.counters[<int>Counter.MESSAGES_TENTATIVE_DROPPED] += 1
+            let_go(table, message)
+            disbelieve(table, flow, half)
+            return
+        message.next = NULL
+        if flow.doubted == NULL:
+            flow.doubted = message
+        else:
+            flow.doubted_tail.next = message
+        flow.doubted_tail = message
+        flow.doubted_count += 1
+        if flow.doubted_count == DOUBTED_MAX:
+            believe(table, flow, half, True)
         return
     emit(table, message)
     if flow.tunnels:
@@ -584,20 +736,10 @@ cdef void on_end(Table* table, Flow* flow, Half* half) noexcept nogil:
 
 cdef void on_lost(Table* table, Flow* flow, Half* half, int64_t start, bint between) noexcept nogil:
     """The parser lost its place at offset `start`; `between`: between two messages, so that one at least is lost whole."""
-    cdef Exchange* exchange
     if half.parser.kind == REQUEST:
         exchanges_lost_request(&flow.exchanges, flow.conn, start, between)
-        return
-    exchanges_lost_responses(&flow.exchanges, between)
-    # Responses can no longer be counted, so no request can be told from a start line in a body by counting them.
-    exchange = flow.exchanges.head
-    while exchange != NULL:
-        if exchange.doubt == TENTATIVE:
-            exchange.doubt = SURE
-            if exchange.waiting != NULL:
-                emit(table, exchange.waiting)
-                exchange.waiting = NULL
-        exchange = exchange.next
+    else:
+        exchanges_lost_responses(&flow.exchanges, between)
 
 
 cdef void on_not_http(Table* table, Flow* flow, Half* half) noexcept nogil:
@@ -621,7 +763,7 @@ cdef void on_not_http(Table* table, Flow* flow, Half* half) noexcept nogil:
     http1_kill(&other.parser)
 
 
-cdef void act(Table* table, Flow* flow, Half* half, Event event) noexcept nogil:
+cdef void act(Table* table, Flow* flow, Half* half, Event event, const Run* run) noexcept nogil:
     """Does what an event of the parser asks for."""
     if event == EVENT_HEAD:
         if half.parser.kind == REQUEST:
@@ -629,14 +771,14 @@ cdef void act(Table* table, Flow* flow, Half* half, Event event) noexcept nogil:
         else:
             on_response(table, flow, half, False)
     elif event == EVENT_END:
-        on_end(table, flow, half)
+        on_end(table, flow, half, run)
     elif event == EVENT_CUT:
         if half.parser.kind == REQUEST:
             on_request(table, flow, half, True)
         else:
             on_response(table, flow, half, True)
         if half.parser.message != NULL:
-            on_end(table, flow, half)
+            on_end(table, flow, half, run)
     elif event == EVENT_HEAD_LOST and half.parser.kind == REQUEST:
         flow.exchanges.next_number += 1
     elif event == EVENT_NOT_HTTP:
@@ -674,7 +816,10 @@ cdef void read_run(Table* table, Flow* flow, Half* half, Run* run) noexcept nogi
     cdef uint8_t state
     cdef int64_t offset
     cdef Exchange* exchange
-    if run.offset == parser.boundary and parser.kind == REQUEST:
+    if parser.kind == RESPONSE:
+        if parser.state == SKIP or parser.candidate or half.doubtful:
+            parser.boundary = exchanges_mark(&flow.exchanges, run.offset, parser.boundary)
+    elif run.offset == parser.boundary:
         exchange = flow.exchanges.tail
         if parser.message != NULL and parser.message.start < run.offset:
             exchange = <Exchange*>parser.message.exchange
@@ -694,10 +839,12 @@ cdef void read_run(Table* table, Flow* flow, Half* half, Run* run) noexcept nogi
         if parser.state == SKIP and state != SKIP and parser.lost:
             if parser.kind == REQUEST:
                 exchanges_refute(&flow.exchanges)   # no message follows what was taken for one
+            elif half.doubtful:
+                disbelieve(table, flow, half)
             on_lost(table, flow, half, offset, False)
         if event == EVENT_MORE:
             break
-        act(table, flow, half, event)
+        act(table, flow, half, event, run)
         if half.waits and run.size:
             break
     if parser.message != NULL and not half.long_open and parser.message.exchange != NULL and \
@@ -715,7 +862,9 @@ cdef void skip_gap(Table* table, Flow* flow, Half* half, int64_t size) noexcept 
     cdef Event event
     cdef uint8_t state = parser.state
     cdef int64_t start = stream.next
-    cdef bint between = at_rest(parser)
+    cdef int64_t mark = parser.boundary if parser.kind == REQUEST else exchanges_mark(&flow.exchanges, start, -1)
+    cdef bint between = at_rest(parser) or start <= mark < start + size or (    # or a head with it
+        parser.state == HEAD and parser.candidate and (parser.first_sure or parser.line_end > 0))
     table.counters[<int>Counter.GAPS] += 1
     table.counters[<int>Counter.GAP_BYTES] += <uint64_t>size
     stream.next += size
@@ -728,9 +877,11 @@ cdef void skip_gap(Table* table, Flow* flow, Half* half, int64_t size) noexcept 
             break
         if event == EVENT_HEAD_LOST:
             between = True
-        act(table, flow, half, event)
+        act(table, flow, half, event, NULL)
     half.gapping = False
-    if parser.state == SKIP and state != SKIP:
+    if half.doubtful and parser.message == NULL:
+        believe(table, flow, half, False)
+    if parser.state == SKIP and (state != SKIP or between):
         on_lost(table, flow, half, start, between)
 
 
@@ -834,7 +985,9 @@ cdef void finish_half(Table* table, Flow* flow, Half* half, Incomplete reason) n
         event = http1_end(&half.parser, reason)
         if event == EVENT_MORE:
             break
-        act(table, flow, half, event)
+        act(table, flow, half, event, NULL)
+    if half.doubtful:
+        believe(table, flow, half, False)
 
 
 cdef void settle(Table* table, Flow* flow) noexcept nogil:

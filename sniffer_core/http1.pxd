@@ -101,6 +101,7 @@ cdef struct Message:
     bint resynced           # first message after bytes were lost whose extent is unknown
     bint refused            # h11 refused the header block: count is 0, framing is the core's all the same
     bint bodyless           # framed as without a body (HEAD, 204, 304), whatever its fields say
+    bint assumed            # .. because a status line followed, its request being unknown
     bint truncated          # the kept body is not the whole of body_size
     bint upgrade            # request: has an Upgrade field, and Connection names it
     bint upgrade_h2c        # request: that upgrade is to h2c alone
@@ -182,6 +183,8 @@ cdef struct Parser:
     bint begun              # anything was fed
     bint strange            # the first bytes of the direction were no start line, and no protocol that is known by name
     bint doubt              # the body of an unpaired response is about to begin: it may be the next response
+    uint8_t doubted         # ... and so many bytes of it could be
+    bint unclear            # ... and it is not known whether it is
     uint8_t chunk_phase     # within a line of chunked framing
     # framing of the open message, as its head says
     bint transfer           # a Transfer-Encoding ..
@@ -213,8 +216,8 @@ cdef Event http1_end(Parser* parser, Incomplete reason) noexcept nogil
 
 cdef void http1_frame(Parser* parser, bint bodyless, bint paired) noexcept nogil
     # After EVENT_HEAD: sets the body framing, RFC 9112 section 6. `bodyless`: the response answers HEAD.
-    # `paired`: its request is known (an unpaired response whose body would begin with a status line at a segment
-    # start is taken as bodyless). A message without a body makes the next http1_data() return EVENT_END at once,
+    # `paired`: otherwise it does not (an unpaired response whose body would begin with a status line at a segment
+    # start is taken as bodyless; at another place that ends it, INCOMPLETE_GAP_). A message without a body makes the next http1_data() return EVENT_END at once,
     # even with an empty run.
 
 cdef void http1_reject(Parser* parser) noexcept nogil

@@ -687,6 +687,9 @@ cdef void back_to_skip(Parser* parser) noexcept nogil:
 
 cdef Event finish(Parser* parser, State after) noexcept nogil:
     parser.message.end = parser.position
+    if parser.unclear:
+        parser.unclear = False
+        parser.message.missing = -1
     parser.state = DONE
     parser.after = after
     drop_buffer(parser)
@@ -1164,21 +1167,41 @@ cdef Event cut(Parser* parser, Incomplete reason) noexcept nogil:
 
 # -- bodies -----------------------------------------------------------------------------------------------------------
 
-cdef bint next_response_instead(Parser* parser, Run* run) noexcept nogil:
-    """Whether the body of an unpaired response is a status line on a segment of its own: then its request was HEAD."""
-    parser.doubt = False
-    if not run.segment_start or not is_status_line(run.data, run.size):
+cdef bint next_response_instead(Parser* parser, Run* run, Event* event) noexcept nogil:
+    """Whether the body of an unpaired response begins as a status line: then its request may have been HEAD.
+
+    On a segment of its own that is the next response; elsewhere nobody can say, and the message is not whole.
+    """
+    cdef int64_t size = min(run.size, <int64_t>(STATUS_LINE - parser.doubted))
+    cdef int64_t i
+    for i in range(size):
+        if not is_status_byte(<uint32_t>(parser.doubted + i), run.data[i]):
+            parser.doubt = False
+            return False
+    if size == STATUS_LINE and run.segment_start:
+        parser.counters[<int>RESPONSES_TAKEN_BODYLESS] += 1
+        parser.message.bodyless = parser.message.assumed = True
+        parser.doubt = False
+        event[0] = finish(parser, START)
+        return True
+    parser.doubted += <uint8_t>size
+    if parser.doubted < STATUS_LINE and (
+            parser.doubted < 7 or parser.state != BODY_LENGTH or parser.remaining > <uint64_t>size):
         return False
-    parser.counters[<int>RESPONSES_TAKEN_BODYLESS] += 1
-    parser.message.bodyless = True
-    return True
+    break_off(parser.message, INCOMPLETE_GAP_)
+    parser.message.body_kept = 0
+    parser.message.body_gap = True
+    parser.unclear = True
+    parser.doubt = False
+    return False
 
 
 cdef Event read_length(Parser* parser, Run* run) noexcept nogil:
     cdef int64_t size = run.size
+    cdef Event event = EVENT_MORE
     if parser.remaining and size:
-        if parser.doubt and next_response_instead(parser, run):
-            return finish(parser, START)
+        if parser.doubt and next_response_instead(parser, run, &event):
+            return event
         if <uint64_t>size > parser.remaining:
             size = <int64_t>parser.remaining
         keep(parser, run.data, size)
@@ -1190,6 +1213,9 @@ cdef Event read_length(Parser* parser, Run* run) noexcept nogil:
 
 
 cdef Event read_close(Parser* parser, Run* run) noexcept nogil:
+    cdef Event event = EVENT_MORE
+    if parser.doubt and run.size and next_response_instead(parser, run, &event):
+        return event
     keep(parser, run.data, run.size)
     use(parser, run, run.size)
     return EVENT_MORE
@@ -1220,8 +1246,9 @@ cdef void start_chunk(Parser* parser) noexcept nogil:
 cdef Event read_chunk_size(Parser* parser, Run* run) noexcept nogil:
     cdef int64_t i = 0
     cdef uint8_t c, digit
-    if parser.doubt and run.size and next_response_instead(parser, run):
-        return finish(parser, START)
+    cdef Event event = EVENT_MORE
+    if parser.doubt and run.size and next_response_instead(parser, run, &event):
+        return event
     while i < run.size and parser.state == CHUNK_SIZE:
         c = run.data[i]
         digit = 255
@@ -1505,7 +1532,8 @@ cdef void http1_frame(Parser* parser, bint bodyless, bint paired) noexcept nogil
     elif response:
         parser.state = BODY_CLOSE  # item 8
     # item 7: a request without either has no body
-    parser.doubt = response and not paired and (parser.remaining > 0 or parser.state == CHUNK_SIZE)
+    parser.doubted = 0
+    parser.doubt = response and not paired and (parser.remaining > 0 or parser.state != BODY_LENGTH)
 
 
 cdef void http1_reject(Parser* parser) noexcept nogil:

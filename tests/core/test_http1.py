@@ -566,16 +566,28 @@ def test_interim_responses() -> None:
 
 def test_unpaired_response_that_answers_head() -> None:
     """An unpaired response whose body would begin, on a segment of its own, with a status line is bodyless."""
-    for framing in (b"Content-Length: 500\r\n", b"Transfer-Encoding: chunked\r\n"):
+    for framing in (b"Content-Length: 500\r\n", b"Transfer-Encoding: chunked\r\n", b""):
         reader = read(RESPONSE, response(framing), b"HTTP/1.1 204 Next\r\n\r\n", paired=False)
         first, second = reader.messages
         assert first["bodyless"]
         assert second["status"] == 204
         assert reader.counted["responses_taken_bodyless"] == 1
-    body = b"HTTP/1.1 204 Next\r\n\r\n"
-    for pieces in ([response(b"Content-Length: 21\r\n", body)], [response(b"Content-Length: 21\r\n"), Rest(body)]):
-        assert read(RESPONSE, *pieces, paired=False).one["body"] == body
-    assert read(RESPONSE, response(b"Content-Length: 21\r\n"), body).one["body"] == body
+
+
+def test_unpaired_response_that_may_answer_head() -> None:
+    """An unpaired response whose body begins with a status line elsewhere may answer a HEAD: it is not whole."""
+    head, body = response(b"Content-Length: 21\r\n"), b"HTTP/1.1 204 Next\r\n\r\n"
+    dribbled = [Rest(body[at : at + 3]) for at in range(0, len(body), 3)]
+    for pieces in ([head + body], [head, Rest(body)], [head, *dribbled]):
+        message = read(RESPONSE, *pieces, paired=False).one
+        assert (message["incomplete"], message["missing"], message["body"]) == (Cut.GAP, -1, b"")
+        assert message["end"] == len(head + body)
+    assert read(RESPONSE, head, body).one["body"] == body
+    for plain in (b"HTTP/1.x is no status", b"H", b"HTTP/2 is not either."):
+        message = read(RESPONSE, response(b"Content-Length: %d\r\n" % len(plain)), plain, paired=False).one
+        assert (message["incomplete"], message["body"]) == (Cut.WHOLE, plain)
+    short = read(RESPONSE, response(b"Content-Length: 9\r\n"), b"HTTP/1.1 ", paired=False).one
+    assert short["incomplete"] == Cut.GAP
 
 
 # -- chunked bodies, RFC 9112 section 7.1 -----------------------------------------------------------------------------
