@@ -9,11 +9,15 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from sniffer.capture import BUSY_SECONDS
 from sniffer_core.flow import FlowTable
 from tests.bench.captures import ETHERNET, START, spread
 from tests.packets import Packet, to_feed
+
+QUIET: Final = 4
+"""Seconds without any CPU time after which a process waits for something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +79,12 @@ def whole_budget(path: Path, budget: int) -> int:
     command += ["--max-concurrent-connections=120000", f"--memory-budget={budget}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
-        used = -1.0
-        while (now := _cpu(process.pid)) != used:  # until it waits
+        used, quiet = 0.0, 0
+        while quiet < QUIET:  # until it waits
+            time.sleep(1)
+            now = _cpu(process.pid)
+            quiet = quiet + 1 if now == used and now > 0 else 0
             used = now
-            time.sleep(2)
         status = Path(f"/proc/{process.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
     finally:
