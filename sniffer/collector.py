@@ -204,10 +204,10 @@ def retry_after(value: str | None, now: float) -> float | None:
     if value.isascii() and value.isdigit():
         return float(value)
     try:
-        date = parsedate_to_datetime(value)
-    except ValueError:
+        date = parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError):  # no date, or none that there is
         return None
-    return max(0.0, date.timestamp() - now)
+    return max(0.0, date - now)
 
 
 async def _discard(answer: aiohttp.ClientResponse) -> None:

@@ -10,6 +10,7 @@ import gc
 import gzip
 import io
 import logging
+import random
 import socket
 import ssl
 import struct
@@ -27,7 +28,7 @@ from aiohttp import web
 from sniffer.collector import ANSWER_BYTES, UrlSink, retry_after
 from sniffer.errors import SnifferError
 from sniffer.lanes import ByConnection, Lane
-from sniffer.sinks import Retry, Retrying
+from sniffer.sinks import Rejected, Retry, Retrying
 from tests.deliveries import BOUND, Sent, Time, lane_to, message, messages, settled, until
 
 TOKEN = "s3cr3t-token"
@@ -221,6 +222,8 @@ async def test_retry_after_is_honoured_where_longer() -> None:
         ("Thu, 01 Jan 1970 00:20:00 -0000", 200.0),
         ("Thu, 99 Jan 1970 00:20:00 GMT", None),
         ("Mon, 01 Jan 0001 00:00:00 +2359", 0.0),
+        ("Fri, 31 Dec 99999999999 23:59:59 GMT", None),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", 253402386139.0),
     ],
 )
 def test_retry_after_values(value: str | None, seconds: float | None) -> None:
@@ -380,6 +383,50 @@ async def test_a_try_leaves_nothing_for_the_garbage_collector(
             assert (len(records), len(bodies)) == (0, 0)
         finally:
             gc.enable()
+
+
+ANSWERS = (
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello",
+    b"HTTP/1.1 503 No\r\nRetry-After: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
+    b"HTTP/1.1 307 Go\r\nLocation: http://[bad\r\nSet-Cookie: a=b; Domain=\xff\r\n\r\n",
+    b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\n\r\n",
+    b"HTTP/1.1 999 x\r\nContent-Type: \xff/\xff; charset=\x01\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 000 x\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.0 200\r\n\r\n",
+)
+
+
+async def test_whatever_a_collector_answers_is_an_answer() -> None:
+    """Malformed and mutated answers are delivered, rejected or tried again: none is an error of ours."""
+    chance = random.Random(20)
+    ends: set[str] = set()
+
+    def mutated() -> bytes:
+        answer = bytearray(chance.choice(ANSWERS))
+        for _ in range(chance.choice((0, 1, 2, 8))):
+            at = chance.randrange(len(answer))
+            answer[at : at + chance.randrange(4)] = chance.randbytes(chance.randrange(4))
+            answer += b" "
+        return bytes(answer)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(mutated())
+        await writer.drain()
+
+    async with raw_server(talk) as (url, _):
+        sink = UrlSink(url, instance="i-1", timeout=BOUND)
+        await sink.open()
+        for _ in range(300):
+            try:
+                await sink.deliver([message()])
+                ends.add("delivered")
+            except (Retry, Rejected) as answer:
+                ends.add(type(answer).__name__)
+        await sink.close()
+    assert ends == {"delivered", "Retry", "Rejected"}
 
 
 async def test_an_endless_answer_is_not_read() -> None:
