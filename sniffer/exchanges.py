@@ -9,9 +9,11 @@ the sink has had it. It decides nothing about pairing; the core did (`connection
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+from sniffer.sinks import Sink
 
 if TYPE_CHECKING:
     from sniffer.message import HttpMessage
@@ -61,6 +63,14 @@ def _answers(response: HttpMessage, request: HttpMessage) -> bool:
         and response.exchange == request.exchange
         and response.connection_id == request.connection_id
     )
+
+
+class ExchangeSink(Sink):
+    """A sink whose lane has the queue `ByExchange`."""
+
+    wants_messages = True
+    lossy: Callable[[], bool] = staticmethod(lambda: False)
+    """Whether messages were dropped on the way to this sink: then what is alone may have had a partner."""
 
 
 class _Waiting(NamedTuple):

@@ -19,15 +19,16 @@ import stat
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote
 
 import msgspec
 
 from sniffer.errors import SnifferError
-from sniffer.exchanges import Exchange, exchanges
+from sniffer.exchanges import Exchange, ExchangeSink, exchanges
 from sniffer.message import HttpMessage
-from sniffer.sinks import CallThread, Cut, Failed, Record, Sink
+from sniffer.sinks import CallThread, Cut, Failed, Record
 
 SEPARATOR: Final = b",\n"
 TAIL: Final = b"\n]}}\n"
@@ -37,17 +38,18 @@ URL_BYTES: Final = "!#$%&'()*+,-./:;=?@[]_~|"
 """Characters of a request target that stay as they are beside letters and digits."""
 HOST: Final = re.compile(r"[A-Za-z0-9._~\-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 
+NO_RESPONSE: Final = {False: "no response was captured", True: "no response was captured, or it was dropped"}
+
 WRITING: Final = threading.Lock()
 """Held while a HAR file is written: who ends the process on the spot takes it first, for a moment."""
 
 _encode = msgspec.json.Encoder().encode
 
 
-class HarSink(Sink):
-    """Writes exchanges to a HAR file, from a thread of its own. Its lane has the queue `ByExchange`."""
+class HarSink(ExchangeSink):
+    """Writes exchanges to a HAR file, from a thread of its own."""
 
     name = "har"
-    wants_messages = True
 
     def __init__(self, path: str, *, version: str) -> None:
         self._path = path
@@ -88,18 +90,18 @@ class HarSink(Sink):
         """Adds the exchanges of a batch."""
         done = _Done()
         try:
-            await self._thread.call(lambda: self._add(list(exchanges(batch)), done))
+            await self._thread.call(partial(self._add, list(exchanges(batch)), done, lossy=self.lossy()))
         except asyncio.CancelledError:
             done.cut = True
             raise Cut("blocked", delivered=done.messages) from None
         except OSError as error:
             raise Failed(os.strerror(error.errno or 0), delivered=done.messages) from None
 
-    def _add(self, batch: list[Exchange], done: _Done) -> None:
+    def _add(self, batch: list[Exchange], done: _Done, *, lossy: bool) -> None:
         for exchange in batch:
             if done.cut:
                 return
-            entry = _encode(entry_of(exchange))
+            entry = _encode(entry_of(exchange, lossy=lossy))
             self._write(entry if self._first else SEPARATOR + entry)
             self._first = False
             done.messages += exchange.messages
@@ -133,8 +135,11 @@ class _Done:
 # One entry
 
 
-def entry_of(exchange: Exchange) -> dict[str, Any]:
-    """The HAR entry of an exchange. What HAR has no name for has one with an underscore."""
+def entry_of(exchange: Exchange, *, lossy: bool = False) -> dict[str, Any]:
+    """The HAR entry of an exchange. What HAR has no name for has one with an underscore.
+
+    `lossy`: messages were dropped, so what is missing here may have been there.
+    """
     request, response = exchange
     message = request if request is not None else response
     assert message is not None  # noqa: S101 - an exchange of nothing is none
@@ -143,7 +148,7 @@ def entry_of(exchange: Exchange) -> dict[str, Any]:
         "startedDateTime": message.timestamp,
         "time": round(sum(time for time in timings.values() if time >= 0), 3),
         "request": _request(request, message),
-        "response": _response(response),
+        "response": _response(response, NO_RESPONSE[lossy]),
         "cache": {},
         "timings": timings,
         "serverIPAddress": message.receiver.ip,
@@ -157,20 +162,20 @@ def entry_of(exchange: Exchange) -> dict[str, Any]:
         entry |= {"_traceId": message.trace_id, "_spanId": message.span_id}
     if message.placement is not None:
         entry["_placement"] = msgspec.to_builtins(message.placement)
-    comments = [*_comments(exchange)]
+    comments = [*_comments(exchange, lossy=lossy)]
     if comments:
         entry["comment"] = "; ".join(comments)
     return entry
 
 
-def _comments(exchange: Exchange) -> Iterator[str]:
+def _comments(exchange: Exchange, *, lossy: bool) -> Iterator[str]:
     request, response = exchange
     if response is None:
-        yield "no response was captured"
+        yield NO_RESPONSE[lossy]
     elif response.method is None:
         yield "the request was not captured"
     elif request is None:
-        yield "the request was written before, without this response"
+        yield "the request was dropped" if lossy else "the request was written before, without this response"
     for part in exchange:
         if part is not None and part.incomplete is not None:
             missing = "" if part.missing_bytes is None else f", {part.missing_bytes} bytes are missing"
@@ -219,7 +224,7 @@ def _request(request: HttpMessage | None, message: HttpMessage) -> dict[str, Any
     return made | _oddities(request)
 
 
-def _response(response: HttpMessage | None) -> dict[str, Any]:
+def _response(response: HttpMessage | None, missing: str) -> dict[str, Any]:
     made: dict[str, Any] = {
         "status": 0,
         "statusText": "",
@@ -232,7 +237,7 @@ def _response(response: HttpMessage | None) -> dict[str, Any]:
         "bodySize": -1,
     }
     if response is None:
-        return made | {"_error": "no response was captured"}
+        return made | {"_error": missing}
     made |= {
         "status": response.status_code or 0,
         "statusText": response.reason or "",

@@ -14,8 +14,16 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TextIO
 
-import structlog
-from structlog.typing import EventDict, Processor
+# structlog loads rich wherever that is installed, for tracebacks that nobody here asks it for: 4 MiB in every sidecar.
+_hidden = "rich" not in sys.modules
+if _hidden:
+    sys.modules["rich"] = None  # type: ignore[assignment]
+
+import structlog  # noqa: E402
+from structlog.typing import EventDict, Processor  # noqa: E402
+
+if _hidden:
+    del sys.modules["rich"]
 
 CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """C0, DEL, C1, separators of lines, bidi controls, lone surrogates."""

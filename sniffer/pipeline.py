@@ -24,7 +24,7 @@ from sniffer import __version__
 from sniffer.capture import Capture, Event, FileSource, HandOff, LiveSource, Source
 from sniffer.config import SnifferConfig
 from sniffer.errors import CaptureError
-from sniffer.exchanges import ByExchange
+from sniffer.exchanges import ByExchange, ExchangeSink
 from sniffer.lanes import ByConnection, Lane, weigh
 from sniffer.ledger import RENAMED_GAUGES, Ledger, Snapshot
 from sniffer.message import HttpMessage, Placement, decode, from_raw
@@ -89,7 +89,7 @@ class Sniffer:
     messages from its making on: one made before `start()`, or right after it, gets them all.
     """
 
-    def __init__(self, config: SnifferConfig, *, view: Sink | None = None) -> None:
+    def __init__(self, config: SnifferConfig, *, view: ExchangeSink | None = None) -> None:
         """`view` is one more output: a sink that gets its messages by exchanges (`sniffer.exchanges`)."""
         self.config = config
         """What it was made from."""
@@ -326,9 +326,11 @@ class Sniffer:
             lanes.append(self._make_url_lane(sink, share))
         return lanes
 
-    def _exchange_lane(self, sink: Sink, share: int) -> Lane:
+    def _exchange_lane(self, sink: ExchangeSink, share: int) -> Lane:
         queue = ByExchange(max_bytes=share // 4, patience=PATIENCE_SECONDS if self._live else None)
-        return Lane(sink, max_bytes=share, queue=queue)
+        lane = Lane(sink, max_bytes=share, queue=queue)
+        sink.lossy = lambda: bool(lane.counters.dropped_full or self._handoff.drops()["handoff_dropped"])
+        return lane
 
     def _make_url_lane(self, sink: Sink, share: int) -> Lane:
         config = self.config

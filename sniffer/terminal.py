@@ -33,9 +33,9 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from sniffer.exchanges import Exchange, exchanges
+from sniffer.exchanges import Exchange, ExchangeSink, exchanges
 from sniffer.logs import printable
-from sniffer.sinks import CallThread, Cut, Record, Sink, SinkClosed
+from sniffer.sinks import CallThread, Cut, Record, SinkClosed
 
 if TYPE_CHECKING:
     from sniffer.message import Endpoint, HttpMessage
@@ -113,8 +113,8 @@ class Lines:
         self._arrow, self._up, self._down, self._more = ("->", "^", "v", "...") if ascii_only else ("→", "↑", "↓", "…")
         self._ends = {True: 0, False: 0}
 
-    def line(self, exchange: Exchange, width: int) -> list[Segment]:
-        """The line, without its end."""
+    def line(self, exchange: Exchange, width: int, *, lossy: bool = False) -> list[Segment]:
+        """The line, without its end. `lossy`: messages were dropped, so what is missing here may have been there."""
         request, response = exchange
         message = request if request is not None else response
         assert message is not None  # noqa: S101 - an exchange of nothing is none
@@ -136,7 +136,7 @@ class Lines:
         if columns.ends:
             size = self._ends[columns.server]
             line.append(Segment(f"{self._crop(ends[columns.server], size):<{size}} ", PLAIN))
-        line += self._target(message, _marks(exchange), max(rest, 1))
+        line += self._target(message, _marks(exchange, lossy=lossy), max(rest, 1))
         status = response.status_code if response is not None else None
         style = MARK if status is None else STATUS.get(status // 100, PLAIN)
         line.append(Segment(f" {NO_STATUS if status is None else status:>3}", style))
@@ -178,16 +178,16 @@ def _clock(second: str) -> str:
     return datetime.fromisoformat(second + "+00:00").astimezone().strftime("%H:%M:%S")
 
 
-def _marks(exchange: Exchange) -> str:
+def _marks(exchange: Exchange, *, lossy: bool) -> str:
     """What is to be known about an exchange that is not as it should be."""
     request, response = exchange
     marks = []
     if response is None:
-        marks.append("no response")
+        marks.append("response dropped?" if lossy else "no response")
     elif response.method is None:
         marks.append("no request")
     elif request is None:
-        marks.append("late response")
+        marks.append("request dropped?" if lossy else "late response")
     for part in exchange:
         if part is not None:
             if part.incomplete is not None:
@@ -568,11 +568,10 @@ class _Log:
             self.write(line + "\n")
 
 
-class TerminalSink(Sink):
-    """Shows exchanges on a screen. Its lane has the queue `ByExchange`."""
+class TerminalSink(ExchangeSink):
+    """Shows exchanges on a screen."""
 
     name = "terminal"
-    wants_messages = True
 
     def __init__(self, screen: Screen, view: View) -> None:
         self._screen = screen
@@ -582,8 +581,11 @@ class TerminalSink(Sink):
     async def deliver(self, batch: Sequence[Record]) -> None:
         """Prints a line for each exchange."""
         shown = list(exchanges(batch))
+        lossy = self.lossy()
         try:
-            await self._screen.print(lambda width: (self._lines.line(exchange, width) for exchange in shown))
+            await self._screen.print(
+                lambda width: (self._lines.line(exchange, width, lossy=lossy) for exchange in shown)
+            )
         except asyncio.CancelledError:
             raise Cut("the terminal is held") from None
         except OSError as error:

@@ -176,6 +176,13 @@ def test_unanswered() -> None:
     assert (made["response"]["bodySize"], made["time"]) == (-1, 0)
 
 
+def test_after_drops_nothing_is_said_to_be_missing() -> None:
+    """Once messages were dropped on the way here, the entry says that its response may have been among them."""
+    made = entry_of(Exchange(message(), None), lossy=True)
+    assert made["response"]["_error"] == made["comment"] == "no response was captured, or it was dropped"
+    assert entry_of(Exchange(None, answer(3)), lossy=True)["comment"] == "the request was dropped"
+
+
 def test_response_alone() -> None:
     """A response without its request has the server's address as URL, and says why."""
     made = entry(Exchange(None, answer(alone=True)))
@@ -407,6 +414,7 @@ def test_the_same_file_twice(tmp_path: Path) -> None:
 
 
 @needs_capture
+@pytest.mark.live
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_valid_after_signals(times: int, tmp_path: Path) -> None:
     """After one, two and three signals to stop, in the middle of traffic, the file is valid."""

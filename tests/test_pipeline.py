@@ -20,6 +20,7 @@ from sniffer.capture import LiveSource
 from sniffer.collector import INSTANCE_HEADER
 from sniffer.config import SnifferConfig
 from sniffer.errors import CaptureError
+from sniffer.exchanges import ExchangeSink
 from sniffer.ledger import Ledger
 from sniffer.message import HttpMessage
 from sniffer.pipeline import Sniffer, create_sniffer
@@ -868,3 +869,15 @@ async def test_no_file_can_be_read(tmp_path: Path) -> None:
     """When none of several can be read, the start fails with all their errors."""
     with pytest.raises(CaptureError, match=r"one.*; .*two"):
         await create_sniffer(ports=[8080], read=[tmp_path / "one", tmp_path / "two"]).start()
+
+
+# Outputs of exchanges
+
+
+async def test_outputs_of_exchanges_know_of_drops(tmp_path: Path) -> None:
+    """An output of exchanges is told when messages were dropped before it: then a partner may be missing."""
+    (lane,) = Sniffer(SnifferConfig(ports=[8080], har=tmp_path / "out.har"))._make_lanes()
+    assert isinstance(lane.sink, ExchangeSink)
+    assert not lane.sink.lossy()
+    lane.counters.drop("full", 1)
+    assert lane.sink.lossy()

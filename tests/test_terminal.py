@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import http.client
 import io
 import json
@@ -24,8 +25,9 @@ from sniffer.logs import CONTROLS
 from sniffer.message import Endpoint
 from sniffer.terminal import LAYOUTS, SLOWEST, Bar, Facts, Lines, Summary, View, amount, duration
 from tests.captures import connection, get, ok, write
-from tests.daemon import DEMO, SECONDS, exchanges, free_port, needs_capture, web_server
+from tests.daemon import DEMO, ROOT, SECONDS, exchanges, free_port, needs_capture, web_server
 from tests.deliveries import answer, message
+from tests.screenshots import COLUMNS
 from tests.terminals import INTERRUPT, Terminal
 
 READ_DEMO = ("--ports", "8080", "--read", str(DEMO))
@@ -81,6 +83,12 @@ def test_marks(one: Exchange, says: str) -> None:
     assert says in shown(one)
 
 
+def test_after_drops_nothing_is_said_to_be_missing() -> None:
+    """Once messages were dropped on the way here, what is alone may have had a partner: no mark says it had none."""
+    for one, says in ((Exchange(message(), None), "response dropped?"), (Exchange(None, answer()), "request dropped?")):
+        assert f"! {says} " in "".join(segment.text for segment in Lines().line(one, 120, lossy=True))
+
+
 @pytest.mark.parametrize("width", [20, 30, 40, 60, 80, 100])
 def test_narrow_lines(width: int) -> None:
     """On a narrow terminal columns are left out, the path is cut, and the line fills the width exactly."""
@@ -133,6 +141,20 @@ def test_duration() -> None:
     """Latencies are shown in milliseconds, the longest in seconds, in at most nine characters."""
     assert [duration(value) for value in (0.04, 9999.94, 9999.99, 1e8)] == ["0.0 ms", "9999.9 ms", "10.0 s", "100000 s"]
     assert len(duration(1e12)) <= 9
+
+
+# The picture of the documents
+
+
+def test_picture_is_what_the_view_shows() -> None:
+    """docs/view.svg shows what the program shows today, and fetches nothing from elsewhere."""
+    text = (ROOT / "docs/view.svg").read_text()
+    shown = html.unescape(re.sub("<[^>]*>", "", text)).replace("\xa0", "").replace(" ", "")
+    with Terminal(*READ_DEMO, columns=COLUMNS) as terminal:
+        assert terminal.end() == 0
+        for row in terminal.rows:
+            assert row.replace(" ", "") in shown
+    assert "url(http" not in text
 
 
 # The summary
@@ -300,6 +322,7 @@ def test_hostile_text_at_a_terminal(tmp_path: Path) -> None:
 
 
 @needs_capture
+@pytest.mark.live
 def test_live_view() -> None:
     """Live: each exchange as it happens, a last line, a resized window; Ctrl-C drains, sums up, and ends with 0."""
     with web_server() as port, Terminal("--ports", str(port), "--interface", "lo") as terminal:
@@ -320,6 +343,7 @@ def test_live_view() -> None:
 
 
 @needs_capture
+@pytest.mark.live
 def test_log_stands_above_the_last_line() -> None:
     """The log does not garble the view: its lines are rows of their own, and the last line stays the last."""
     arguments = ("--interface", "lo", "--redact-query", "none", "--log-level", "info", "--stats-interval-ms", "100")
@@ -337,6 +361,7 @@ def test_log_stands_above_the_last_line() -> None:
 
 
 @needs_capture
+@pytest.mark.live
 def test_a_terminal_that_hangs_up() -> None:
     """When the window is closed the daemon ends by itself, with 0: its only output is gone."""
     with web_server() as port, Terminal("--ports", str(port), "--interface", "lo") as terminal:
@@ -361,6 +386,7 @@ def wait_until_ready(port: int) -> None:
 
 
 @needs_capture
+@pytest.mark.live
 def test_a_terminal_that_is_held() -> None:
     """A terminal that takes nothing holds neither the capture nor, past its deadline, the stop; what it lost is 2."""
     arguments = ("--interface", "lo", "--drain-timeout-ms", "500", "--memory-budget", "8Mi", "--metrics-port")
