@@ -120,6 +120,40 @@ def test_what_a_user_and_an_auditor_read(api: ControlPlane) -> None:
 
 
 @needs_programs
+def test_limit_ranges(api: ControlPlane) -> None:
+    """A LimitRange's defaults fill in what the container leaves out; one above its maximum costs the whole pod."""
+    api.delete("mutatingwebhookconfiguration", INJECTOR)  # another test's
+    there, none = "tcp-sniffer-e2e-limits", "requests.cpu=none,limits.cpu=none"
+
+    def limit(**of_containers: dict[str, str]) -> None:
+        spec = {"limits": [{"type": "Container", **of_containers}]}
+        api.apply(
+            [{"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "l", "namespace": there}, "spec": spec}]
+        )
+
+    def resources(annotations: dict[str, str]) -> dict[str, dict[str, str]]:
+        found = container_in(api.create(pod("limited", there, IN, annotations=annotations), dry_run=True))
+        return found[1]["resources"] if found else {}
+
+    with outside(api, "127.0.0.1"):
+        api.apply(with_account(there, {}))
+        limit(default={"cpu": "300m"})
+        until(
+            lambda: resources({"tcp-sniffer/resources": none}).get("limits", {}).get("cpu") == "300m", "a default", 60
+        )
+        assert resources({})["limits"] == {"cpu": "500m", "memory": "512Mi"}
+        limit(max={"memory": "300Mi"})
+
+        def is_refused() -> bool:
+            try:
+                return not resources({})
+            except Refused as error:
+                return "maximum memory usage per Container is 300Mi" in str(error)
+
+        until(is_refused, "the pod is refused", 60)
+
+
+@needs_programs
 @pytest.mark.parametrize("stage", ["injection", "verdicts"])
 def test_on_a_real_api_server(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A real API server stores what the stage expects, and judges each answer as the table of the tests says."""

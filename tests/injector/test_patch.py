@@ -519,15 +519,15 @@ def test_nothing_else_is_touched(made: dict[str, Any], mode: str, opted_in_by: O
     assert (again.reason, patch) == (Reason.ALREADY_INJECTED, [])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @over(make.pods(known_fields_only=True))
 def test_results_are_valid(made: dict[str, Any]) -> None:
-    """Every result fits Kubernetes' own schema, where the pod did."""
+    """Every result fits the schemas of every version, where the pod did."""
     result = answered(made)[2]
     if result["spec"].get("initContainers", 0) is None:
         del result["spec"]["initContainers"]  # the API server drops a null; the schema does not know it
     assert list(make.wrong_with(result)) == []
-    make.validate(result, ("1.37",))
+    make.validate(result)
 
 
 needs_kubectl = pytest.mark.skipif(make.kubectl() is None, reason="kubectl is not present")
