@@ -175,14 +175,12 @@ class Retrying(Sink):
         self,
         sink: Sink,
         *,
-        delays: Sequence[float] = RETRY_DELAYS,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self.name = sink.name
         self.wants_messages = sink.wants_messages
         self._sink = sink
-        self._delays = delays
         self._clock = clock
         self._sleep = sleep
         self._deadline: float | None = None
@@ -206,7 +204,7 @@ class Retrying(Sink):
 
     async def deliver(self, batch: Sequence[Record]) -> None:
         """Delivers a batch, in as many tries as it may take. The members stay the same over them."""
-        for delay in self._delays:
+        for delay in RETRY_DELAYS:
             try:
                 await self._sink.deliver(batch)
             except Retry as answer:

@@ -125,3 +125,19 @@ def test_an_open_request_whose_server_speaks_tls() -> None:
     assert table.core.gauges()["messages_open"] == 0
     assert table.flush() == []
     assert table.counted("flows_tls") == {"flows_tls": 1}
+
+
+def test_a_doubt_ends_when_nothing_is_in_flight() -> None:
+    """A request that begins when all are answered is the first of a new count: bursts are paired again."""
+    dialogue = Dialogue()
+    dialogue.client(get("a"))
+    dialogue.server(answer("A"), lost=True)
+    dialogue.wait(300_000)
+    dialogue.client(get("b"))
+    dialogue.server(answer("B"))
+    dialogue.wait(300_000)
+    dialogue.client(get("c"))
+    dialogue.client(get("d"))
+    dialogue.server(answer("C"))
+    dialogue.server(answer("D"))
+    assert pairs(dialogue) == {"B": "/b", "C": "/c", "D": "/d"}
