@@ -66,6 +66,16 @@ def test_any_order_with_duplicates(datagram: list[bytes], seed: int) -> None:
     assert fragments.state == (0, 0, 0, 0)
 
 
+def test_families_are_told_apart() -> None:
+    """An IPv4 datagram does not take pieces of an IPv6 one whose addresses begin with the same bytes."""
+    fragments = _PyFragments()
+    alike = p.fragments_ipv6("c000:201::", "c633:6407::", SEGMENT, 200)
+    assert add_all(fragments, [alike[0], *V4[1:]]) == ["kept"] * len(V4)
+    assert fragments.state[0] == 2
+    assert add_all(fragments, [V4[0], *alike[1:]]) == ["tcp", *kept(len(alike))[1:]]
+    fragments.free()
+
+
 @given(seed=st.integers(0, 2**32))
 def test_overlapping_pieces(seed: int) -> None:
     """Pieces that overlap and agree make the datagram, however it was cut."""
