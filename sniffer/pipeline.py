@@ -308,7 +308,7 @@ class Sniffer:
 
             lanes.append(self._exchange_lane(HarSink(config.har, version=__version__), share))
         if config.output_url is not None:
-            from sniffer.collector import UrlSink  # with aiohttp, which is most of the start and of the memory
+            from sniffer.collector import UrlSink  # with aiohttp: a third of the start, a fifth of the memory
 
             token = config.output_url_auth_token
             sink = UrlSink(

@@ -69,7 +69,7 @@ def test_importing_loads_neither_pcapy_nor_the_core() -> None:
 
 
 def test_without_an_output_url_no_http_client_is_loaded(file: str) -> None:
-    """aiohttp, most of the start and a third of the memory, is loaded for an output URL only."""
+    """aiohttp, a third of the start and a fifth of the memory, is loaded for an output URL only."""
     code = f"""
         import asyncio, sys
         from sniffer import create_sniffer

@@ -1,6 +1,10 @@
 """What happens where the system has no memory: something is lost, and the observer goes on."""
 
+import gc
+import tracemalloc
 from collections.abc import Iterator
+
+import pytest
 
 from sniffer_core.flow import _starve
 from tests import packets as p
@@ -77,3 +81,25 @@ def test_no_memory_anywhere() -> None:
             break
     assert number > 100
     assert most not in lost
+
+
+@pytest.mark.parametrize("client", ["198.51.100.17", "2001:db8:1234:5678:9abc:def0:1234:5678"])
+def test_open_connections_weigh_their_python_objects(client: str) -> None:
+    """What the table keeps of Python's memory for each connection is in its count, beside what it allocates itself."""
+    number = 500
+    server = "192.0.2.1" if "." in client else "2001:db8::1"
+    dialogues = [Dialogue(client=(client, 40000 + at), server=(server, 80)) for at in range(number)]
+    for dialogue in dialogues:
+        dialogue.client(b"GET / HTTP/1.1\r\n\r\n")
+    packets = [packet for dialogue in dialogues for packet in dialogue.packets]
+    table = Table()
+    tracemalloc.start()
+    try:
+        table.feed(packets)
+        gc.collect()
+        objects = tracemalloc.get_traced_memory()[0] / number
+    finally:
+        tracemalloc.stop()
+    assert 400 < objects < 640 * 1.1  # exchange.pxd: CONN_OBJECTS
+    assert table.gauge("memory_bytes") / number > 640 + 1000
+    table.flush()
