@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
 from sniffer.errors import SnifferError
-from sniffer.lanes import CUT_SECONDS, Batches, ByConnection, Flight, Lane, LaneCounters, Outcome, Taken
+from sniffer.lanes import CUT_SECONDS, LOG_SECONDS, Batches, ByConnection, Flight, Lane, LaneCounters, Outcome, Taken
 from sniffer.sinks import (
     LONGEST_RETRY_AFTER,
     RETRY_DELAYS,
@@ -910,13 +910,18 @@ class SpoolLane(Lane):
         """The sink has answered. Where nothing else got through before, the others need wait no longer."""
         self._successes += 1
         if self._failing_said is not None:
-            self._failing_said = None
-            log.info("the sink takes messages again", extra={"fields": self._state()})
+            self._later("again", LOG_SECONDS, self._say_again)
         if self._failed >= self._out.workers * PLACES:
             for post in self._posts.values():
                 if post.wait is not None:
                     post.wait.cancel()
         self._failed = 0
+
+    def _say_again(self) -> None:
+        """Says so when a second has brought no failure after a success."""
+        if not self._failed:
+            self._failing_said = None
+            log.info("the sink takes messages again", extra={"fields": self._state()})
 
     def _say_failing(self, cause: str) -> None:
         self._failed += 1

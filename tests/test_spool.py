@@ -465,6 +465,54 @@ async def test_the_next_run_delivers_what_this_one_left(tmp_path: Path) -> None:
         assert lane.counters.recovered == 0
 
 
+async def test_what_was_delivered_at_a_kill_may_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the answer and the deletion: delivered again under the same keys. Deletion comes soon after."""
+    sink = Down(up=True)
+    first, killed = tmp_path / "first", tmp_path / "killed"
+    with monkeypatch.context() as patched:
+        patched.setattr(spool, "ACK_SECONDS", 3600.0)
+        async with spooling(sink, first) as lane:
+            lane.offer(messages(10))
+            await until(lambda: lane.counters.delivered == 10)
+            shutil.copytree(first, killed)  # what is on disk at that moment
+    again = Down(up=True)
+    async with spooling(again, killed) as lane:
+        assert lane.counters.recovered == 10
+        assert (await drained(lane)).delivered == 10
+    assert keys(again.taken) == keys(sink.taken) == keys(messages(10))
+    async with spooling(sink, first) as lane:
+        lane.offer(messages(10, connection=1))
+        await until(lambda: lane.counters.delivered == 10)
+        begin = time.monotonic()
+        await until(lambda: not lane._acked)
+        assert time.monotonic() - begin < 5
+
+
+async def test_a_collector_that_half_works_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where some tries fail and others do not, the log does not say it each time."""
+
+    class Half(Down):
+        async def deliver(self, batch: Sequence[Record]) -> None:
+            self.tries += 1
+            await asyncio.sleep(0)
+            if self.tries % 2:
+                raise Retry("status 500")
+            self.taken += batch
+
+    class Still(Time):
+        async def sleep(self, seconds: float) -> None:
+            await asyncio.sleep(0.001)
+
+    async with spooling(Half(), tmp_path, clock=Still()) as lane:
+        for connection in range(20):
+            lane.offer(messages(5, connection=connection))
+        await until(lambda: lane.counters.delivered == 100)
+        said = [record.message for record in caplog.records]
+        assert said.count("the sink takes messages again") == 0
+        assert said.count("messages wait in the spool") == 1
+        await until(lambda: "the sink takes messages again" in caplog.text)
+
+
 async def test_a_full_spool_drops_the_oldest(tmp_path: Path) -> None:
     """In an outage that is too long the oldest messages go, counted; the newest are delivered after it, in order."""
     sink = Down()
