@@ -47,7 +47,9 @@ lint: $(VENV)/dev.stamp  ## Run the linters
 coverage: $(VENV)/dev.stamp  ## Measure the tests' coverage, of Python and of the core (built anew, with tracing)
 	@trap 'rm -f sniffer_core/*.c; $(BIN)/python setup.py --quiet build_ext --inplace --force' EXIT; \
 	TCP_SNIFFER_BUILD=trace $(BIN)/python setup.py --quiet build_ext --inplace --force \
-	&& { $(BIN)/coverage run -m pytest $(ARGS); code=$$?; $(BIN)/coverage report && exit $$code; }
+	&& { $(BIN)/coverage run -m pytest $(ARGS); code=$$?; \
+	for part in sniffer sniffer_core; do echo "$$part:"; \
+	$(BIN)/coverage report --include="$$part/*" --fail-under=95 || code=1; done; exit $$code; }
 
 sanitize: $(VENV)/dev.stamp  ## Run the tests on a core built with ASan and UBSan (in build/sanitize); ARGS goes to pytest
 	@exec $(BIN)/python -m tests.sanitize $(ARGS)
