@@ -152,7 +152,7 @@ def check_file(value: object) -> str | None:
     if value is None:
         return None
     path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
-    if not isinstance(path, str) or not path or "\0" in path:
+    if not isinstance(path, str) or not path or "\0" in path or not _is_encodable(path):
         raise ValueError(f"must be the path of a file, not {quote(value)}")
     return path
 
@@ -178,6 +178,14 @@ def check_captures(value: object) -> tuple[str, ...]:
     if files.count("-") > 1:
         raise ValueError("must name standard input once")
     return files
+
+
+def _is_encodable(path: str) -> bool:
+    try:
+        os.fsencode(path)
+    except UnicodeError:
+        return False
+    return True
 
 
 def check_callback(value: object) -> Callable[[HttpMessage], object] | None:

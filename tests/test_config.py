@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import trustme
+from hypothesis import strategies as st
 
 from sniffer import config as module
 from sniffer import memory
@@ -273,6 +275,7 @@ def test_invalid_text(keyword: str, text: str) -> None:
         ("read", []),
         ("read", ["a", ""]),
         ("read", ["-", "a", "-"]),
+        ("output_ca_file", "\ud83d"),
         ("sample_rate", "1"),
         ("sample_rate", True),
         ("sample_rate", float("nan")),
@@ -294,6 +297,23 @@ def test_invalid_text(keyword: str, text: str) -> None:
 def test_invalid_keyword(keyword: str, value: object) -> None:
     """The library's keywords take values of their type, and refuse others under their own name."""
     assert list(problems(**{keyword: value})) == [keyword]
+
+
+PIECES = (
+    "http:// HTTPS:// h [::1] [ ] : :80 :99999 @ % / ? # .. xn-- \u0663 80 , nan 1e309 - 0x Mi yes none * [! é \ud83d"
+)
+TEXTS = st.lists(st.sampled_from([*PIECES.split(), " ", "\0", "\n", "\x7f", "9" * 30]), max_size=6).map("".join)
+
+
+@hypothesis.given(st.dictionaries(st.sampled_from(sorted(SnifferConfig.options())), TEXTS))
+def test_any_text_is_a_value_or_a_problem(texts: dict[str, str]) -> None:
+    """Whatever the variables hold: a configuration, or problems of their fields, and never another exception."""
+    try:
+        repr(SnifferConfig.from_texts({"ports": "80", **texts}))
+        fields: set[str] = set()
+    except ValidationError as error:
+        fields = {problem.field for problem in error.problems}
+    assert fields <= {"ports", *texts}
 
 
 def test_all_problems_at_once() -> None:
