@@ -13,6 +13,7 @@ from sniffer.cli import _parser
 from sniffer.config import SnifferConfig
 from sniffer.injector import InjectorOptions
 from sniffer.ledger import DECLARED, LANE
+from sniffer.message import json_schema
 from tests.daemon import ROOT
 from tests.docs.pages import PAGES, Page
 
@@ -111,3 +112,12 @@ def test_every_module_has_its_row() -> None:
     )
     files = [*(ROOT / "sniffer").glob("*.py"), *(ROOT / "sniffer_core").glob("*.p*")]
     assert {file.stem for file in files if file.suffix != ".pyi"} - {"__init__", "py"} <= named
+
+
+def test_every_field_is_mapped_to_opentelemetry() -> None:
+    """docs/OPENTELEMETRY.md says of each field of the record what it is there, and of no other."""
+    fields = set(json_schema()["properties"])
+    spans = {span.partition(".")[0] for _, span in page("docs/OPENTELEMETRY.md").spans()}
+    assert fields <= spans
+    named = {span for span in spans if re.fullmatch(r"[a-z]+([A-Z][a-z]+)+", span)}
+    assert named <= fields
