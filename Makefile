@@ -9,7 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := setup.py pyproject.toml $(wildcard sniffer_core/*.pyx sniffer_core/*.pxd)
 
-.PHONY: help run demo test lint coverage sanitize fuzz soak chaos bench e2e dist docs links screenshots clean
+.PHONY: help run demo test lint coverage sanitize fuzz soak chaos bench e2e dist audit sbom reproducible docs links
+.PHONY: screenshots clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -73,6 +74,26 @@ e2e: $(VENV)/dev.stamp  ## Run the end-to-end test on the cluster of the current
 dist: $(VENV)/dev.stamp  ## Build the sdist and the wheel into dist/
 	@rm -rf dist
 	$(BIN)/python -m build
+
+$(VENV)/release.stamp: $(VENV)/dev.stamp
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,release]'
+	@touch $@
+
+audit: $(VENV)/release.stamp  ## Ask the advisory database about every dependency; needs the network
+	@mkdir -p build && $(BIN)/python -m pip freeze --exclude-editable > build/audit.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement build/audit.txt $(ARGS)
+
+sbom: $(VENV)/release.stamp  ## Write build/sbom.json (CycloneDX): what the package needs at run time
+	@rm -rf build/sbom && $(PYTHON) -m venv build/sbom
+	@build/sbom/bin/python -m pip install --quiet --disable-pip-version-check .
+	@build/sbom/bin/python -m pip uninstall --quiet --yes --disable-pip-version-check pip setuptools
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json build/sbom/bin/python
+
+reproducible: $(VENV)/dev.stamp  ## Build the wheel twice and compare
+	@rm -rf build/one build/two
+	@for place in one two; do \
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --wheel --outdir build/$$place . >/dev/null || exit 1; done
+	@cd build && sha256sum one/*.whl two/*.whl && cmp one/*.whl two/*.whl && echo "the same, byte for byte"
 
 docs: $(VENV)/dev.stamp  ## Write the generated documents anew
 	$(BIN)/python -m sniffer.config > docs/CONFIGURATION.md

@@ -26,6 +26,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from sniffer import privileges
 from sniffer.errors import CaptureError
 
 if TYPE_CHECKING:
@@ -156,12 +157,15 @@ class LiveSource(Source):
         if not self.name:
             self.name = default_interface()
         self._number = _interface_number(self.name)
-        while (code := self._activate(pcapy)) == _IFACE_NOT_UP:
-            self._say_down()
-            self.waiting = True
-            if stop.wait(1.0):
-                raise CaptureError(f"interface {self.name} is down")
-            self._check_exists()
+        try:
+            while (code := self._activate(pcapy)) == _IFACE_NOT_UP:
+                self._say_down()
+                self.waiting = True
+                if stop.wait(1.0):
+                    raise CaptureError(f"interface {self.name} is down")
+                self._check_exists()
+        finally:
+            privileges.release()
         self.waiting = False
         if code < 0:
             raise CaptureError(_activation_error(self.name, code))
@@ -177,7 +181,7 @@ class LiveSource(Source):
         reader.set_promisc(0)
         reader.set_timeout(RING_TIMEOUT_MS)
         reader.set_buffer_size(self._buffer_size)
-        code: int = reader.activate()
+        code: int = privileges.call(reader.activate)
         return code
 
     def _set_filter(self, linktype: int) -> None:

@@ -17,13 +17,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from sniffer import __version__, logs, memory
+from sniffer import __version__, logs, memory, privileges
 from sniffer import config as config_module
 from sniffer.config import SnifferConfig
 from sniffer.errors import EXIT_CONFIG, EXIT_OK, EXIT_RUNTIME, CaptureError, Problem, SnifferError, ValidationError
 from sniffer.flags import FlagParser
 from sniffer.options import FALSE
-from sniffer.privileges import raise_net_raw
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -172,7 +171,7 @@ def run(arguments: Sequence[str], **keywords: Any) -> int:
         sys.setswitchinterval(0.001)
         memory.share_heap()
         _load(config)
-        raise_net_raw()
+        privileges.confine(capture=config.read is None)
         runner = asyncio.Runner()
         try:
             return runner.run(_Daemon(config, screen).run())

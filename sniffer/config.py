@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 REDACT_HEADERS: Final = ("authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key")
 REDACT_QUERY: Final = ("AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature")
 
+LEAST_KEY: Final = 16
+MOST_KEY: Final = 4096
+"""Bytes of a redaction key: a short one is guessed, a longer file is none."""
+
 LONGEST_MS: Final = 2_147_483_647
 """Milliseconds that every timer takes: 24 days."""
 
@@ -298,6 +302,10 @@ class SnifferConfig(Options):
         REDACT_QUERY, read=read_redacted, group=RECORD,
         help="query parameters whose values are replaced by [REDACTED]; `none` turns it off",
     )
+    redact_key_file: File = Option(
+        check_file, group=RECORD, metavar="FILE",
+        help="file that holds a key: a redacted value becomes `[REDACTED:HMAC:LENGTH]`, the same for the same value",
+    )
     exclude_paths: Names = names(
         (), group=RECORD, metavar="GLOB,GLOB", help="leave out exchanges whose path matches",
     )
@@ -378,6 +386,12 @@ class SnifferConfig(Options):
         return found
 
     @property
+    def redact_key(self) -> bytes | None:
+        """The key of `redact_key_file`, blanks around it removed."""
+        key: bytes | None = self.__dict__["_redact_key"]
+        return key
+
+    @property
     def has_output(self) -> bool:
         """Whether a message leaves the process by itself."""
         return self.output_stdout or self.output_url is not None or self.har is not None
@@ -391,6 +405,7 @@ class SnifferConfig(Options):
         if self.har is not None and Path(self.har).absolute() in map(Path.absolute, map(Path, self.read)):
             yield Problem("har", "har must not be a file that is read")
         yield from self._read_token()
+        yield from self._read_redact_key()
         yield from self._check_ca_file()
         if self.output_url_auth_token is not None and (self.output_url or "").startswith("http:"):
             warnings.append("output_url is plain http: the token and the messages can be read on the way")
@@ -419,6 +434,21 @@ class SnifferConfig(Options):
             yield Problem(name, f"{name} cannot be read: {error.strerror}: {quote(file)}")
         except ValueError:
             yield Problem(name, f"{name} must hold a token of visible ASCII characters")
+
+    def _read_redact_key(self) -> Iterable[Problem]:
+        file = self.redact_key_file
+        self.__dict__["_redact_key"] = None
+        if file is None:
+            return
+        name = "redact_key_file"
+        try:
+            key = Path(file).read_bytes().strip()
+        except OSError as error:
+            yield Problem(name, f"{name} cannot be read: {error.strerror}: {quote(file)}")
+            return
+        if not LEAST_KEY <= len(key) <= MOST_KEY:
+            yield Problem(name, f"{name} must hold a key of {LEAST_KEY} to {MOST_KEY} bytes")
+        self.__dict__["_redact_key"] = key
 
     def _check_ca_file(self) -> Iterable[Problem]:
         if self.output_ca_file is None:
@@ -453,6 +483,8 @@ variables beat defaults. Every problem is reported at once, each with the option
 - The token is never shown: in no log, no repr, no help, and it has no flag, because command lines are public.
 - Redaction is turned off only on purpose: by the word `none`, in the library by an empty list; that is warned about at
   start. An empty variable leaves the default. **Bodies are not redacted**; `MAX_BODY_SIZE=0` keeps none.
+- With `REDACT_KEY_FILE` the mark of a redacted value can be joined: see [RECORD](RECORD.md). The key has no variable and
+  no flag of its own, and is never shown.
 - `OUTPUT_URL` is an absolute http or https URL without user info. With `TCP_SNIFFER_PRODUCTION` on, plain http is
   refused: `output_url must use HTTPS in production`.
 - `MEMORY_BUDGET` is one budget for everything that traffic can fill: half for reassembly, a quarter for the hand-off to

@@ -126,12 +126,14 @@ class FlowTable:
         carry: tuple[str, ...] = (),
         redact_headers: Iterable[str] = (),
         redact_query: Iterable[str] = (),
+        redact_key: bytes | None = None,
         placement: tuple[str | None, str | None, str | None] | None = None,
         decode: Decode | None = None,
     ) -> None:
         """`carry` names at most 4 request header fields, lower case; `redact_headers` fields and `redact_query` query
-        parameters whose values leave the core only as `[REDACTED]`, in any case; `placement` is (pod, namespace, node);
-        without `decode` content codings stay. ValueError for a link type not in LINK_TYPES."""
+        parameters whose values leave the core only as `[REDACTED]`, in any case, or, with `redact_key`, as a keyed hash
+        and their length; `placement` is (pod, namespace, node); without `decode` content codings stay. ValueError for a
+        link type not in LINK_TYPES."""
     def feed(
         self, packets: bytes, index: bytes, first: int = 0, clock_us: int | None = None
     ) -> tuple[list[RawMessage], int]:

@@ -19,6 +19,7 @@ cdef class Rules:
     cdef tuple query_names
     cdef Names headers
     cdef Names query
+    cdef bytes key              # of the marks of redacted values, or None
     cdef object decode
     cdef Py_ssize_t max_body
     cdef bytes placement        # JSON, with a comma before it; or empty

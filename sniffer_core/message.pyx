@@ -8,6 +8,7 @@ import re
 from binascii import b2a_base64
 from codecs import utf_8_decode
 from hashlib import blake2b
+from hmac import digest as hmac_digest
 from socket import AF_INET, AF_INET6, inet_ntop
 from urllib.parse import unquote_plus
 
@@ -48,8 +49,9 @@ cdef str COOKIE = "cookie"
 cdef str REDACTED = "[REDACTED]"
 ANOMALY_NAMES = ANOMALIES
 
-# absolute-form and authority-form, RFC 9112 section 3.2; user info, RFC 3986 section 3.2.1
-cdef object USER_INFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)?[^/?#]*@")
+# absolute-form and authority-form, RFC 9112 section 3.2; user info, RFC 3986 section 3.2.1. Whatever stands for a
+# scheme will do; without any, in what may as well be a path, it takes a password to be one.
+cdef object USER_INFO = re.compile(r"^(?:([^/?#@]*://)?[^/?#]*|(//)[^/?#:@]*:[^/?#]*)@")
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------
@@ -100,6 +102,15 @@ cdef inline bint redacted(Rules rules, const Field* field, const uint8_t* text) 
     return listed(&rules.headers, text + field.name.at, field.name.size)
 
 
+cdef str mark(Rules rules, str value):
+    """What stands for a value that must not leave the core: with a key, the same for the same value."""
+    cdef bytes sent
+    if rules.key is None:
+        return REDACTED
+    sent = value.encode("latin-1")
+    return f"[REDACTED:{hmac_digest(rules.key, sent, 'sha256')[:16].hex()}:{len(sent)}]"
+
+
 cdef str lower_name(const uint8_t* sent, uint32_t size):
     """The header name in lower case, from a cache: the same few names come again and again."""
     cdef uint32_t hashed = 2166136261 ^ size
@@ -128,12 +139,16 @@ cdef dict build_fields(const Field* fields, uint32_t count, const uint8_t* text,
     cdef dict repeated = None
     cdef uint32_t i
     cdef str name
-    cdef str value
+    cdef object value
     cdef PyObject* old
     cdef bint secret
+    cdef list marked = []       # names of values that are joined first and marked then
     for i in range(count):
         name = lower_name(text + fields[i].name.at, fields[i].name.size)
         secret = redacted(rules, &fields[i], text)
+        if secret and rules.key is not None:
+            marked.append(name)
+            secret = False
         value = REDACTED if secret else latin1(text + fields[i].value.at, fields[i].value.size)
         old = PyDict_GetItem(headers, name)
         if name == SET_COOKIE:
@@ -153,6 +168,9 @@ cdef dict build_fields(const Field* fields, uint32_t count, const uint8_t* text,
     if repeated is not None:
         for name, values in repeated.items():
             headers[name] = ("; " if name == COOKIE else ", ").join(values)
+    for name in dict.fromkeys(marked):
+        value = headers[name]
+        headers[name] = mark(rules, value) if isinstance(value, str) else [mark(rules, each) for each in value]
     return headers
 
 
@@ -616,10 +634,11 @@ cdef void put_base64(Buffer* out, const uint8_t* data, size_t size) noexcept nog
 cdef class Rules:
     """How records are made; see FlowTable's arguments."""
 
-    def __cinit__(self, *, redact_headers, redact_query, placement, decode, max_body, carry_count):
+    def __cinit__(self, *, redact_headers, redact_query, bytes redact_key, placement, decode, max_body, carry_count):
         cdef Buffer out
         self.header_names = list_names(redact_headers, &self.headers)
         self.query_names = list_names(redact_query, &self.query)
+        self.key = redact_key
         self.decode = decode
         self.max_body = max_body
         self.carry_count = carry_count
@@ -669,9 +688,9 @@ cdef str redact_query(str path, Rules rules):
     target, _, query = path.partition("?")
     parts = re.split("([&;])", query)
     for at in range(0, len(parts), 2):
-        name, sign, _ = parts[at].partition("=")
+        name, sign, value = parts[at].partition("=")
         if sign and unquote_plus(name).strip().lower().encode("latin-1", "replace") in rules.query_names:
-            parts[at] = f"{name}={REDACTED}"
+            parts[at] = f"{name}={mark(rules, value)}"
     return f"{target}?{''.join(parts)}"
 
 
@@ -727,7 +746,7 @@ cdef class RawMessage:
         """Whether the target is shown as it was sent."""
         cdef const uint8_t* path = self.exchanged.text + self.exchanged.target.at
         cdef uint32_t size = self.exchanged.target.size
-        return not (size and path[0] != 47 and memchr(path, 64, size) != NULL) and \
+        return not (size and (path[0] != 47 or (size > 1 and path[1] == 47)) and memchr(path, 64, size) != NULL) and \
             not has_secret_parameter(&self.rules.query, path, size)
 
     @property
@@ -738,8 +757,8 @@ cdef class RawMessage:
         path = latin1(self.exchanged.text + self.exchanged.target.at, self.exchanged.target.size)
         if self.plain_path():
             return path
-        if path[0] != "/":
-            path = USER_INFO.sub(r"\1", path)
+        if path[0] != "/" or path.startswith("//"):
+            path = USER_INFO.sub(r"\1\2", path)
         if "?" in path and self.rules.query.count:
             path = redact_query(path, self.rules)
         return path
@@ -917,12 +936,17 @@ cdef class RawMessage:
         cdef bint truncated = message.truncated
         cdef bint cut = truncated or message.incomplete != WHOLE
         cdef str removed = ""
+        cdef dict headers = None
+        cdef dict trailers = None
         cdef uint32_t i
         cdef bint first
         cdef int64_t latency = self.latency()
         # Python runs here, and nowhere below: the buffer is shared.
         if exchange.known and not self.plain_path():
             path = self.path
+        if self.rules.key is not None:
+            headers = self.headers
+            trailers = self.trailers
         if size and content is None:
             if self.coding() is not None:
                 decoded = self.decoded()
@@ -941,7 +965,10 @@ cdef class RawMessage:
         put(out, b'request","timestamp":"' if message.kind == REQUEST else b'response","timestamp":"')
         put_stamp(out, message.stamp)
         put(out, b'","headers":')
-        put_fields(out, message.fields, message.count, message.text, self.rules)
+        if headers is not None:
+            put_dict(out, headers)
+        else:
+            put_fields(out, message.fields, message.count, message.text, self.rules)
         put(out, b',"connectionId":')
         put_str(out, self.connection_id)
         put(out, b',"exchange":')
@@ -995,7 +1022,10 @@ cdef class RawMessage:
             put_str(out, removed)
         if message.trailers != NULL and message.trailers.count:
             put(out, b',"trailers":')
-            put_fields(out, fields_of(message.trailers), message.trailers.count, text_of(message.trailers), self.rules)
+            if trailers is not None:
+                put_dict(out, trailers)
+            else:
+                put_fields(out, fields_of(message.trailers), message.trailers.count, text_of(message.trailers), self.rules)
         if message.incomplete != WHOLE:
             put(out, b',"incomplete":')
             put_str(out, <str>INCOMPLETE[message.incomplete])

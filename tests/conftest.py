@@ -33,6 +33,14 @@ def _no_ambient_options(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(option.variable)
 
 
+@pytest.fixture(autouse=True)
+def _own_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that runs inside of the tests takes no capability from them."""
+    from sniffer import privileges
+
+    monkeypatch.setattr(privileges, "confine", lambda **_: True)
+
+
 @pytest.fixture
 def own_logging() -> Iterator[None]:
     """Gives logging back as it was: for tests that set it up as the daemon does."""
