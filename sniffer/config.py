@@ -483,8 +483,8 @@ variables beat defaults. Every problem is reported at once, each with the option
 - The token is never shown: in no log, no repr, no help, and it has no flag, because command lines are public.
 - Redaction is turned off only on purpose: by the word `none`, in the library by an empty list; that is warned about at
   start. An empty variable leaves the default. **Bodies are not redacted**; `MAX_BODY_SIZE=0` keeps none.
-- With `REDACT_KEY_FILE` the mark of a redacted value can be joined: see [RECORD](RECORD.md). The key has no variable and
-  no flag of its own, and is never shown.
+- With `REDACT_KEY_FILE` the marks of redacted values can be joined: see [RECORD](RECORD.md). The key has no variable
+  and no flag of its own, and is never shown.
 - `OUTPUT_URL` is an absolute http or https URL without user info. With `TCP_SNIFFER_PRODUCTION` on, plain http is
   refused: `output_url must use HTTPS in production`.
 - `MEMORY_BUDGET` is one budget for everything that traffic can fill: half for reassembly, a quarter for the hand-off to

@@ -162,3 +162,6 @@ class FlowTable:
 
 def _starve(table: FlowTable, number: int) -> int:
     """For tests: from now on, allocation `number` (from 1; 0 none) gets no memory; returns what is left of the last."""
+
+def _hash(table: FlowTable, key: bytes, secret: bytes | None = None) -> int:
+    """For tests: the hash of a key of 40 bytes, with the table's secret or with this one of 16 bytes."""

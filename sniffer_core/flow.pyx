@@ -1975,3 +1975,16 @@ def _starve(FlowTable table, int64_t number):
     cdef int64_t before = table.table.pool.spare
     table.table.pool.spare = number
     return before
+
+
+def _hash(FlowTable table, bytes key, bytes secret=None):
+    """See flow.pyi."""
+    cdef Key copied
+    cdef uint64_t[2] chosen
+    assert len(key) == sizeof(Key)
+    memcpy(&copied, <char*>key, sizeof(Key))
+    if secret is None:
+        return keyed_hash(table.table.secret, &copied)
+    assert len(secret) == sizeof(chosen)
+    memcpy(chosen, <char*>secret, sizeof(chosen))
+    return keyed_hash(chosen, &copied)

@@ -1,0 +1,152 @@
+"""The real daemon under attack: how far its memory goes, what it takes, and what becomes of the honest connection."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.adversarial.attacks import ATTACKS, Attack, packets
+from tests.packets import Packet, pcap
+
+ROOT = Path(__file__).parents[2]
+APART = 400_000_000
+"""µs between two attacks: the connections of the first are idle by then."""
+
+
+class Outcome(NamedTuple):
+    """What came of one run."""
+
+    packets: int
+    size: int
+    """Bytes of the capture."""
+    budget: int
+    at_start: int
+    peak: int
+    """RSS when it waited for the first packet, and the most after that."""
+    cpu: float
+    honest_sent: int
+    honest_seen: int
+    """Exchanges, and the messages of them that came out whole."""
+    ledger: dict[str, Any]
+    code: int
+
+    @property
+    def bound(self) -> int:
+        """The promise: RSS after start + 1.25 × budget."""
+        return self.at_start + self.budget * 5 // 4
+
+    def check(self) -> None:
+        """The promises of every attack."""
+        assert self.code == 0
+        assert self.peak <= self.bound, f"{self.peak >> 20} MiB where {self.bound >> 20} MiB are promised"
+        assert self.honest_seen == 2 * self.honest_sent
+
+
+def _status(pid: int, name: str) -> int:
+    """A value of /proc/PID/status in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition(f"{name}:")[2].split()[0]) << 10
+
+
+def _cpu(pid: int) -> float:
+    """Seconds of CPU that the process has taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _all_packets(names: Sequence[str], size: Callable[[Attack], int]) -> Iterator[Packet]:
+    for number, name in enumerate(names):
+        attack = ATTACKS[name]
+        for packet in packets(attack, size(attack)):
+            yield Packet(packet.stamp + number * APART, packet.data)
+
+
+class _Sampler(threading.Thread):
+    """The highest RSS so far, as the kernel keeps it, and the CPU taken, of a process that may end at any time."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self._pid = pid
+        self.peak = 0
+        self.cpu = 0.0
+
+    def run(self) -> None:
+        try:
+            while True:
+                self.peak = max(self.peak, _status(self._pid, "VmHWM"))
+                self.cpu = _cpu(self._pid)
+                time.sleep(0.02)
+        except (OSError, IndexError):  # it has ended
+            pass
+
+
+def attack_daemon(names: Sequence[str], size: Callable[[Attack], int], *, budget: int) -> Outcome:
+    """Runs these attacks one after the other through one daemon."""
+    flows = max(ATTACKS[name].max_flows for name in names)
+    with tempfile.TemporaryDirectory() as folder:
+        pipe, log, output = (Path(folder, name) for name in ("pipe", "log", "output"))
+        os.mkfifo(pipe)
+        arguments = [
+            *("--ports", "80", "--read", str(pipe), "--stdout", "--stats-interval-ms", "0", "--log-format", "json"),
+            *("--memory-budget", str(budget), "--max-concurrent-connections", str(flows)),
+        ]
+        with log.open("wb") as errors, output.open("wb") as lines:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "sniffer", *arguments], cwd=ROOT, stdout=lines, stderr=errors
+            )
+            try:
+                return _watch(process, pipe, log, output, _all_packets(names, size), budget)
+            finally:
+                process.kill()
+                process.wait()
+
+
+def _watch(
+    process: subprocess.Popen[bytes], pipe: Path, log: Path, output: Path, feed: Iterator[Packet], budget: int
+) -> Outcome:
+    sent = size = honest = 0
+    with pipe.open("wb") as writer:
+        writer.write(pcap([]))
+        writer.flush()
+        deadline = time.monotonic() + 60
+        while not _lines(log, "started"):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        at_start, cpu_at_start = _status(process.pid, "VmRSS"), _cpu(process.pid)
+        Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # VmHWM counts from here
+        sampler = _Sampler(process.pid)
+        sampler.start()
+        for packet in feed:
+            seconds, micros = divmod(packet.stamp, 1_000_000)
+            writer.write(struct.pack("<IIII", seconds, micros, len(packet.data), len(packet.data)) + packet.data)
+            sent += 1
+            size += len(packet.data)
+            honest += b"GET /honest/" in packet.data
+    code = process.wait(600)
+    sampler.join()
+    ledger: dict[str, Any] = _lines(log, "stopped")[-1]["ledger"]
+    assert ledger["packets_seen"] == sent
+    return Outcome(
+        sent, size, budget, at_start, sampler.peak, sampler.cpu - cpu_at_start, honest, _whole(output), ledger, code
+    )
+
+
+def _whole(output: Path) -> int:
+    """How many messages of the honest connection came out whole."""
+    with output.open("rb") as lines:
+        return sum(b'"path":"/honest/' in line and b'"incomplete"' not in line for line in lines)
+
+
+def _lines(log: Path, message: str) -> list[dict[str, Any]]:
+    whole = log.read_bytes().rpartition(b"\n")[0].splitlines()
+    return [line for text in whole if text.startswith(b"{") and (line := json.loads(text))["message"] == message]
