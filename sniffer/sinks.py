@@ -15,7 +15,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
@@ -37,6 +37,8 @@ LONGEST_RETRY_AFTER: Final = 60.0
 """Seconds; a receiver that asks for more is asked again after this."""
 INSTANCE_HEADER: Final = "Tcp-Sniffer-Instance"
 """Names the sniffer that posts, so that another one can leave its deliveries out."""
+PART_BYTES: Final = 1 << 20
+"""How much is rendered at a time."""
 WRITE_BYTES: Final = 1 << 16
 """What a pipe holds: more in one call would tell nothing of how far a slow reader has come."""
 
@@ -314,32 +316,59 @@ class _Write:
         self.cut = False
         self._fd = fd
         self._batch = batch
-        self._data = b""
-        self._start = int(after_torn_line)  # a line that a full disk has cut is ended first
-        self._written = 0
+        self._start = b"\n" if after_torn_line else b""  # a line that a full disk has cut is ended first
+        self._at = (0, b"", 0)
+        """Lines in the parts before, the part, how much of it is written: one object, read by another thread."""
 
     def run(self) -> None:
-        lines = [record.to_json() for record in self._batch]
-        lines.append(b"")
-        data = self._data = b"\n" * self._start + b"\n".join(lines)
-        view = memoryview(data)
-        while self._written < len(data) and not self.cut:
+        lines, before = 0, b""
+        for part in self._parts():
+            lines += before.count(b"\n")
+            before = part
+            self._at = (lines, part, 0)
+            self._write(lines, part)
+            if self.cut:
+                return
+
+    def _parts(self) -> Iterator[bytes]:
+        """The batch in parts of about PART_BYTES: what a message is in JSON may be many times its weight."""
+        lines: list[bytes] = []
+        size = 0
+        for record in self._batch:
+            line = record.to_json()
+            lines.append(line)
+            size += len(line)
+            if size >= PART_BYTES:
+                yield b"\n".join([*lines, b""])
+                lines, size = [], 0
+        if lines:
+            yield b"\n".join([*lines, b""])
+
+    def _write(self, lines: int, part: bytes) -> None:
+        view = memoryview(part)
+        written = 0
+        while (self._start or written < len(part)) and not self.cut:
             try:
-                self._written += os.write(self._fd, view[self._written : self._written + WRITE_BYTES])
+                if self._start:
+                    os.write(self._fd, self._start)
+                    self._start = b""
+                    continue
+                written += os.write(self._fd, view[written : written + WRITE_BYTES])
             except BlockingIOError:  # somebody else who has this pipe or terminal made it non-blocking
                 poll = select.poll()
                 poll.register(self._fd, select.POLLOUT)
                 poll.poll()
+            self._at = (lines, part, written)
 
     def lines(self) -> int:
         """How many of the batch's lines are written whole."""
-        return self._data.count(b"\n", self._start, self._written)
+        lines, part, written = self._at
+        return lines + part.count(b"\n", 0, written)
 
     def torn(self) -> bool:
         """Whether what is written ends within a line."""
-        if not self._written:
-            return bool(self._start)
-        return self._data[self._written - 1] != 0x0A
+        _, part, written = self._at
+        return part[written - 1] != 0x0A if written else bool(self._start)
 
 
 class CallbackSink(Sink):

@@ -25,7 +25,7 @@ class RawMessage:
     """For the owner: None until set. sniffer keeps the HttpMessage of this message here."""
 
     def to_json(self) -> bytes:
-        """The record of docs/RECORD.md as JSON, without a line end; the same object each time."""
+        """The record of docs/RECORD.md as JSON, without a line end; the same bytes each time."""
     @property
     def idempotency_key(self) -> str:
         """`<connectionId>-<exchange>-<direction>`."""

@@ -41,6 +41,9 @@ cdef class RawMessage:
     cdef str coding(self)
     cdef tuple decoded(self)
     cdef tuple readable(self, tuple decoded)
+    cdef size_t text(self)
+    cdef size_t body_text(self)
+    cdef size_t foreseen(self)
     cdef bytes render(self)
 
 cdef RawMessage build_message(Message* message, Pool* pool, Rules rules)

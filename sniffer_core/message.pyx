@@ -897,17 +897,29 @@ cdef class RawMessage:
     def idempotency_key(self):
         return f"{self.connection_id}-{self.exchanged.number}-{self.direction}"
 
+    cdef size_t text(self):
+        cdef size_t text = self.source.text_size + self.exchanged.size - sizeof(Exchange)
+        return text if self.source.trailers == NULL else text + self.source.trailers.size
+
+    cdef size_t body_text(self):
+        """How much the body may decode to: that is not known before; eight times is more than usual."""
+        cdef size_t body = self.source.body_kept
+        if body and self.coding():
+            body = max(body, min(8 * body, <size_t>self.rules.max_body))
+        return body
+
+    cdef size_t foreseen(self):
+        """About how long the JSON is at most."""
+        return 512 + self.text() + 2 * self.body_text()
+
     @property
     def weight(self):
         cdef size_t size = sizeof(Message) + sizeof(Exchange) + 256 + self.source.size + self.exchanged.size
-        cdef size_t text = self.source.text_size + self.exchanged.size - sizeof(Exchange)
-        cdef size_t body = self.source.body_kept
+        cdef size_t text = self.text()
+        cdef size_t body = self.body_text()
         size += self.source.body_space
         if self.source.trailers != NULL:
             size += self.source.trailers.size
-            text += self.source.trailers.size
-        if body and self.coding():      # how much it decodes to is not known before; eight times is more than usual
-            body = max(body, min(8 * body, <size_t>self.rules.max_body))
         if self.json is not None:
             size += len(self.json)
         else:
@@ -917,9 +929,15 @@ cdef class RawMessage:
         return size
 
     def to_json(self):
-        if self.json is None:
-            self.json = self.render()
-        return self.json
+        cdef bytes json = self.json
+        if json is None:
+            json = self.render()
+            # Kept for the next lane, but not where it is far more than `weight` foresaw: a body of control characters
+            # takes six times its size. What was made for it is not needed again.
+            if <size_t>len(json) <= self.foreseen():
+                self.json = json
+            self.made = None
+        return json
 
     cdef bytes render(self):
         """The record, fields in the order of sniffer.message.HttpMessage."""
