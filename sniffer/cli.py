@@ -103,7 +103,7 @@ def _doctor(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         problems.append(Problem("seconds", "seconds must be a number above 0"))
     config = SnifferConfig.from_texts({**SnifferConfig.texts_of(environ), **flags}, problems)
     _load(config)
-    raise_net_raw()
+    privileges.raise_net_raw()
     stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -59,7 +59,12 @@ VALID: dict[str, tuple[str, object]] = {
     "log_format": ("json", "json"),
     "har": ("out.har", "out.har"),
 }
-SAMPLED = ["output_url_auth_token_file", "output_ca_file", "on_http_message"]  # each with a test of its own
+SAMPLED = [
+    "output_url_auth_token_file",
+    "output_ca_file",
+    "redact_key_file",
+    "on_http_message",
+]  # each with a test of its own
 
 INVALID: dict[str, list[str]] = {
     "ports": ["0", "65536", "-1", "http", "80,80", "80,,81", "80 81", "8.0", ","],
@@ -203,6 +208,7 @@ def test_defaults() -> None:
         "decode_bodies": True,
         "redact_headers": ("authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"),
         "redact_query": ("AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature"),
+        "redact_key_file": None,
         "exclude_paths": (),
         "exclude_user_agents": (),
         "pod_name": None,

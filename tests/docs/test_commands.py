@@ -28,7 +28,7 @@ from tests.docs.pages import PAGES, Command, simple_commands
 from tests.terminals import INTERRUPT, Terminal
 
 BIN = ".venv/bin/"
-ANYWHERE = {"curl", "grep", "jq", "kill", "ln", "mkdir", "sort", "tail", "tcpdump", "uniq"}
+ANYWHERE = {"curl", "grep", "head", "jq", "kill", "ln", "mkdir", "openssl", "printf", "sort", "tail", "tcpdump", "uniq"}
 """Programs that a page uses and whose options are their own affair."""
 
 
