@@ -171,7 +171,7 @@ def run(arguments: Sequence[str], **keywords: Any) -> int:
         sys.setswitchinterval(0.001)
         memory.share_heap()
         _load(config)
-        privileges.confine(capture=config.read is None)
+        privileges.confine(capture=not config.read)
         runner = asyncio.Runner()
         try:
             return runner.run(_Daemon(config, screen).run())
