@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import msgspec
 import trustme
@@ -39,8 +40,18 @@ class Webhook:
     def __init__(self) -> None:
         self.broken: dict[str, Callable[[Answer], Answer]] = {row.name: row.broken for row in VERDICTS}
         self.broken |= {name: tamper for name, (_, tamper) in HARMLESS.items()}
+        self.connections: WeakSet[asyncio.Transport] = WeakSet()
+
+    async def end(self) -> None:
+        """Cuts connections that API servers keep: a graceful end would outlive the loop."""
+        for transport in self.connections:
+            transport.abort()
+        await asyncio.sleep(0)  # it is told of in the next turn of the loop
+        await asyncio.sleep(0)
 
     async def answer(self, request: web.Request) -> web.Response:
+        if request.transport is not None:
+            self.connections.add(request.transport)
         asked = (await request.json())["request"]
         review = server.answer(asked, server.decide(asked, "pod", InjectorOptions()))
         given = Answer(asked, asked["object"], 200, msgspec.json.encode(review))
@@ -62,13 +73,15 @@ def serving(authority: trustme.CA, host: str) -> Iterator[int]:
 
     async def serve() -> None:
         app = web.Application(client_max_size=server.BODY_LIMIT)
-        app.router.add_post("/{path:.*}", Webhook().answer)
+        webhook = Webhook()
+        app.router.add_post("/{path:.*}", webhook.answer)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         await web.SockSite(runner, listening, ssl_context=context).start()
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
         started.set_result(lambda: loop.call_soon_threadsafe(stop.set))
         await stop.wait()
+        await webhook.end()
         await runner.cleanup()
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
