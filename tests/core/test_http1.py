@@ -461,6 +461,8 @@ CHUNKED = b"3\r\nabc\r\n0\r\n\r\n"
         (b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", CHUNKED, b"abc", 0),
         (b"Transfer-Encoding:\r\n\tchunked\r\n", CHUNKED, b"abc", Odd.OBS_FOLD | Odd.TE_FOLDED),
         (b"Transfer-Encoding: gzip,\r\n chunked\r\n", CHUNKED, b"abc", Odd.OBS_FOLD | Odd.TE_FOLDED),
+        (b"X: a\r\n b\r\nTransfer-Encoding: chunked\r\n", CHUNKED, b"abc", Odd.OBS_FOLD),
+        (b"Content-Length: 3\r\nX: a\r\n b\n", b"abc", b"abc", Odd.OBS_FOLD | Odd.BARE_LF),
         (b"Transfer-Encoding: chunked\r\nContent-Length: 99\r\n", CHUNKED, b"abc", Odd.TE_AND_CL),
         (b"Content-Length: x\r\nTransfer-Encoding: chunked\r\n", CHUNKED, b"abc", Odd.TE_AND_CL | Odd.CL_INVALID),
     ],
