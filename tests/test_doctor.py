@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import trustme
 
 from sniffer import doctor
 from sniffer.capture import addresses, interfaces, is_up
+from sniffer.config import SnifferConfig
 from tests.daemon import ROOT, SECONDS, exchanges, free_port, needs_capture, silent_server, web_server
 
 
@@ -257,6 +259,39 @@ def test_offload_is_asked_for() -> None:
     """The kernel answers for loopback, which has segmentation offload; for no interface the answer is no."""
     assert doctor.ethtool("lo", doctor.OFFLOADS["gso"])
     assert not doctor.ethtool("nowhere0", doctor.OFFLOADS["gso"])
+
+
+def seen(**counters: int) -> doctor.Seen:
+    """What came, with TLS on one connection to port 443."""
+    event = ("tls", ("192.0.2.1", 443), ("192.0.2.2", 40000))
+    return doctor.Seen(Counter(counters), 1, [event], None)
+
+
+def verdicts(name: str, found: doctor.Seen) -> dict[str, str]:
+    config = SnifferConfig(ports=[80, 443])
+    return {finding.about: finding.verdict for finding in doctor._traffic(config, name, found, 5)}
+
+
+def test_traffic_of_other_ports_is_none() -> None:
+    """Packets that only share the filter with ours do not make an interface the right one."""
+    config = SnifferConfig(ports=[80])
+    (first, *_) = doctor._traffic(config, "eth0", seen(packets_seen=9, segments_other_port=9), 5)
+    assert (first.verdict, first.text.startswith("no packet of port 80 came")) == ("no", True)
+    (first, *_) = doctor._traffic(config, "eth0", seen(packets_seen=9, segments_other_port=8), 5)
+    assert "but no HTTP/1.x message" in first.text
+
+
+def test_other_protocols_beside_messages_are_a_note() -> None:
+    """TLS on one port stops nobody who gets messages from another."""
+    assert verdicts("eth0", seen(packets_seen=9)) == {"traffic": "no", "port 443": "no"}
+    assert verdicts("eth0", seen(packets_seen=9, messages_request=1)) == {"traffic": "ok", "port 443": "note"}
+
+
+def test_retransmissions_are_no_duplicates() -> None:
+    """Bytes that came twice say something of `any` only."""
+    counters = {"packets_seen": 9, "messages_request": 1, "bytes_duplicate": 5, "bytes_payload": 10}
+    assert "duplicates" not in verdicts("eth0", seen(**counters))
+    assert verdicts("any", seen(**counters))["duplicates"] == "note"
 
 
 def test_interfaces_are_described() -> None:
