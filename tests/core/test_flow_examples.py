@@ -13,6 +13,7 @@ from tests.laws import Table
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
+INVENTED = b"HTTP/1.1 200 Invented\r\nContent-Length: 0\r\n\r\n"
 
 
 def get(path: str, **fields: str) -> bytes:
@@ -1103,6 +1104,88 @@ def test_head_without_its_request() -> None:
         ("OK", 2, None),
     ]
     assert table.counted("responses_taken_bodyless") == {"responses_taken_bodyless": 2}
+
+
+def test_head_among_known_requests() -> None:
+    """A body that begins as a status line is a body where no open request is a HEAD, though it is not known which."""
+    body = b"HTTP/1.1 200 Invented\r\nContent-Length: 0\r\n\r\n"
+    dialogue = Dialogue()
+    for name in "abc":
+        dialogue.client(get(name), ack=0)
+    dialogue.server(answer("A"), lost=True)
+    dialogue.server(answer("B", body)[: -len(body)])
+    dialogue.server(body)
+    dialogue.server(answer("C"))
+    dialogue.wait(300_000)
+    dialogue.client()
+    messages = [m for m in run(dialogue) if m.direction == "response"]
+    assert [(m.reason, m.body, m.incomplete) for m in messages] == [("B", body, None), ("C", b"", None)]
+
+
+@pytest.mark.parametrize(
+    ("tail", "told"),
+    [
+        pytest.param([b"more of the body"], True, id="no start line behind it"),
+        pytest.param([INVENTED, b"more of the body"], True, id="nor behind the next"),
+        pytest.param([], False, id="the end of the body"),
+    ],
+)
+def test_response_in_a_body_with_its_request_lost(tail: list[bytes], told: bool) -> None:
+    """A start line in a body, on a segment of its own, both heads lost: what follows tells, and only that can."""
+    body = INVENTED + b"".join(tail)
+    dialogue = Dialogue()
+    dialogue.client(get("0"))
+    dialogue.server(answer("R0"))
+    dialogue.client(get("1"), lost=True)
+    dialogue.server(b"HTTP/1.1 200 R1\r\nContent-Length: %d\r\n\r\n" % len(body), lost=True)
+    for piece in (INVENTED, *tail):
+        dialogue.server(piece)
+    dialogue.wait(300_000)
+    dialogue.client(get("2"))
+    dialogue.server(answer("R2"))
+    table = Table()
+    messages = table.run(dialogue.packets)
+    reasons = [m.reason for m in messages if m.direction == "response"]
+    assert reasons == (["R0", "R2"] if told else ["R0", "Invented", "R2"])
+    dropped = table.counted("messages_tentative_dropped")["messages_tentative_dropped"]
+    assert dropped == (len(tail) if told else 0)
+
+
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 101 Invented\r\n\r\n", b"HTTP/1.1 100 Invented\r\n\r\n"], ids=["upgrade", "interim"]
+)
+def test_what_is_never_believed_in_a_body(head: bytes) -> None:
+    """A 101 away from a sure place ends no HTTP, and a 100 belongs to no exchange."""
+    dialogue = Dialogue()
+    dialogue.client(get("0"))
+    dialogue.server(answer("R0"))
+    dialogue.client(get("1"), lost=True)
+    dialogue.server(b"HTTP/1.1 200 R1\r\nContent-Length: %d\r\n\r\n" % len(head), lost=True)
+    dialogue.server(head)
+    dialogue.wait(300_000)
+    dialogue.client(get("2"))
+    dialogue.server(answer("R2"))
+    table = Table()
+    messages = [m for m in table.run(dialogue.packets) if m.direction == "response"]
+    assert [(m.reason, m.informational) for m in messages] == [("R0", ()), ("R2", ())]
+    assert table.counted("flows_tunnel", "responses_informational") == {"flows_tunnel": 0, "responses_informational": 0}
+
+
+@pytest.mark.parametrize(("count", "waiting"), [(15, 15), (20, 0)])
+def test_responses_in_doubt_are_bounded(count: int, waiting: int) -> None:
+    """Responses wait for what tells whether they are any, but for no more than 16 in a row."""
+    dialogue = Dialogue()
+    dialogue.client(b"".join(get(str(n)) for n in range(count)), lost=True)
+    dialogue.server(answer("Lost"), lost=True)
+    for number in range(count):
+        dialogue.server(answer(f"R{number}"))
+    for _ in range(3):
+        dialogue.client()
+        dialogue.server()
+        dialogue.wait(300_000)
+    table = Table()
+    assert len(table.feed(dialogue.packets)) == count - waiting
+    assert len(table.flush()) == waiting
 
 
 def test_mid_stream_start() -> None:
