@@ -273,6 +273,7 @@ async def test_options_arrive_where_they_act(file: str, monkeypatch: pytest.Monk
         "carry": (),
         "redact_headers": ("x-a",),
         "redact_query": ("b",),
+        "redact_key": None,
         "placement": ("p", None, None),
         "decode": None,
     }
