@@ -295,7 +295,8 @@ class Devices:
         monkeypatch.setattr(socket, "if_nameindex", lambda: list(enumerate(names, 1)))
         monkeypatch.setattr(capture, "_interface_flags", lambda name: flags[name][0])
         monkeypatch.setattr(capture, "_has_ipv4", lambda name: flags[name][1])
-        monkeypatch.setattr(capture, "_ipv6_interfaces", lambda: {name for name in names if flags[name][2]})
+        sixes = [("20010db8000000000000000000000001", name) for name in names if flags[name][2]]
+        monkeypatch.setattr(capture, "_ipv6_addresses", lambda: sixes)
 
 
 def test_the_default_interface_is_the_first_that_serves(monkeypatch: pytest.MonkeyPatch) -> None:
