@@ -722,6 +722,7 @@ async def test_readiness_and_health(scripted: ScriptedSource, monkeypatch: pytes
     monkeypatch.setattr(pipeline, "BEAT_SECONDS", -1.0)
     assert not sniffer.healthy
     await sniffer.stop()
+    await until(lambda: not sniffer._capture.is_alive())  # it has handed over its last; it need not have ended yet
     assert (sniffer.ready, sniffer.healthy, sniffer.is_running()) == (False, True, False)
 
 
