@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -91,6 +92,7 @@ def test_flows_cannot_be_chosen_to_collide() -> None:
     assert len({_hash(some, number.to_bytes(40)) & 0x3FF for number in range(4000)}) > 900  # of 1024 buckets
 
 
+@pytest.mark.skipif("TCP_SNIFFER_SANITIZED" in os.environ, reason="a sanitizer takes memory of its own")
 def test_the_daemon_keeps_its_promise() -> None:
     """Every attack at once, through the real daemon: RSS after start + 1.25 × budget is never passed, nothing honest
     is lost, all evictions are in the ledger.

@@ -30,7 +30,7 @@ def _logging(own_logging: None) -> None:
 
 
 def corpus(target: str) -> Iterator[bytes]:
-    """What found something once, and what it takes to reach all that the fuzzer has reached."""
+    """What found something once, and a sample of what the fuzzer kept."""
     for path in sorted((CORPUS / target).glob("*")):
         yield path.read_bytes()
 
