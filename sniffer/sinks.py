@@ -321,17 +321,19 @@ class _Write:
         """Lines in the parts before, the part, how much of it is written: one object, read by another thread."""
 
     def run(self) -> None:
-        lines, before = 0, b""
-        for part in self._parts():
-            lines += before.count(b"\n")
-            before = part
+        lines = 0
+        for count, part in self._parts():
             self._at = (lines, part, 0)
             self._write(lines, part)
             if self.cut:
                 return
+            lines += count
 
-    def _parts(self) -> Iterator[bytes]:
-        """The batch in parts of about PART_BYTES: what a message is in JSON may be many times its weight."""
+    def _parts(self) -> Iterator[tuple[int, bytes]]:
+        """The batch in parts of about PART_BYTES, each with its number of lines, which are slow to count.
+
+        What a message is in JSON may be many times its weight.
+        """
         lines: list[bytes] = []
         size = 0
         for record in self._batch:
@@ -339,10 +341,10 @@ class _Write:
             lines.append(line)
             size += len(line)
             if size >= PART_BYTES:
-                yield b"\n".join([*lines, b""])
+                yield len(lines), b"\n".join([*lines, b""])
                 lines, size = [], 0
         if lines:
-            yield b"\n".join([*lines, b""])
+            yield len(lines), b"\n".join([*lines, b""])
 
     def _write(self, lines: int, part: bytes) -> None:
         view = memoryview(part)
