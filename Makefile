@@ -91,7 +91,7 @@ sbom: $(VENV)/release.stamp  ## Write build/sbom.json (CycloneDX): what the pack
 
 reproducible: $(VENV)/dev.stamp  ## Build the wheel twice and compare
 	@rm -rf build/one build/two
-	@for place in one two; do \
+	@for place in one two; do rm -rf build/lib* build/temp* build/bdist* build/cython; \
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --wheel --outdir build/$$place . >/dev/null || exit 1; done
 	@cd build && sha256sum one/*.whl two/*.whl && cmp one/*.whl two/*.whl && echo "the same, byte for byte"
 
