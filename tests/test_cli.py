@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from importlib import import_module
 
 import pytest
 
@@ -224,6 +225,7 @@ def test_run_that_fails(outputs: Outputs, monkeypatch: pytest.MonkeyPatch) -> No
 def test_run_without_a_module(module: str, says: str, outputs: Outputs, monkeypatch: pytest.MonkeyPatch) -> None:
     """2 and one clear line when an import fails."""
     package, _, name = module.rpartition(".")
+    import_module(module)  # whichever test is the first
     monkeypatch.delattr(sys.modules[package], name)
     monkeypatch.setitem(sys.modules, module, None)
     assert cli.run(READ) == 2
