@@ -14,7 +14,7 @@ from importlib import import_module
 import pytest
 
 from sniffer import __main__ as entry
-from sniffer import cli, pipeline
+from sniffer import cli, har, pipeline
 from sniffer.config import SnifferConfig
 from sniffer.errors import ValidationError
 from tests.daemon import DEMO
@@ -291,10 +291,17 @@ def test_signals_after_the_end_change_nothing(outputs: Outputs) -> None:
     assert outputs.logged == ["started", "Capture stats", "stopped"]
 
 
-def test_third_signal_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def left(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The exit codes with which the process would have ended; the lock that it takes with it is one of its own."""
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    monkeypatch.setattr(har, "WRITING", threading.Lock())
+    return codes
+
+
+def test_third_signal_leaves(left: list[int]) -> None:
     """A third signal ends the process on the spot."""
-    left: list[int] = []
-    monkeypatch.setattr(os, "_exit", left.append)
 
     async def third() -> None:
         daemon = cli._Daemon(SnifferConfig(ports=[80]))
@@ -322,10 +329,8 @@ def test_exception_in_a_thread_is_logged(outputs: Outputs) -> None:
 # The ends of the process
 
 
-def test_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leave(left: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """The process ends with its code even where standard output is closed or was never there."""
-    left: list[int] = []
-    monkeypatch.setattr(os, "_exit", left.append)
     monkeypatch.setattr(sys, "stdout", None)
     leave: Callable[[int], object] = cli.leave
     leave(2)
