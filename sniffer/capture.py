@@ -36,7 +36,7 @@ log = logging.getLogger("sniffer.capture")
 
 SNAPLEN: Final = 262_144  # segmentation offload gives packets far longer than the MTU
 BATCH_PACKETS: Final = 1024
-BATCH_BYTES: Final = 1 << 20
+BATCH_BYTES: Final = 512 << 10
 """Packets are read at most so many at a time, and about so many bytes: a batch is no part of the memory budget."""
 RING_TIMEOUT_MS: Final = 50
 RING_QUIET_MS: Final = 60

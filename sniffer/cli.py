@@ -302,6 +302,8 @@ class _Display:
         await self._screen.close(view.end(self._facts()) if view is not None else None)
 
     def _last_line(self) -> RenderableType:
+        if not self._sniffer.began:  # what is sent before the capture is open is not seen: nothing may say so yet
+            return ""
         return (self._view or self._bar).last_line(self._facts())
 
     def _facts(self) -> Facts:

@@ -100,6 +100,6 @@ def test_open_connections_weigh_their_python_objects(client: str) -> None:
         objects = tracemalloc.get_traced_memory()[0] / number
     finally:
         tracemalloc.stop()
-    assert 400 < objects < 640 * 1.1  # exchange.pxd: CONN_OBJECTS
+    assert 320 < objects < 640 * 1.1  # exchange.pxd: CONN_OBJECTS
     assert table.gauge("memory_bytes") / number > 640 + 1000
     table.flush()

@@ -59,9 +59,11 @@ def check(words: list[str]) -> None:
 
 @functools.cache
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    """A program's answer; both its outputs are in `stdout`."""
+    """A program's answer; both its outputs are in `stdout`. A make that runs these tests gives it no variable."""
+    environ = {name: value for name, value in os.environ.items() if name not in ("ARGS", "MAKEFLAGS", "MAKEOVERRIDES")}
+    out, err = subprocess.PIPE, subprocess.STDOUT
     return subprocess.run(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=SECONDS, check=False
+        command, cwd=ROOT, env=environ, stdout=out, stderr=err, text=True, timeout=SECONDS, check=False
     )
 
 
