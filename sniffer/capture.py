@@ -274,11 +274,11 @@ class _Pace:
     """How many packets to read at a time, by the size of the last ones."""
 
     def __init__(self) -> None:
-        self.count = 64
+        self.count = 16
 
     def saw(self, packets: bytes, index: bytes) -> None:
         """Reckons with the packets of a batch."""
-        self.count = max(16, min(BATCH_PACKETS, len(index) // 16 * BATCH_BYTES // max(1, len(packets))))
+        self.count = max(4, min(BATCH_PACKETS, len(index) // 16 * BATCH_BYTES // max(1, len(packets))))
 
 
 class _Kernel:

@@ -211,7 +211,7 @@ def test_batches_are_bounded_in_bytes(tmp_path: Path) -> None:
     sizes = [len(batch[0]) for batch in source.batches(stop) if batch is not None]
     source.close()
     assert sum(sizes) == 500 * 60_000
-    assert max(sizes) <= 64 * 60_000
+    assert max(sizes) <= 16 * 60_000
     assert max(sizes[1:]) <= capture.BATCH_BYTES
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -60,7 +61,11 @@ def sets(status: str) -> dict[str, int]:
 
 def threads(pid: int) -> list[dict[str, int]]:
     """The sets of every thread of a process."""
-    return [sets((task / "status").read_text()) for task in Path(f"/proc/{pid}/task").iterdir()]
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ends while this looks
+            found.append(sets((task / "status").read_text()))
+    return found
 
 
 def assert_confined(pid: int) -> None:
