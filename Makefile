@@ -48,7 +48,7 @@ lint: $(VENV)/dev.stamp  ## Run the linters
 coverage: $(VENV)/dev.stamp  ## Measure the tests' coverage, of Python and of the core (built anew, with tracing)
 	@trap 'rm -f sniffer_core/*.c; $(BIN)/python setup.py --quiet build_ext --inplace --force' EXIT; \
 	TCP_SNIFFER_BUILD=trace $(BIN)/python setup.py --quiet build_ext --inplace --force \
-	&& { $(BIN)/coverage run -m pytest $(ARGS); code=$$?; \
+	&& { $(BIN)/coverage erase; $(BIN)/coverage run -m pytest $(ARGS); code=$$?; $(BIN)/coverage combine --quiet; \
 	for part in sniffer sniffer_core; do echo "$$part:"; \
 	$(BIN)/coverage report --include="$$part/*" --fail-under=95 || code=1; done; exit $$code; }
 
