@@ -414,6 +414,10 @@ class Lane:
             return
         flight.open -= count
         self.counters.waiting -= count
+        self._count(outcome, count, cause)
+
+    def _count(self, outcome: Outcome, count: int, cause: str) -> None:
+        """Puts messages that have ended into the counter of their end."""
         if outcome == "delivered":
             self.counters.delivered += count
         elif outcome == "rejected":

@@ -953,15 +953,8 @@ class SpoolLane(Lane):
                 self.counters.waiting -= 1
                 self._bytes -= entry.held
                 self._carried.discard(entry)
-        if not count:
-            return
-        if outcome == "delivered":
-            self.counters.delivered += count
-        elif outcome == "rejected":
-            self.counters.rejected += count
-            self._losses.add("rejected", count, cause)
-        else:
-            self._drop(outcome, count, cause)
+        if count:
+            self._count(outcome, count, cause)
 
     def _drop_copy(self, entry: Entry) -> None:
         self._copies_left += entry.held
