@@ -8,10 +8,10 @@ through the same checks: `InjectorOptions.for_pod`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple, Self
+from typing import Any, ClassVar, Final, Literal, NamedTuple, Self
 
 import yaml
 
@@ -30,6 +30,7 @@ from sniffer.options import (
     Whole,
     Wholes,
     choice,
+    likely,
     quote,
     split,
     switch,
@@ -46,6 +47,33 @@ ANNOTATIONS: Final = {
     "tcp-sniffer/spool": "spool_size",
 }
 """What a pod may override, and the option that it overrides there."""
+
+SET_BY_INJECTOR: Final = frozenset(
+    {
+        "PORTS",
+        "INTERFACE",
+        "OUTPUT_URL",
+        "OUTPUT_STDOUT",
+        "OUTPUT_URL_AUTH_TOKEN",
+        "OUTPUT_URL_AUTH_TOKEN_FILE",  # not both
+        "POD_NAME",
+        "NAMESPACE",
+        "NODE_NAME",
+        "TCP_SNIFFER_PRODUCTION",
+        "DRAIN_TIMEOUT_MS",
+        "STOP_DELAY_MS",
+        "ON_CAPTURE_ERROR",
+        "SPOOL_DIR",
+        "SPOOL_SIZE",
+    }
+)
+"""Variables of the container that follow from other options, from annotations and from the pod."""
+
+Reference = Literal["secretKeyRef", "configMapKeyRef"]
+REFERENCES: Final[Mapping[Reference, str]] = {"secretKeyRef": "Secret", "configMapKeyRef": "ConfigMap"}
+
+STDOUT_BODY_SIZE: Final = 8192
+"""MAX_BODY_SIZE with OUTPUT_STDOUT: container runtimes split lines at 16 KiB."""
 
 NEVER: Final = "never"
 JOBS: Final = "jobs"
@@ -162,14 +190,14 @@ def read_pairs(value: str) -> dict[str, str]:
 
 
 class SecretKey(NamedTuple):
-    """Where the token is, in the namespace of each pod: the injector itself never reads it."""
+    """Where a value is, in the namespace of each pod: the injector itself never reads it."""
 
     name: str
     key: str
 
 
-def check_secret_key(value: object) -> SecretKey | None:
-    """The name and the key of a Secret; one without the other is an error. None is allowed."""
+def check_secret_key(value: object, kind: str = "Secret") -> SecretKey | None:
+    """The name and the key of a Secret (or ConfigMap); one without the other is an error. None is allowed."""
     if value is None or isinstance(value, SecretKey):
         return value
     if not isinstance(value, Mapping) or not value.keys() <= {"name", "key"}:
@@ -180,10 +208,95 @@ def check_secret_key(value: object) -> SecretKey | None:
     if not name or not key:
         raise ValueError(f"must have a name and a key: the {'key' if name else 'name'} is missing")
     if not isinstance(name, str) or not _is_dns_name(name):
-        raise ValueError(f"must have the name of a Secret, not {quote(name)}")
+        raise ValueError(f"must have the name of a {kind}, not {quote(name)}")
     if not isinstance(key, str) or not re.fullmatch(r"[-._a-zA-Z0-9]{1,253}", key):
         raise ValueError(f"must have a key of letters, digits, '-', '_' and '.', not {quote(key)}")
     return SecretKey(name, key)
+
+
+class Variable(NamedTuple):
+    """One further variable of the container: its value, or where each pod finds it."""
+
+    name: str
+    value: str | None
+    reference: Reference | None = None
+    key: SecretKey | None = None
+
+    def manifest(self) -> dict[str, Any]:
+        """As in a container. A reference is optional: what is missing must not keep a pod from starting."""
+        if self.reference is not None and self.key is not None:
+            return {"name": self.name, "valueFrom": {self.reference: {**self.key._asdict(), "optional": True}}}
+        # A kubelet reads $$ as $, and $(NAME) as another variable: what was checked is what the sniffer gets.
+        return {"name": self.name, "value": (self.value or "").replace("$", "$$")}
+
+
+def check_variables(value: object) -> tuple[Variable, ...]:
+    """Variables as a container lists them, each an option of the sniffer that the injector does not set itself.
+
+    Values are checked as the sniffer will: what is wrong with them would end it beside every application.
+    """
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise ValueError("must be a list of variables, each with a name and a value")
+    found: dict[str, Variable] = {}
+    problems: list[str] = []
+    for entry in value:
+        try:
+            variable = entry if isinstance(entry, Variable) else _variable(entry)
+            if variable.name in found:
+                raise ValueError(f"{variable.name} is there twice")
+            found[variable.name] = variable
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("is wrong: " + "; ".join(problems))
+    return tuple(found.values())
+
+
+def _variable(entry: object) -> Variable:
+    if not isinstance(entry, Mapping) or not entry.keys() <= {"name", "value", "valueFrom"} or "name" not in entry:
+        raise ValueError(f"{quote(entry)} is not a name with a value or a valueFrom")
+    name = str(entry["name"])
+    known = {option.variable: option for option in SnifferConfig.options().values() if option.variable}
+    if name in SET_BY_INJECTOR:
+        raise ValueError(f"{name} is set by the injector itself")
+    if name not in known:
+        close = likely(name, known.keys() - SET_BY_INJECTOR)
+        raise ValueError(f"{quote(name)} is not a variable of the sniffer{close}")
+    if ("value" in entry) == ("valueFrom" in entry):
+        raise ValueError(f"{name} must have either a value or a valueFrom")
+    try:
+        if "valueFrom" in entry:
+            return Variable(name, None, *_reference(entry["valueFrom"]))
+        if not isinstance(entry["value"], str | int | float):
+            raise ValueError(f"must have a text, not {quote(entry['value'])}")
+        if value := _scalar(entry["value"]):
+            known[name].check(known[name].read(value))
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+    return Variable(name, value)
+
+
+def _reference(value: object) -> tuple[Reference, SecretKey]:
+    if isinstance(value, Mapping) and len(value) == 1:
+        for reference, kind in REFERENCES.items():
+            if reference in value and (key := check_secret_key(value[reference], kind)) is not None:
+                return reference, key
+    raise ValueError(f"must have a valueFrom of {' or '.join(REFERENCES)}, with a name and a key")
+
+
+def _scalar(value: object) -> str:
+    """The text of what YAML takes for a switch or a number; Helm writes a large one as 6.7108864e+07."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+
+
+def read_variables(value: str) -> object:
+    """The list as YAML or JSON, on one line or several."""
+    try:
+        return yaml.safe_load(value)
+    except (yaml.YAMLError, RecursionError):
+        raise ValueError(f"must be a list in YAML, not {quote(value)}") from None
 
 
 def _is_dns_name(value: str) -> bool:
@@ -353,6 +466,15 @@ class InjectorOptions(Options):
         shown="none",
         help="SPOOL_SIZE of the container, on an emptyDir of its own, where there is an OUTPUT_URL",
     )
+    sniffer_env: Option[Iterable[Variable | Mapping[str, object]], tuple[Variable, ...]] = Option(
+        check_variables,
+        read_variables,
+        default=(),
+        group=CONTAINER,
+        metavar="'[{name: NAME, value: VALUE}, ...]'",
+        shown="none",
+        help="further variables of the container: options of the sniffer, as a container's env lists them",
+    )
 
     inject_label_key: Text = Option(
         check_label_key,
@@ -411,16 +533,31 @@ class InjectorOptions(Options):
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences to log at start: what is allowed but unwise."""
-        return tuple(
+        found = [
             f"resources: {name.replace('_', '.')} is left out; a HorizontalPodAutoscaler or a ResourceQuota may need it"
             for name, given in self.resources._asdict().items()
             if given is None
-        )
+        ]
+        if self.output_url is None and (self._value_of("max_body_size") or 0) > STDOUT_BODY_SIZE:
+            found.append(
+                f"sniffer_env: with a MAX_BODY_SIZE above {STDOUT_BODY_SIZE} and no output_url, container runtimes"
+                " split the lines of long messages"
+            )
+        return tuple(found)
 
-    def _rules(self) -> list[Problem]:
+    def _value_of(self, keyword: str) -> Any:
+        """What the sniffer reads in `sniffer_env` for an option of its own; None where nothing is said here."""
+        option = SnifferConfig.options()[keyword]
+        texts = [variable.value for variable in self.sniffer_env if variable.name == option.variable]
+        return option.check(option.read(texts[0])) if texts and texts[0] else None
+
+    def _rules(self) -> Iterable[Problem]:
+        """The sniffer's own, which would end it in the pod."""
         if self.production and self.output_url is not None and self.output_url.startswith("http:"):
-            return [Problem("output_url", "output_url must use HTTPS in production")]  # the sniffer's own rule
-        return []
+            yield Problem("output_url", "output_url must use HTTPS in production")
+        metrics = self._value_of("metrics_port")
+        if metrics in self.default_ports:
+            yield Problem("default_ports", f"default_ports must not have the METRICS_PORT of sniffer_env, {metrics}")
 
     @classmethod
     def texts_of(cls, environ: Mapping[str, str]) -> dict[str, str]:
@@ -476,7 +613,7 @@ class InjectorOptions(Options):
             elif isinstance(value, dict | list):
                 keywords[known[key]] = value
             elif value is not None:
-                texts[known[key]] = str(value).lower() if isinstance(value, bool) else str(value)
+                texts[known[key]] = _scalar(value)
         return texts, keywords
 
     def for_pod(self, annotations: Mapping[str, Any]) -> Self:

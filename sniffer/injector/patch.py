@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any, Final, Literal
 
 from sniffer.errors import ValidationError
-from sniffer.injector.options import ALWAYS, JOBS, NEVER, InjectorOptions, quantity
+from sniffer.injector.options import ALWAYS, JOBS, NEVER, STDOUT_BODY_SIZE, InjectorOptions, quantity
 
 OptedInBy = Literal["namespace", "pod"]
 """What the API server has matched: the label of the namespace, or that of the pod."""
@@ -25,8 +25,6 @@ JsonPatch = list[Operation]
 SYSTEM_NAMESPACES: Final = frozenset({"kube-system", "kube-public", "kube-node-lease"})
 UID: Final = 10001
 """The user of the image."""
-STDOUT_BODY_SIZE: Final = 8192
-"""MAX_BODY_SIZE with OUTPUT_STDOUT: container runtimes split lines at 16 KiB."""
 SPOOL_VOLUME: Final = "tcp-sniffer-spool"
 SPOOL_DIR: Final = "/var/lib/tcp-sniffer/spool"
 SPOOL_ROOM: Final = 16 << 20
@@ -198,7 +196,8 @@ def build_env(
     ]
     if options.output_url is None:
         env.append({"name": "OUTPUT_STDOUT", "value": "true"})
-        env.append({"name": "MAX_BODY_SIZE", "value": str(STDOUT_BODY_SIZE)})
+        if all(variable.name != "MAX_BODY_SIZE" for variable in options.sniffer_env):
+            env.append({"name": "MAX_BODY_SIZE", "value": str(STDOUT_BODY_SIZE)})
     if secret := options.output_url_auth_token_secret:
         # optional: a missing Secret must not keep the pod from starting
         reference = {"name": secret.name, "key": secret.key, "optional": True}
@@ -213,6 +212,7 @@ def build_env(
     if _spools(options):
         env.append({"name": "SPOOL_DIR", "value": SPOOL_DIR})
         env.append({"name": "SPOOL_SIZE", "value": str(options.spool_size)})
+    env.extend(variable.manifest() for variable in options.sniffer_env)
     return env
 
 

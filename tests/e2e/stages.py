@@ -145,7 +145,7 @@ class Installed:
 
 
 @contextmanager
-def outside(cluster: Cluster, host: str) -> Iterator[Installed]:
+def outside(cluster: Cluster, host: str, *arguments: str) -> Iterator[Installed]:
     """The injector as a process on this machine, which the API server reaches as `host`: needs no nodes."""
     authority = trustme.CA()
     made = authority.issue_cert(host)
@@ -156,7 +156,7 @@ def outside(cluster: Cluster, host: str) -> Iterator[Installed]:
         certificate.write_bytes(b"".join(pem.bytes() for pem in made.cert_chain_pems))
         key.write_bytes(made.private_key_pem.bytes())
         command = [sys.executable, "-m", "sniffer.injector", "--port", str(port), "--stop-delay-ms", "0"]
-        command += ["--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--log-level", "error"]
+        command += ["--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--log-level", "error", *arguments]
         environ = {
             name: value for name, value in os.environ.items() if not name.startswith(("INJECTOR_", "TCP_SNIFFER_"))
         }

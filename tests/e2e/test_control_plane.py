@@ -154,6 +154,23 @@ def test_limit_ranges(api: ControlPlane) -> None:
 
 
 @needs_programs
+def test_further_variables(api: ControlPlane) -> None:
+    """A real API server stores the further options of the sniffer as the guide shows them."""
+    api.delete("mutatingwebhookconfiguration", INJECTOR)  # another test's
+    there = "tcp-sniffer-e2e-variables"
+    reference = {"configMapKeyRef": {"name": "sniffer-settings", "key": "exclude"}}
+    given = [{"name": "SAMPLE_RATE", "value": "0.1"}, {"name": "EXCLUDE_PATHS", "valueFrom": reference}]
+    with outside(api, "127.0.0.1", "--sniffer-env", json.dumps(given)):
+        api.apply(with_account(there, {}))
+        probe = pod("probe", there, IN)
+        until(lambda: container_in(api.create(probe, dry_run=True)) is not None, "the webhook is called", 60)
+        stored = container_in(api.create(probe))
+    assert stored is not None
+    reference["configMapKeyRef"]["optional"] = True  # type: ignore[assignment]
+    assert stored[1]["env"][-2:] == given
+
+
+@needs_programs
 @pytest.mark.parametrize("stage", ["injection", "verdicts"])
 def test_on_a_real_api_server(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A real API server stores what the stage expects, and judges each answer as the table of the tests says."""

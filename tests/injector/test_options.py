@@ -7,7 +7,7 @@ import pytest
 from sniffer.config import SnifferConfig
 from sniffer.errors import SnifferError, ValidationError
 from sniffer.injector import InjectorOptions
-from sniffer.injector.options import Resources, SecretKey, camel, quantity
+from sniffer.injector.options import SET_BY_INJECTOR, Resources, SecretKey, Variable, camel, quantity
 
 CONTRACT = {
     "snifferImage",
@@ -25,7 +25,7 @@ CONTRACT = {
     "runAsRoot",
     "onCaptureError",
 }
-MORE = {"spoolSize"}
+MORE = {"spoolSize", "snifferEnv"}
 """Beside what the contract names."""
 ALL = {
     "snifferImage": ("registry.example/sniffer:1", "registry.example/sniffer:1"),
@@ -43,6 +43,7 @@ ALL = {
     "runAsRoot": ("on", True),
     "onCaptureError": ("exit", "exit"),
     "spoolSize": ("64Mi", 64 << 20),
+    "snifferEnv": ("[{name: SAMPLE_RATE, value: 0.1}]", (Variable("SAMPLE_RATE", "0.1"),)),
 }
 
 
@@ -96,6 +97,11 @@ def test_the_file_takes_structures(tmp_path: Path) -> None:
         "defaultPorts: [80, 8080]\ninjectLabelValue: true\nproduction: true\noutputUrl: null\n"
         "outputUrlAuthTokenSecret: {name: tcp-sniffer-output-auth, key: token}\n"
         "resources: {requests: {memory: 64Mi}, limits: {cpu: none, memory: null}}\n"
+        "spoolSize: 6.7108864e+07\n"  # so Helm writes it
+        "snifferEnv:\n"
+        "- {name: MEMORY_BUDGET, value: 6.7108864e+07}\n"
+        "- {name: OUTPUT_GZIP, value: true}\n"
+        "- {name: EXCLUDE_PATHS, valueFrom: {configMapKeyRef: {name: settings, key: exclude}}}\n"
     )
     options = InjectorOptions.load(["--config", str(file)], {})
     assert options.default_ports == (80, 8080)
@@ -104,6 +110,12 @@ def test_the_file_takes_structures(tmp_path: Path) -> None:
     assert options.output_url_auth_token_secret == ("tcp-sniffer-output-auth", "token")
     assert options.resources == Resources("64Mi", "100m", None, None)
     assert len(options.warnings) == 2
+    assert options.spool_size == 64 << 20
+    assert options.sniffer_env == (
+        Variable("MEMORY_BUDGET", "67108864"),
+        Variable("OUTPUT_GZIP", "true"),
+        Variable("EXCLUDE_PATHS", None, "configMapKeyRef", SecretKey("settings", "exclude")),
+    )
     file.write_text("")
     assert InjectorOptions.load(["--config", str(file)], {}) == InjectorOptions()
 
@@ -205,6 +217,11 @@ def test_a_mistyped_production_is_refused() -> None:
         ("on_capture_error", "ignore"),
         ("spool_size", "much"),
         ("spool_size", "1Ki"),
+        ("sniffer_env", "SAMPLE_RATE=1"),
+        ("sniffer_env", "{name: SAMPLE_RATE, value: 1}"),
+        ("sniffer_env", "[{name: SAMPLE_RATE, value: 1}"),
+        ("sniffer_env", "[SAMPLE_RATE]"),
+        ("sniffer_env", "[{value: 1}]"),
         ("port", "70000"),
         ("address", "localhost"),
     ],
@@ -212,6 +229,69 @@ def test_a_mistyped_production_is_refused() -> None:
 def test_refused_values(keyword: str, text: str) -> None:
     """What Kubernetes or the sniffer would refuse is refused at start, once, with the field's name."""
     assert [message.split()[0] for message in problems([], {"INJECTOR_" + keyword.upper(): text})] == [keyword]
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("name: SAMPLE_RATE, value: 2", "SAMPLE_RATE must be a number from 0 to 1, not 2"),
+        ("name: REDACT_HEADERS, value: 'a b'", "REDACT_HEADERS must be a list of header names: 'a b' is none"),
+        ("name: OUTPUT_GZIP, value: ture", "OUTPUT_GZIP must be 1, true, yes or on"),
+        ("name: SAMPLE_RAT, value: 1", "'SAMPLE_RAT' is not a variable of the sniffer; did you mean SAMPLE_RATE?"),
+        ("name: sample_rate, value: 1", "'sample_rate' is not a variable of the sniffer"),
+        ("name: PORTS, value: 80", "PORTS is set by the injector itself"),
+        ("name: SAMPLE_RATE", "SAMPLE_RATE must have either a value or a valueFrom"),
+        ("name: SAMPLE_RATE, value: [1]", "SAMPLE_RATE must have a text"),
+        ("name: SAMPLE_RATE, value: null", "SAMPLE_RATE must have a text"),
+        ("name: SAMPLE_RATE, value: 1, optional: true", "is not a name with a value or a valueFrom"),
+        ("name: SAMPLE_RATE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}", "secretKeyRef or configMapKeyRef"),
+        ("name: SAMPLE_RATE, valueFrom: {secretKeyRef: {name: a}}", "SAMPLE_RATE must have a name and a key"),
+        ("name: SAMPLE_RATE, valueFrom: {configMapKeyRef: {name: A, key: b}}", "the name of a ConfigMap"),
+        ("name: SAMPLE_RATE, valueFrom: {secretKeyRef: {name: a, key: b, optional: false}}", "and nothing else"),
+        ("name: LOG_LEVEL, value: debug}, {name: LOG_LEVEL, value: info", "LOG_LEVEL is there twice"),
+    ],
+)
+def test_refused_variables(entry: str, said: str) -> None:
+    """A variable that the sniffer does not know, or would refuse in every pod, is refused at start, by its name."""
+    (found,) = problems(["--sniffer-env", f"[{{{entry}}}]"])
+    assert found.startswith("sniffer_env is wrong: ")
+    assert said in found
+
+
+def test_all_wrong_variables_are_named_at_once() -> None:
+    """One error names every variable that is wrong."""
+    (found,) = problems([], {"INJECTOR_SNIFFER_ENV": "[{name: PORTS, value: 1}, {name: LOG_LEVEL, value: loud}]"})
+    assert "PORTS is set" in found
+    assert "LOG_LEVEL must be one of" in found
+
+
+def test_variables_of_every_option() -> None:
+    """Each variable of the sniffer is either taken or set by the injector itself, those of a token among them."""
+    variables = [option.variable for option in SnifferConfig.options().values() if option.variable]
+    assert set(variables) >= SET_BY_INJECTOR
+    for name in variables:
+        reference = {"name": name, "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}
+        if name in SET_BY_INJECTOR:
+            with pytest.raises(ValidationError, match=f"{name} is set by the injector itself"):
+                InjectorOptions(sniffer_env=[reference])
+        else:
+            assert InjectorOptions(sniffer_env=[reference]).sniffer_env[0].name == name
+    assert {"OUTPUT_URL_AUTH_TOKEN", "OUTPUT_URL_AUTH_TOKEN_FILE"} <= SET_BY_INJECTOR
+
+
+def test_a_metrics_port_is_no_captured_port() -> None:
+    """The sniffer would refuse METRICS_PORT among its ports: so does the injector."""
+    env = [{"name": "METRICS_PORT", "value": "9090"}]
+    with pytest.raises(ValidationError, match=r"^default_ports must not have the METRICS_PORT of sniffer_env, 9090$"):
+        InjectorOptions(default_ports=[80, 9090], sniffer_env=env)
+    assert InjectorOptions(default_ports=[80], sniffer_env=env).default_ports == (80,)
+
+
+@pytest.mark.parametrize(("size", "url", "count"), [("8192", None, 0), ("8193", None, 1), ("8193", "https://c/", 0)])
+def test_bodies_that_split_lines_are_warned_about(size: str, url: str | None, count: int) -> None:
+    """Without an output URL, larger bodies than the injector's own limit are allowed, and warned about."""
+    options = InjectorOptions(output_url=url, sniffer_env=[{"name": "MAX_BODY_SIZE", "value": size}])
+    assert [("MAX_BODY_SIZE" in warning) for warning in options.warnings] == [True] * count
 
 
 def test_a_url_is_never_quoted() -> None:

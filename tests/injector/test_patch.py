@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sniffer.config import SnifferConfig
 from sniffer.injector import InjectorOptions, Reason, build_env, build_patch, build_sniffer_container
 from sniffer.injector import patch as patch_module
+from sniffer.injector.options import SET_BY_INJECTOR
 from sniffer.injector.patch import Decision, OptedInBy, PatchError, apply
 from tests.injector import pods as make
 from tests.injector.pods import IN, OUT, answered, env_of, of_job, pod, sniffer_of
@@ -177,6 +178,45 @@ def test_run_as_root() -> None:
         assert context == {**closed, "runAsUser": 0, "runAsGroup": 0, "runAsNonRoot": False}
     taken_back = answered(pod({"tcp-sniffer/run-as-root": "false"}), InjectorOptions(run_as_root=True))[2]
     assert sniffer_of(taken_back)["securityContext"] == closed
+
+
+def test_further_variables() -> None:
+    """Options of the sniffer stand behind the injector's own, and the sniffer reads them as they were checked."""
+    given = {"EXCLUDE_PATHS": "/$(POD_NAME), /$$", "MAX_BODY_SIZE": "0", "METRICS_PORT": "9090"}
+    options = InjectorOptions(sniffer_env=[{"name": name, "value": value} for name, value in given.items()])
+    env = env_of(sniffer_of(answered(pod(), options)[2]))
+    assert list(env)[-3:] == list(given)
+    assert env["EXCLUDE_PATHS"] == "/$$(POD_NAME), /$$$$"  # a kubelet makes one of two, and expands none
+    assert env["MAX_BODY_SIZE"] == "0"
+    read = SnifferConfig.from_env({name: value.replace("$$", "$") for name, value in env.items()} | {"POD_NAME": "p"})
+    assert (read.exclude_paths, read.max_body_size, read.metrics_port) == (("/$(POD_NAME)", "/$$"), 0, 9090)
+    decision = answered(pod({"tcp-sniffer/ports": "80,9090"}), options)[0]
+    assert decision.reason == Reason.INVALID_ANNOTATION
+    assert decision.detail == "tcp-sniffer/ports must not have the METRICS_PORT of sniffer_env, 9090"
+
+
+def test_references_are_optional() -> None:
+    """A Secret or ConfigMap that is missing never keeps a pod from starting."""
+    where = {"name": "settings", "key": "k"}
+    options = InjectorOptions(
+        sniffer_env=[
+            {"name": "EXCLUDE_PATHS", "valueFrom": {"configMapKeyRef": where}},
+            {"name": "EXCLUDE_USER_AGENTS", "valueFrom": {"secretKeyRef": where}},
+        ]
+    )
+    assert sniffer_of(answered(pod(), options)[2])["env"][-2:] == [
+        {"name": "EXCLUDE_PATHS", "valueFrom": {"configMapKeyRef": {**where, "optional": True}}},
+        {"name": "EXCLUDE_USER_AGENTS", "valueFrom": {"secretKeyRef": {**where, "optional": True}}},
+    ]
+
+
+def test_what_the_injector_sets() -> None:
+    """The variables that cannot be given are those that some pod gets, and the one that a token would clash with."""
+    every = InjectorOptions(
+        production=True, output_url=URL, output_url_auth_token_secret={"name": "a", "key": "b"}, spool_size=64 << 20
+    )
+    names = {entry["name"] for options in (every, InjectorOptions()) for entry in build_env(options)}
+    assert names - {"MAX_BODY_SIZE"} == SET_BY_INJECTOR - {"OUTPUT_URL_AUTH_TOKEN_FILE"}
 
 
 URL = "https://c.example/m"
