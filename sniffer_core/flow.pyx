@@ -683,6 +683,7 @@ cdef void on_end(Table* table, Flow* flow, Half* half, const Run* run) noexcept 
     cdef Message* message = parser.message
     cdef Exchange* exchange = <Exchange*>message.exchange
     cdef Half* other
+    cdef int64_t start
     parser.message = NULL
     if exchange == NULL:
         message_free(message, &table.pool)
@@ -699,9 +700,10 @@ cdef void on_end(Table* table, Flow* flow, Half* half, const Run* run) noexcept 
         if exchange.doubt == TENTATIVE:
             exchange.waiting = message
             if contradicted(flow, half, message, run):
-                exchanges_refute(&flow.exchanges)
+                start = message.start
+                exchanges_refute(&flow.exchanges)       # the message is one of those that it frees
                 http1_skip(parser)
-                on_lost(table, flow, half, message.start, False)
+                on_lost(table, flow, half, start, False)
             return
         emit(table, message)
         if (exchange.connect or exchange.upgrade) and message.incomplete == WHOLE and not other.eof and not other.absent:

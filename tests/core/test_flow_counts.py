@@ -159,3 +159,27 @@ def test_messages_tentative_dropped() -> None:
         "messages_request": 2,
         "gaps": 1,
     }
+
+
+def test_a_request_in_a_body_that_goes_on_behind_it() -> None:
+    """What looks like a request behind a gap, with more of its segment behind it, is no request; it is freed once, and
+    not looked at after that (`make sanitize` sees it).
+    """
+    invented = b"GET /invented HTTP/1.1\r\n\r\nmore"
+    dialogue = Dialogue()
+    dialogue.client(GET)
+    dialogue.server(OK)
+    dialogue.client(b"POST /1 HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(invented), lost=True)
+    dialogue.client(invented)
+    dialogue.server()
+    dialogue.wait(300_000)
+    dialogue.server(OK)
+    dialogue.client(b"GET /2 HTTP/1.1\r\n\r\n")
+    dialogue.server(OK)
+    table = Table()
+    messages = table.run(dialogue.packets)
+    assert [m.path for m in messages if m.direction == "request"] == ["/", "/2"]
+    assert table.counted("messages_tentative_dropped", "messages_request") == {
+        "messages_tentative_dropped": 1,
+        "messages_request": 2,
+    }

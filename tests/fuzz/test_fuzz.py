@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,7 +119,7 @@ def test_without_the_tools_fuzzing_says_so(tmp_path: Path) -> None:
     """Where clang is missing, the command says what is, and is no failure."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz"],
-        cwd=ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=False,
+        cwd=ROOT, env={**os.environ, "PATH": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (
         SKIPPED,
