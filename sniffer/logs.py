@@ -10,7 +10,10 @@ import json
 import logging
 import os
 import re
+import select
 import sys
+import threading
+from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TextIO
 
@@ -31,6 +34,11 @@ CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e
 CREDENTIALS: Final = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{4,}")
 RESERVED: Final = ("timestamp", "level", "logger", "message", "schema", "exception")
 
+BACKLOG: Final = 256 << 10
+"""Bytes of lines that are kept for a reader that is late."""
+FLUSH_SECONDS: Final = 1.0
+"""At the end a reader that is late is not waited for any longer."""
+
 
 def printable(text: str) -> str:
     r"""`text` with what could steer a terminal written as `\xNN` or `\uNNNN`."""
@@ -50,6 +58,7 @@ def configure(
     `form` is "json" or "console"; None is console where the stream is a terminal. `secrets` are texts that appear in
     no line, wherever they come from. Our own records are shown from `level` on, those of other packages from warning.
     """
+    number = _number(sys.stderr) if stream is None else None
     stream = stream if stream is not None else sys.stderr
     terminal = stream is not None and stream.isatty()
     console = form == "console" or (form is None and terminal)
@@ -91,7 +100,7 @@ def configure(
         )
     else:
         chain.append(structlog.processors.JSONRenderer(serializer=_json))
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(stream) if number is None else PatientHandler(number)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=chain))
     root = logging.getLogger()
     for old in root.handlers[:]:
@@ -101,6 +110,102 @@ def configure(
     logging.getLogger("sniffer").setLevel(level.upper())
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a stderr that went away must not cost messages
+
+
+def _number(stream: TextIO | None) -> int | None:
+    """The file descriptor of a stream, where it has one."""
+    try:
+        return stream.fileno() if stream is not None else None
+    except (OSError, ValueError):
+        return None
+
+
+class PatientHandler(logging.Handler):
+    """Writes lines to a file descriptor, at once where there is room, and never waits for who reads them.
+
+    What finds no room is kept, up to BACKLOG bytes, and written by a thread, in order; lines beyond that are dropped,
+    and their number is said as soon as there is room. (O_NONBLOCK would be everybody's who shares the open file: a
+    shell, the other processes of a container.)
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+        self._poll = select.poll()
+        self._poll.register(number, select.POLLOUT)
+        self._news = threading.Condition()
+        self._waiting: deque[bytes] = deque()
+        self._size = 0
+        self._dropped = 0
+        self._thread: threading.Thread | None = None  # only while something waits
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes the record's line, or keeps it, or counts it."""
+        try:
+            line = self._line(record)
+        except Exception:
+            self.handleError(record)
+            return
+        with self._news:
+            if self._thread is None:
+                line = self._write_at_once(line)
+                if not line:
+                    return
+            elif self._size + len(line) > BACKLOG:
+                self._dropped += 1
+                return
+            self._waiting.append(line)
+            self._size += len(line)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._write_rest, name="sniffer log", daemon=True)
+                self._thread.start()
+
+    def flush(self) -> None:
+        """Waits until all is written, but no longer than a moment."""
+        with self._news:
+            self._news.wait_for(lambda: self._thread is None, FLUSH_SECONDS)
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        return (self.format(record) + "\n").encode("utf-8", "backslashreplace")
+
+    def _write_at_once(self, line: bytes) -> bytes:
+        """Writes as much as there is room for; the rest."""
+        try:
+            while line and self._poll.poll(0):
+                # A pipe that can be written takes so many bytes without waiting.
+                line = line[os.write(self._number, line[: select.PIPE_BUF]) :]
+        except OSError:  # a stderr that went away must not cost messages
+            return b""
+        return line
+
+    def _write_rest(self) -> None:
+        """The thread: writes what waits, then says what was dropped."""
+        while True:
+            with self._news:
+                if not self._waiting and self._dropped:
+                    self._waiting.append(self._line(self._losses()))
+                    self._size += len(self._waiting[0])
+                    self._dropped = 0
+                if not self._waiting:
+                    self._thread = None
+                    self._news.notify_all()
+                    return
+                line = self._waiting[0]
+            rest = line
+            try:
+                while rest:
+                    rest = rest[os.write(self._number, rest) :]
+            except OSError:
+                pass
+            with self._news:
+                self._waiting.popleft()
+                self._size -= len(line)
+
+    def _losses(self) -> logging.LogRecord:
+        logger = logging.getLogger("sniffer.logs")
+        fields = {"fields": {"dropped": self._dropped}}
+        text = "log lines were dropped: nobody read them in time"
+        return logger.makeRecord(logger.name, logging.WARNING, __file__, 0, text, (), None, extra=fields)
 
 
 class _Hide:

@@ -19,10 +19,10 @@ from typing import IO, Any, Self
 
 import pytest
 
+from tests.instrumented import inherited
+
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "tests" / "data" / "demo.pcap"
-PASSED = ("PATH", "HOME", "LANG", "LD_PRELOAD", "PYTHONMALLOC", "ASAN_OPTIONS", "UBSAN_OPTIONS")
-"""Variables that the daemon gets from here: the last ones are those of `make sanitize`."""
 SECONDS = 30.0
 """Nothing here takes so long; what does is a failure."""
 
@@ -64,21 +64,24 @@ class Daemon:
         prefix: Sequence[str] = (),
         read_stdout: bool = True,
         stdin: IO[bytes] | None = None,
+        stderr: int | None = None,
     ) -> None:
-        inherited = {name: os.environ[name] for name in PASSED if name in os.environ}
+        """`stderr` is a descriptor for the log, which is not read then."""
         self.process = subprocess.Popen(
             [*prefix, sys.executable, *program, *arguments],
             cwd=ROOT,
-            env={**inherited, **(environ or {})},
+            env={**inherited("PATH", "HOME", "LANG"), **(environ or {})},
             stdin=stdin,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.PIPE if stderr is None else stderr,
         )
         self.logs: list[dict[str, Any]] = []
         self.stderr: list[str] = []
         self.messages: list[dict[str, Any]] = []
         self._news = threading.Condition()
-        self._readers = [threading.Thread(target=self._read_logs, daemon=True)]
+        self._readers = []
+        if stderr is None:
+            self._readers.append(threading.Thread(target=self._read_logs, daemon=True))
         if read_stdout:
             self._readers.append(threading.Thread(target=self._read_messages, daemon=True))
         for reader in self._readers:

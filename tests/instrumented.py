@@ -17,11 +17,16 @@ OPTIONS = {
 }
 
 
+def inherited(*names: str) -> dict[str, str]:
+    """These variables of this process, for a child with an environment of its own; and those of `make sanitize`."""
+    return {name: os.environ[name] for name in (*names, "LD_PRELOAD", *OPTIONS) if name in os.environ}
+
+
 def build(kind: str, compiler: str) -> Path:
     """Makes, or brings up to date, `build/KIND`: links to all files of the repository, and the core of that build."""
     tree = ROOT / "build" / kind
     (tree / "sniffer_core").mkdir(parents=True, exist_ok=True)
-    inside = (path for path in (ROOT / "sniffer_core").iterdir() if path.suffix not in (".so", ".c"))
+    inside = (path for path in (ROOT / "sniffer_core").iterdir() if path.is_file() and path.suffix not in (".so", ".c"))
     outside = (path for path in ROOT.iterdir() if path.name not in ("build", "sniffer_core", ".git"))
     wanted = {tree / path.relative_to(ROOT): path for path in (*inside, *outside)}
     for link in (*tree.iterdir(), *(tree / "sniffer_core").iterdir()):

@@ -18,6 +18,7 @@ from typing import IO, Any, Self
 import pyte
 
 from tests.daemon import ROOT, SECONDS
+from tests.instrumented import inherited
 
 INTERRUPT = b"\x03"
 
@@ -43,13 +44,12 @@ class Terminal:
         self._stream = pyte.ByteStream(self.screen)
         self._master, slave = pty.openpty()
         self._resize(rows, columns)
-        inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         streams: dict[str, Any] = {name: subprocess.PIPE if name in pipes else slave for name in ("stdout", "stderr")}
         self.process = subprocess.Popen(
             ["setsid", "--ctty", *prefix, sys.executable, "-m", "sniffer", *arguments],
             cwd=cwd,
             env={
-                **inherited,
+                **inherited("PATH", "HOME"),
                 "LANG": "C.UTF-8",
                 "TERM": "xterm-256color",
                 "TZ": "UTC",

@@ -25,6 +25,7 @@ from sniffer import (
     create_sniffer,
 )
 from tests.captures import connection, exchanges, write
+from tests.instrumented import inherited
 
 ROOT = Path(__file__).parent.parent
 
@@ -35,7 +36,7 @@ def python(code: str, *, cwd: Path | None = None, path: str = "") -> subprocess.
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
         cwd=cwd,
-        env={"PYTHONPATH": search, "PATH": "/usr/bin:/bin"},
+        env={**inherited(), "PYTHONPATH": search, "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
         timeout=60,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import logging
+import os
 import re
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -181,3 +184,107 @@ def test_a_stream_that_fails_costs_nothing() -> None:
     logs.configure(form="json", stream=stream)
     stream.close()
     log.error("nobody reads this")
+
+
+# A reader that is late
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """The ends of a pipe of one page."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
+def to_pipe(writer: int) -> tuple[logging.Handler, Callable[[str], None]]:
+    """A handler on a pipe, and what logs a line through it."""
+    handler = logs.PatientHandler(writer)
+
+    def say(text: str) -> None:
+        handler.handle(logging.LogRecord("sniffer.test", logging.INFO, "", 0, text, (), None))
+
+    return handler, say
+
+
+def read_lines(reader: int, last: str) -> list[str]:
+    """Lines up to the first that begins with `last`."""
+    text = b""
+    while not text.endswith(b"\n") or not text.splitlines()[-1].decode().startswith(last):
+        piece = os.read(reader, 65536)
+        assert piece
+        text += piece
+    return text.decode().splitlines()
+
+
+def test_a_line_is_written_at_once(pipe: tuple[int, int]) -> None:
+    """Where there is room a line is out when the call returns, by no other thread."""
+    reader, writer = pipe
+    _, say = to_pipe(writer)
+    before = threading.active_count()
+    for number in range(100):
+        say(f"line {number}")
+        assert os.read(reader, 100) == b"line %d\n" % number
+    assert threading.active_count() == before
+
+
+def test_no_line_is_lost_to_a_slow_reader(pipe: tuple[int, int]) -> None:
+    """More lines than the pipe holds, one of them longer than it: kept, written in order, complete after flush()."""
+    reader, writer = pipe
+    handler, say = to_pipe(writer)
+    sent = [f"line {number} " + "x" * (9000 if number == 50 else 100) for number in range(500)]
+    for line in sent:
+        say(line)
+    got: list[str] = []
+    thread = threading.Thread(target=lambda: got.extend(read_lines(reader, "line 499 ")))
+    thread.start()
+    handler.flush()
+    assert handler._thread is None  # type: ignore[attr-defined]
+    thread.join()
+    assert got == sent
+
+
+def test_a_reader_that_stalls_holds_nobody_up(pipe: tuple[int, int]) -> None:
+    """Nobody reads: no call waits, what is kept has a bound, flush() gives up; lost lines are said later."""
+    reader, writer = pipe
+    handler, say = to_pipe(writer)
+    count = 2 * logs.BACKLOG // 1000
+    for number in range(count):
+        say(f"line {number} ".ljust(999, "x"))
+    assert handler._size <= logs.BACKLOG  # type: ignore[attr-defined]
+    handler.flush()
+    got = read_lines(reader, "log lines were dropped")
+    assert [line.split()[1] for line in got[:-1]] == [str(number) for number in range(len(got) - 1)]
+    assert logs.BACKLOG // 1000 <= len(got) - 1 < count
+    handler.flush()
+    say("after")
+    assert read_lines(reader, "after") == ["after"]
+
+
+def test_what_was_dropped_is_counted(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line that says so has the number, in the form of every other line."""
+    reader, writer = pipe
+    monkeypatch.setattr(logs, "_number", lambda _: writer)
+    logs.configure(form="json")
+    for _ in range(1000):
+        log.info("x" * 1000)
+    lines = [json.loads(line) for line in read_lines(reader, '{"timestamp":"') if line]
+    while lines[-1]["message"] != "log lines were dropped: nobody read them in time":
+        lines += [json.loads(line) for line in read_lines(reader, '{"timestamp":"')]
+    assert len(lines) - 1 + lines[-1]["dropped"] == 1000
+    assert lines[-1]["level"] == "warning"
+
+
+def test_a_reader_that_goes_away_while_lines_wait() -> None:
+    """A pipe that is closed at the other end with lines waiting: they are gone, and nothing raises or hangs."""
+    reader, writer = os.pipe()
+    handler, say = to_pipe(writer)
+    for _ in range(1000):
+        say("x" * 200)
+    os.close(reader)
+    handler.flush()
+    assert handler._thread is None  # type: ignore[attr-defined]
+    say("nobody reads this")
+    os.close(writer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
@@ -254,6 +255,54 @@ def test_stdout_that_nobody_reads(port: int) -> None:
         counters = assert_balanced(daemon)
         assert counters["dropped_deadline"] > 0
         assert daemon.logs[-1]["undelivered"] == counters["dropped_deadline"]
+
+
+@needs_capture
+@pytest.mark.live
+def test_a_log_that_nobody_reads(port: int) -> None:
+    """A stderr that is full from the start costs no message and holds up no stop; read later, it has whole lines."""
+    reader, writer = os.pipe()
+    size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(writer, b"\n" * size)
+    try:
+        with Daemon("--ports", str(port), *LIVE, "--log-level", "debug", stderr=writer) as daemon:
+            end = time.monotonic() + SECONDS
+            while not daemon.messages:  # the log cannot tell when it has started
+                assert time.monotonic() < end
+                exchanges(port, 1)
+            exchanges(port, 200)
+            assert daemon.stop() == 0
+            paths = [message.get("path") for message in daemon.messages if message["direction"] == "response"]
+            assert paths[-200:] == [f"/{number}" for number in range(200)]
+        os.set_blocking(reader, False)
+        assert os.read(reader, 2 * size) == b"\n" * size, "nothing of the log was written"
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@needs_capture
+@pytest.mark.live
+def test_a_log_that_is_read_late(port: int) -> None:
+    """Lines that wait for their reader all come, in order, the last one too, before the process ends."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    with Daemon("--ports", str(port), *LIVE, "--log-level", "debug", stderr=writer) as daemon:
+        os.close(writer)
+        end = time.monotonic() + SECONDS
+        while not daemon.messages:
+            assert time.monotonic() < end
+            exchanges(port, 1)
+        for _ in range(20):
+            daemon.send(signal.SIGUSR1)  # a line of some 1000 bytes
+            exchanges(port, 1)
+        daemon.send(signal.SIGTERM)
+        with open(reader, "rb") as log:
+            said = [json.loads(line)["message"] for line in log]
+        assert daemon.end() == 0
+    assert said[0] == "started"
+    assert 1 <= said.count("ledger") <= 20
+    assert said[-1] == "stopped"
 
 
 def test_closed_pipe_is_quiet() -> None:

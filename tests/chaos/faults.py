@@ -550,6 +550,16 @@ def matrix() -> list[Fault]:
             ["tests/test_shutdown.py::test_stdout_that_nobody_reads"],
         ),
         (
+            "log not read, or late",
+            "nothing lost; the stop waits a second at most; a late reader gets all up to 256 KiB, the rest counted",
+            False,
+            [
+                "tests/test_shutdown.py::test_a_log_that_nobody_reads",
+                "tests/test_shutdown.py::test_a_log_that_is_read_late",
+                "tests/test_logs.py::test_what_was_dropped_is_counted",
+            ],
+        ),
+        (
             "interface goes down and up",
             "capture goes on; nothing of before or after lost",
             True,
