@@ -340,7 +340,8 @@ class SnifferConfig(Options):
         help="capture goes on this long after the signal to stop, within the drain timeout",
     )
     on_capture_error: Text = choice(
-        "exit", ("exit", "hold"), group=DAEMON, help="`hold` reports a capture that failed, and waits to be stopped",
+        "exit", ("exit", "hold"), group=DAEMON,
+        help="`hold` reports a capture that failed, and waits to be stopped; a spool that fails is done without",
     )
     stats_interval_ms: Whole = whole(
         60_000, 0, LONGEST_MS, unit="milliseconds", group=DAEMON,

@@ -332,6 +332,9 @@ class Lane:
         await self.sink.close()
         self._losses.flush()
 
+    def report(self) -> None:
+        """Called at every statistics interval: says what is still wrong."""
+
     async def _settled(self) -> None:
         """Returns when nothing is left to wait for in a drain."""
         await self._idle.wait()

@@ -155,6 +155,7 @@ SPOOL: Final = (
     Counter("spool_set_aside", "spools that were damaged, and set aside for a new one"),
     Counter("spool_failures", "times that the disk did not take what was to be spooled"),
     Counter("spool_bytes", "bytes of the spool's files", gauge=True),
+    Counter("spool_failing", "1 while messages are delivered without the spool, because its disk fails", gauge=True),
 )
 
 LANE: Final = (

@@ -139,7 +139,8 @@ class Sniffer:
     async def start(self) -> None:
         """Opens the outputs and the capture. CaptureError where it cannot; RuntimeError when it was started before.
 
-        With `on_capture_error="hold"` a capture that cannot be opened is logged, and waits for `stop()`.
+        With `on_capture_error="hold"` a capture that cannot be opened is logged, and waits for `stop()`; a spool that
+        cannot be used is logged, and done without.
         """
         if self._state != "new":
             raise RuntimeError(f"a sniffer is started once; this one is {self._state}")
@@ -342,7 +343,16 @@ class Sniffer:
         from sniffer.spool import SpoolLane, Store  # seldom needed
 
         store = Store(Path(config.spool_dir), config.spool_size)
-        lane = SpoolLane(sink, store, max_bytes=share, workers=workers, size=size, wait=wait, evict=self._live)
+        lane = SpoolLane(
+            sink,
+            store,
+            max_bytes=share,
+            workers=workers,
+            size=size,
+            wait=wait,
+            evict=self._live,
+            holds=self._holds(),
+        )
         self.ledger.source(lane.disk_counters)
         return lane
 
@@ -583,6 +593,8 @@ class Sniffer:
                 log.error("capture has failed; waiting to be stopped", extra={"fields": {"error": str(self._error)}})
             else:
                 self._watch.statistics()
+            for lane in self._lanes:
+                lane.report()
 
     def _say_nothing_seen(self) -> None:
         if self._state == "running":

@@ -503,7 +503,8 @@ class SpoolLane(Lane):
     The sink is tried until its answer is final, or the message is evicted: after 1, 2, 4 ... 30 s (each wait shortened
     at random by up to half, so that many sniffers do not come back at once), or what the receiver asked for where that
     is longer. What waits for its next try blocks its own connections only. `workers`, `size` and `wait` are those of
-    `ByConnection`. With `evict` false the lane waits for room in the store, and evicts nothing: for files.
+    `ByConnection`. With `evict` false the lane waits for room in the store, and evicts nothing: for files. With `holds`
+    a store that cannot be used at all is a disk that fails, and ends no start.
 
     In a drain what waits is tried at once, and then three times more, after 1, 2 and 4 s; what still fails stays in the
     spool.
@@ -519,6 +520,7 @@ class SpoolLane(Lane):
         size: int = 1,
         wait: float = 0.0,
         evict: bool = True,
+        holds: bool = False,
         counters: LaneCounters | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -532,6 +534,7 @@ class SpoolLane(Lane):
             workers=workers, size=size, wait=wait, max_bytes=min(1 << 20, max(1, max_bytes // 4 // workers))
         )
         self._evict = evict
+        self._holds = holds
         self._clock = clock
         self._sleep = sleep
         self._chance = chance
@@ -551,6 +554,7 @@ class SpoolLane(Lane):
         self._turn = asyncio.Event()
         self._not_before = 0.0  # the disk is left alone until then
         self._disk_failed = False
+        self._disk_cause = ""
         self._known = False  # what the spool holds is in the counters
         self._writing = asyncio.Lock()
         self._failed = 0  # times, with no success in between
@@ -562,7 +566,12 @@ class SpoolLane(Lane):
 
     def disk_counters(self) -> dict[str, int]:
         """The counters of the disk, for the ledger."""
-        return dict(self._disk_counters)
+        return {**self._disk_counters, "spool_failing": int(self._disk_failed)}
+
+    def report(self) -> None:
+        """Says again that the disk fails, for as long as it does."""
+        if self._disk_failed:
+            self._say_disk_failed()
 
     async def open(self) -> None:
         """Opens the sink and the spool. SnifferError where the spool cannot be used; a disk that fails is none."""
@@ -570,7 +579,9 @@ class SpoolLane(Lane):
         await super().open()
         try:
             recovered = await self._disk.call(self._store.open)
-        except (sqlite3.Error, OSError) as error:
+        except (SnifferError, sqlite3.Error, OSError) as error:
+            if isinstance(error, SnifferError) and not self._holds:
+                raise
             self._degrade(error)
         else:
             self._found(recovered)
@@ -747,15 +758,19 @@ class SpoolLane(Lane):
         self._drop("error", lost, "the spool was damaged")
 
     def _degrade(self, error: BaseException) -> None:
-        """The disk is left alone for a while. Said once, until it is well again."""
+        """The disk is left alone for a while. Said at once, and by `report`."""
         self._disk_counters["spool_failures"] += 1
         self._not_before = self._clock() + PAUSE_SECONDS
+        self._disk_cause = _cause(error)
         if not self._disk_failed:
             self._disk_failed = True
-            log.error(
-                "the spool cannot be written: messages are delivered without it",
-                extra={"fields": {"sink": self.name, "cause": _cause(error)}},
-            )
+            self._say_disk_failed()
+
+    def _say_disk_failed(self) -> None:
+        log.error(
+            "the spool cannot be written: messages are delivered without it",
+            extra={"fields": {"sink": self.name, "cause": self._disk_cause}},
+        )
 
     # Out of the spool
 
@@ -1035,6 +1050,6 @@ def _cause(error: BaseException) -> str:
     """What is wrong with the disk, in a few words."""
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
-    return (
-        f"{type(error).__name__}: {error}" if isinstance(error, sqlite3.Error | SnifferError) else type(error).__name__
-    )
+    if isinstance(error, SnifferError):
+        return str(error)
+    return f"{type(error).__name__}: {error}" if isinstance(error, sqlite3.Error) else type(error).__name__

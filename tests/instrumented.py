@@ -17,6 +17,11 @@ OPTIONS = {
 }
 
 
+def plain() -> dict[str, str]:
+    """The environment without the sanitizers, for programs of others: some hang or fail under them."""
+    return {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", *OPTIONS)}
+
+
 def inherited(*names: str) -> dict[str, str]:
     """These variables of this process, for a child with an environment of its own; and those of `make sanitize`."""
     return {name: os.environ[name] for name in (*names, "LD_PRELOAD", *OPTIONS) if name in os.environ}
@@ -26,14 +31,14 @@ def build(kind: str, compiler: str) -> Path:
     """Makes, or brings up to date, `build/KIND`: links to all files of the repository, and the core of that build."""
     tree = ROOT / "build" / kind
     (tree / "sniffer_core").mkdir(parents=True, exist_ok=True)
-    inside = (path for path in (ROOT / "sniffer_core").iterdir() if path.is_file() and path.suffix not in (".so", ".c"))
+    inside = (path for path in (ROOT / "sniffer_core").iterdir() if path.suffix not in (".so", ".c"))
     outside = (path for path in ROOT.iterdir() if path.name not in ("build", "sniffer_core", ".git"))
     wanted = {tree / path.relative_to(ROOT): path for path in (*inside, *outside)}
     for link in (*tree.iterdir(), *(tree / "sniffer_core").iterdir()):
         if link.is_symlink() and wanted.get(link) != link.readlink():
             link.unlink()
     for link, path in wanted.items():
-        if not link.is_symlink():
+        if not link.exists():  # a cache that a run has made there stays
             link.symlink_to(path)
     subprocess.run(
         [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],

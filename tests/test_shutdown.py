@@ -260,7 +260,7 @@ def test_stdout_that_nobody_reads(port: int) -> None:
 @needs_capture
 @pytest.mark.live
 def test_a_log_that_nobody_reads(port: int) -> None:
-    """A stderr that is full from the start costs no message and holds up no stop; read later, it has whole lines."""
+    """A stderr that is full from the start costs no message and holds up no stop."""
     reader, writer = os.pipe()
     size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     os.write(writer, b"\n" * size)

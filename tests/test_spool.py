@@ -17,8 +17,10 @@ import sys
 import tempfile
 import time
 import tracemalloc
+import urllib.request
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,18 @@ from sniffer.lanes import LaneCounters
 from sniffer.sinks import Record, Rejected, Retry, Sink, TooLarge
 from sniffer.spool import ASIDE, FILE, LOCK, Full, SpoolLane, Store
 from tests import captures
-from tests.daemon import DEMO, ROOT, Daemon, silent_server
+from tests.chaos.collector import collecting
+from tests.daemon import (
+    DEMO,
+    ROOT,
+    SECONDS,
+    Daemon,
+    exchanges,
+    free_port,
+    needs_capture,
+    silent_server,
+    web_server,
+)
 from tests.deliveries import BOUND, Recorder, Sent, Time, balanced, message, messages, until
 
 MIB = 1 << 20
@@ -851,6 +864,88 @@ async def test_a_full_disk_keeps_what_an_earlier_run_left(tmp_path: Path) -> Non
     assert Counter(keys(sink.taken)) == Counter(
         keys(messages(50) + messages(20, connection=1) + [message(connection=2)])
     )
+
+
+@contextlib.contextmanager
+def unusable(tmp_path: Path, what: str) -> Iterator[tuple[Path, Callable[[], object]]]:
+    """A directory that cannot be a spool, for a reason of the system's, and what mends it."""
+    with contextlib.ExitStack() as stack:
+        directory = tmp_path / "spool"
+        if what == "a file":
+            directory.write_text("a file")
+            yield directory, directory.unlink
+        elif what == "in use":
+            other = stack.enter_context(stored(directory))
+            yield directory, other.close
+        elif what == "read-only":
+            disk = stack.enter_context(small_disk(tmp_path, "ro,size=8m"))
+            yield disk, partial(mount, "-o", "remount,rw", str(disk))
+        else:
+            disk = stack.enter_context(small_disk(tmp_path, "size=64k"))
+            (disk / "ballast").write_bytes(bytes(64 << 10))
+            yield disk, partial(mount, "-o", "remount,size=8m", str(disk))
+
+
+UNUSABLE = ("a file", "in use", "read-only", "full")
+
+
+@pytest.mark.parametrize("what", UNUSABLE)
+async def test_a_spool_that_cannot_be_used_is_done_without(
+    tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With `holds` no spool ends the start: it is said, at each report again, and is made when it can be."""
+    with unusable(tmp_path, what) as (directory, mend):
+        sink = Down(up=True)
+        clock = Soon()
+        async with spooling(sink, directory, clock=clock, holds=True) as lane:
+            lane.offer(messages(20))
+            await until(lambda: lane.counters.delivered == 20)
+            lane.report()
+            assert caplog.text.count("the spool cannot be written") == 2
+            assert lane.disk_counters()["spool_failing"] == 1
+            mend()
+            clock.now += 10
+            lane.offer(messages(20, connection=1))
+            await until(lambda: lane.counters.delivered == 40)
+            assert "the spool is written again" in caplog.text
+            lane.report()
+            assert caplog.text.count("the spool cannot be written") == 2
+            assert lane.disk_counters()["spool_failing"] == 0
+            assert (directory / FILE).exists()
+    assert ordered(sink.taken)
+
+
+@needs_capture
+@pytest.mark.live
+@pytest.mark.parametrize("what", UNUSABLE)
+def test_a_sidecar_goes_on_without_its_spool(tmp_path: Path, what: str) -> None:
+    """ON_CAPTURE_ERROR=hold and a spool that cannot be used: the capture goes on, everything is delivered, each
+    statistics interval says what is wrong, the probes do not fail, and the exit code is 0.
+    """
+    with unusable(tmp_path, what) as (directory, _), collecting() as collector, web_server() as port:
+        environ = {
+            "ON_CAPTURE_ERROR": "hold",
+            "SPOOL_DIR": str(directory),
+            "STATS_INTERVAL_MS": "100",
+            "METRICS_PORT": str(free_port()),
+            "OUTPUT_URL": f"http://127.0.0.1:{collector.port}/",
+        }
+        with Daemon("--ports", str(port), "--interface", "lo", environ=environ) as daemon:
+            daemon.log("started")
+            exchanges(port, 20)
+            error = "the spool cannot be written: messages are delivered without it"
+            daemon.wait_for(lambda: daemon.has_logged(error, 3))
+            assert {line["level"] for line in daemon.logged(error)} == {"error"}
+            base = f"http://127.0.0.1:{environ['METRICS_PORT']}"
+            for path in ("readyz", "healthz"):
+                with urllib.request.urlopen(f"{base}/{path}", timeout=SECONDS) as answer:
+                    assert answer.status == 200
+            with urllib.request.urlopen(f"{base}/metrics", timeout=SECONDS) as answer:
+                assert "\ntcp_sniffer_spool_failing 1.0\n" in answer.read().decode()
+            assert daemon.stop() == 0
+            assert not daemon.logged("the ledger does not balance")
+            lane = daemon.logs[-1]["lanes"]["url"]
+            assert lane["offered"] == lane["delivered"] == len(collector.accepted) == 40
 
 
 async def test_a_disk_that_fails_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -588,10 +588,15 @@ def matrix() -> list[Fault]:
             ],
         ),
         (
-            "disk read-only, or no directory; spool",
-            "one error, exit code 2",
+            "disk read-only, no directory, in use; spool",
+            "one error, exit code 2; with hold the capture goes on without it, and says so",
             True,
-            ["tests/test_spool.py::test_a_directory_that_cannot_be_used"],
+            [
+                "tests/test_spool.py::test_a_directory_that_cannot_be_used",
+                "tests/test_spool.py::test_exit_codes",
+                "tests/test_spool.py::test_a_spool_that_cannot_be_used_is_done_without",
+                "tests/test_spool.py::test_a_sidecar_goes_on_without_its_spool",
+            ],
         ),
         (
             "disk fails now and then; spool",
