@@ -638,6 +638,9 @@ class HandOff:
     """
 
     def __init__(self, *, max_bytes: int, wait: bool, wake: Callable[[], None], max_messages: int = 100_000) -> None:
+        from sniffer_core.flow import weights  # `import sniffer` does without the core
+
+        self._weigh = weights
         self._max_bytes = max_bytes
         self._max_messages = max_messages
         self._wait = wait
@@ -670,7 +673,7 @@ class HandOff:
             self._events.extend(events)
             self._held = len(messages)
             wake = bool(self._events)
-        sizes = [raw.weight for raw in messages]
+        sizes = self._weigh(messages)
         at = 0
         while at < len(messages):
             end = at + SLICE

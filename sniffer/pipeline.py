@@ -300,7 +300,7 @@ class Sniffer:
         share = config.memory_budget // 4 // max(1, count)
         lanes = []
         if config.output_stdout:
-            lanes.append(Lane(StdoutSink(), max_bytes=share))
+            lanes.append(Lane(StdoutSink(shared=config.output_url is not None), max_bytes=share))
         if config.on_http_message is not None:
             lanes.append(Lane(CallbackSink(config.on_http_message), max_bytes=share))
         if self._view is not None:

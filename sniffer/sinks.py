@@ -15,7 +15,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     from sniffer.message import HttpMessage
+    from sniffer_core.flow import Lines
 
 T = TypeVar("T")
 
@@ -38,7 +39,7 @@ LONGEST_RETRY_AFTER: Final = 60.0
 INSTANCE_HEADER: Final = "Tcp-Sniffer-Instance"
 """Names the sniffer that posts, so that another one can leave its deliveries out."""
 PART_BYTES: Final = 512 << 10
-"""How much is rendered at a time."""
+"""About how much is rendered at a time: what a message is in JSON may be many times its weight."""
 WRITE_BYTES: Final = 1 << 16
 """What a pipe holds: more in one call would tell nothing of how far a slow reader has come."""
 
@@ -280,13 +281,19 @@ class StdoutSink(Sink):
 
     name = "stdout"
 
-    def __init__(self, fd: int = 1) -> None:
+    def __init__(self, fd: int = 1, *, shared: bool = False) -> None:
+        """`shared`: another sink wants the JSON too, so each message keeps its own."""
         self._fd = fd
+        self._shared = shared
+        self._lines: Lines | None = None
         self._thread = CallThread("sniffer stdout")
         self._torn = False
 
     async def open(self) -> None:
         """Starts the thread."""
+        from sniffer_core.flow import Lines  # `import sniffer` does without the core
+
+        self._lines = Lines(keep=self._shared)
         self._thread.start()
 
     async def close(self) -> None:
@@ -295,7 +302,9 @@ class StdoutSink(Sink):
 
     async def deliver(self, batch: Sequence[Record]) -> None:
         """Writes a batch."""
-        write = _Write(self._fd, batch, after_torn_line=self._torn)
+        if self._lines is None:
+            raise RuntimeError("deliver before open")
+        write = _Write(self._fd, self._lines, batch, after_torn_line=self._torn)
         try:
             await self._thread.call(write.run)
         except asyncio.CancelledError:
@@ -312,9 +321,10 @@ class StdoutSink(Sink):
 class _Write:
     """One batch on its way to a file descriptor."""
 
-    def __init__(self, fd: int, batch: Sequence[Record], *, after_torn_line: bool) -> None:
+    def __init__(self, fd: int, lines: Lines, batch: Sequence[Record], *, after_torn_line: bool) -> None:
         self.cut = False
         self._fd = fd
+        self._lines = lines
         self._batch = batch
         self._start = b"\n" if after_torn_line else b""  # a line that a full disk has cut is ended first
         self._at = (0, b"", 0)
@@ -322,29 +332,13 @@ class _Write:
 
     def run(self) -> None:
         lines = 0
-        for count, part in self._parts():
+        while lines < len(self._batch):
+            count, part = self._lines.take(self._batch, lines, PART_BYTES)  # counting them later would be slow
             self._at = (lines, part, 0)
             self._write(lines, part)
             if self.cut:
                 return
             lines += count
-
-    def _parts(self) -> Iterator[tuple[int, bytes]]:
-        """The batch in parts of about PART_BYTES, each with its number of lines, which are slow to count.
-
-        What a message is in JSON may be many times its weight.
-        """
-        lines: list[bytes] = []
-        size = 0
-        for record in self._batch:
-            line = record.to_json()
-            lines.append(line)
-            size += len(line)
-            if size >= PART_BYTES:
-                yield len(lines), b"\n".join([*lines, b""])
-                lines, size = [], 0
-        if lines:
-            yield len(lines), b"\n".join([*lines, b""])
 
     def _write(self, lines: int, part: bytes) -> None:
         view = memoryview(part)

@@ -1,7 +1,7 @@
 """The flow table: packets in, HTTP messages out."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, Literal, TypeAlias, final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, Protocol, TypeAlias, final
 
 COUNTERS: tuple[str, ...]
 """Names of `FlowTable.counters()`, in order."""
@@ -103,6 +103,31 @@ class RawMessage:
     def carried(self) -> tuple[str | None, ...] | None:
         """The request's values of the fields named by `carry`, on the request and on its response. Not redacted: for
         decisions, never for output."""
+
+class _Record(Protocol):
+    def to_json(self) -> bytes: ...
+
+class _Weighed(Protocol):
+    @property
+    def weight(self) -> int: ...
+
+@final
+class Lines:
+    """Renders messages as JSON lines, many at a time, without the GIL. For one thread: it keeps its buffer.
+
+    `keep`: each message keeps its JSON, for who asks for its `to_json()` later.
+    """
+
+    def __init__(self, *, keep: bool = False) -> None: ...
+    def take(self, batch: Sequence[_Record], first: int, size: int) -> tuple[int, bytes]:
+        """(how many messages, from `first`, their lines): at most 512, and none more once they have `size` bytes.
+
+        At least one, where there is one. A line is what `to_json()` gives, and a line end. What is no RawMessage is
+        asked for its `to_json()`.
+        """
+
+def weights(messages: Sequence[_Weighed]) -> list[int]:
+    """The `weight` of each."""
 
 @final
 class FlowTable:

@@ -7,6 +7,9 @@ from sniffer_core.exchange cimport CARRY_MAX, Carry, Conn, Exchange
 from sniffer_core.http1 cimport Message
 from sniffer_core.memory cimport Pool
 
+cdef enum:
+    FACES = 512             # records that are written in one go
+
 cdef struct Names:              # lower-case names to compare with, in one block
     uint32_t count
     uint64_t sizes              # bit n: one of them has n bytes (n < 64); bit 63: one is longer
@@ -24,6 +27,43 @@ cdef class Rules:
     cdef Py_ssize_t max_body
     cdef bytes placement        # JSON, with a comma before it; or empty
     cdef uint32_t carry_count
+
+cdef struct Buffer:
+    uint8_t* data
+    size_t size
+    size_t space
+    bint failed         # no memory: what was written is worthless
+    bint dated          # `date` holds the second `stamped`
+    int64_t stamped
+    char date[20]
+
+cdef struct Span:
+    const char* data
+    Py_ssize_t size
+
+cdef enum Form:             # of a body
+    NONE = 0                # there is none to show
+    RAW = 1                 # text or not: to be found out
+    TEXT = 2                # UTF-8
+    BASE64 = 3
+
+cdef struct Face:           # a message about to be written; what it points into is kept by whoever made it
+    const Message* message
+    const Exchange* exchange
+    const Names* secrets    # names of fields whose values must not be shown
+    const char* id
+    int64_t latency         # µs, or -1
+    Span opening
+    Span placement
+    Span path               # where it is not the target as it was sent
+    Span headers            # JSON, where put_fields() cannot write them
+    Span trailers           # JSON, the same
+    Span removed            # the codings removed
+    const uint8_t* data     # the body
+    size_t size
+    Form form
+    bint truncated
+    bint cut                # the body ends before its end
 
 cdef class RawMessage:
     cdef Message* source        # both blocks are this object's own
@@ -44,7 +84,15 @@ cdef class RawMessage:
     cdef size_t text(self)
     cdef size_t body_text(self)
     cdef size_t foreseen(self)
+    cdef size_t weigh(self)
+    cdef int prepare(self, Face* face, list kept) except -1
+    cdef int show_made(self, Face* face) except -1
     cdef bytes render(self)
+
+cdef class Lines:
+    cdef bint keep
+    cdef Buffer out
+    cdef Face faces[FACES]
 
 cdef RawMessage build_message(Message* message, Pool* pool, Rules rules)
     # Takes the message over: out of the pool, into the object.

@@ -48,6 +48,20 @@ cdef str SET_COOKIE = "set-cookie"
 cdef str COOKIE = "cookie"
 cdef str REDACTED = "[REDACTED]"
 ANOMALY_NAMES = ANOMALIES
+cdef const char* incomplete_words[8]        # the same as JSON, for where no Python object may be touched
+cdef const char* anomaly_words[13]
+cdef tuple WORDS = tuple([f'"{word}"'.encode("ascii") for word in INCOMPLETE + ANOMALIES])
+
+
+cdef void init_words():
+    cdef Py_ssize_t i
+    for i in range(len(INCOMPLETE)):
+        incomplete_words[i] = <bytes>WORDS[i]
+    for i in range(len(ANOMALIES)):
+        anomaly_words[i] = <bytes>WORDS[len(INCOMPLETE) + i]
+
+
+init_words()
 
 # absolute-form and authority-form, RFC 9112 section 3.2; user info, RFC 3986 section 3.2.1. Whatever stands for a
 # scheme will do; without any, in what may as well be a path, it takes a password to be one.
@@ -97,9 +111,9 @@ cdef bint listed(const Names* list_, const uint8_t* name, uint32_t size) noexcep
     return False
 
 
-cdef inline bint redacted(Rules rules, const Field* field, const uint8_t* text) noexcept:
+cdef inline bint redacted(const Names* secrets, const Field* field, const uint8_t* text) noexcept nogil:
     """Whether a field's value must not leave the core."""
-    return listed(&rules.headers, text + field.name.at, field.name.size)
+    return listed(secrets, text + field.name.at, field.name.size)
 
 
 cdef str mark(Rules rules, str value):
@@ -145,7 +159,7 @@ cdef dict build_fields(const Field* fields, uint32_t count, const uint8_t* text,
     cdef list marked = []       # names of values that are joined first and marked then
     for i in range(count):
         name = lower_name(text + fields[i].name.at, fields[i].name.size)
-        secret = redacted(rules, &fields[i], text)
+        secret = redacted(&rules.headers, &fields[i], text)
         if secret and rules.key is not None:
             marked.append(name)
             secret = False
@@ -216,16 +230,7 @@ cdef void forget_conn(Conn* conn):
 
 # ---- JSON ------------------------------------------------------------------------------------------------------------
 
-cdef struct Buffer:
-    uint8_t* data
-    size_t size
-    size_t space
-    bint failed         # no memory: what was written is worthless
-
-# One for all, kept from message to message: nothing lets go of the GIL while a record is written.
-cdef Buffer buffer
-cdef int64_t stamped = -1       # the second that `date` holds
-cdef char date[20]
+cdef Buffer buffer      # of to_json(), kept from message to message: it does not let go of the GIL while it writes
 cdef uint8_t escape[256]        # 0 as it is; else what stands behind the backslash ("u": six characters)
 
 
@@ -444,8 +449,9 @@ cdef void put_value(Buffer* out, const Field* field, const uint8_t* text, bint s
         put_text(out, text + field.value.at, field.value.size, True)
 
 
-cdef int put_fields(Buffer* out, const Field* fields, uint32_t count, const uint8_t* text, Rules rules) except -1:
-    """Writes header fields as build_fields() and put_dict() would, without a Python object."""
+cdef void put_fields(
+    Buffer* out, const Field* fields, uint32_t count, const uint8_t* text, const Names* secrets) noexcept nogil:
+    """Writes header fields, FOLD_MAX at most, as build_fields() and put_dict() would, without a Python object."""
     cdef uint64_t done = 0      # fields written with an earlier one of the same name
     cdef uint64_t seen = 0      # hashes of the names so far: most repeat none
     cdef uint64_t bit
@@ -455,9 +461,6 @@ cdef int put_fields(Buffer* out, const Field* fields, uint32_t count, const uint
     cdef bint secret
     cdef bint array
     cdef bint repeats = False
-    if count > FOLD_MAX:
-        put_dict(out, build_fields(fields, count, text, rules))
-        return 0
     for i in range(count):
         if fields[i].name.size == 0:
             continue
@@ -475,11 +478,11 @@ cdef int put_fields(Buffer* out, const Field* fields, uint32_t count, const uint
         put(out, b'"')
         name = room(out, fields[i].name.size)
         if name == NULL:
-            return 0
+            return
         for k in range(fields[i].name.size):
             name[k] = lower(text[fields[i].name.at + k])
         out.size += fields[i].name.size
-        secret = redacted(rules, &fields[i], text)
+        secret = redacted(secrets, &fields[i], text)
         array = is_named(&fields[i], text, b"set-cookie", 10)
         put(out, b'":["' if array else b'":"')
         put_value(out, &fields[i], text, secret)
@@ -496,20 +499,19 @@ cdef int put_fields(Buffer* out, const Field* fields, uint32_t count, const uint
                     put_value(out, &fields[k], text, secret)
         put(out, b'"]' if array else b'"')
     put(out, b"}")
-    return 0
 
 
 cdef void put_stamp(Buffer* out, int64_t stamp) noexcept nogil:
     """ISO 8601, UTC, microseconds. The days are counted as in Howard Hinnant's civil_from_days."""
-    global stamped
     cdef int64_t second = stamp // 1_000_000
     cdef int64_t micro = stamp % 1_000_000
     cdef int64_t era, day, year, rest
     cdef int64_t part[6]
     cdef int i
     cdef uint8_t* to
-    if second != stamped:
-        stamped = second
+    if not out.dated or second != out.stamped:
+        out.dated = True
+        out.stamped = second
         day = second // 86400 + 719468
         rest = second % 86400
         part[3] = rest // 3600
@@ -523,17 +525,17 @@ cdef void put_stamp(Buffer* out, int64_t stamp) noexcept nogil:
         part[2] = day - (153 * rest + 2) // 5 + 1
         part[1] = rest + 3 if rest < 10 else rest - 9
         part[0] = year + era * 400 + (1 if part[1] <= 2 else 0)
-        memcpy(date, b"0000-00-00T00:00:00.", 20)
+        memcpy(out.date, b"0000-00-00T00:00:00.", 20)
         for i in range(4):
-            date[3 - i] = <char>(48 + part[0] % 10)
+            out.date[3 - i] = <char>(48 + part[0] % 10)
             part[0] //= 10
         for i in range(1, 6):
-            date[3 * i + 2] = <char>(48 + part[i] // 10)
-            date[3 * i + 3] = <char>(48 + part[i] % 10)
+            out.date[3 * i + 2] = <char>(48 + part[i] // 10)
+            out.date[3 * i + 3] = <char>(48 + part[i] % 10)
     to = room(out, 27)
     if to == NULL:
         return
-    memcpy(to, date, 20)
+    memcpy(to, out.date, 20)
     for i in range(6):
         to[25 - i] = <uint8_t>(48 + micro % 10)
         micro //= 10
@@ -815,7 +817,7 @@ cdef class RawMessage:
                 field = &self.source.fields[i]
         if field == NULL:
             return None
-        if redacted(self.rules, field, self.source.text):
+        if redacted(&self.rules.headers, field, self.source.text):
             return REDACTED
         return latin1(self.source.text + field.value.at, field.value.size)
 
@@ -914,6 +916,9 @@ cdef class RawMessage:
 
     @property
     def weight(self):
+        return self.weigh()
+
+    cdef size_t weigh(self):
         cdef size_t size = sizeof(Message) + sizeof(Exchange) + 256 + self.source.size + self.exchanged.size
         cdef size_t text = self.text()
         cdef size_t body = self.body_text()
@@ -939,139 +944,269 @@ cdef class RawMessage:
             self.made = None
         return json
 
-    cdef bytes render(self):
-        """The record, fields in the order of sniffer.message.HttpMessage."""
+    cdef int prepare(self, Face* face, list kept) except -1:
+        """Sets up a face. All that takes Python is done here; `kept` gets the objects made that the face points into."""
         cdef Message* message = self.source
         cdef Exchange* exchange = self.exchanged
-        cdef Buffer* out = &buffer
-        cdef str path = None
-        cdef tuple content = self.made
-        cdef tuple decoded = None
-        cdef bytes body = None      # keeps what `data` points into
-        cdef const uint8_t* data = message.body
-        cdef size_t size = message.body_kept
-        cdef int64_t text = 0       # bytes of it that are text; -1: base64
-        cdef bint truncated = message.truncated
-        cdef bint cut = truncated or message.incomplete != WHOLE
-        cdef str removed = ""
-        cdef dict headers = None
-        cdef dict trailers = None
-        cdef uint32_t i
-        cdef bint first
-        cdef int64_t latency = self.latency()
-        # Python runs here, and nowhere below: the buffer is shared.
+        cdef str path
+        cdef tuple decoded
+        cdef bytes body
+        cdef str removed
+        memset(face, 0, sizeof(Face))
+        face.message = message
+        face.exchange = exchange
+        face.secrets = &self.rules.headers
+        face.latency = self.latency()
+        span(&face.opening, self.opening)
+        span(&face.placement, self.rules.placement)
+        face.id = PyUnicode_AsUTF8AndSize(self.connection_id, NULL)
         if exchange.known and not self.plain_path():
             path = self.path
-        if self.rules.key is not None:
-            headers = self.headers
-            trailers = self.trailers
-        if size and content is None:
-            if self.coding() is not None:
-                decoded = self.decoded()
-                body = decoded[0]
-                removed = decoded[1]
-                truncated = decoded[2]
-                cut = decoded[3]
-                data = <const uint8_t*>PyBytes_AS_STRING(body)
-                size = <size_t>PyBytes_GET_SIZE(body)
-            text = measure_utf8(data, size)
-            if text < <int64_t>size and not cut:
-                text = -1
+            kept.append(path)
+            face.path.data = PyUnicode_AsUTF8AndSize(path, &face.path.size)
+        if self.rules.key is not None or message.count > FOLD_MAX:
+            span(&face.headers, json_of(self.headers, kept))
+        if message.trailers != NULL and message.trailers.count and (
+                self.rules.key is not None or message.trailers.count > FOLD_MAX):
+            span(&face.trailers, json_of(self.trailers, kept))
+        face.truncated = message.truncated
+        if self.made is not None:
+            self.show_made(face)
+            return 0
+        face.data = message.body
+        face.size = message.body_kept
+        face.cut = message.truncated or message.incomplete != WHOLE
+        face.form = RAW
+        if face.size and self.coding() is not None:
+            decoded = self.decoded()
+            kept.append(decoded)
+            body, removed, face.truncated, face.cut = decoded
+            face.data = <const uint8_t*>PyBytes_AS_STRING(body)
+            face.size = <size_t>PyBytes_GET_SIZE(body)
+            face.removed.data = PyUnicode_AsUTF8AndSize(removed, &face.removed.size)
+        if not face.size and not face.removed.size:
+            face.form = NONE
+        return 0
+
+    cdef int show_made(self, Face* face) except -1:
+        """Sets up the body from `made`, which the message keeps."""
+        cdef Py_ssize_t size
+        text, encoding, face.truncated, removed = self.made
+        if removed is not None:
+            face.removed.data = PyUnicode_AsUTF8AndSize(removed, &face.removed.size)
+        if text is not None:
+            face.data = <const uint8_t*>PyUnicode_AsUTF8AndSize(text, &size)
+            face.size = <size_t>size
+            face.form = TEXT if encoding is None else BASE64
+        return 0
+
+    cdef bytes render(self):
+        """The record, fields in the order of sniffer.message.HttpMessage."""
+        cdef Face face
+        cdef list kept = []
+        self.prepare(&face, kept)
+        buffer.size = 0
+        buffer.failed = False
+        put_record(&buffer, &face)
+        if buffer.failed:
+            raise MemoryError
+        return PyBytes_FromStringAndSize(<char*>buffer.data, <Py_ssize_t>buffer.size)
+
+
+def weights(messages):
+    """See flow.pyi."""
+    return [(<RawMessage>raw).weigh() if type(raw) is RawMessage else raw.weight for raw in messages]
+
+
+cdef inline void span(Span* at, bytes text):
+    at.data = PyBytes_AS_STRING(text)
+    at.size = PyBytes_GET_SIZE(text)
+
+
+cdef bytes json_of(dict fields, list kept):
+    """What put_dict() writes; `kept` gets it."""
+    cdef bytes json
+    buffer.size = 0
+    buffer.failed = False
+    put_dict(&buffer, fields)
+    if buffer.failed:
+        raise MemoryError
+    json = PyBytes_FromStringAndSize(<char*>buffer.data, <Py_ssize_t>buffer.size)
+    kept.append(json)
+    return json
+
+
+cdef void put_span(Buffer* out, const Span* text) noexcept nogil:
+    write(out, text.data, <size_t>text.size)
+
+
+cdef void put_body(Buffer* out, const Face* face) noexcept nogil:
+    """The body, as text where it is UTF-8, else in base64."""
+    cdef int64_t text
+    if face.form == NONE:
+        return
+    put(out, b',"body":"')
+    if face.form == TEXT:
+        put_text(out, face.data, face.size, False)
+        put(out, b'"')
+    elif face.form == BASE64:
+        write(out, face.data, face.size)
+        put(out, b'","bodyEncoding":"base64"')
+    else:
+        text = measure_utf8(face.data, face.size)
+        if text < 0 or (text < <int64_t>face.size and not face.cut):
+            put_base64(out, face.data, face.size)
+            put(out, b'","bodyEncoding":"base64"')
+        else:
+            put_text(out, face.data, <size_t>text, False)
+            put(out, b'"')
+
+
+cdef void put_record(Buffer* out, const Face* face) noexcept nogil:
+    """Writes a record."""
+    cdef const Message* message = face.message
+    cdef const Exchange* exchange = face.exchange
+    cdef uint32_t i
+    cdef uint32_t rest
+    cdef bint first
+    put_span(out, &face.opening)
+    put(out, b'request","timestamp":"' if message.kind == REQUEST else b'response","timestamp":"')
+    put_stamp(out, message.stamp)
+    put(out, b'","headers":')
+    if face.headers.data != NULL:
+        put_span(out, &face.headers)
+    else:
+        put_fields(out, message.fields, message.count, message.text, face.secrets)
+    put(out, b',"connectionId":"')
+    put(out, face.id)
+    put(out, b'","exchange":')
+    put_number(out, exchange.number)
+    put(out, b',"httpVersion":"1.1"' if message.minor else b',"httpVersion":"1.0"')
+    if exchange.known:
+        put(out, b',"method":')
+        put_latin(out, exchange.text + exchange.method.at, exchange.method.size)
+        put(out, b',"path":')
+        if face.path.data == NULL:
+            put_latin(out, exchange.text + exchange.target.at, exchange.target.size)
+        else:
+            put(out, b'"')
+            put_text(out, <const uint8_t*>face.path.data, <size_t>face.path.size, False)
+            put(out, b'"')
+    if message.kind != REQUEST:
+        put(out, b',"statusCode":')
+        put_number(out, message.status)
+        put(out, b',"reason":')
+        put_latin(out, message.text + message.reason.at, message.reason.size)
+        if exchange.informational_count:
+            put(out, b',"informational":[')
+            for i in range(exchange.informational_count):
+                if i:
+                    put(out, b",")
+                put_number(out, exchange.informational[i])
+            put(out, b"]")
+        if face.latency >= 0:
+            put(out, b',"latencyMs":')
+            put_latency(out, face.latency)
+    put_body(out, face)
+    put(out, b',"bodySize":')
+    put_number(out, message.body_size)
+    if face.truncated:
+        put(out, b',"bodyTruncated":true')
+    if face.removed.size:
+        put(out, b',"bodyDecoded":"')
+        put_text(out, <const uint8_t*>face.removed.data, <size_t>face.removed.size, False)
+        put(out, b'"')
+    if message.trailers != NULL and message.trailers.count:
+        put(out, b',"trailers":')
+        if face.trailers.data != NULL:
+            put_span(out, &face.trailers)
+        else:
+            put_fields(out, fields_of(message.trailers), message.trailers.count, text_of(message.trailers), face.secrets)
+    if message.incomplete != WHOLE:
+        put(out, b',"incomplete":')
+        put(out, incomplete_words[message.incomplete])
+        if message.missing > 0:
+            put(out, b',"missingBytes":')
+            put_number(out, <uint64_t>message.missing)
+    if message.resynced:
+        put(out, b',"resynced":true')
+    if message.anomalies:
+        put(out, b',"anomalies":[')
+        first = True
+        rest = message.anomalies
+        i = 0
+        while rest:
+            if rest & 1:
+                if not first:
+                    put(out, b",")
+                first = False
+                put(out, anomaly_words[i])
+            rest >>= 1
+            i += 1
+        put(out, b"]")
+    if exchange.traced:
+        put(out, b',"traceId":')
+        put_latin(out, exchange.trace, 32)
+        put(out, b',"spanId":')
+        put_latin(out, exchange.trace + 32, 16)
+    put_span(out, &face.placement)
+    put(out, b"}")
+
+
+@cython.final
+@cython.no_gc
+cdef class Lines:
+    """See flow.pyi."""
+
+    def __cinit__(self, *, bint keep=False):
+        self.keep = keep
+
+    def __dealloc__(self):
+        free(self.out.data)
+
+    def take(self, batch, Py_ssize_t first, size_t size):
+        """See flow.pyi."""
+        cdef list records = list(batch[first:first + FACES])
+        cdef list kept = []
+        cdef Buffer* out = &self.out
+        cdef Face* face
+        cdef RawMessage raw
+        cdef bytes json
+        cdef size_t foreseen = 0
+        cdef Py_ssize_t count = 0
+        cdef Py_ssize_t done = 0
+        if out.space > 4 * size:    # a large message was here
+            free(out.data)
+            memset(out, 0, sizeof(Buffer))
+        for record in records:
+            face = &self.faces[count]
+            if type(record) is RawMessage and (<RawMessage>record).json is None and not self.keep:
+                raw = <RawMessage>record
+                raw.prepare(face, kept)
+                foreseen += 512 + raw.text() + face.size + face.size // 3
+            else:
+                json = record.to_json()
+                kept.append(json)
+                face.message = NULL
+                span(&face.opening, json)
+                foreseen += <size_t>len(json)
+            count += 1
+            if foreseen >= size:
+                break
         out.size = 0
         out.failed = False
-        write(out, PyBytes_AS_STRING(self.opening), PyBytes_GET_SIZE(self.opening))
-        put(out, b'request","timestamp":"' if message.kind == REQUEST else b'response","timestamp":"')
-        put_stamp(out, message.stamp)
-        put(out, b'","headers":')
-        if headers is not None:
-            put_dict(out, headers)
-        else:
-            put_fields(out, message.fields, message.count, message.text, self.rules)
-        put(out, b',"connectionId":')
-        put_str(out, self.connection_id)
-        put(out, b',"exchange":')
-        put_number(out, exchange.number)
-        put(out, b',"httpVersion":"1.1"' if message.minor else b',"httpVersion":"1.0"')
-        if exchange.known:
-            put(out, b',"method":')
-            put_latin(out, exchange.text + exchange.method.at, exchange.method.size)
-            put(out, b',"path":')
-            if path is None:
-                put_latin(out, exchange.text + exchange.target.at, exchange.target.size)
-            else:
-                put_str(out, path)
-        if message.kind != REQUEST:
-            put(out, b',"statusCode":')
-            put_number(out, message.status)
-            put(out, b',"reason":')
-            put_latin(out, message.text + message.reason.at, message.reason.size)
-            if exchange.informational_count:
-                put(out, b',"informational":[')
-                for i in range(exchange.informational_count):
-                    if i:
-                        put(out, b",")
-                    put_number(out, exchange.informational[i])
-                put(out, b"]")
-            if latency >= 0:
-                put(out, b',"latencyMs":')
-                put_latency(out, latency)
-        if content is not None:
-            if content[0] is not None:
-                put(out, b',"body":')
-                put_str(out, <str>content[0])
-            if content[1] is not None:
-                put(out, b',"bodyEncoding":"base64"')
-            truncated = content[2]
-            removed = content[3]
-        elif size or removed:
-            put(out, b',"body":"')
-            if text >= 0:
-                put_text(out, data, <size_t>text, False)
-                put(out, b'"')
-            else:
-                put_base64(out, data, size)
-                put(out, b'","bodyEncoding":"base64"')
-        put(out, b',"bodySize":')
-        put_number(out, message.body_size)
-        if truncated:
-            put(out, b',"bodyTruncated":true')
-        if removed:
-            put(out, b',"bodyDecoded":')
-            put_str(out, removed)
-        if message.trailers != NULL and message.trailers.count:
-            put(out, b',"trailers":')
-            if trailers is not None:
-                put_dict(out, trailers)
-            else:
-                put_fields(out, fields_of(message.trailers), message.trailers.count, text_of(message.trailers), self.rules)
-        if message.incomplete != WHOLE:
-            put(out, b',"incomplete":')
-            put_str(out, <str>INCOMPLETE[message.incomplete])
-            if message.missing > 0:
-                put(out, b',"missingBytes":')
-                put_number(out, <uint64_t>message.missing)
-        if message.resynced:
-            put(out, b',"resynced":true')
-        if message.anomalies:
-            put(out, b',"anomalies":[')
-            first = True
-            for i in range(<uint32_t>len(ANOMALIES)):
-                if message.anomalies >> i & 1:
-                    if not first:
-                        put(out, b",")
-                    first = False
-                    put_str(out, <str>ANOMALIES[i])
-            put(out, b"]")
-        if exchange.traced:
-            put(out, b',"traceId":')
-            put_latin(out, exchange.trace, 32)
-            put(out, b',"spanId":')
-            put_latin(out, exchange.trace + 32, 16)
-        write(out, PyBytes_AS_STRING(self.rules.placement), PyBytes_GET_SIZE(self.rules.placement))
-        put(out, b"}")
+        with nogil:
+            while done < count and (done == 0 or out.size < size):
+                face = &self.faces[done]
+                if face.message == NULL:
+                    put_span(out, &face.opening)
+                else:
+                    put_record(out, face)
+                put(out, b"\n")
+                done += 1
         if out.failed:
             raise MemoryError
-        return PyBytes_FromStringAndSize(<char*>out.data, <Py_ssize_t>out.size)
+        return done, PyBytes_FromStringAndSize(<char*>out.data, <Py_ssize_t>out.size)
 
 
 cdef RawMessage build_message(Message* message, Pool* pool, Rules rules):

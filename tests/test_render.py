@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from sniffer.config import REDACT_HEADERS, REDACT_QUERY
 from sniffer.message import HttpMessage, Placement, decode, from_raw
-from sniffer_core.flow import RawMessage
+from sniffer_core.flow import Lines, RawMessage, weights
 from tests.captures import connection
 from tests.conversations import (
     Conversation,
@@ -53,9 +54,24 @@ def table(**changes: Any) -> Table:
     return Table(**options | changes)
 
 
+def lines(raws: Sequence[RawMessage], size: int, *, keep: bool = False) -> list[bytes]:
+    """The lines of messages, rendered many at a time, `size` bytes in a part."""
+    writer = Lines(keep=keep)
+    found: list[bytes] = []
+    while len(found) < len(raws):
+        count, part = writer.take(raws, len(found), size)
+        assert part.endswith(b"\n")
+        assert part.count(b"\n") == count
+        found += part.removesuffix(b"\n").split(b"\n")
+    return found
+
+
 def assert_same(raws: Iterable[RawMessage], placement: Placement | None = None) -> list[HttpMessage]:
-    """Both forms of each message have the same bytes, whichever is made first; returns the messages."""
+    """Every form of each message has the same bytes, whichever is made first; returns the messages."""
     messages = []
+    raws = list(raws)
+    together = lines(raws, 3000)
+    assert weights(raws) == [raw.weight for raw in raws]
     for number, raw in enumerate(raws):
         if number % 2:
             from_raw(raw, placement)
@@ -66,6 +82,7 @@ def assert_same(raws: Iterable[RawMessage], placement: Placement | None = None) 
         assert raw.idempotency_key == message.idempotency_key
         assert raw.weight >= len(line)
         messages.append(message)
+    assert together == [raw.to_json() for raw in raws] == lines(raws, 1) == lines(raws, 1 << 20, keep=True)
     return messages
 
 
@@ -299,3 +316,68 @@ def test_no_secret_leaves_in_pieces(up: Fields, down: Fields, target: str, seed:
     conversation = Conversation(exchanges=(exchange,) * 3)
     segments = dropped(conversation.segments(random_sizes(random, 300)), random, 0.1)
     assert_silent(table().run(conversation.packets(segments)))
+
+
+# Many at a time
+
+
+def requests(count: int, body: bytes = b"") -> list[RawMessage]:
+    """As many requests, on one connection."""
+    request = b"POST /each HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    exchanges = [(request, b"HTTP/1.1 204 No Content\r\n\r\n")] * count
+    raws = table(max_body=1 << 20).run(connection(exchanges, server_port=80))
+    assert len(raws) == 2 * count
+    return [raw for raw in raws if raw.direction == "request"]
+
+
+def test_lines_come_in_parts() -> None:
+    """A part ends where it has the bytes asked for, or 512 lines; each has one line at least, and none is left out."""
+    raws = requests(1500)
+    line = len(raws[0].to_json()) + 1
+    writer = Lines()
+    assert writer.take(raws, 0, 1)[0] == 1
+    assert writer.take(raws, 0, 5 * line)[0] in (4, 5)
+    assert writer.take(raws, 7, 1 << 30)[0] == 512
+    assert writer.take(raws, 1499, 1 << 30)[0] == 1
+    assert writer.take(raws, 1500, 1 << 30) == (0, b"")
+
+
+def test_a_part_of_long_lines_is_bounded() -> None:
+    """What a body of control characters becomes, six times its size, counts as it is written."""
+    raws = requests(20, b"\x01" * 10_000)
+    count, part = Lines().take(raws, 0, 100_000)
+    assert count == 2
+    assert len(part) < 130_000
+
+
+def test_lines_keep_the_json_where_asked() -> None:
+    """For another output the JSON is made once; else a message does not hold it."""
+    alone, shared = requests(2), requests(2)
+    before = alone[0].weight
+    lines(alone, 1 << 20)
+    lines(shared, 1 << 20, keep=True)
+    assert alone[0].weight == before
+    assert shared[0].weight != before
+    assert alone[0].to_json() == shared[0].to_json()
+
+
+def test_lines_of_other_records() -> None:
+    """What is no message of the core gives its own JSON, between those that are."""
+
+    class Other:
+        def to_json(self) -> bytes:
+            return b"{}"
+
+    raw = requests(1)[0]
+    assert Lines().take([Other(), raw, Other()], 0, 1 << 20) == (3, b"{}\n%s\n{}\n" % raw.to_json())
+
+
+def test_lines_from_threads_at_a_time() -> None:
+    """Rendering lets go of the GIL; writers of several threads do not disturb each other."""
+    raws = requests(400, b"caf\xc3\xa9 " * 50)
+    expected = [raw.to_json() for raw in requests(400, b"caf\xc3\xa9 " * 50)]
+    with ThreadPoolExecutor(4) as pool:
+        found = [pool.submit(lines, raws, 20_000) for _ in range(8)]
+        for raw in raws:
+            assert from_raw(raw, None).path == "/each"
+        assert all(future.result() == expected for future in found)

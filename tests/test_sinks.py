@@ -34,6 +34,7 @@ from sniffer.sinks import (
     _Write,
     where,
 )
+from sniffer_core.flow import Lines
 from tests.deliveries import BOUND, Recorder, Sent, Time, lane_to, message, messages, settled, until
 
 # Standard output
@@ -212,7 +213,7 @@ async def test_a_full_disk_is_counted_and_its_torn_line_ended(tmp_path: Path) ->
 def test_lines_behind_a_torn_one_are_counted(tmp_path: Path) -> None:
     """The end of a torn line is no message of the batch behind it."""
     with (tmp_path / "out").open("wb") as file:
-        write = _Write(file.fileno(), messages(2), after_torn_line=True)
+        write = _Write(file.fileno(), Lines(), messages(2), after_torn_line=True)
         assert (write.lines(), write.torn()) == (0, True)
         write.run()
         assert (write.lines(), write.torn()) == (2, False)

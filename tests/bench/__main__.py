@@ -71,7 +71,7 @@ def run(command: list[str], folder: str) -> Run:
             stdout=subprocess.DEVNULL,
             stderr=errors,
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": os.getcwd()},
+            env={**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONDONTWRITEBYTECODE": ""},  # as after an installation
         )
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - began
