@@ -169,6 +169,8 @@ class LiveSource(Source):
         self.waiting = False
         if code < 0:
             raise CaptureError(_activation_error(self.name, code))
+        if self.is_loopback():
+            _ignore_outgoing(self._reader.getfd())
         linktype: int = self._reader.datalink()
         self._set_filter(linktype)
         self._kernel.begin(self._reader.stats())
@@ -301,6 +303,17 @@ class _Kernel:
         return self._sums
 
 
+def _ignore_outgoing(ring: int) -> None:
+    """Loopback shows each packet as it goes out and as it comes in; libpcap takes both and throws the first away.
+
+    Here the kernel does not even copy it: half of the cost for who sends, and twice the room in the ring.
+    """
+    with suppress(OSError), socket.socket(fileno=os.dup(ring)) as packets:  # Linux 4.20
+        packets.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+
+
+_SOL_PACKET: Final = 263
+_PACKET_IGNORE_OUTGOING: Final = 23
 _IFACE_NOT_UP: Final = -9
 _PERMISSION_CODES: Final = (-8, -11)
 _NO_SUCH_DEVICE: Final = -5
