@@ -153,6 +153,7 @@ def entry_of(exchange: Exchange, *, lossy: bool = False) -> dict[str, Any]:
         "timings": timings,
         "serverIPAddress": message.receiver.ip,
         "connection": message.connection_id,
+        "_resourceType": "other",  # nobody knows which; without it browsers call all of them scripts
         "_serverPort": message.receiver.port,
         "_clientIPAddress": message.destination.ip,
         "_clientPort": message.destination.port,
@@ -184,13 +185,13 @@ def _comments(exchange: Exchange, *, lossy: bool) -> Iterator[str]:
 
 def _timings(request: HttpMessage | None, response: HttpMessage | None) -> dict[str, float]:
     """Milliseconds of each phase; -1 for what a capture does not know. How long the body took is not in the record."""
-    send = wait = 0.0
+    send = wait = 0.0  # which stands first below: max() gives its first argument of 0.0 and -0.0
     if response is not None:
         wait = response.latency_ms or 0.0
         if request is not None:
             whole = (_seconds(response.timestamp) - _seconds(request.timestamp)) * 1000
-            send = max(round(whole - wait, 3), 0.0) if response.latency_ms is not None else 0.0
-            wait = wait if response.latency_ms is not None else max(round(whole, 3), 0.0)
+            send = max(0.0, round(whole - wait, 3)) if response.latency_ms is not None else 0.0
+            wait = wait if response.latency_ms is not None else max(0.0, round(whole, 3))
     return {"blocked": -1, "dns": -1, "connect": -1, "ssl": -1, "send": send, "wait": wait, "receive": 0}
 
 

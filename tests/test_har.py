@@ -131,6 +131,28 @@ def test_entry() -> None:
     assert "comment" not in made
 
 
+@pytest.mark.parametrize(
+    ("answered", "latency", "send", "wait"),
+    [
+        ("06.500000", 1000.0, 500, 1000),
+        ("06.000000", 1000.0, 0, 1000),
+        ("05.999999", 1000.0, 0, 1000),  # a clock that went back
+        ("06.000000", None, 0, 1000),
+        ("04.000000", None, 0, 0),
+    ],
+)
+def test_timings_are_never_negative(answered: str, latency: float | None, send: float, wait: float) -> None:
+    """What was sent took the time before the latency; where clocks contradict that it took none, and not -0.0."""
+    made = entry(
+        pair(
+            {"timestamp": "2026-01-02T03:04:05.000000Z"},
+            {"timestamp": f"2026-01-02T03:04:{answered}Z", "latency_ms": latency},
+        )
+    )
+    assert (made["timings"]["send"], made["timings"]["wait"], made["time"]) == (send, wait, send + wait)
+    assert "-0.0" not in json.dumps(made)
+
+
 def test_base64() -> None:
     """A body that is no text is base64, and says so; its size is that of the bytes."""
     body = base64.b64encode(b"\xff\xfe\xfd\xfc").decode()
@@ -422,14 +444,16 @@ def test_valid_after_signals(times: int, tmp_path: Path) -> None:
     with (
         web_server() as port,
         Daemon("--ports", str(port), "--interface", "lo", "--har", str(path), "--output-url", f"http://127.0.0.1:{port}/x",
-               "--max-body-size", "0") as daemon,
+               "--max-body-size", "0", "--drain-timeout-ms", "25000" if times > 1 else "1000") as daemon,
     ):  # fmt: skip
         daemon.log("started")
         for _ in range(5):
             exchanges(port, 20)
-        for _ in range(times):
+        daemon.send(signal.SIGTERM)
+        daemon.log("stopping")
+        for _ in range(times - 1):
             daemon.send(signal.SIGTERM)
-        daemon.end()
+        assert daemon.end() == 2  # the collector takes nothing
     assert len(entries_of(path)) <= 100
 
 

@@ -361,7 +361,8 @@ def test_standard_output_closed_at_start() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stderr.splitlines()[-1])["lanes"]["stdout"]["dropped_closed"] == 14
+    lane = json.loads(done.stderr.splitlines()[-1])["lanes"]["stdout"]
+    assert 0 < lane["dropped_closed"] == lane["offered"]  # not all 14 where it has stopped before the end of the file
 
 
 # A capture that fails

@@ -138,6 +138,12 @@ def interpreters() -> Iterator[Path]:
     if done.returncode != 0:
         shutil.rmtree(folder)
         pytest.skip(f"this file system takes no capabilities: {done.stderr.strip()}")
+    probe = subprocess.run(
+        [folder / "plain", "-S", "-c", ""], user=UID, env={}, capture_output=True, text=True, check=False
+    )
+    if "shared librar" in probe.stderr:
+        shutil.rmtree(folder)
+        pytest.skip(f"this interpreter is not for every user: {probe.stderr.strip()}")
     package = folder / "site/sniffer"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
