@@ -171,7 +171,8 @@ def run(arguments: Sequence[str], **keywords: Any) -> int:
         sys.setswitchinterval(0.001)
         memory.share_heap()
         _load(config)
-        privileges.confine(capture=not config.read)
+        if not privileges.confine(capture=not config.read):
+            log.warning("capabilities cannot be given up: the process keeps those that it has")
         runner = asyncio.Runner()
         try:
             return runner.run(_Daemon(config, screen).run())

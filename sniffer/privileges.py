@@ -107,11 +107,11 @@ _holder: _Holder | None = None
 
 def confine(*, capture: bool) -> bool:
     """For the daemon, before it has another thread: nothing it executes gets new privileges, and NET_RAW is left to
-    `call` alone, or to nobody where there is no live `capture`. Whether the system allowed it.
+    `call` alone, or to nobody where there is no live `capture`. False where the system did not allow it.
     """
     global _holder  # noqa: PLW0603 - one for the process, as its capabilities are
     if not sys.platform.startswith("linux"):
-        return False
+        return True
     ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if capture:
         _holder = _Holder()

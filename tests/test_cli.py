@@ -14,7 +14,7 @@ from importlib import import_module
 import pytest
 
 from sniffer import __main__ as entry
-from sniffer import cli, har, pipeline
+from sniffer import cli, har, pipeline, privileges
 from sniffer.config import SnifferConfig
 from sniffer.errors import ValidationError
 from tests.daemon import DEMO
@@ -281,6 +281,14 @@ def test_signals_while_the_endpoint_opens(times: int, outputs: Outputs, monkeypa
     assert cli.run([*READ, "--metrics-port", str(free_port())]) == (0 if times == 1 else 2)
     assert outputs.out == ""
     assert outputs.logged == []
+
+
+def test_capabilities_that_stay_are_told(outputs: Outputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system lets no capability go (a filter without capset), that is said, and capturing goes on."""
+    monkeypatch.setattr(privileges, "confine", lambda **_: False)
+    assert cli.run(READ) == 0
+    assert outputs.logged[0] == "capabilities cannot be given up: the process keeps those that it has"
+    assert outputs.logged[-1] == "stopped"
 
 
 def test_signals_after_the_end_change_nothing(outputs: Outputs) -> None:

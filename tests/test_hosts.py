@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 import yaml
 
 from sniffer.config import SnifferConfig
+from tests.boot import IMPOSSIBLE, SYSTEMD
 from tests.daemon import ROOT, SECONDS
 
 UNIT = ROOT / "deploy/systemd/tcp-sniffer.service"
@@ -74,6 +78,35 @@ def test_unit_fits_the_daemon() -> None:
     assert unit["DynamicUser"] == ["yes"]
     assert int(unit["TimeoutStopSec"][0]) * 1000 > SnifferConfig.options()["drain_timeout_ms"].default
     assert unit["RestartPreventExitStatus"] == ["1"]
+
+
+def test_unit_under_systemd() -> None:
+    """As shipped it captures as a user of its own, keeps no capability, and stops with 0.
+
+    Its token and its spool work in the sandbox; wrong configuration is code 1, without a restart.
+    """
+    if os.geteuid() != 0 or not SYSTEMD.exists() or shutil.which("unshare") is None:
+        pytest.skip("needs root, and systemd's program")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.boot"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
+    )
+    if done.returncode == IMPOSSIBLE:
+        pytest.skip(f"no namespaces for a systemd can be made here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    shipped, posted, wrong = json.loads(done.stdout).values()
+    assert int(shipped["state"].pop("Uid")) not in (0, os.geteuid())
+    none, net_raw = f"{0:016x}", f"{1 << 13:016x}"
+    given_up = dict.fromkeys(("CapInh", "CapPrm", "CapEff", "CapAmb"), none)
+    assert shipped["state"] == {**given_up, "CapBnd": net_raw, "NoNewPrivs": "1", "Seccomp": "2"}
+    assert (shipped["Result"], shipped["ExecMainStatus"], shipped["ActiveState"]) == ("success", "0", "inactive")
+    messages = [line for line in shipped["lines"] if "schema" in line]
+    assert [(one["direction"], one["path"]) for one in messages] == [
+        ("request", "/boot.target"),
+        ("response", "/boot.target"),
+    ]
+    assert shipped["lines"][-1]["message"] == "stopped"
+    assert posted == {"Result": "success", "ExecMainStatus": "0", "spool": ["spool.db", "spool.db-wal", "spool.lock"]}
+    assert wrong == {"Result": "exit-code", "ExecMainStatus": "1", "NRestarts": "0"}
 
 
 def test_environment_is_a_configuration() -> None:
