@@ -78,11 +78,6 @@ cdef inline uint32_t wire_u32(const uint8_t* data) noexcept nogil:
     return (<uint32_t>data[0] << 24) | (<uint32_t>data[1] << 16) | (<uint32_t>data[2] << 8) | data[3]
 
 
-cdef inline int64_t seq_distance(uint32_t a, uint32_t b) noexcept nogil:
-    """a - b in the sequence space (RFC 9293 section 3.4): -2**31 .. 2**31 - 1."""
-    return <int32_t>(a - b)
-
-
 cdef inline int wire_link_known(int linktype) noexcept nogil:
     """Whether packets of this libpcap link type can be read."""
     return linktype in (

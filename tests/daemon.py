@@ -28,7 +28,7 @@ SECONDS = 30.0
 
 
 def may_capture() -> bool:
-    """Whether this process has the capability NET_RAW."""
+    """Whether this process has NET_RAW: read here, since `sniffer.doctor`, which reads it too, is among the tested."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Final, cast
+
+import brotli
+import zstandard
 
 from sniffer_core.flow import RawMessage
+
+CODECS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
+    "gzip": gzip.compress,
+    "x-gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "br": brotli.compress,
+    "zstd": zstandard.compress,
+}
+"""Every content coding that is removed."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -180,8 +180,8 @@ def test_http2() -> None:
 @needs_capture
 @pytest.mark.live
 @pytest.mark.skipif(shutil.which("unshare") is None or shutil.which("ip") is None, reason="no unshare, ip")
-def test_loopback_only_and_duplicates() -> None:
-    """A server on 127.0.0.1 is not seen on eth0, and that is said; a down interface is, too."""
+def test_loopback_only() -> None:
+    """A server on 127.0.0.1 is not seen on eth0, and that is said."""
     network = (
         "ip link set lo up; ip link add eth0 type veth peer name eth1; ip addr add 192.0.2.1/24 dev eth0;"
         " ip link set eth0 up; ip link set eth1 up;"
@@ -193,6 +193,50 @@ def test_loopback_only_and_duplicates() -> None:
     code, found = report(start("--ports", "8080", "--interface", "eth0", "--seconds", "0.2", prefix=prefix))
     assert code == 2
     assert found["port 8080"] == ("no", "listens on 127.0.0.1 only: capture on lo, not on eth0")
+
+
+BRIDGED = f"""
+ip link set lo up
+ip link add br0 type bridge && ip addr add 192.0.2.1/24 dev br0 && ip link set br0 up || exit 77
+unshare --net sleep 60 & other=$!
+while [ "$(readlink /proc/$other/ns/net)" = "$(readlink /proc/$$/ns/net)" ]; do sleep 0.05; done
+ip link add v0 type veth peer name v1 netns $other
+ip link set v0 master br0 up
+nsenter --target $other --net sh -c 'ip addr add 192.0.2.2/24 dev v1; ip link set v1 up'
+{sys.executable} -m http.server --bind 192.0.2.1 8080 >/dev/null 2>&1 & server=$!
+nsenter --target $other --net sh -c 'while sleep 0.2; do
+  {sys.executable} -c "import urllib.request as r; r.urlopen(\\"http://192.0.2.1:8080/\\", timeout=1)" 2>/dev/null
+done' & client=$!
+"$@"; code=$?
+kill $client $server $other
+exit $code
+"""
+"""A client in another namespace calls over a bridge: each packet passes v0 and br0."""
+
+
+@needs_capture
+@pytest.mark.live
+@pytest.mark.skipif(shutil.which("unshare") is None or shutil.which("ip") is None, reason="no unshare, ip")
+def test_duplicates_on_any() -> None:
+    """On `any` what passes two interfaces comes twice, and that is said; it is none on one of them."""
+    for interface, is_double in (("any", True), ("br0", False)):
+        prefix = ("unshare", "--net", "sh", "-c", BRIDGED, "sh")
+        code, found = report(start("--ports", "8080", "--interface", interface, "--seconds", "3", prefix=prefix))
+        if code == 77:
+            pytest.skip("no bridge can be made here")
+        assert (code, found["traffic"][0]) == (0, "ok")
+        assert ("duplicates" in found) is is_double
+    assert found["port 8080"] == ("ok", "listens on 192.0.2.1")
+
+
+def test_share_of_duplicates() -> None:
+    """The share is that of all bytes of payload, and only `any` is told."""
+    for name, told in (("any", ["25% of the bytes came more than once"]), ("eth0", [])):
+        counters = Counter(packets_seen=9, bytes_duplicate=250, bytes_payload=1000)
+        seen = doctor.Seen(counters, 1, [], None)
+        found = doctor._traffic(SnifferConfig(ports=[80]), name, seen, 5)
+        texts = [finding.text for finding in found if finding.about == "duplicates"]
+        assert [text.split(":")[0] for text in texts] == told
 
 
 @needs_capture

@@ -13,7 +13,6 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import brotli
 import jsonschema
 import pytest
 import zstandard
@@ -25,17 +24,10 @@ from sniffer.message import HttpMessage, Placement, _gzip_whole, decode, from_ra
 from sniffer_core.flow import RawMessage
 from tests.captures import connection
 from tests.laws import Table
-from tests.raws import request, response
+from tests.raws import CODECS, request, response
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = json_schema()
-CODECS = {
-    "gzip": gzip.compress,
-    "x-gzip": gzip.compress,
-    "deflate": zlib.compress,
-    "br": brotli.compress,
-    "zstd": zstandard.compress,
-}
 
 
 def raw_deflate(data: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """The admission webhook that adds the sniffer to pods: `python -m sniffer.injector`.
 
     options   every option of the injector, declared once
+    values    what these hold: quantities, names, Secrets, variables
     patch     what is added to a pod, or why nothing is: pure functions
     server    AdmissionReview over TLS
 

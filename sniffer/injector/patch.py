@@ -14,7 +14,8 @@ from enum import StrEnum
 from typing import Any, Final, Literal
 
 from sniffer.errors import ValidationError
-from sniffer.injector.options import ALWAYS, JOBS, NEVER, STDOUT_BODY_SIZE, InjectorOptions, quantity
+from sniffer.injector.options import ALWAYS, JOBS, NEVER, InjectorOptions
+from sniffer.injector.values import STDOUT_BODY_SIZE, quantity
 
 OptedInBy = Literal["namespace", "pod"]
 """What the API server has matched: the label of the namespace, or that of the pod."""

@@ -16,9 +16,9 @@ import kubernetes_validate
 from hypothesis import strategies as st
 
 from sniffer.injector import InjectorOptions
-from sniffer.injector.options import quantity
 from sniffer.injector.patch import Decision, JsonPatch, OptedInBy
 from sniffer.injector.server import answer, decide
+from sniffer.injector.values import quantity
 
 KUBERNETES = ("1.29", "1.33", "1.37")
 IN = {"tcp-sniffer/inject": "true"}

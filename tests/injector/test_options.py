@@ -7,7 +7,8 @@ import pytest
 from sniffer.config import SnifferConfig
 from sniffer.errors import SnifferError, ValidationError
 from sniffer.injector import InjectorOptions
-from sniffer.injector.options import SET_BY_INJECTOR, Resources, SecretKey, Variable, camel, quantity
+from sniffer.injector.options import camel
+from sniffer.injector.values import SET_BY_INJECTOR, Resources, SecretKey, Variable
 
 CONTRACT = {
     "snifferImage",
@@ -306,31 +307,3 @@ def test_wrong_shapes_of_structures(keyword: str) -> None:
         InjectorOptions(resources={"limits": keyword})  # type: ignore[dict-item]
     with pytest.raises(ValidationError, match=r"^resources must"):
         InjectorOptions(resources=[keyword])  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("1", 1),
-        ("100m", 0.1),
-        ("1Ki", 1024),
-        ("1.5Gi", 1.5 * 2**30),
-        ("1e3", 1000),
-        ("1E3", 1000),
-        ("2k", 2000),
-        (".5", 0.5),
-        ("1E", 10**18),
-        ("7n", 7e-9),
-        ("1Ei", 2**60),
-    ],
-)
-def test_quantities(text: str, number: float) -> None:
-    """Quantities mean what Kubernetes reads in them."""
-    assert float(quantity(text)) == number
-
-
-@pytest.mark.parametrize("text", ["", "m", "1 Gi", "1gi", "1K", "--1", "1e", "0x10", "1Gib", "٣"])
-def test_no_quantities(text: str) -> None:
-    """What Kubernetes reads no quantity in is refused."""
-    with pytest.raises(ValueError, match="is no quantity"):
-        quantity(text)

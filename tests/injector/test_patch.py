@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from sniffer.config import SnifferConfig
 from sniffer.injector import InjectorOptions, Reason, build_env, build_patch, build_sniffer_container
 from sniffer.injector import patch as patch_module
-from sniffer.injector.options import SET_BY_INJECTOR
 from sniffer.injector.patch import Decision, OptedInBy, PatchError, apply
+from sniffer.injector.values import SET_BY_INJECTOR
 from tests.injector import pods as make
 from tests.injector.pods import IN, OUT, answered, env_of, of_job, pod, sniffer_of
 

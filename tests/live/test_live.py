@@ -42,8 +42,8 @@ async def echo(request: web.Request) -> web.StreamResponse:
 
 
 @contextlib.asynccontextmanager
-async def server(host: str, port: int) -> AsyncIterator[None]:
-    app = web.Application(client_max_size=1 << 24)
+async def server(host: str, port: int, app: web.Application | None = None) -> AsyncIterator[None]:
+    app = app or web.Application(client_max_size=1 << 24)
     app.router.add_route("*", "/{tail:.*}", echo)
     runner = web.AppRunner(app)
     await runner.setup()
@@ -52,6 +52,21 @@ async def server(host: str, port: int) -> AsyncIterator[None]:
         yield
     finally:
         await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def collector(port: int) -> AsyncIterator[list[bytes]]:
+    """The server, which is the collector as well: what is posted to `/collect`."""
+    received: list[bytes] = []
+
+    async def collect(request: web.Request) -> web.Response:
+        received.append(await request.read())
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/collect", collect)
+    async with server("127.0.0.1", port, app):
+        yield received
 
 
 def paired(messages: list[HttpMessage]) -> list[tuple[HttpMessage, HttpMessage]]:
@@ -161,24 +176,11 @@ async def test_the_tail_is_not_lost() -> None:
 async def test_own_deliveries_are_not_captured() -> None:
     """A collector on a captured port does not feed back: what we post there is no message."""
     port = free_port()
-    received: list[bytes] = []
-
-    async def collect(request: web.Request) -> web.Response:
-        received.append(await request.read())
-        return web.Response()
-
-    app = web.Application()
-    app.router.add_post("/collect", collect)
-    app.router.add_get("/", echo)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
     sniffer = create_sniffer(ports=[port], interface="lo", output_url=f"http://127.0.0.1:{port}/collect")
-    async with sniffer:
+    async with collector(port) as received, sniffer:
         async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/") as response:
             await response.read()
         await until(lambda: len(received) >= 2)
-    await runner.cleanup()
     assert sorted(json.loads(body)["direction"] for body in received) == ["request", "response"]
     snapshot = sniffer.ledger.snapshot()
     assert snapshot["messages_foreign"] == 0
@@ -189,27 +191,14 @@ async def test_own_deliveries_are_not_captured() -> None:
 async def test_a_second_sniffer_leaves_our_deliveries_out() -> None:
     """Two sniffers with the same collector never feed each other."""
     port = free_port()
-    received: list[bytes] = []
-
-    async def collect(request: web.Request) -> web.Response:
-        received.append(await request.read())
-        return web.Response()
-
-    app = web.Application()
-    app.router.add_post("/collect", collect)
-    app.router.add_get("/", echo)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
     pair = [
         create_sniffer(ports=[port], interface="lo", output_url=f"http://127.0.0.1:{port}/collect") for _ in range(2)
     ]
-    async with pair[0], pair[1]:
+    async with collector(port) as received, pair[0], pair[1]:
         async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/") as response:
             await response.read()
         await until(lambda: len(received) >= 4)
         await until(lambda: all(sniffer.ledger.snapshot()["messages_foreign"] >= 4 for sniffer in pair))
-    await runner.cleanup()
     assert len(received) == 4
 
 
