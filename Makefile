@@ -33,8 +33,8 @@ run: $(VENV)/run.stamp  ## Capture on PORTS (8080) of INTERFACE (lo), as JSON li
 	|| { echo "capturing needs a privilege: type  sudo $(BIN)/tcp-sniffer --ports $(PORTS) --interface $(INTERFACE) --stdout" >&2; exit 2; }
 	@exec $(BIN)/tcp-sniffer --ports $(PORTS) --interface $(INTERFACE) --stdout $(ARGS)
 
-demo: $(VENV)/run.stamp  ## Read the capture that the repository ships, as JSON lines
-	@exec $(BIN)/tcp-sniffer --ports 8080 --read tests/data/demo.pcap --stdout $(ARGS)
+demo: $(VENV)/run.stamp  ## Read the capture that the repository ships: for people at a terminal, else as JSON lines
+	@exec $(BIN)/tcp-sniffer --ports 8080 --read tests/data/demo.pcap $(if $(MAKE_TERMOUT),,--stdout) $(ARGS)
 
 test: $(VENV)/dev.stamp  ## Run the tests; ARGS goes to pytest
 	$(BIN)/python -m pytest $(ARGS)

@@ -21,7 +21,7 @@ import pytest
 
 from sniffer.config import SnifferConfig
 from tests.captures import connection, write
-from tests.daemon import DEMO, SECONDS, Daemon, exchanges, needs_capture, silent_server, web_server
+from tests.daemon import DEMO, SECONDS, Daemon, exchanges, free_port, needs_capture, silent_server, web_server
 
 LIVE = ("--interface", "lo", "--stdout")
 STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -363,6 +363,17 @@ def test_standard_output_closed_at_start() -> None:
     assert done.returncode == 0, done.stderr
     lane = json.loads(done.stderr.splitlines()[-1])["lanes"]["stdout"]
     assert 0 < lane["dropped_closed"] == lane["offered"]  # not all 14 where it has stopped before the end of the file
+
+
+@needs_capture
+@pytest.mark.live
+def test_standard_input_closed_at_start() -> None:
+    """With `<&-` a pipe whose writer is gone stands in its place: no socket or file of ours is standard input."""
+    command = ("--ports", str(free_port()), "--interface", "lo", "--stdout")
+    with Daemon(*command, prefix=["sh", "-c", 'exec "$@" <&-', "sh"]) as daemon:
+        daemon.log("started")
+        assert os.readlink(f"/proc/{daemon.process.pid}/fd/0").startswith("pipe:")
+        assert daemon.stop() == 0
 
 
 # A capture that fails

@@ -244,7 +244,8 @@ def sniffer_runs() -> list[tuple[Command, str]]:
             continue
         if first == "make":
             lines = recipe(words)
-            text = next((line[5:] for line in lines if line.startswith(f"exec {BIN}tcp-sniffer")), "true")
+            ours = next((line[5:] for line in lines if line.startswith(f"exec {BIN}tcp-sniffer")), "true")
+            text = text.replace(shlex.join([first, *words]), ours, 1)
         if any(words[0].removeprefix(BIN) == "tcp-sniffer" and len(words) > 1 for words in simple_commands(text)):
             found.append((command, text))
     return found
