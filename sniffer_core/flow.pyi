@@ -185,6 +185,9 @@ class FlowTable:
         """What is worth a log line since the last call: (kind, receiver, destination), kinds `tls`, `http2`,
         `other-protocol`, `undecided`, `tunnel`, `snapped`, `long-message`; at most 256 between two calls."""
 
+def _leaked() -> int:
+    """For tests: blocks of memory that tables still had when they were freed, all of this process together."""
+
 def _starve(table: FlowTable, number: int) -> int:
     """For tests: from now on, allocation `number` (from 1; 0 none) gets no memory; returns what is left of the last."""
 

@@ -1783,6 +1783,9 @@ cdef Py_ssize_t on_batch(Table* table, const uint8_t* packets, uint64_t size, co
 
 # ---- the Python face -------------------------------------------------------------------------------------------------
 
+cdef int64_t blocks_leaked = 0      # that tables still had when they were freed: an error of ours
+
+
 @cython.final
 cdef class FlowTable:
     """Every flow of one capture. Belongs to one thread; not locked. Never raises on traffic. See flow.pyi."""
@@ -1844,6 +1847,8 @@ cdef class FlowTable:
             self._end_all()
             self._take()
             free(self.table.buckets)
+        global blocks_leaked
+        blocks_leaked += self.table.pool.blocks
         free(self.table)
 
     cdef list _take(self):
@@ -1970,6 +1975,11 @@ cdef class FlowTable:
                 name_end(noted.client, noted.address_size, noted.client_port)))
         self.table.noted_count = 0
         return events
+
+
+def _leaked():
+    """See flow.pyi."""
+    return blocks_leaked
 
 
 def _starve(FlowTable table, int64_t number):

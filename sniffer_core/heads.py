@@ -65,6 +65,9 @@ def ask(lines: list[bytes]) -> list[tuple[bytes, bytes]] | None:
     connection.receive_data(data)
     try:
         event = cast(h11.Request, connection.next_event())  # the head is whole: there is no other event
-    except h11.RemoteProtocolError:
+    except h11.RemoteProtocolError as error:
+        # One of its frames refers to it: until a garbage collection that would keep all frames up to the capture's, and
+        # the packets in them.
+        error.__traceback__ = None
         return None
     return [(bytes(name), bytes(value)) for name, value in event.headers.raw_items()[1:]]

@@ -41,6 +41,16 @@ def _own_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(privileges, "confine", lambda **_: True)
 
 
+@pytest.fixture(autouse=True)
+def _no_leak() -> Iterator[None]:
+    """Allocations balance after every test: each table that is gone had given all of its memory back."""
+    from sniffer_core.flow import _leaked
+
+    before = _leaked()
+    yield
+    assert _leaked() == before, "a table was freed with memory of its own left"
+
+
 @pytest.fixture
 def own_logging() -> Iterator[None]:
     """Gives logging back as it was: for tests that set it up as the daemon does."""

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 OPTIONS = {
     "PYTHONMALLOC": "malloc",  # so that a read past the end of a `bytes` is seen too
-    "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:allocator_may_return_null=1",  # Python itself leaks at its end
+    "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:allocator_may_return_null=1",
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
 }
 

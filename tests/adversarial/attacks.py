@@ -63,6 +63,18 @@ def endless_heads(size: int) -> Iterator[bytes]:
         yield links[number % 10][0].up(line)
 
 
+def refused_heads(size: int) -> Iterator[bytes]:
+    """Heads as long as they may be, with a line in them that h11 refuses."""
+    line = (b"X-Refused: " + b"y" * 100 + b"\r\n") * (SEGMENT // 113)
+    for number in range(0, size, 45):
+        link = Link(number // 45)
+        yield from link.open()
+        yield link.up(b"GET /refused HTTP/1.1\r\n: refused\r\n")
+        for _ in range(43):
+            yield link.up(line)
+        yield link.up(b"\r\n")
+
+
 def chunk_extensions(size: int) -> Iterator[bytes]:
     """Chunk sizes followed by extensions without an end, on ten connections at a time, begun again when given up."""
     yield from _repeated(size, CHUNKED + b"5;", b"e" * SEGMENT, 20)
@@ -171,6 +183,7 @@ ATTACKS: Final = {
     "holes never filled": Attack(holes, 6_000, 300_000, ("holds_evicted",)),
     "bogus sequence numbers": Attack(bogus_sequence, 6_000, 300_000, ("bytes_abandoned_out_of_window",)),
     "endless heads": Attack(endless_heads, 6_000, 300_000, ("incomplete_limit",)),
+    "refused heads": Attack(refused_heads, 6_000, 300_000, ("heads_refused",)),
     "endless chunk extensions": Attack(chunk_extensions, 6_000, 300_000, ("incomplete_malformed",)),
     "endless trailers": Attack(trailers, 6_000, 300_000, ("incomplete_limit",)),
     "decompression bombs": Attack(bombs, 1_000, 20_000, ("messages_response",)),

@@ -1,5 +1,8 @@
 """heads.py: header blocks that the fast path declines, judged by h11."""
 
+import gc
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,6 +74,25 @@ def test_no_limit_of_its_own() -> None:
     assert parse(b"A: " + b"\xe4" * 200_000 + b"\r\n") == [(b"A", b"\xe4" * 200_000)]
     many = b"A: \xe4\r\n" * 20_000
     assert parse(many) == [(b"A", b"\xe4")] * 20_000
+
+
+def test_a_refused_block_leaves_nothing_behind() -> None:
+    """Nothing that a refusal has made waits for the garbage collector, nor do the packets of the frames above it."""
+    packets = bytes(1 << 20)
+
+    def feed(packets: bytes) -> None:
+        assert parse(b": refused\r\n") is None
+
+    feed(packets)
+    gc.collect()
+    gc.disable()
+    try:
+        before = sys.getrefcount(packets)
+        feed(packets)
+        assert sys.getrefcount(packets) == before
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 @given(block=st.lists(st.one_of(st.binary(max_size=6), st.sampled_from([b"\r\n", b"\n", b": ", b"A", b" "]))))
