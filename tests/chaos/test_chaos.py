@@ -26,6 +26,7 @@ SHORT = (
     "stdout blocks, then resumes",
     "capture buffer overruns",
     "event loop blocked by a callback",
+    "system clock jumps by days",
 )
 
 
