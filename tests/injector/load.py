@@ -60,11 +60,11 @@ class Report:
         """Largest memory from the warm-up to the end, over that at its start."""
         return max(self.rss) / self.rss[0] - 1
 
-    def problems(self) -> list[str]:
-        """What of the run is not as it must be."""
+    def problems(self, *, p99_ms: float = P99_MS) -> list[str]:
+        """What of the run is not as it must be. `p99_ms` is for a machine that has nothing else to do."""
         found = list(self.failures)
-        if self.percentile(0.99) >= P99_MS:
-            found.append(f"p99 is {self.percentile(0.99):.1f} ms, not under {P99_MS}")
+        if self.percentile(0.99) >= p99_ms:
+            found.append(f"p99 is {self.percentile(0.99):.1f} ms, not under {p99_ms:g}")
         if self.growth >= GROWTH:
             found.append(f"memory grew by {self.growth:.1%}, not less than {GROWTH:.0%}")
         for result, count in (("replaced", CHANGES), ("refused", 1)):
