@@ -26,6 +26,7 @@ flags, macros = BUILDS[build]
 links = [flag for flag in flags if flag.startswith("-fsanitize")]
 
 setup(
+    options={"build_ext": {"parallel": os.cpu_count()}},
     ext_modules=cythonize(
         [
             Extension(
