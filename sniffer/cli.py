@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from sniffer import __version__, logs, memory, privileges
 from sniffer import config as config_module
-from sniffer.config import SnifferConfig
+from sniffer.config import SnifferConfig, split_address
 from sniffer.errors import EXIT_CONFIG, EXIT_OK, EXIT_RUNTIME, CaptureError, Problem, SnifferError, ValidationError
 from sniffer.flags import FlagParser
 from sniffer.options import FALSE
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from sniffer.pipeline import Sniffer
     from sniffer.terminal import Facts, Screen
+    from sniffer.ui import LiveSink, Server
 
 log: Final = logging.getLogger("sniffer")
 
@@ -40,6 +41,7 @@ examples:
   tcp-sniffer --ports 8080                             at a terminal: one readable line for each exchange
   tcp-sniffer doctor --ports 8080                      what stops one from seeing traffic
   tcp-sniffer --ports 8080 --interface eth0 --stdout
+  tcp-sniffer --ports 8080 --ui                        a page for a browser; its address is in the log
   tcp-sniffer --ports 80,8080 --read capture.pcap --stdout | jq .path
   tcp-sniffer --ports 8080 --output-url https://collector.example/messages
 
@@ -67,7 +69,7 @@ def _parser() -> FlagParser:
         config_module.GROUPS,
         prog="tcp-sniffer",
         usage="tcp-sniffer --ports PORT,PORT [--interface NAME | --read FILE ...]\n"
-        "                   [--stdout | --output-url URL | --har FILE] [options]",
+        "                   [--stdout | --output-url URL | --har FILE | --ui] [options]",
         description=DESCRIPTION,
         epilog=EPILOG.format(variables="".join(f"  {option.variable:<{width}}{option.help}\n" for option in silent)),
     )
@@ -137,7 +139,8 @@ def configure(
 
 _NO_OUTPUT: Final = Problem(
     "output_stdout",
-    "no output is named: --stdout writes the messages to standard output, --output-url posts them, --har keeps them",
+    "no output is named: --stdout writes the messages to standard output, --output-url posts them, --har keeps them,"
+    " --ui shows them in a browser",
 )
 WRITE_SECONDS: Final = 1.0
 """A write to a file that takes longer is not waited for at the end."""
@@ -226,6 +229,8 @@ def _load(config: SnifferConfig) -> None:
 
     if config.output_url is not None:
         from sniffer import collector  # noqa: F401
+    if config.ui_address is not None:
+        from sniffer import ui  # noqa: F401
 
 
 def leave(code: int) -> NoReturn:
@@ -313,6 +318,24 @@ class _Display:
         return Facts(self._sniffer.where, self._sniffer.ledger.snapshot(), self._sniffer.progress())
 
 
+def _live_view(config: SnifferConfig) -> tuple[LiveSink, Server] | tuple[None, None]:
+    """The live view: what gets the messages, and what shows them."""
+    if config.ui_address is None:
+        return None, None
+    from sniffer.ui import LiveSink, Server
+
+    address, port = split_address(config.ui_address)
+    sink = LiveSink(max_bytes=config.memory_budget // 8, live=not config.read)
+    return sink, Server(sink, address=address, port=port, ports=config.ports, live=not config.read)
+
+
+def _say_where(server: Server) -> None:
+    """The one line that holds the page's token. It is written however little is logged."""
+    log = logging.getLogger("sniffer.ui")
+    log.setLevel(logging.INFO)
+    log.info("live view", extra={"fields": {"url": server.url}})
+
+
 class _Daemon:
     """One run: signals in, exit code out."""
 
@@ -320,27 +343,24 @@ class _Daemon:
         self._config = config
         self._screen = screen
         self._stops = 0
+        self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[object]] = []
 
     async def run(self) -> int:
         from sniffer.pipeline import Sniffer
 
         self._loop = asyncio.get_running_loop()
-        display = _Display(self._screen, view=_has_view(self._config)) if self._screen is not None else None
-        self._sniffer = sniffer = Sniffer(self._config, view=display.sink if display is not None else None)
+        config = self._config
+        display = _Display(self._screen, view=_has_view(config)) if self._screen is not None else None
+        sink, page = _live_view(config)
+        view = sink if sink is not None else display.sink if display is not None else None
+        self._sniffer = sniffer = Sniffer(config, view=view)
         # Plain handlers, not the loop's: a third signal must end a loop that is stuck.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop)
         signal.signal(signal.SIGUSR1, self._on_usr1)
-        endpoint = None
-        if self._config.metrics_port is not None:
-            from sniffer.metrics import Endpoint
-
-            endpoint = Endpoint(sniffer, self._config.metrics_address, self._config.metrics_port)
-            await endpoint.open()
-        try:
-            if display is not None:
-                await display.open(sniffer)
+        async with contextlib.AsyncExitStack() as opened:
+            await self._open(opened, display, page)
             if self._stops:  # while something opened
                 return EXIT_OK if self._stops == 1 else EXIT_RUNTIME
             await sniffer.start()
@@ -349,16 +369,37 @@ class _Daemon:
             # it how little is left, so that it comes in time.
             gc.freeze()
             gc.collect()
+            if page is not None:
+                _say_where(page)
+            code = EXIT_OK
             try:
                 await sniffer.wait()
             except CaptureError as error:  # said in the log already, before its last line
-                return error.exit_code
-        finally:
-            if display is not None:
-                await display.close()
-            if endpoint is not None:
-                await endpoint.close()
-        return EXIT_RUNTIME if sniffer.undelivered or self._stops > 1 else EXIT_OK
+                code = error.exit_code
+            if page is not None and config.read:
+                await self._stay(display)
+        return EXIT_RUNTIME if sniffer.undelivered or self._stops > 1 else code
+
+    async def _stay(self, display: _Display | None) -> None:
+        """The file is read; the page stays until a signal."""
+        if display is not None:
+            await display.close()
+        await self._stopping.wait()
+
+    async def _open(self, opened: contextlib.AsyncExitStack, display: _Display | None, page: Server | None) -> None:
+        """Opens what is beside the sniffer; `opened` closes it."""
+        if self._config.metrics_port is not None:
+            from sniffer.metrics import Endpoint
+
+            endpoint = Endpoint(self._sniffer, self._config.metrics_address, self._config.metrics_port)
+            await endpoint.open()
+            opened.push_async_callback(endpoint.close)
+        if page is not None:
+            await page.open(self._sniffer)
+            opened.push_async_callback(page.close)
+        if display is not None:
+            opened.push_async_callback(display.close)
+            await display.open(self._sniffer)
 
     async def _stop_without_outputs(self) -> None:
         await self._sniffer.outputs_closed()
@@ -371,6 +412,7 @@ class _Daemon:
         self._call(self._stop if self._stops == 1 else self._sniffer.abort)
 
     def _stop(self) -> None:
+        self._stopping.set()
         self._tasks.append(self._loop.create_task(self._sniffer.stop()))
 
     def _on_usr1(self, _number: int, _frame: FrameType | None) -> None:

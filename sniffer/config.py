@@ -51,6 +51,8 @@ MOST_KEY: Final = 4096
 LONGEST_MS: Final = 2_147_483_647
 """Milliseconds that every timer takes: 24 days."""
 
+LOOPBACK: Final = "127.0.0.1"
+
 CAPTURE: Final = "Capture"
 OUTPUT: Final = "Output"
 RECORD: Final = "Record"
@@ -149,6 +151,24 @@ def check_address(value: object) -> str:
     if not isinstance(value, str) or not _is_address(value.strip()):
         raise ValueError(f"must be an IP address, not {quote(value)}")
     return value.strip()
+
+
+def check_ui_address(value: object) -> str | None:
+    """Where to serve a page: `ADDRESS:PORT`, or a port alone, on loopback; in its one form. Port 0 is a free one."""
+    if value is None:
+        return None
+    wanted = re.fullmatch(r"(?:(\[[0-9A-Fa-f:.]+\]|[0-9.]+|localhost):)?([0-9]{1,5})", str(value).strip())
+    host = wanted[1] or LOOPBACK if wanted is not None else ""
+    host = {"localhost": LOOPBACK}.get(host, host)
+    if wanted is None or not _is_address(host.strip("[]")) or int(wanted[2]) > 65535:
+        raise ValueError(f"must be an IP address and a port ({LOOPBACK}:8090, [::1]:0), or a port, not {quote(value)}")
+    return f"{host}:{int(wanted[2])}"
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """The parts of what `check_ui_address` gives."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def check_file(value: object) -> str | None:
@@ -290,6 +310,14 @@ class SnifferConfig(Options):
         help="write exchanges to this file as HAR 1.2, which browsers' developer tools open; it is replaced",
     )
 
+    ui_address: MaybeText = Option(
+        check_ui_address, group=OUTPUT, flag="--ui", metavar="ADDRESS:PORT", bare=f"{LOOPBACK}:0", shown="off",
+        help="serve the live view, a page for browsers; the flag alone takes a free port of loopback",
+    )
+    ui_remote: Switch = switch(
+        False, group=OUTPUT, help="allow UI_ADDRESS to be another address than loopback; the page is plain http",
+    )
+
     max_body_size: Whole = whole(
         65_536, 0, 1 << 30, unit="bytes", group=RECORD, help="bytes of each body to keep; 0 keeps none",
     )
@@ -395,7 +423,7 @@ class SnifferConfig(Options):
     @property
     def has_output(self) -> bool:
         """Whether a message leaves the process by itself."""
-        return self.output_stdout or self.output_url is not None or self.har is not None
+        return self.output_stdout or any(where is not None for where in (self.output_url, self.har, self.ui_address))
 
     def _rules(self) -> Iterable[Problem]:
         warnings: list[str] = []
@@ -403,6 +431,7 @@ class SnifferConfig(Options):
             yield Problem("output_url", "output_url must use HTTPS in production")
         if self.metrics_port is not None and self.ports and self.metrics_port in self.ports:
             yield Problem("metrics_port", "metrics_port must not be one of ports")
+        yield from self._check_ui()
         if self.har is not None and Path(self.har).absolute() in map(Path.absolute, map(Path, self.read)):
             yield Problem("har", "har must not be a file that is read")
         yield from self._read_token()
@@ -412,6 +441,10 @@ class SnifferConfig(Options):
             warnings.append("output_url is plain http: the token and the messages can be read on the way")
         if self.spool_dir is not None and self.output_url is None:
             warnings.append("spool_dir is set and output_url is not: nothing is spooled")
+        if self.ui_remote and self.ui_address is None:
+            warnings.append("ui_remote is set and ui_address is not: there is no live view")
+        elif self.ui_remote:
+            warnings.append("the live view is plain http: what it shows, and its token, can be read on the way")
         if not self.redact_headers:
             warnings.append("redact_headers is off: credentials in headers leave the process as they are")
         if not self.redact_query:
@@ -420,6 +453,19 @@ class SnifferConfig(Options):
         budget, more = memory.fit_budget(self.memory_budget, memory.memory_limit(), rss)
         self.__dict__["memory_budget"] = budget
         self.__dict__["_warnings"] = (*warnings, *more)
+
+    def _check_ui(self) -> Iterable[Problem]:
+        if self.ui_address is None:
+            return
+        from ipaddress import ip_address  # seldom needed
+
+        host, port = split_address(self.ui_address)
+        if not (self.ui_remote or ip_address(host).is_loopback):
+            yield Problem("ui_address", "ui_address must be on loopback, unless ui_remote is set")
+        elif port in (self.ports or ()):
+            yield Problem("ui_address", "ui_address must not have one of ports")
+        elif port and port == self.metrics_port:
+            yield Problem("ui_address", "ui_address must not have the port of metrics_port")
 
     def _read_token(self) -> Iterable[Problem]:
         file = self.output_url_auth_token_file
@@ -476,7 +522,7 @@ variables beat defaults. Every problem is reported at once, each with the option
   flag it may stand alone (`--stdout`).
 - Sizes are bytes; `Ki`, `Mi` and `Gi` may follow the number (`MEMORY_BUDGET=64Mi`). Numbers must be finite. Only
   `MAX_BODY_SIZE`, `SAMPLE_RATE`, `STATS_INTERVAL_MS` and `STOP_DELAY_MS` take 0, and nowhere does 0 mean "no limit".
-- With no output named (`--stdout`, `--output-url`, `--har`) the daemon shows exchanges at a terminal
+- With no output named (`--stdout`, `--output-url`, `--har`, `--ui`) the daemon shows exchanges at a terminal
   ([TERMINAL](TERMINAL.md)). Anywhere else, in production and in a pod (`POD_NAME`, `NAMESPACE` or `NODE_NAME` is set)
   it does not start. The library may run with a callback or an iterator alone.
 - The library reads no variable but `TCP_SNIFFER_PRODUCTION` and `OUTPUT_URL_AUTH_TOKEN`, and those only where their
@@ -488,9 +534,12 @@ variables beat defaults. Every problem is reported at once, each with the option
   and no flag of its own, and is never shown.
 - `OUTPUT_URL` is an absolute http or https URL without user info. With `TCP_SNIFFER_PRODUCTION` on, plain http is
   refused: `output_url must use HTTPS in production`.
+- `UI_ADDRESS` is an IP address and a port, or a port alone (on loopback): `127.0.0.1:8090`, `[::1]:8090`, `8090`.
+  Port 0 is a free one; none of `PORTS` is taken. The [live view](UI.md) and the metrics are the daemon's: the library
+  serves neither.
 - `MEMORY_BUDGET` is one budget for everything that traffic can fill: half for reassembly, a quarter for the hand-off to
-  the outputs, a quarter for their queues. One that does not fit into the container's limit beside the process itself is
-  lowered, one below 8 MiB is used; both are warned about.
+  the outputs, a quarter for their queues (and, with a live view, half of that for what it shows). One that does not fit
+  into the container's limit beside the process itself is lowered, one below 8 MiB is used; both are warned about.
 """
 
 

@@ -39,36 +39,76 @@ class Exchange(NamedTuple):
 
 def exchanges(batch: Iterable[Record]) -> Iterator[Exchange]:
     """The exchanges of a batch that `ByExchange` gave."""
-    request: HttpMessage | None = None
+    for request, response in pairs(batch):
+        yield exchange_of(request, response)
+
+
+def exchange_of(request: Record | None, response: Record | None) -> Exchange:
+    """An exchange from its records."""
+    return Exchange(
+        None if request is None else request.message,
+        None if response is None else response.message,
+    )
+
+
+def pairs(batch: Iterable[Record]) -> Iterator[tuple[Record | None, Record | None]]:
+    """The same as records."""
+    request: Record | None = None
     for record in batch:
-        message = record.message
-        if message.direction == "response" and request is not None and _answers(message, request):
-            yield Exchange(request, message)
+        if record.direction == "response" and request is not None and _answers(record, request):
+            yield request, record
             request = None
             continue
         if request is not None:
-            yield Exchange(request, None)
+            yield request, None
             request = None
-        if message.direction == "request":
-            request = message
+        if record.direction == "request":
+            request = record
         else:
-            yield Exchange(None, message)
+            yield None, record
     if request is not None:
-        yield Exchange(request, None)
+        yield request, None
 
 
-def _answers(response: HttpMessage, request: HttpMessage) -> bool:
+def _answers(response: Record, request: Record) -> bool:
     return (
-        response.method is not None  # else the core has found it unpaired, and its number is only the next free one
+        # Without a method the core has found it unpaired, and its number is only the next free one.
+        response.message.method is not None
         and response.exchange == request.exchange
         and response.connection_id == request.connection_id
     )
+
+
+def marks(exchange: Exchange, *, lossy: bool) -> list[str]:
+    """What is to be known about an exchange that is not as it should be.
+
+    `lossy`: messages were dropped on the way, so what is missing here may have been there.
+    """
+    request, response = exchange
+    found = []
+    if response is None:
+        found.append("response dropped?" if lossy else "no response")
+    elif response.method is None:
+        found.append("no request")
+    elif request is None:
+        found.append("request dropped?" if lossy else "late response")
+    for part in exchange:
+        if part is not None:
+            if part.incomplete is not None:
+                missing = f" of {part.missing_bytes} B" if part.missing_bytes else ""
+                found.append(f"{part.direction} cut: {part.incomplete}{missing}")
+            if part.resynced:
+                found.append(f"{part.direction} resynced")
+            found += part.anomalies or ()
+    return list(dict.fromkeys(found))
 
 
 class ExchangeSink(Sink):
     """A sink whose lane has the queue `ByExchange`."""
 
     wants_messages = True
+    keeps: int = 0
+    """Bytes of messages that it keeps after they are delivered: the lanes have so much less."""
     lossy: Callable[[], bool] = staticmethod(lambda: False)
     """Whether messages were dropped on the way to this sink: then what is alone may have had a partner."""
 

@@ -39,7 +39,7 @@ class FlagParser(argparse.ArgumentParser):
                             option.flag, action="append", nargs="*", metavar=(option.metavar, "..."), **described
                         )
                     else:
-                        const = "yes" if option.is_switch else NO_VALUE
+                        const = NO_VALUE if option.bare is None else option.bare
                         group.add_argument(option.flag, metavar=option.metavar, nargs="?", const=const, **described)
         self.help_group = self.add_argument_group("Help")
         self.help_group.add_argument("-h", "--help", action="help", help="show this help")

@@ -263,6 +263,18 @@ class Ledger:
         return broken_laws(self.snapshot() if snapshot is None else snapshot)
 
 
+def losses(snapshot: Snapshot | Mapping[str, Any]) -> dict[str, int]:
+    """What was lost, by who lost it: the kernel, the interface, the hand-off, each lane."""
+    lost = {
+        "kernel": snapshot["kernel_dropped"],
+        "interface": snapshot["kernel_if_dropped"],
+        "hand-off": snapshot["handoff_dropped"] + snapshot["handoff_discarded"],
+    }
+    for name, counters in snapshot["lanes"].items():
+        lost[name] = sum(count for counter, count in counters.items() if counter.startswith("dropped_"))
+    return {name: count for name, count in lost.items() if count}
+
+
 def broken_laws(snapshot: Snapshot) -> list[str]:
     """One sentence for each law that `snapshot` breaks."""
     # The law of the kernel holds for live captures only: a file has no kernel counters.

@@ -53,6 +53,7 @@ class Option(Generic[Given, Value]):
     variable  None: the keyword in upper case behind the class's prefix; "": no variable
     flag      None: `--` and the keyword with dashes; "": no flag
     shown     the default in words, where its repr would say less
+    bare      the text that a flag means which stands without a value; None: it needs one
     repeats   the flag may stand several times, with several values each: its text is all of them, with NULs between
     """
 
@@ -70,6 +71,7 @@ class Option(Generic[Given, Value]):
         metavar: str = "TEXT",
         shown: str | None = None,
         is_switch: bool = False,
+        bare: str | None = None,
         repeats: bool = False,
     ) -> None:
         self.check = check
@@ -83,6 +85,7 @@ class Option(Generic[Given, Value]):
         self.metavar = metavar
         self.shown = shown
         self.is_switch = is_switch
+        self.bare = bare
         self.repeats = repeats
         self.keyword = ""
 
@@ -145,7 +148,7 @@ def switch(default: bool, **rest: Any) -> Switch:
             return False
         raise ValueError(f"must be 1, true, yes or on, or 0, false, no or off, not {quote(text)}")
 
-    return Option(check, read, default=default, metavar="YES|NO", is_switch=True, **rest)
+    return Option(check, read, default=default, metavar="YES|NO", is_switch=True, bare="yes", **rest)
 
 
 def whole(default: int | None, low: int, high: int, *, unit: str = "", **rest: Any) -> Any:

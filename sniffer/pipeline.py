@@ -96,6 +96,7 @@ class Sniffer:
         self.ledger = Ledger()
         """Every counter, at any time."""
         self._view = view
+        self._lane_bytes = config.memory_budget // 4 - (view.keeps if view is not None else 0)
         self.observe: Callable[[Sequence[RawMessage]], None] | None = None
         """Called on the loop with messages as they are offered to the lanes, e.g. for a histogram. Must not raise."""
         self.began = False
@@ -220,7 +221,7 @@ class Sniffer:
             return _nothing(self._failure or self._error)
         sink = IteratorSink()
         self._iterators.append(sink)
-        self._add(Lane(sink, max_bytes=self.config.memory_budget // 4))
+        self._add(Lane(sink, max_bytes=self._lane_bytes))
         return sink.messages()
 
     # For the daemon
@@ -297,7 +298,7 @@ class Sniffer:
                 config.har is not None,
             )
         )
-        share = config.memory_budget // 4 // max(1, count)
+        share = self._lane_bytes // max(1, count)
         lanes = []
         if config.output_stdout:
             lanes.append(Lane(StdoutSink(shared=config.output_url is not None), max_bytes=share))
@@ -360,7 +361,7 @@ class Sniffer:
         self._lanes.append(lane)
         taking = [lane for lane in self._lanes if not lane.closed.is_set()]
         for each in taking:
-            each.max_bytes = self.config.memory_budget // 4 // len(taking)
+            each.max_bytes = self._lane_bytes // len(taking)
         self.ledger.lane(lane.name, partial(asdict, lane.counters))
 
     def _opened(self, error: Exception | None) -> None:

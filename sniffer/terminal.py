@@ -33,7 +33,8 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from sniffer.exchanges import Exchange, ExchangeSink, exchanges
+from sniffer.exchanges import Exchange, ExchangeSink, exchanges, marks
+from sniffer.ledger import losses
 from sniffer.logs import printable
 from sniffer.sinks import CallThread, Cut, Record, SinkClosed
 
@@ -136,7 +137,8 @@ class Lines:
         if columns.ends:
             size = self._ends[columns.server]
             line.append(Segment(f"{self._crop(ends[columns.server], size):<{size}} ", PLAIN))
-        line += self._target(message, _marks(exchange, lossy=lossy), max(rest, 1))
+        found = marks(exchange, lossy=lossy)
+        line += self._target(message, f"! {', '.join(found)}" if found else "", max(rest, 1))
         status = response.status_code if response is not None else None
         style = MARK if status is None else STATUS.get(status // 100, PLAIN)
         line.append(Segment(f" {NO_STATUS if status is None else status:>3}", style))
@@ -176,27 +178,6 @@ def _end(end: Endpoint) -> str:
 def _clock(second: str) -> str:
     """A second of a record as the clock on the wall shows it."""
     return datetime.fromisoformat(second + "+00:00").astimezone().strftime("%H:%M:%S")
-
-
-def _marks(exchange: Exchange, *, lossy: bool) -> str:
-    """What is to be known about an exchange that is not as it should be."""
-    request, response = exchange
-    marks = []
-    if response is None:
-        marks.append("response dropped?" if lossy else "no response")
-    elif response.method is None:
-        marks.append("no request")
-    elif request is None:
-        marks.append("request dropped?" if lossy else "late response")
-    for part in exchange:
-        if part is not None:
-            if part.incomplete is not None:
-                missing = f" of {part.missing_bytes} B" if part.missing_bytes else ""
-                marks.append(f"{part.direction} cut: {part.incomplete}{missing}")
-            if part.resynced:
-                marks.append(f"{part.direction} resynced")
-            marks += part.anomalies or ()
-    return "! " + ", ".join(dict.fromkeys(marks)) if marks else ""
 
 
 def duration(milliseconds: float) -> str:
@@ -307,15 +288,7 @@ class Facts(NamedTuple):
     @property
     def drops(self) -> dict[str, int]:
         """What was lost, by who lost it."""
-        snapshot = self.snapshot
-        drops = {
-            "kernel": snapshot["kernel_dropped"],
-            "interface": snapshot["kernel_if_dropped"],
-            "hand-off": snapshot["handoff_dropped"] + snapshot["handoff_discarded"],
-        }
-        for name, counters in snapshot["lanes"].items():
-            drops[name] = sum(count for counter, count in counters.items() if counter.startswith("dropped_"))
-        return {name: count for name, count in drops.items() if count}
+        return losses(self.snapshot)
 
 
 class View:

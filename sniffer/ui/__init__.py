@@ -1,0 +1,11 @@
+"""The live view: a page for browsers on which exchanges are seen as they happen. Imported only when asked for.
+
+    lane -- batch --> LiveSink -- Store (the newest exchanges, the plot) --> Server -- events, answers --> the page
+
+`page/` is what the browser runs: no framework, nothing fetched from elsewhere, nothing built.
+"""
+
+from sniffer.ui.server import Server
+from sniffer.ui.store import LiveSink, Store
+
+__all__ = ["LiveSink", "Server", "Store"]

@@ -1,0 +1,251 @@
+// The live view: events in, rows, plots and details out. It only reads; nothing it does changes the sniffer.
+
+import { Detail } from "./detail.js";
+import { Plots } from "./plot.js";
+import { ID, METHOD, SKIPPED, TIME, Table, filter } from "./table.js";
+import { count, element, plain } from "./text.js";
+
+const SILENT_MS = 5000;         // without a word for so long the sniffer is said not to answer
+const HIDDEN_MS = 3000;         // a tab in the background lets its connection go: a browser has six for each server
+const AGAIN_MS = [500, 1000, 2000, 5000];
+const TELL_MS = 5000;           // between two sentences for a screen reader
+const MOST_METHODS = 50;
+
+const $ = (name) => document.getElementById(name);
+const form = $("filters");
+let rows = [];                  // that wait for the next frame
+let held = [];                  // that wait for the end of the pause
+let last = 0;                   // number of the last row that came
+let skipped = 0;
+let paused = false;
+let facts = null;               // the newest of what is told every second
+let hello = null;
+let events = null;
+let heard = 0;
+let tries = 0;
+let ended = false;
+let again = null;
+let told = "";
+const methods = new Set();
+
+const detail = new Detail($("detail"), { closed: () => { document.body.classList.remove("split"); table.draw(); } });
+const plots = new Plots($("rate"), $("latency"), $("rate-now"), $("latency-now"));
+const table = new Table($("table"), {
+  chosen: (row, open) => {
+    if (open || detail.open) {
+      document.body.classList.add("split");
+      detail.show(row);
+    }
+  },
+  moved: () => {
+    $("follow").hidden = table.following || !table.scrolls || table.sortKey !== TIME;
+    tell();
+  },
+});
+
+// What comes
+
+function connect() {
+  clearTimeout(again);
+  events?.close();
+  events = new EventSource(`events?after=${last}`);
+  heard = Date.now();
+  const on = (name, take) => events.addEventListener(name, (event) => {
+    heard = Date.now();
+    tries = 0;
+    take(JSON.parse(event.data));
+  });
+  on("hello", (said) => {
+    hello = said;
+    table.most = hello.most;
+    plots.begin(hello);
+  });
+  on("rows", take);
+  on("stats", (stats) => { facts = stats; plots.update(stats); say(); });
+  on("end", () => { ended = true; events.close(); say(); });
+  events.onerror = () => { events.close(); if (!ended) retry(); };
+}
+
+/** The stream broke. Whether there is still somebody who knows us decides what to say. */
+async function retry() {
+  clearTimeout(again);
+  let answer = null;
+  try { answer = await fetch("exchange/0"); } catch { /* nobody answers */ }
+  if (answer && answer.status !== 404) ended = true;   // another run, which does not know this page
+  say(answer === null ? "no answer" : tries > 2 ? "crowded" : "reconnecting");
+  if (!ended) again = setTimeout(connect, AGAIN_MS[Math.min(tries++, AGAIN_MS.length - 1)]);
+}
+
+function take(fresh) {
+  const gap = last ? fresh[0][ID] - last - 1 : 0;
+  if (gap > 0) {
+    skipped += gap;
+    fresh[0][SKIPPED] = gap;
+  }
+  last = fresh[fresh.length - 1][ID];
+  const waiting = paused ? held : rows;
+  for (const row of fresh) waiting.push(row);
+  if (waiting.length > 2 * table.most) waiting.splice(0, waiting.length - table.most);
+  if (paused) say();
+  else if (rows.length === fresh.length) requestAnimationFrame(flush);
+}
+
+function flush() {
+  if (!rows.length) return;
+  const fresh = rows;
+  rows = [];
+  for (const row of fresh) {
+    const method = row[METHOD];
+    if (methods.size < MOST_METHODS && !methods.has(method)) {
+      methods.add(method);
+      form.elements.method.append(element("option", { value: method }, plain(method)));
+    }
+  }
+  table.add(fresh);
+}
+
+// What is said
+
+const STATES = {
+  live: "live", starting: "starting", reading: "reading", read: "file read", failed: "the capture failed", ended: "ended",
+};
+
+function say(trouble = "") {
+  const state = ended ? "ended" : trouble || (paused ? "paused" : facts?.state ?? "connecting");
+  $("state").className = `state ${state.replace(" ", "-")}`;
+  const progress = facts?.state === "reading" && facts.progress ? ` ${Math.floor(100 * facts.progress[0] / Math.max(1, facts.progress[1]))} %` : "";
+  $("state").textContent = (state === "paused" && held.length ? `paused, ${count(held.length)} wait` : STATES[state] ?? state) + progress;
+  const notice = ended ? "tcp-sniffer has ended, or was started anew. What is shown here stays, but exchanges can no longer be opened. A new run writes a new link to its log."
+    : trouble === "no answer" ? "tcp-sniffer does not answer. This page tries again by itself."
+    : trouble === "crowded" ? "Too many browsers show this page. It tries again by itself." : "";
+  $("notice").hidden = !notice;
+  if ($("notice").textContent !== notice) $("notice").textContent = notice;
+  if (!facts) return;
+  const where = `${plain(facts.where)} : ${hello.ports.join(", ")}`;
+  if ($("where").textContent !== where) {
+    $("where").textContent = where;
+    document.title = `${where.split("/").pop()} · tcp-sniffer`;
+  }
+  const drops = Object.entries(facts.drops);
+  const dropped = drops.reduce((sum, [, number]) => sum + number, 0);
+  const unread = Object.entries(facts.unread).filter(([, number]) => number);
+  const list = [
+    ["exchanges", count(facts.exchanges), "", `exchanges since the start; the newest ${count(facts.exchanges - facts.first + 1)} are kept, with headers and bodies ${count(facts.exchanges - facts.firstWhole + 1)}`],
+    ...(hello.live ? [["connections", count(facts.connections), "", "open now"]] : []),
+    ["drops", count(dropped), dropped ? "bad" : "", drops.map(([name, number]) => `${name} ${count(number)}`).join(", ") || "nothing was lost"],
+  ];
+  if (facts.first > 1) list.push(["forgotten", count(facts.first - 1), "", "older exchanges, which are not kept"]);
+  if (skipped) list.push(["rows skipped", count(skipped), "warn", "this browser was too slow, or away for too long"]);
+  for (const [name, number] of unread) list.push([`unread: ${name}`, count(number), "warn", "connections whose messages cannot be read"]);
+  $("facts").replaceChildren(...list.map(([name, value, kind, title]) => element("div", { class: kind, title }, element("dt", {}, name), element("dd", {}, value))));
+  empty();
+}
+
+/** Why there is nothing to see. */
+function empty() {
+  const box = $("empty");
+  box.hidden = table.length > 0;
+  if (!box.hidden) {
+    const [title, text] = table.rows.length ? ["No exchange passes the filters", "Esc clears them."]
+      : !facts ? ["Connecting …", ""]
+      : facts.state === "failed" ? ["The capture has failed", "The log of tcp-sniffer says why."]
+      : facts.state === "read" ? ["No HTTP/1.x exchange is in this file", `${count(facts.packets)} packets were looked at. Is it the right port?`]
+      : facts.packets ? ["No HTTP/1.x exchange yet", `${count(facts.packets)} packets came on ${plain(facts.where)}, port ${hello.ports.join(", ")}.`]
+      : ["Waiting for traffic", `on ${plain(facts.where)}, port ${hello.ports.join(", ")}. Nothing to see? \`tcp-sniffer doctor\` says why.`];
+    box.replaceChildren(element("b", {}, title), element("span", {}, text));
+  }
+  $("shown").textContent = table.matches ? `${count(table.length)} of ${count(table.rows.length)}` : "";
+}
+
+let speaking = null;
+
+/** For a screen reader: a sentence now and then. */
+function tell() {
+  empty();
+  speaking ??= setTimeout(() => {
+    speaking = null;
+    const sentence = facts ? `${count(facts.exchanges)} exchanges${table.matches ? `, ${count(table.length)} pass the filters` : ""}${paused ? ", paused" : ""}` : "";
+    if (sentence !== told) $("live").textContent = told = sentence;
+  }, TELL_MS);
+}
+
+// What one does
+
+function pause(on) {
+  paused = on;
+  $("pause").setAttribute("aria-pressed", String(paused));
+  $("pause").textContent = paused ? "Go on" : "Pause";
+  if (!paused) {
+    rows.push(...held.splice(0));
+    flush();
+  }
+  say();
+}
+
+function refilter() {
+  const matches = filter(form);
+  form.querySelector("[type=reset]").hidden = !matches;
+  table.setFilter(matches);
+  tell();
+}
+
+/** The link to what is filtered: the number of the first row, and a bit for each after it. */
+function harLink() {
+  if (!table.matches) return "har";
+  const numbers = table.view.map((row) => row[ID]);
+  if (!numbers.length) return "har?first=0&bits=";
+  const first = numbers.reduce((least, number) => Math.min(least, number));
+  const span = numbers.reduce((most, number) => Math.max(most, number)) - first + 1;
+  const bits = new Uint8Array(Math.ceil(span / 8));
+  for (const number of numbers) bits[(number - first) >> 3] |= 1 << ((number - first) & 7);
+  const text = btoa(String.fromCharCode(...bits)).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
+  return `har?first=${first}&bits=${text}`;
+}
+
+$("pause").addEventListener("click", () => pause(!paused));
+$("help").addEventListener("click", () => $("keys").showModal());
+$("follow").addEventListener("click", () => { table.follow(); $("table").focus({ preventScroll: true }); });
+$("har").addEventListener("click", () => { $("har").href = harLink(); });
+form.addEventListener("input", refilter);
+form.addEventListener("submit", (event) => event.preventDefault());
+form.addEventListener("reset", () => setTimeout(refilter));
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || $("keys").open) return;
+  const typing = event.target.matches("input:not([type=checkbox]), select");
+  if (event.key === "Escape") {
+    if (detail.open) detail.close();
+    else if (typing && !event.target.value) event.target.blur();
+    else form.reset();
+    $("table").focus();
+  } else if (typing) {
+    if (event.key === "Enter" || event.key === "ArrowDown" && event.target.type === "search") {
+      $("table").focus();
+      event.preventDefault();
+    }
+    return;
+  } else if (event.key === "/") {
+    form.elements.text.focus();
+    form.elements.text.select();
+  } else if (event.key === "p") pause(!paused);
+  else if (event.key === "?") $("keys").showModal();
+  else return;
+  event.preventDefault();
+});
+
+let hiding = null;
+document.addEventListener("visibilitychange", () => {
+  clearTimeout(hiding);
+  if (ended) return;
+  if (document.hidden) hiding = setTimeout(() => { events.close(); clearTimeout(again); }, HIDDEN_MS);
+  else if (events.readyState === EventSource.CLOSED) connect();
+});
+addEventListener("pageshow", (event) => { if (event.persisted && !ended) connect(); });
+
+setInterval(() => {
+  if (!document.hidden && !ended && events.readyState === EventSource.OPEN && Date.now() - heard > SILENT_MS) say("no answer");
+}, 1000);
+
+connect();
+say();
+$("table").focus({ preventScroll: true });

@@ -1,0 +1,499 @@
+"""The live view's server: one page, a stream of events, answers about single exchanges, HAR. It changes nothing.
+
+    GET /?token=TOKEN            trades the token for a cookie, and leads to the page
+    GET /RUN/                    the page; /RUN/app.js and the others of PAGE
+    GET /RUN/events?after=N      server-sent events: `hello`, `rows`, `stats`, `end`
+    GET /RUN/exchange/N          the messages of an exchange
+    GET /RUN/har?first=N&bits=B  exchanges as HAR: those from N on whose bits are set (base64url), or all
+
+RUN is a word that no other server of this host knows: cookies are sent to every port of a host, but only below their
+path. Each browser reads rows from the store at its own pace: what it has not taken when the store forgets it, it loses,
+and sees so by the numbers. So a browser costs the same however slow it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import re
+import secrets
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from importlib.resources import files
+from ipaddress import ip_address
+from pathlib import PurePath
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+from aiohttp import web
+
+from sniffer import __version__
+from sniffer.errors import SnifferError
+from sniffer.har import entry_of
+from sniffer.ledger import Ledger, losses
+from sniffer.ui.store import BINS, MOST_ROWS, LiveSink, Messages
+
+MOST_BROWSERS: Final = 32
+"""Streams of events at the same time."""
+MOST_CONNECTIONS: Final = 128
+MOST_DOWNLOADS: Final = 2
+BATCH_ROWS: Final = 500
+"""Rows of one event."""
+PACE_SECONDS: Final = 0.05
+"""Between two events of rows to a browser that keeps up."""
+STATS_SECONDS: Final = 1.0
+WRITE_SECONDS: Final = 30.0
+"""A browser that takes nothing for so long is cut off; it comes again by itself, where it is alive."""
+CLOSE_SECONDS: Final = 0.5
+PART_BYTES: Final = 1 << 16
+SEND_BUFFER: Final = 1 << 17
+"""Of the kernel, for each connection: a slow browser must notice soon."""
+PORT_TRIES: Final = 64
+
+COOKIE: Final = "tcp_sniffer_view"
+PAGE: Final = (
+    "index.html",
+    "style.css",
+    "icon.svg",
+    "app.js",
+    "table.js",
+    "detail.js",
+    "body.js",
+    "plot.js",
+    "text.js",
+)
+TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:;"
+    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
+    " require-trusted-types-for 'script'; trusted-types 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Server": "tcp-sniffer",
+}
+FORBIDDEN: Final = (
+    "This is the live view of tcp-sniffer. It opens by the link that tcp-sniffer wrote to its log when it started,\n"
+    "the one that ends in ?token=... Copy all of it into the address bar.\n"
+)
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Watched(Protocol):
+    """What the page shows of a sniffer, beside its exchanges."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """Read every second while a browser listens."""
+
+    @property
+    def where(self) -> str:
+        """The interface, or the file."""
+
+    @property
+    def held(self) -> bool:
+        """The capture has failed, and the process waits."""
+
+    def is_running(self) -> bool:
+        """Whether it captures."""
+
+    def progress(self) -> tuple[int, int] | None:
+        """Bytes of the file that are read, and its size."""
+
+
+class Server:
+    """Serves the page of one run. Belongs to the loop."""
+
+    def __init__(
+        self,
+        sink: LiveSink,
+        *,
+        address: str,
+        port: int,
+        ports: Sequence[int],
+        live: bool,
+        write_seconds: float = WRITE_SECONDS,
+    ) -> None:
+        """Listens at `port` of `address`, 0 being a free one that is none of the captured `ports`."""
+        self._sink = sink
+        self._store = sink.store
+        self._address = address
+        self._port = port
+        self._ports = ports
+        self._live = live
+        self._write_seconds = write_seconds
+        self._token = secrets.token_urlsafe(32)
+        self._session = secrets.token_urlsafe(32)
+        self._run = secrets.token_urlsafe(12)
+        self._sniffer: Watched | None = None
+        self._page = {name: (files(__package__) / "page" / name).read_bytes() for name in PAGE}
+        self._browsers: set[asyncio.Event] = set()
+        self._alone = asyncio.Event()
+        self._downloads = 0
+        self._ending = False
+        self._stats = b""
+        self._ticker: asyncio.Task[None] | None = None
+        self._server: asyncio.Server | None = None
+        app = web.Application(middlewares=[self._guard])
+        app.on_response_prepare.append(_add_headers)
+        app.router.add_get("/", self._enter, allow_head=False)
+        app.router.add_get(f"/{self._run}/{{name:[a-z.]*}}", self._file, allow_head=False)
+        app.router.add_get(f"/{self._run}/events", self._events, allow_head=False)
+        app.router.add_get(f"/{self._run}/har", self._har, allow_head=False)
+        app.router.add_get(f"/{self._run}/exchange/{{number:[0-9]{{1,15}}}}", self._exchange, allow_head=False)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
+
+    @property
+    def url(self) -> str:
+        """The link that opens the page. Whoever has it sees the traffic."""
+        host = f"[{self._address}]" if ":" in self._address else self._address
+        return f"http://{host}:{self._port}/?token={self._token}"
+
+    @property
+    def browsers(self) -> int:
+        """How many listen."""
+        return len(self._browsers)
+
+    async def open(self, sniffer: Watched) -> None:
+        """Starts to serve. SnifferError when the address cannot be listened on."""
+        self._sniffer = sniffer
+        try:
+            listening = self._listen()
+        except OSError as error:
+            raise SnifferError(
+                f"ui_address: cannot listen on {self._address} port {self._port}: {error.strerror}"
+            ) from error
+        self._port = listening.getsockname()[1]
+        await self._runner.setup()
+        self._server = await asyncio.get_running_loop().create_server(self._connection, sock=listening)
+        self._sink.listeners.add(self._wake)
+
+    def _listen(self) -> socket.socket:
+        family = socket.AF_INET6 if ":" in self._address else socket.AF_INET
+        with contextlib.ExitStack() as refused:
+            for _ in range(PORT_TRIES):
+                listening = socket.socket(family, socket.SOCK_STREAM)
+                try:
+                    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+                    if family == socket.AF_INET6:
+                        listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                    listening.bind((self._address, self._port))
+                except BaseException:
+                    listening.close()
+                    raise
+                if listening.getsockname()[1] not in self._ports:
+                    return listening
+                refused.callback(listening.close)  # held until another one is found
+            raise OSError(0, "every free port that was offered is one of ports")
+
+    def _connection(self) -> asyncio.BaseProtocol:
+        server = self._runner.server
+        assert server is not None  # noqa: S101 - it is set up
+        return _Refused() if len(server.connections) >= MOST_CONNECTIONS else server()
+
+    async def close(self) -> None:
+        """Lets each browser have the last rows, for a moment, and ends."""
+        if self._server is None:
+            return
+        self._server.close()
+        self._ending = True
+        self._alone.clear()
+        self._stats = _event("stats", self._facts())
+        self._wake()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS if self._browsers else 0):
+                await self._alone.wait()
+        self._sink.listeners.discard(self._wake)
+        if self._ticker is not None:
+            self._ticker.cancel()
+        await self._runner.cleanup()
+
+    # Who may
+
+    @web.middleware
+    async def _guard(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        if not _is_ours(request.headers.getall("Host", [])):
+            return web.Response(status=403, text="Open this page by an IP address or as localhost.\n")
+        origin = request.headers.get("Origin")
+        if origin is not None and origin not in (f"{scheme}://{request.host}" for scheme in ("http", "https")):
+            return web.Response(status=403, text="Another site may not read this.\n")
+        if request.method != "GET":
+            return web.Response(status=405, text="GET is all there is.\n", headers={"Allow": "GET"})
+        if request.path != "/" and not _same(request.cookies.get(COOKIE, ""), self._session):
+            return web.Response(status=403, text=FORBIDDEN)
+        try:
+            return await handler(request)
+        except web.HTTPNotFound:
+            return web.Response(status=404, text="Nothing is here.\n")
+
+    async def _enter(self, request: web.Request) -> web.StreamResponse:
+        if not _same(request.query.get("token", ""), self._token):
+            return web.Response(status=403, text=FORBIDDEN)
+        place = f"/{self._run}/"
+        response = web.Response(status=303, headers={"Location": place})
+        response.set_cookie(COOKIE, self._session, path=place, httponly=True, samesite="Strict")
+        return response
+
+    # What is there
+
+    async def _file(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"] or "index.html"
+        if name not in self._page:
+            raise web.HTTPNotFound
+        return web.Response(body=self._page[name], headers={"Content-Type": TYPES[PurePath(name).suffix]})
+
+    async def _exchange(self, request: web.Request) -> web.StreamResponse:
+        messages = self._store.messages(int(request.match_info["number"]))
+        if messages is None:
+            return web.Response(status=404, text="It is not kept any more.\n")
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        await self._send(request, response, _both(messages))
+        return response
+
+    async def _har(self, request: web.Request) -> web.StreamResponse:
+        try:
+            numbers = _numbers(request.query, self._store.first, self._store.next)
+        except ValueError:
+            return web.Response(status=400, text="`first` is a number, `bits` base64url.\n")
+        if self._downloads >= MOST_DOWNLOADS:
+            return web.Response(status=503, text="Others are downloading; try again in a moment.\n")
+        name = time.strftime("tcp-sniffer-%Y%m%d-%H%M%S.har")
+        response = web.StreamResponse(
+            headers={"Content-Type": "application/json", "Content-Disposition": f'attachment; filename="{name}"'}
+        )
+        self._downloads += 1
+        try:
+            await response.prepare(request)
+            await self._send(request, response, self._har_parts(numbers))
+        finally:
+            self._downloads -= 1
+        return response
+
+    def _har_parts(self, numbers: Iterator[int]) -> Iterator[bytes]:
+        creator = {"name": "TCP Sniffer", "version": __version__}
+        yield b'{"log":{"version":"1.2","creator":' + _encode(creator) + b',"entries":[\n'
+        separator, missing = b"", 0
+        for exchange in self._sink.exchanges(numbers):
+            if exchange is None:
+                missing += 1
+                continue
+            yield separator + _encode(entry_of(exchange, lossy=self._sink.lossy()))
+            separator = b",\n"
+        comment = f"{missing} exchanges are left out: their messages were not kept any more"
+        yield b"\n]" + (b',"comment":' + _encode(comment) if missing else b"") + b"}}\n"
+
+    # Events
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        if len(self._browsers) >= MOST_BROWSERS:
+            return web.Response(status=503, text="Too many browsers show this page.\n")
+        news = asyncio.Event()
+        self._browsers.add(news)
+        try:
+            after = max(_number(request.query.get("after")), _number(request.headers.get("Last-Event-ID")))
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            await response.prepare(request)
+            if self._ticker is None or self._ticker.done():
+                self._stats = _event("stats", self._facts())
+                self._ticker = asyncio.create_task(self._tick())
+            with contextlib.suppress(OSError):  # the browser is gone, or was cut off
+                await self._follow(request, response, after + 1, news)
+        finally:
+            self._browsers.discard(news)
+            if not self._browsers:
+                self._alone.set()
+        return response
+
+    async def _follow(
+        self, request: web.Request, response: web.StreamResponse, number: int, news: asyncio.Event
+    ) -> None:
+        """Writes events until the end, or until the browser is gone."""
+        written = self._stats
+        parts = [_event("hello", self._hello()), written]
+        while True:
+            ending = self._ending
+            news.clear()
+            number = max(number, self._store.first)
+            rows = self._store.rows(number, BATCH_ROWS)
+            number += len(rows)
+            if rows:
+                parts.append(b"id: %d\nevent: rows\ndata: [" % (number - 1) + b",".join(rows) + b"]\n\n")
+            if written is not self._stats:
+                written = self._stats
+                parts.append(written)
+            if ending and not rows:
+                parts.append(_event("end", {"file": not self._live}))
+            await self._write(request, response, b"".join(parts))
+            parts = []
+            if ending and not rows:
+                return
+            if len(rows) < BATCH_ROWS:
+                await asyncio.sleep(0 if ending else PACE_SECONDS)
+                await news.wait()
+
+    def _wake(self) -> None:
+        for news in self._browsers:
+            news.set()
+
+    async def _tick(self) -> None:
+        """Tells every second how it stands, while somebody listens."""
+        while self._browsers:
+            await asyncio.sleep(STATS_SECONDS)
+            self._stats = _event("stats", self._facts())
+            self._wake()
+
+    def _hello(self) -> dict[str, Any]:
+        """What a browser is told once."""
+        plot = self._sink.plot
+        return {
+            "version": __version__,
+            "live": self._live,
+            "ports": list(self._ports),
+            "most": MOST_ROWS,
+            "bins": BINS,
+            "width": plot.width,
+            "plot": plot.points(),
+            "next": self._store.next,
+        }
+
+    def _facts(self) -> dict[str, Any]:
+        """What every browser is told every second."""
+        sniffer, store, plot = self._sniffer, self._store, self._sink.plot
+        assert sniffer is not None  # noqa: S101 - it is open
+        snapshot = sniffer.ledger.snapshot()
+        changed = plot.changed()
+        return {
+            "where": sniffer.where,
+            "state": self._state(sniffer),
+            "now": int(time.time()),
+            "exchanges": store.next - 1,
+            "first": store.first,
+            "firstWhole": store.first_whole,
+            "connections": snapshot["flows"],
+            "packets": snapshot["packets_seen"],
+            "drops": losses(snapshot),
+            "unread": {
+                "TLS": snapshot["flows_tls"],
+                "HTTP/2": snapshot["flows_http2"],
+                "other protocols": snapshot["flows_other_protocol"] + snapshot["flows_undecided"],
+                "tunnels": snapshot["flows_tunnel"],
+            },
+            "progress": sniffer.progress(),
+            "width": plot.width,
+            "plot": changed,
+        }
+
+    def _state(self, sniffer: Watched) -> str:
+        if sniffer.held:
+            return "failed"
+        if self._ending:
+            return "ended"
+        if not self._live:
+            return "reading" if sniffer.is_running() else "read"
+        return "live" if sniffer.is_running() else "starting"
+
+    # Writing
+
+    async def _send(self, request: web.Request, response: web.StreamResponse, parts: Iterable[bytes]) -> None:
+        """Writes parts as they are made, and lets others have their turn in between."""
+        waiting = bytearray()
+        with contextlib.suppress(OSError):  # the browser is gone, or was cut off
+            for part in parts:
+                waiting += part
+                while len(waiting) >= PART_BYTES:
+                    await self._write(request, response, bytes(waiting[:PART_BYTES]))
+                    del waiting[:PART_BYTES]
+                    await asyncio.sleep(0)
+            await self._write(request, response, bytes(waiting))
+            await response.write_eof()
+
+    async def _write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+        """Writes; a browser that takes nothing is cut off, and what is left for it forgotten."""
+        if not data:
+            return
+        try:
+            async with asyncio.timeout(self._write_seconds):
+                await response.write(data)
+        except (TimeoutError, asyncio.CancelledError):
+            if request.transport is not None:
+                request.transport.abort()
+            raise
+
+
+class _Refused(asyncio.Protocol):
+    """A connection that is one too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ends it."""
+        transport.close()
+
+
+async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(HEADERS)
+
+
+def _same(given: str, secret: str) -> bool:
+    return secrets.compare_digest(given.encode("utf-8", "surrogateescape"), secret.encode())
+
+
+def _is_ours(hosts: Sequence[str]) -> bool:
+    """Whether a request was meant for us: its Host is an address or localhost, names that no one else can give us.
+
+    The port may be another one: that of `ssh -L` or `kubectl port-forward`.
+    """
+    if len(hosts) != 1 or not re.fullmatch(r"[\w.:\[\]-]+", hosts[0], re.ASCII):
+        return False
+    try:
+        name = urlsplit(f"//{hosts[0]}").hostname or ""
+        if name == "localhost":
+            return True
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text is not None and re.fullmatch("[0-9]{1,15}", text) else 0
+
+
+def _numbers(query: Any, first: int, end: int) -> Iterator[int]:
+    """The numbers of exchanges that a query asks for, of those from `first` to before `end`. ValueError."""
+    if "bits" not in query:
+        return iter(range(first, end))
+    begin = int(query.get("first", "0"))
+    text = query["bits"]
+    try:
+        bits = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except binascii.Error as error:
+        raise ValueError("no base64url") from error
+    return (begin + at for at in range(len(bits) * 8) if bits[at // 8] >> (at % 8) & 1)
+
+
+def _event(name: str, data: object) -> bytes:
+    return b"event: %s\ndata: " % name.encode() + _encode(data) + b"\n\n"
+
+
+def _both(messages: Messages) -> Iterator[bytes]:
+    yield b'{"request":'
+    yield messages.request or b"null"
+    yield b',"response":'
+    yield messages.response or b"null"
+    yield b"}"
