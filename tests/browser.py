@@ -40,8 +40,16 @@ FLAGS: Final = (
     "about:blank",
 )
 KEYS: Final = {
-    "Enter": 13, "Escape": 27, "ArrowDown": 40, "ArrowUp": 38, "Home": 36, "End": 35, "PageDown": 34, "PageUp": 33, "Tab": 9,
-}  # fmt: skip
+    "Tab": 9,
+    "Enter": 13,
+    "Escape": 27,
+    "PageUp": 33,
+    "PageDown": 34,
+    "End": 35,
+    "Home": 36,
+    "ArrowUp": 38,
+    "ArrowDown": 40,
+}
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (apt install chromium)")
 
@@ -112,6 +120,8 @@ class Page:
         self._session = session
         self._target = target
         self._loaded = asyncio.Event()
+        self.stopped = asyncio.Event()
+        """Its scripts have been stopped by the debugger."""
 
     def hear(self, method: str, params: dict[str, Any]) -> None:
         """An event."""
@@ -123,6 +133,10 @@ class Page:
             self.errors.append(params["entry"]["text"])
         elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "assert"):
             self.errors.append(json.dumps(params["args"])[:500])
+        elif method == "Page.javascriptDialogOpening":
+            self.errors.append(f"dialog: {params['message']}")
+        elif method == "Debugger.paused":
+            self.stopped.set()
         elif method == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
         elif method == "Network.responseReceived":
@@ -214,13 +228,13 @@ class Page:
 
 
 @contextlib.asynccontextmanager
-async def chromium(environ: Mapping[str, str] | None = None) -> AsyncIterator[Browser]:
-    """Runs Chromium."""
+async def chromium(*flags: str, environ: Mapping[str, str] | None = None) -> AsyncIterator[Browser]:
+    """Runs Chromium, with further flags."""
     assert CHROMIUM is not None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        process = subprocess.Popen(
-            [CHROMIUM, f"--user-data-dir={folder}", *FLAGS],
+        process = subprocess.Popen(  # noqa: ASYNC220 - it takes a moment
+            [CHROMIUM, f"--user-data-dir={folder}", *flags, *FLAGS],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -232,10 +246,10 @@ async def chromium(environ: Mapping[str, str] | None = None) -> AsyncIterator[Br
             place = Path(folder) / "DevToolsActivePort"
             async with ClientSession() as session:
                 async with asyncio.timeout(SECONDS):
-                    while not (place.exists() and place.read_text().count("\n")):  # noqa: ASYNC240
+                    while not (place.exists() and place.read_text().count("\n")):
                         assert process.poll() is None, "chromium does not start"
                         await asyncio.sleep(0.02)
-                    port, path = place.read_text().splitlines()[:2]  # noqa: ASYNC240
+                    port, path = place.read_text().splitlines()[:2]
                     socket = await session.ws_connect(f"ws://127.0.0.1:{port}{path}", max_msg_size=0)
                 browser = Browser(socket)
                 reading = asyncio.create_task(browser.read())

@@ -26,7 +26,6 @@ from importlib.resources import files
 from ipaddress import ip_address
 from pathlib import PurePath
 from typing import Any, Final, Protocol
-from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import web
@@ -458,16 +457,16 @@ def _is_ours(hosts: Sequence[str]) -> bool:
 
     The port may be another one: that of `ssh -L` or `kubectl port-forward`.
     """
-    if len(hosts) != 1 or not re.fullmatch(r"[\w.:\[\]-]+", hosts[0], re.ASCII):
+    host = (
+        re.fullmatch(r"(?:\[([\da-fA-F:.]+)\]|([\w.-]+))(?::\d{1,5})?", hosts[0], re.ASCII) if len(hosts) == 1 else None
+    )
+    if host is None:
         return False
+    name = host[1] or host[2].lower()
     try:
-        name = urlsplit(f"//{hosts[0]}").hostname or ""
-        if name == "localhost":
-            return True
-        ip_address(name)
+        return name == "localhost" or bool(ip_address(name))
     except ValueError:
         return False
-    return True
 
 
 def _number(text: str | None) -> int:

@@ -121,10 +121,11 @@ function say(trouble = "") {
   $("notice").hidden = !notice;
   if ($("notice").textContent !== notice) $("notice").textContent = notice;
   if (!facts) return;
-  const where = `${plain(facts.where)} : ${hello.ports.join(", ")}`;
+  const where = `${plain(facts.where.split("/").pop())} : ${hello.ports.join(", ")}`;
   if ($("where").textContent !== where) {
     $("where").textContent = where;
-    document.title = `${where.split("/").pop()} · tcp-sniffer`;
+    $("where").title = plain(facts.where);
+    document.title = `${where} · tcp-sniffer`;
   }
   const drops = Object.entries(facts.drops);
   const dropped = drops.reduce((sum, [, number]) => sum + number, 0);

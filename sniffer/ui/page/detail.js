@@ -126,7 +126,7 @@ function facts(row, request, response) {
     fact("Node", message.placement?.node),
   );
   const sending = between === null || latency === null ? 0 : between - latency;
-  if (sending < 0.01 * between) return list;
+  if (!(sending > 0.01 * between)) return list;
   const share = 100 * sending / between;
   const bar = element("div", { class: "timing", role: "img",
     "aria-label": `sending ${duration(sending)}, then waiting ${duration(latency)}` },

@@ -144,7 +144,6 @@ export class Plots {
     for (let decade = low; decade <= high; decade++) {
       const line = Math.round(y(10 ** decade)) + 0.5;
       context.beginPath(); context.moveTo(0, line); context.lineTo(width, line); context.stroke();
-      if ((high - low) * 14 < height - 20 || decade === low || decade === high) context.fillText(duration(10 ** decade).replace(/\.0+ /, " "), 2, line - 3);
     }
     context.lineJoin = "round";
     for (const [place, dash, thick] of [[P99, [2, 2], 1], [P90, [5, 2], 1.25], [P50, [], 1.75]]) {
@@ -170,7 +169,19 @@ export class Plots {
       context.beginPath(); context.moveTo(line, 14); context.lineTo(line, height); context.stroke();
     }
     context.fillStyle = color("--dim");
+    for (let decade = low; decade <= high; decade++) {
+      const named = (high - low) * 14 < height - 20 || decade === low || decade === high;
+      if (named) this.label(context, duration(10 ** decade).replace(/\.0+ /, " "), Math.max(10, y(10 ** decade) - 3), color);
+    }
     this.ends(context, width, begin, end);
+  }
+
+  /** Text that stays readable on a line. */
+  label(context, text, y, color) {
+    context.strokeStyle = color("--card");
+    context.lineWidth = 3;
+    context.strokeText(text, 2, y);
+    context.fillText(text, 2, y);
   }
 
   ends(context, width, begin, end) {

@@ -90,7 +90,7 @@ export class Table {
       if (line?.row) this.select(line.row, true);
     });
     root.addEventListener("keydown", (event) => this.key(event));
-    new ResizeObserver(() => this.draw()).observe(this.scroller);
+    new ResizeObserver(() => this.resized()).observe(this.scroller);
   }
 
   makeHead() {
@@ -177,6 +177,12 @@ export class Table {
       this.following = atNewest;
       this.moved();
     }
+    this.draw();
+  }
+
+  resized() {
+    const index = this.selected && !this.following ? this.indexOf(this.selected) : -1;
+    if (index >= 0) this.reveal(index);
     this.draw();
   }
 
