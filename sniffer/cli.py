@@ -329,11 +329,11 @@ def _live_view(config: SnifferConfig) -> tuple[LiveSink, Server] | tuple[None, N
     return sink, Server(sink, address=address, port=port, ports=config.ports, live=not config.read)
 
 
-def _say_where(server: Server) -> None:
+def _say_where(url: str) -> None:
     """The one line that holds the page's token. It is written however little is logged."""
     log = logging.getLogger("sniffer.ui")
     log.setLevel(logging.INFO)
-    log.info("live view", extra={"fields": {"url": server.url}})
+    log.info("live view", extra={"fields": {"url": url}, "line": f"live view: {url}"})
 
 
 class _Daemon:
@@ -370,7 +370,7 @@ class _Daemon:
             gc.freeze()
             gc.collect()
             if page is not None:
-                _say_where(page)
+                _say_where(page.url)
             code = EXIT_OK
             try:
                 await sniffer.wait()

@@ -101,7 +101,7 @@ def configure(
     else:
         chain.append(structlog.processors.JSONRenderer(serializer=_json))
     handler = logging.StreamHandler(stream) if number is None else PatientHandler(number)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=chain))
+    handler.setFormatter((_ConsoleFormatter if console else structlog.stdlib.ProcessorFormatter)(processors=chain))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
@@ -110,6 +110,15 @@ def configure(
     logging.getLogger("sniffer").setLevel(level.upper())
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a stderr that went away must not cost messages
+
+
+class _ConsoleFormatter(structlog.stdlib.ProcessorFormatter):
+    """Shows a record that has a `line`, for a person to read or to click on, as that and nothing else."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line: str | None = getattr(record, "line", None)
+        return super().format(record) if line is None else printable(line)
 
 
 def _number(stream: TextIO | None) -> int | None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from sniffer import config as module
 from sniffer import memory
-from sniffer.config import SnifferConfig
+from sniffer.cli import configure
+from sniffer.config import SnifferConfig, split_address
 from sniffer.errors import ValidationError
 from sniffer.options import Secret
 
@@ -58,6 +59,8 @@ VALID: dict[str, tuple[str, object]] = {
     "log_level": ("Debug", "debug"),
     "log_format": ("json", "json"),
     "har": ("out.har", "out.har"),
+    "ui_address": ("8090", "127.0.0.1:8090"),
+    "ui_remote": ("yes", True),
 }
 SAMPLED = [
     "output_url_auth_token_file",
@@ -117,6 +120,21 @@ INVALID: dict[str, list[str]] = {
     "on_capture_error": ["restart"],
     "stats_interval_ms": ["-1"],
     "metrics_port": ["0", "70000"],
+    "ui_address": [
+        *(
+            "localhost",
+            "localhost:",
+            ":8090",
+            "shop.example:80",
+            "127.0.0.1:65536",
+            "[::1]",
+            "::1:80",
+            "1.2.3:80",
+            "http://[::1]:80",
+        ),
+        *("127.0.0.1:-1", "127.0.0.1:x", "192.0.2.1:80", "[2001:db8::1]:80", "0.0.0.0:0", "[zz]:1", "127.0.0.1:0x50"),
+    ],
+    "ui_remote": ["maybe"],
     "metrics_address": ["nowhere.example", "127.0.0.1:80", ""[:0] or "1.2.3"],
     "log_level": ["loud"],
     "log_format": ["xml"],
@@ -190,6 +208,8 @@ def test_defaults() -> None:
         "interface": None,
         "read": (),
         "har": None,
+        "ui_address": None,
+        "ui_remote": False,
         "capture_buffer_size": 16 << 20,
         "sample_rate": 1.0,
         "output_stdout": False,
@@ -473,10 +493,52 @@ def test_the_budget_leaves_room_for_the_process(monkeypatch: pytest.MonkeyPatch)
     assert config.memory_budget == int((200 - 72) / 1.25 * (1 << 20))
 
 
+@pytest.mark.parametrize(
+    ("given", "means"),
+    [
+        ("0", "127.0.0.1:0"),
+        ("localhost:08090", "127.0.0.1:8090"),
+        ("127.0.0.9:1", "127.0.0.9:1"),
+        ("[::1]:0", "[::1]:0"),
+        (None, None),
+    ],
+)
+def test_ui_address(given: str | None, means: str | None) -> None:
+    """An address of loopback and a port, or a port alone, in one form; port 0 is a free one."""
+    assert SnifferConfig(ports=[80], ui_address=given).ui_address == means
+    assert means is None or split_address(means)[0] in ("127.0.0.1", "127.0.0.9", "::1")
+
+
+def test_ui_address_elsewhere() -> None:
+    """Another address than loopback takes ui_remote, which is warned about; alone it does nothing, and that is said."""
+    says = {"ui_address": "ui_address must be on loopback, unless ui_remote is set"}
+    assert problems(ui_address="192.0.2.1:80") == problems(ui_address="[::]:0") == says
+    config = SnifferConfig(ports=[80], ui_address="0.0.0.0:8090", ui_remote=True)
+    assert any("plain http" in warning for warning in config.warnings)
+    assert any("ui_remote" in warning for warning in SnifferConfig(ports=[80], ui_remote=True).warnings)
+
+
+def test_ui_port_is_its_own() -> None:
+    """The port is none of those captured, whose traffic would be the page's own, and not that of the metrics."""
+    assert problems(ui_address="8080") == {"ui_address": "ui_address must not have one of ports"}
+    says = {"ui_address": "ui_address must not have the port of metrics_port"}
+    assert problems(ui_address="9100", metrics_port=9100) == says
+    assert "ports" in problems(ports=[], ui_address="9100")
+
+
+def test_ui_as_a_flag() -> None:
+    """The flag alone takes a free port of loopback; behind it an address may stand."""
+    for flags, means in ((["--ui"], "127.0.0.1:0"), (["--ui", "[::1]:7"], "[::1]:7"), (["--ui=7"], "127.0.0.1:7")):
+        assert configure(["--ports", "80", *flags], {}).ui_address == means
+    assert configure(["--ui", "--ports", "80"], {}).ui_address == "127.0.0.1:0"
+    assert configure(["--ports", "80"], {"UI_ADDRESS": "7"}).ui_address == "127.0.0.1:7"
+
+
 def test_has_output() -> None:
     """Standard output and a URL are outputs; a callback is the library's."""
     assert not SnifferConfig(ports=[1], on_http_message=print, metrics_port=9100).has_output
     assert SnifferConfig(ports=[1], output_stdout=True).has_output
+    assert SnifferConfig(ports=[1], ui_address="0").has_output
     assert SnifferConfig(ports=[1], output_url="http://h").has_output
 
 

@@ -56,9 +56,13 @@ def metadata(wheel: Path) -> Message:
 
 
 def sources(*suffixes: str) -> set[str]:
-    """Sources of both packages, as paths from the root."""
+    """Sources of both packages, and the page of the live view, as paths from the root."""
     files = [path for package in ("sniffer", "sniffer_core") for path in (ROOT / package).rglob("*")]
-    return {str(path.relative_to(ROOT)) for path in files if path.suffix in suffixes or path.name == "py.typed"}
+    return {
+        str(path.relative_to(ROOT))
+        for path in files
+        if path.suffix in suffixes or path.name == "py.typed" or path.parent.name == "page"
+    }
 
 
 def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:

@@ -134,7 +134,7 @@ class Server:
         self._ports = ports
         self._live = live
         self._write_seconds = write_seconds
-        self._token = secrets.token_urlsafe(32)
+        self._token = secrets.token_urlsafe(24)
         self._session = secrets.token_urlsafe(32)
         self._run = secrets.token_urlsafe(12)
         self._sniffer: Watched | None = None

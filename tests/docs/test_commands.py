@@ -289,6 +289,9 @@ def test_command_without_capture_runs(command: Command, text: str, path: dict[st
     if is_view(text):
         (words,) = simple_commands(text)
         with Terminal(*words[1:], cwd=tmp_path) as terminal:
+            if "--ui" in words:  # it stays until it is stopped
+                terminal.wait_for(lambda rows: any(row.startswith("live view: http://") for row in rows))
+                terminal.type(INTERRUPT)
             assert terminal.end() == 0, terminal.rows
         return
     shell = ["bash", "-o", "pipefail", "-c", text.replace(BIN, "")]
@@ -316,7 +319,8 @@ def test_command_that_captures_runs(command: Command, text: str) -> None:
     prefix = ["unshare", "--net", "sh", "-c", network, "sh"]
     if is_view(text):
         with Terminal(*words[1:], prefix=prefix) as terminal:
-            terminal.wait_for(lambda rows: any("exchanges/s" in row for row in rows))
+            sign = "live view: http://" if "--ui" in words else "exchanges/s"
+            terminal.wait_for(lambda rows: any(sign in row for row in rows))
             terminal.type(INTERRUPT)
             assert terminal.end() == 0, terminal.rows
         return

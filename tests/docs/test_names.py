@@ -19,7 +19,7 @@ from tests.docs.pages import PAGES, Page
 
 OURS = re.compile(
     "(CAPTURE|CONNECTION|DECODE|DRAIN|EXCLUDE|INJECTOR|LOG|MAX|MEMORY|METRICS|ON_CAPTURE|OUTPUT|REDACT|SAMPLE|SPOOL|STATS"
-    "|STOP|TCP_SNIFFER)_[A-Z_]+"
+    "|STOP|TCP_SNIFFER|UI)_[A-Z_]+"
 )
 BUILD = {"TCP_SNIFFER_BUILD", "INJECTOR_CONFIG", "MAX_CODINGS"}
 """A variable of the build, one that names the injector's file, a constant."""
