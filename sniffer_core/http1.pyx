@@ -1190,6 +1190,7 @@ cdef bint next_response_instead(Parser* parser, Run* run, Event* event) noexcept
         return False
     break_off(parser.message, INCOMPLETE_GAP_)
     parser.message.body_kept = 0
+    parser.message.truncated = False    # whatever the cap has cut of it before: none of it is kept
     parser.message.body_gap = True
     parser.unclear = True
     parser.doubt = False
