@@ -46,7 +46,6 @@ BUSY_WAIT_MS: Final = 100
 IDLE_WAIT_MS: Final = 1000
 BUSY_SECONDS: Final = 3.0
 """After the last packet the table is given the time every BUSY_WAIT_MS for so long; then every IDLE_WAIT_MS."""
-STATS_SECONDS: Final = 1.0
 SLICE: Final = 1024
 """Messages that the hand-off takes, and gives, at a time."""
 
@@ -825,7 +824,6 @@ class Capture(threading.Thread):
         self._opened = opened
         self._gauge_names = gauge_names
         self._sockets: deque[tuple[str, int, bool]] = deque()
-        self._stats_at = 0.0
         self._before: Counter[str] = Counter()
         """What the tables of the sources before this one have counted."""
 
@@ -871,7 +869,7 @@ class Capture(threading.Thread):
             errors.append(raised)
         except Exception as raised:
             errors.append(_failed(raised))
-        self._finish(table)
+        self._put(table, table.flush())
         if len(self._sources) > 1:
             self._before.update(table.counters())
 
@@ -904,8 +902,6 @@ class Capture(threading.Thread):
                     self._put(table, messages)
             else:
                 self._put(table, table.tick(now))
-            if live and self.beat - self._stats_at >= STATS_SECONDS:
-                self._read_stats()
 
     def _put(self, table: FlowTable, messages: list[RawMessage]) -> None:
         counters = table.counters()
@@ -913,17 +909,9 @@ class Capture(threading.Thread):
             counters[name] += value
         for name, value in table.gauges().items():
             counters[self._gauge_names.get(name, name)] = value
-        self._handoff.put(messages, counters, table.events(), alive=self._alive)
-
-    def _read_stats(self) -> None:
-        self._stats_at = self.beat
-        kernel = self.source.stats()
-        if kernel is not None:
+        if (kernel := self.source.stats()) is not None:  # now, so that it is never behind what was read of it
             self._handoff.put_kernel(kernel)
-
-    def _finish(self, table: FlowTable) -> None:
-        self._read_stats()
-        self._put(table, table.flush())
+        self._handoff.put(messages, counters, table.events(), alive=self._alive)
 
     def _alive(self) -> None:
         self.beat = time.monotonic()

@@ -173,6 +173,20 @@ async def test_the_tail_is_not_lost() -> None:
         ]
 
 
+async def test_the_laws_hold_at_every_moment() -> None:
+    """Whenever messages arrive everything is accounted for: the kernel's count is never behind what was read of it."""
+    port = free_port()
+    sniffer = create_sniffer(ports=[port], interface="lo")
+    messages = aiter(sniffer)
+    async with server("127.0.0.1", port), sniffer, aiohttp.ClientSession() as session, asyncio.timeout(BOUND):
+        for _ in range(10):
+            async with session.get(f"http://127.0.0.1:{port}/") as response:
+                await response.read()
+            for _ in range(2):
+                await anext(messages)
+                assert sniffer.ledger.check() == []
+
+
 async def test_own_deliveries_are_not_captured() -> None:
     """A collector on a captured port does not feed back: what we post there is no message."""
     port = free_port()
