@@ -28,6 +28,8 @@ COLLECTOR: Final = PORT + 1
 CONNECTIONS: Final = 64
 PAUSE_MS: Final = 10
 """Between an answer and the next request of a connection, where the rate is held down."""
+PROBES: Final = 4
+"""Short runs that find how many connections make the rate that is asked for, within a twentieth."""
 SLOWER: Final = 0.10
 """What the clients may lose to the sniffer at their highest rate, where it has a core of its own."""
 CONFIG: Final = """
@@ -88,12 +90,12 @@ def pinned(core: int | None, command: Sequence[str]) -> list[str]:
     return list(command) if core is None else ["taskset", "-c", str(core), *command]
 
 
-def load(core: int | None, seconds: float, rate: float | None = None) -> Load:
-    """One run of wrk, at most at about this rate."""
-    connections = CONNECTIONS if rate is None else max(1, round(rate * PAUSE_MS / 1000))
+def load(core: int | None, seconds: float, paused: int | None = None) -> Load:
+    """One run of wrk: as fast as it goes, or on this many connections that pause after each answer."""
+    connections = CONNECTIONS if paused is None else paused
     with TemporaryDirectory() as folder:
         script = Path(folder, "pause.lua")
-        script.write_text("" if rate is None else f"function delay() return {PAUSE_MS} end\n")
+        script.write_text("" if paused is None else f"function delay() return {PAUSE_MS} end\n")
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--latency", f"-s{script}"]
         said = subprocess.run(
             pinned(core, [*command, f"http://127.0.0.1:{PORT}/items/17?page=2"]),
@@ -106,6 +108,17 @@ def load(core: int | None, seconds: float, rate: float | None = None) -> Load:
         raise RuntimeError(said)
     unit = {"us": 1e-3, "ms": 1.0, "s": 1e3}[found[2]]
     return Load(int(found[3]), float(found[4]), float(found[1]) * unit, connections)
+
+
+def paused(core: int | None, rate: float) -> int:
+    """How many connections that pause make about this rate."""
+    connections = max(1, round(rate * PAUSE_MS / 1000))
+    for _ in range(PROBES):
+        reached = load(core, 2.0, connections).rate
+        if abs(reached / rate - 1) < 0.05:
+            break
+        connections = max(1, round(connections * rate / reached))
+    return connections
 
 
 def _cpu(pid: int) -> float:
@@ -200,11 +213,11 @@ HEAD: Final = (
 )
 
 
-def beside(core: int | None, sniffer: int | None, seconds: float, rate: float | None, *out: str) -> tuple[Load, Seen]:
+def beside(core: int | None, sniffer: int | None, seconds: float, paused: int | None, *out: str) -> tuple[Load, Seen]:
     """One run of the load with the sniffer."""
     sniffing = Sniffing(sniffer, *out)
     try:
-        done = load(core, seconds, rate)
+        done = load(core, seconds, paused)
     finally:
         seen = sniffing.end()
     return done, seen
@@ -235,12 +248,13 @@ def main(quick: bool = False) -> int:
     with server(0):
         alone, together, found = highest(0, 1, seconds, rounds)
         wrong += found
+        half = paused(0, alone / 2)
         for number in range(rounds):
-            done, seen = beside(0, 1, long, alone / 2, "--stdout")
+            done, seen = beside(0, 1, long, half, "--stdout")
             print(row(f"half {number + 1}, stdout", done, seen, long), flush=True)
             wrong += unaccounted(done, seen)
             wrong += [f"half {number + 1}: {seen.count('kernel_dropped'):,} drops"] * bool(seen.count("kernel_dropped"))
-        done, seen = beside(0, 1, seconds * 2, alone / 2, *batches)
+        done, seen = beside(0, 1, seconds * 2, half, *batches)
         print(row("half, POST in batches of 1,000", done, seen, seconds * 2), flush=True)
         wrong += unaccounted(done, seen)
     slower = 1 - together / alone
