@@ -650,9 +650,6 @@ class HandOff:
     """
 
     def __init__(self, *, max_bytes: int, wait: bool, wake: Callable[[], None], max_messages: int = 100_000) -> None:
-        from sniffer_core.flow import weights  # `import sniffer` does without the core
-
-        self._weigh = weights
         self._max_bytes = max_bytes
         self._max_messages = max_messages
         self._wait = wait
@@ -680,12 +677,14 @@ class HandOff:
         alive: Callable[[], None] = lambda: None,
     ) -> None:
         """Hands over what a feed gave, with the table's counters and gauges after it. Calls `alive` while it waits."""
+        from sniffer_core.flow import weights  # a Sniffer that is only made does without the core
+
         with self._lock:
             self._table = table
             self._events.extend(events)
             self._held = len(messages)
             wake = bool(self._events)
-        sizes = self._weigh(messages)
+        sizes = weights(messages)
         at = 0
         while at < len(messages):
             end = at + SLICE

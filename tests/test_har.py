@@ -28,6 +28,7 @@ from sniffer.exchanges import ByExchange, Exchange
 from sniffer.har import TAIL, HarSink, entry_of
 from sniffer.message import Endpoint, Fields, Placement
 from sniffer.sinks import Cut, Failed, Record
+from tests.browser import chromium, needs_chromium
 from tests.captures import connection, get, ok, write
 from tests.daemon import DEMO, ROOT, Daemon, exchanges, needs_capture, web_server
 from tests.deliveries import answer, lane_to, message
@@ -425,6 +426,70 @@ def test_demo(tmp_path: Path) -> None:
     ]
     assert json.loads(path.read_bytes())["log"]["creator"]["name"] == "TCP Sniffer"
     assert "[REDACTED]" in path.read_text()
+
+
+OPENED = """(async text => {
+  let view;
+  try {
+    const {ViewManager} = await import('./ui/legacy/legacy.js');
+    const {NetworkPanel} = await import('./panels/network/network.js');
+    await ViewManager.ViewManager.instance().showView('network');
+    view = NetworkPanel.NetworkPanel.instance().networkLogView;
+  } catch { return null; }
+  await view.onLoadFromFile(new File([text], 'opened.har'));
+  view.refresh();
+  return Promise.all(view.flatNodesList().filter(node => node.request()).map(async node => {
+    const request = node.request(), content = await request.requestContentData();
+    return {
+      method: request.requestMethod, url: request.url(), status: request.statusCode, mime: request.mimeType,
+      ms: request.duration * 1000, sent: await request.requestFormData(),
+      body: content.isTextContent ? content.text : content.base64, row: node.element().innerText,
+    };
+  }));
+})"""
+"""What the import of the network panel makes of a file, and the rows that it shows."""
+
+
+async def opened(har: str) -> list[dict[str, Any]]:
+    """The rows of a file in the developer tools of Chromium."""
+    async with chromium() as browser:
+        page = await browser.page("devtools://devtools/bundled/devtools_app.html")
+        rows: list[dict[str, Any]] | None = await page.eval(f"{OPENED}({json.dumps(har)})")
+        if rows is None:
+            pytest.skip("the developer tools of this Chromium are laid out in another way")
+        assert page.errors == []
+    return rows
+
+
+@needs_chromium
+async def test_developer_tools_open_it(tmp_path: Path) -> None:
+    """The network panel of a real browser imports every entry, with method, URL, status, times and bodies."""
+    path = tmp_path / "out.har"
+    with Daemon("--ports", "8080", "--read", str(DEMO), "--har", str(path), "--stdout") as daemon:
+        assert daemon.end() == 0
+        sent, received = ([m for m in daemon.messages if m["direction"] == way] for way in ("request", "response"))
+    rows = await opened(path.read_text())
+    assert len(rows) == len(sent) == len(received) == 7
+    for row, request, response in zip(rows, sent, received, strict=True):
+        assert (row["method"], row["status"]) == (request["method"], response["statusCode"])
+        assert row["url"] == f"http://{request['headers']['host']}{request['path']}"
+        assert row["ms"] == pytest.approx(response["latencyMs"], abs=0.001)
+        assert row["body"] == response.get("body", "")
+        assert row["sent"] == request.get("body")
+    assert rows[1]["row"].split("\t")[:3] == ["catalog", "200", "json"]
+
+
+@needs_chromium
+async def test_developer_tools_open_what_is_not_whole() -> None:
+    """Bytes that are no text, a request or a response alone, and a cut message are rows as well."""
+    image = {"headers": Fields({"content-type": "image/png"}), "body": "iVBORw==", "body_encoding": "base64"}
+    cut = {"body": "ab", "body_size": 2, "incomplete": "gap", "missing_bytes": 3}
+    parts = (pair({}, image), Exchange(message(1), None), Exchange(None, answer(2)), pair({}, cut))
+    log = {"version": "1.2", "creator": {"name": "", "version": ""}, "entries": [entry(one) for one in parts]}
+    rows = await opened(json.dumps({"log": log}))
+    assert [row["status"] for row in rows] == [200, 0, 200, 200]
+    assert (rows[0]["mime"], rows[0]["body"]) == ("image/png", "iVBORw==")
+    assert rows[3]["body"] == "ab"
 
 
 def test_the_same_file_twice(tmp_path: Path) -> None:

@@ -177,6 +177,10 @@ def test_on_a_real_api_server(stage: str, capsys: pytest.CaptureFixture[str]) ->
     assert command.main(["--control-plane", str(PROGRAMS_IN), "--stage", stage]) == 0, capsys.readouterr().out
 
 
+needs_kubectl = pytest.mark.skipif(kubectl() is None, reason="kubectl is not present")
+
+
+@needs_kubectl
 def test_programs_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder without the programs is named, with code 2."""
     (tmp_path / "etcd").touch()
@@ -185,6 +189,7 @@ def test_programs_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "has no kube-apiserver" in capsys.readouterr().out
 
 
+@needs_kubectl
 def test_a_program_that_does_not_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A program that ends at once is named with the end of its log, and nothing is left running."""
     for name in PROGRAMS:

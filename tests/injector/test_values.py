@@ -2,7 +2,27 @@ from __future__ import annotations
 
 import pytest
 
-from sniffer.injector.values import quantity
+from sniffer.injector.values import Resources, quantity
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"limits": {"memory": "256Mi", "cpu": "100m"}}, ""),
+        ({"requests": {"memory": "1Mi"}}, ""),
+        ({"requests": {"memory": "1048575"}}, "must be at least 1Mi of memory"),
+        ({"requests": {"cpu": "0"}}, "must be more than 0: requests.cpu is '0'"),
+        ({"limits": {"memory": "262143Ki"}}, "must not request more memory than the limit"),
+        ({"limits": {"cpu": "99m"}}, "must not request more cpu than the limit"),
+    ],
+)
+def test_bounds_of_resources(changes: dict[str, dict[str, str]], said: str) -> None:
+    """A request may be as much as its limit, memory as little as 1Mi; a byte or a millicore further is refused."""
+    if not said:
+        assert Resources().changed(changes) != Resources()
+    else:
+        with pytest.raises(ValueError, match=f"^{said}"):
+            Resources().changed(changes)
 
 
 @pytest.mark.parametrize(
