@@ -371,13 +371,13 @@ async def test_the_token_is_traded_for_a_cookie(served: Served) -> None:
         assert not await response.read()
 
 
-@pytest.mark.parametrize("path", ["", *PAGE, "events", "exchange/1", "har", "nothing"])
+@pytest.mark.parametrize("path", ["", *PAGE, "events", "exchange/1", "har", "search?text=x", "nothing"])
 async def test_no_cookie_no_page(served: Served, path: str) -> None:
     """Without the cookie, or with another, every path is forbidden and says nothing of what there is."""
     await served.many(1)
     for cookies in ({}, {COOKIE: "x"}, {COOKIE: "ü"}, {"other": "x"}):
         jar = CookieJar(unsafe=True)
-        url = served.place / path if path else served.place
+        url = str(served.place) + path
         async with ClientSession(cookies=cookies, cookie_jar=jar) as fresh, fresh.get(url) as response:
             assert response.status == 403
             assert await response.text() == FORBIDDEN
@@ -708,6 +708,50 @@ async def test_har_says_what_is_left_out() -> None:
         assert log["comment"].startswith(f"{gone} exchanges are left out")
 
 
+async def test_search(served: Served) -> None:
+    """Words are found in rows, headers, trailers and texts, in any case, each somewhere; JSON's own names are not."""
+    fields = Fields({"x-shop": "Blue \u00dcber", "set-cookie": ("[REDACTED]", "a=Tea")})
+    await served.deliver(
+        (message(0, body='{"order": "4711"}'), answer(0, body="Kettle <b>")),
+        (changed(message(1), headers=fields), changed(answer(1), trailers=Fields({"t": "last"}))),
+        (message(2), changed(answer(2, body="S2V0dGxl"), body_encoding="base64")),
+        (message(3, body="order kettle"), None),
+    )
+    for text, numbers in (
+        ("KETTLE", [1, 4]),
+        ("kettle order", [1, 4]),
+        ('"order": <b>', [1]),
+        ("\u00fcber", [2]),
+        ("x-shop:", [2]),
+        ("tea last", [2]),
+        ("/0/2", [3]),
+        ("S2V0", []),
+        ("schema", []),
+        ("connectionId", []),
+        ("no response", [4]),
+        ("", []),
+    ):
+        answered = json.loads((await served.get("search", params={"text": text}))[1])
+        assert answered == {"numbers": numbers, "last": 4}, text
+    answered = json.loads((await served.get("search", params={"text": "kettle", "after": "1"}))[1])
+    assert answered == {"numbers": [4], "last": 4}
+
+
+async def test_a_search_lets_others_have_their_turn() -> None:
+    """While much is searched deliveries go on; what is forgotten meanwhile is not found, and nothing breaks."""
+    async with serving(max_bytes=1 << 20) as served:
+        await served.many(2_000)
+        searching = asyncio.create_task(served.get("search", params={"text": "get"}))
+        turns = 0
+        while not searching.done():
+            await served.many(250)
+            turns += 1
+        found = json.loads((await searching)[1])
+        assert turns > 2
+        assert found["numbers"]
+        assert found["last"] >= 2_000
+
+
 @pytest.mark.parametrize("query", [{"first": "x", "bits": "AA"}, {"first": "1", "bits": "A"}, {"bits": "*"}])
 async def test_a_wrong_query_is_refused(served: Served, query: dict[str, str]) -> None:
     """What is no number or no base64 is an error of the asker's."""
@@ -942,6 +986,13 @@ def test_a_busy_address_is_exit_code_2() -> None:
             assert daemon.end() == 2
             (error,) = [line for line in daemon.logs if line["level"] == "error"]
             assert error["message"].startswith("ui_address: cannot listen on 127.0.0.1 port")
+
+
+def test_a_capture_that_cannot_be_opened_is_exit_code_2() -> None:
+    """The page does not keep a process that has nothing to show."""
+    for source in (("--interface", "nothing0"), ("--read", "/nowhere.pcap"), ("--read", str(ROOT / "README.md"))):
+        with Daemon("--ports", "8080", *source, "--ui") as daemon:
+            assert daemon.end() == 2
 
 
 def test_remote_is_warned_about() -> None:

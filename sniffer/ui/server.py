@@ -4,6 +4,7 @@
     GET /RUN/                    the page; /RUN/app.js and the others of PAGE
     GET /RUN/events?after=N      server-sent events: `hello`, `rows`, `stats`, `end`
     GET /RUN/exchange/N          the messages of an exchange
+    GET /RUN/search?text=T&after=N   numbers of the exchanges after N that have each word of T somewhere
     GET /RUN/har?first=N&bits=B  exchanges as HAR: those from N on whose bits are set (base64url), or all
 
 RUN is a word that no other server of this host knows: cookies are sent to every port of a host, but only below their
@@ -42,6 +43,8 @@ MOST_CONNECTIONS: Final = 128
 MOST_DOWNLOADS: Final = 2
 BATCH_ROWS: Final = 500
 """Rows of one event."""
+SEARCH_ROWS: Final = 100
+"""Exchanges that are searched before others have their turn."""
 PACE_SECONDS: Final = 0.05
 """Between two events of rows to a browser that keeps up."""
 STATS_SECONDS: Final = 1.0
@@ -60,6 +63,7 @@ PAGE: Final = (
     "icon.svg",
     "app.js",
     "table.js",
+    "search.js",
     "detail.js",
     "body.js",
     "plot.js",
@@ -152,6 +156,7 @@ class Server:
         app.router.add_get(f"/{self._run}/{{name:[a-z.]*}}", self._file, allow_head=False)
         app.router.add_get(f"/{self._run}/events", self._events, allow_head=False)
         app.router.add_get(f"/{self._run}/har", self._har, allow_head=False)
+        app.router.add_get(f"/{self._run}/search", self._search, allow_head=False)
         app.router.add_get(f"/{self._run}/exchange/{{number:[0-9]{{1,15}}}}", self._exchange, allow_head=False)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
 
@@ -265,6 +270,19 @@ class Server:
         await response.prepare(request)
         await self._send(request, response, _both(messages))
         return response
+
+    async def _search(self, request: web.Request) -> web.StreamResponse:
+        words = request.query.get("text", "").lower().split()
+        number, end = max(_number(request.query.get("after")) + 1, self._store.first), self._store.next
+        found = []
+        while number < end and words and request.transport is not None:  # else nobody waits for it any more
+            number = max(number, self._store.first)
+            slice_end = min(number + SEARCH_ROWS, end)
+            found += [each for each in range(number, slice_end) if self._store.holds(each, words)]
+            number = slice_end
+            await asyncio.sleep(0)
+        body = _encode({"numbers": found, "last": end - 1})
+        return web.Response(body=body, headers={"Content-Type": "application/json"})
 
     async def _har(self, request: web.Request) -> web.StreamResponse:
         try:

@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -106,9 +107,36 @@ class Store:
         number = max(number, self.first)
         return [self._rows[each] for each in range(number, min(number + most, self.next))]
 
+    def holds(self, number: int, words: Sequence[str]) -> bool:
+        """Whether each of the words, in lower case, stands in the row, in a header or in a body of an exchange."""
+        texts = [self._rows[number].decode().lower()] if number in self._rows else []
+        for json in self._messages.get(number, ()):
+            texts += [] if json is None else _texts(json)
+        return bool(texts) and all(any(word in text for text in texts) for word in words)
+
     def messages(self, number: int) -> Messages | None:
         """The messages of an exchange, where they are kept."""
         return self._messages.get(number)
+
+
+class _Searched(msgspec.Struct):
+    """What is searched of a message; base64 says nothing to anybody."""
+
+    headers: dict[str, str | list[str]]
+    trailers: dict[str, str | list[str]] | None = None
+    body: str | None = None
+    body_encoding: str | None = msgspec.field(default=None, name="bodyEncoding")
+
+
+_decode_searched = msgspec.json.Decoder(_Searched).decode
+
+
+def _texts(json: bytes) -> list[str]:
+    message = _decode_searched(json)
+    found = [] if message.body is None or message.body_encoding is not None else [message.body.lower()]
+    for name, value in chain(message.headers.items(), (message.trailers or {}).items()):
+        found.append(f"{name}: {value if isinstance(value, str) else ', '.join(value)}".lower())
+    return found
 
 
 def _json(record: Record, most: int) -> bytes:

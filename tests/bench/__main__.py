@@ -23,7 +23,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
-from tests.bench import idle, instructions, linear, live
+from tests.bench import idle, instructions, linear, live, ui
 
 ROUNDS: Final = 5
 ALLOWANCE: Final = 20.0
@@ -228,6 +228,7 @@ def main() -> int:
     """Everything, or the shapes asked for."""
     parser = argparse.ArgumentParser(prog="bench", description="Measures the sniffer beside its peers.")
     parser.add_argument("--live", action="store_true", help="beside a server and a load generator, nothing else")
+    parser.add_argument("--ui", action="store_true", help="what the live view costs, nothing else")
     parser.add_argument("--quick", action="store_true", help="small captures")
     parser.add_argument("--shape", action="append", choices=SHAPES, help="only this shape, nothing else; repeatable")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
@@ -236,6 +237,8 @@ def main() -> int:
     print(f"{machine()}\n")
     if options.live:
         return live.main(quick=options.quick)
+    if options.ui:
+        return ui.main(quick=options.quick)
     options.dir.mkdir(parents=True, exist_ok=True)
     folder = options.dir.resolve()
     missing = [name for name in ("httpry", "tcpflow", "tshark") if not shutil.which(name)]

@@ -250,11 +250,29 @@ async def test_filters(scene: Scene) -> None:
     await fill(page, "path", "/one")
     await shows(page, 0)
     assert "No exchange passes" in await page.text("#empty")
+    await page.eval("document.forms[0].reset()")
+    await shows(page, 7)
+    await fill(page, "text", "x-mine: BLUE 4711")  # not in a row: in a header, and in a body
+    await shows(page, 0)
+    scene.ask("POST /echo", "POST /plain", body=b"order 4711", x_mine="blue")
+    await shows(page, 2)
+    scene.ask("POST /echo", body=b"order 1", x_mine="blue")
+    scene.ask("POST /later", body=b"order 4711", x_mine="Blue")
+    await shows(page, 3)
+    assert await paths(page) == ["/echo", "/plain", "/later"]
+    await page.eval("document.forms[0].reset()")
+    await shows(page, 11)
+    await page.eval(
+        "(field => { field.value = 'PUT'; field.dispatchEvent(new Event('input', {bubbles: true})) })"
+        "(document.forms[0].elements.method)"
+    )
+    await fill(page, "path", "/one")
+    await shows(page, 0)
     scene.ask("PUT /one")
     await shows(page, 1)
     await page.eval("document.activeElement.blur()")
     await page.press("Escape")
-    await shows(page, 8)
+    await shows(page, 12)
     assert page.errors == []
 
 
@@ -459,10 +477,10 @@ async def test_ten_browsers(scene: Scene) -> None:
 
 
 async def burst(port: int, first: int, count: int) -> None:
-    """Makes exchanges at once, pipelined; their paths are numbers."""
+    """Makes exchanges at once, pipelined; their paths are numbers, and long, so that few fill what lies on the way."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for number in range(first, first + count, 100):
-        asked = (b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % each for each in range(number, number + 100))
+        asked = (b"GET /%d/%b HTTP/1.1\r\nHost: x\r\n\r\n" % (each, b"x" * 400) for each in range(number, number + 100))
         writer.write(b"".join(asked))
         await reader.readexactly(100 * len(OK))
     writer.close()
@@ -484,10 +502,10 @@ async def test_a_frozen_browser() -> None:
     """A browser that is stopped loses the oldest rows, and says how many; neither capture nor others wait for it."""
     server = await asyncio.start_server(pipelining, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    count, step = 60_000, 2_000
+    count, step = 26_000, 2_000
 
     def has(number: int) -> str:
-        return f"{LINES}.some(line => line.querySelector('.rest').textContent === '/{number}')"
+        return f"{LINES}.some(line => line.querySelector('.rest').textContent.startsWith('/{number}/'))"
 
     async with server, chromium() as browser:
         with Daemon("--ports", str(port), "--interface", "lo", "--ui") as daemon:
@@ -614,7 +632,9 @@ async def test_what_a_screen_reader_is_told(tmp_path: Path) -> None:
             assert roles.count("gridcell") == 27
             named = {"button", "textbox", "searchbox", "combobox", "checkbox", "link", "grid", "img", "image", "search"}
             assert [(role, name) for role, name in found if role in named - {"search"} and not name.strip()] == []
-            assert {"Text in any column", "Method", "Path", "Host", "Latency", "Pause"} <= {name for _, name in found}
+            assert {"Text in rows, headers and bodies", "Method", "Path", "Host", "Latency", "Pause"} <= {
+                name for _, name in found
+            }
             await page.wait("document.querySelector('[aria-live=polite]').textContent === '3 exchanges'")
         assert daemon.stop() == 0
 

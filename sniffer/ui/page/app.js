@@ -3,6 +3,7 @@
 import { Detail } from "./detail.js";
 import { Plots } from "./plot.js";
 import { ID, METHOD, SKIPPED, TIME, Table, filter } from "./table.js";
+import { Search } from "./search.js";
 import { count, element, plain } from "./text.js";
 
 const SILENT_MS = 5000;         // without a word for so long the sniffer is said not to answer
@@ -42,6 +43,8 @@ const table = new Table($("table"), {
     tell();
   },
 });
+
+const search = new Search(() => { table.rebuild(); tell(); });
 
 // What comes
 
@@ -102,6 +105,7 @@ function flush() {
     }
   }
   table.add(fresh);
+  search.seen(fresh[fresh.length - 1][ID]);
 }
 
 // What is said
@@ -184,7 +188,8 @@ function pause(on) {
 }
 
 function refilter() {
-  const matches = filter(form);
+  const matches = filter(form, search);
+  search.ask(form.elements.text.value.trim());
   form.querySelector("[type=reset]").hidden = !matches;
   table.setFilter(matches);
   tell();

@@ -24,8 +24,8 @@ const text = (row) => (row[TEXT] ??= [
   row[METHOD], row[HOST] + row[PATH], row[STATUS] ?? "none", row[TYPE], row[CLIENT], row[SERVER], ...row[MARKS],
 ].join(" ").toLowerCase());
 
-/** What the form asks for, as a function of a row; null where it asks for nothing. */
-export function filter(form) {
+/** What the form asks for, as a function of a row; null where it asks for nothing. `within`: see search.js. */
+export function filter(form, within) {
   const tests = [];
   const value = (name) => form.elements[name].value.trim();
   const words = value("text").toLowerCase().split(/\s+/).filter(Boolean);
@@ -37,7 +37,7 @@ export function filter(form) {
   if (path) tests.push((row) => row[PATH].toLowerCase().includes(path));
   if (host) tests.push((row) => row[HOST].toLowerCase().includes(host));
   if (latency > 0) tests.push((row) => row[LATENCY] !== null && row[LATENCY] >= latency);
-  if (words.length) tests.push((row) => words.every((word) => text(row).includes(word)));
+  if (words.length) tests.push((row) => words.every((word) => text(row).includes(word)) || within.has(row[ID]));
   return tests.length ? (row) => tests.every((test) => test(row)) : null;
 }
 

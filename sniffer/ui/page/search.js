@@ -1,0 +1,57 @@
+// Words are looked for in what a row shows, at once, and by the sniffer in headers and bodies, a moment later.
+
+const PATIENCE_MS = 250;        // after the last key, and between two questions about what is new
+
+export class Search {
+  /** `found` is called when there is more to show. */
+  constructor(found) {
+    this.found = found;
+    this.text = "";
+    this.numbers = new Set();
+    this.last = 0;              // number of the last exchange that was searched
+    this.newest = 0;
+    this.timer = null;
+  }
+
+  has(number) { return this.numbers.has(number); }
+
+  /** Begins to look for this. */
+  ask(text) {
+    if (text === this.text) return;
+    this.text = text;
+    this.numbers.clear();
+    this.last = 0;
+    this.asking?.abort();
+    clearTimeout(this.timer);
+    this.timer = null;
+    this.later();
+  }
+
+  /** There are exchanges up to this number. */
+  seen(newest) {
+    this.newest = newest;
+    this.later();
+  }
+
+  later() {
+    if (this.text && this.last < this.newest) this.timer ??= setTimeout(() => this.now(), PATIENCE_MS);
+  }
+
+  async now() {
+    const asking = this.asking = new AbortController();
+    try {
+      const answer = await fetch(`search?after=${this.last}&text=${encodeURIComponent(this.text)}`, { signal: asking.signal });
+      if (!answer.ok || asking.signal.aborted) return;
+      const { numbers, last } = await answer.json();
+      if (asking.signal.aborted) return;
+      for (const number of numbers) this.numbers.add(number);
+      this.last = last;
+      if (numbers.length) this.found();
+    } catch { /* it is asked again with the next exchange */ } finally {
+      if (this.asking === asking) {
+        this.timer = null;
+        this.later();
+      }
+    }
+  }
+}
