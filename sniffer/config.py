@@ -171,6 +171,13 @@ def split_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def is_loopback(address: str) -> bool:
+    """Whether what `check_ui_address` gives is reached from this host alone."""
+    from ipaddress import ip_address  # seldom needed
+
+    return ip_address(split_address(address)[0]).is_loopback
+
+
 def check_file(value: object) -> str | None:
     """A path as text; None is allowed."""
     if value is None:
@@ -457,10 +464,8 @@ class SnifferConfig(Options):
     def _check_ui(self) -> Iterable[Problem]:
         if self.ui_address is None:
             return
-        from ipaddress import ip_address  # seldom needed
-
-        host, port = split_address(self.ui_address)
-        if not (self.ui_remote or ip_address(host).is_loopback):
+        port = split_address(self.ui_address)[1]
+        if not (self.ui_remote or is_loopback(self.ui_address)):
             yield Problem("ui_address", "ui_address must be on loopback, unless ui_remote is set")
         elif port in (self.ports or ()):
             yield Problem("ui_address", "ui_address must not have one of ports")

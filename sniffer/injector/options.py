@@ -13,7 +13,16 @@ from typing import Any, ClassVar, Final, Self
 
 import yaml
 
-from sniffer.config import LONGEST_MS, SnifferConfig, check_file, check_ports, check_url, read_ports
+from sniffer.config import (
+    LONGEST_MS,
+    SnifferConfig,
+    check_file,
+    check_ports,
+    check_url,
+    is_loopback,
+    read_ports,
+    split_address,
+)
 from sniffer.errors import Problem, SnifferError, ValidationError
 from sniffer.flags import NO_VALUE, FlagParser
 from sniffer.injector.values import (
@@ -287,6 +296,11 @@ class InjectorOptions(Options):
         metrics = self._value_of("metrics_port")
         if metrics in self.default_ports:
             yield Problem("default_ports", f"default_ports must not have the METRICS_PORT of sniffer_env, {metrics}")
+        ui = self._value_of("ui_address")
+        if ui is not None and split_address(ui)[1] in self.default_ports:
+            yield Problem("default_ports", f"default_ports must not have the port of sniffer_env's UI_ADDRESS, {ui}")
+        if ui is not None and not (is_loopback(ui) or any(each.name == "UI_REMOTE" for each in self.sniffer_env)):
+            yield Problem("sniffer_env", "sniffer_env: UI_ADDRESS must be on loopback, unless UI_REMOTE is set")
 
     @classmethod
     def texts_of(cls, environ: Mapping[str, str]) -> dict[str, str]:

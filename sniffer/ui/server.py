@@ -106,6 +106,9 @@ class Watched(Protocol):
     def where(self) -> str:
         """The interface, or the file."""
 
+    began: bool
+    """The capture has been open."""
+
     @property
     def held(self) -> bool:
         """The capture has failed, and the process waits."""
@@ -424,7 +427,9 @@ class Server:
             return "ended"
         if not self._live:
             return "reading" if sniffer.is_running() else "read"
-        return "live" if sniffer.is_running() else "starting"
+        if sniffer.is_running():
+            return "live"
+        return "stopping" if sniffer.began else "starting"
 
     # Writing
 

@@ -288,6 +288,20 @@ def test_a_metrics_port_is_no_captured_port() -> None:
     assert InjectorOptions(default_ports=[80], sniffer_env=env).default_ports == (80,)
 
 
+def test_a_live_view_that_would_not_start_is_refused() -> None:
+    """UI_ADDRESS among the captured ports, or away from loopback without UI_REMOTE, would end each sniffer."""
+    env = [{"name": "UI_ADDRESS", "value": "127.0.0.1:9090"}]
+    with pytest.raises(ValidationError, match=r"^default_ports must not have the port of sniffer_env's UI_ADDRESS"):
+        InjectorOptions(default_ports=[80, 9090], sniffer_env=env)
+    assert InjectorOptions(default_ports=[80], sniffer_env=env).default_ports == (80,)
+    remote = [{"name": "UI_ADDRESS", "value": "0.0.0.0:9090"}]
+    with pytest.raises(
+        ValidationError, match=r"^sniffer_env: UI_ADDRESS must be on loopback, unless UI_REMOTE is set$"
+    ):
+        InjectorOptions(sniffer_env=remote)
+    assert InjectorOptions(sniffer_env=[*remote, {"name": "UI_REMOTE", "value": "yes"}]).sniffer_env
+
+
 @pytest.mark.parametrize(("size", "url", "count"), [("8192", None, 0), ("8193", None, 1), ("8193", "https://c/", 0)])
 def test_bodies_that_split_lines_are_warned_about(size: str, url: str | None, count: int) -> None:
     """Without an output URL, larger bodies than the injector's own limit are allowed, and warned about."""

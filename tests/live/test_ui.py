@@ -11,6 +11,7 @@ import re
 import signal
 import socket
 import struct
+import subprocess
 import threading
 import zlib
 from collections.abc import AsyncIterator, Iterator
@@ -296,6 +297,34 @@ async def test_sort(scene: Scene) -> None:
 
 
 @needs_capture
+async def test_the_newest_is_followed(scene: Scene) -> None:
+    """The list stays at its end, through filters too, until one scrolls away; a button leads back."""
+    scene.ask(*(f"GET /{number}" for number in range(60)))
+    page = await scene.page(60)
+    seen = """(box => [...document.querySelectorAll('.line:not([hidden])')].filter(line => {
+        const place = line.getBoundingClientRect();
+        return place.top >= box.top - 1 && place.bottom <= box.bottom + 1;
+    }).map(line => line.querySelector('.rest').textContent))
+    (document.querySelector('.scroller').getBoundingClientRect())"""
+    await page.wait(f"{seen}.includes('/59')")
+    await fill(page, "text", "nothing like it")
+    await shows(page, 0)
+    await page.eval("document.forms[0].reset()")
+    await page.wait(f"{seen}.includes('/59')")
+    assert await page.eval("document.querySelector('#follow').hidden")
+    x, y = 400, 500
+    await page.call("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=-600)
+    await page.wait("!document.querySelector('#follow').hidden")
+    before = await page.eval(seen)
+    scene.ask("GET /new")
+    await shows(page, 61)
+    assert await page.eval(seen) == before
+    await page.click("#follow")
+    await page.wait(f"{seen}.includes('/new')")
+    await page.wait("document.querySelector('#follow').hidden")
+
+
+@needs_capture
 async def test_pause(scene: Scene) -> None:
     """While it is paused the list stays as it is, and says how many wait; then they are there."""
     scene.ask("GET /before")
@@ -387,6 +416,31 @@ async def test_hostile_values_do_nothing(scene: Scene) -> None:
     base = scene.url.partition("?")[0]
     assert {url for url in page.requests if not url.startswith((base, "blob:", "about:"))} == set()
     assert page.errors == []
+
+
+async def test_a_copied_command_is_a_command() -> None:
+    """What `Copy as curl` gives sends the request; no captured text leaves its quotes, whatever it holds."""
+    evil = "'; touch /tmp/evil; $(id) `id` \"!!\\ \x1b[201~\n-o x \u00fc"
+    request = {
+        "method": "PO'ST",
+        "path": "/a?b='$(id)'&c=[1-9]{x}",
+        "receiver": {"ip": "::1", "port": 8080},
+        "headers": {"x-evil": evil, "set-cookie": ["a", "b'"], "content-length": "3"},
+        "body": evil,
+    }
+    with Daemon("--ports", "8080", "--read", str(DEMO), "--ui") as daemon:
+        async with chromium() as browser:
+            page = await browser.page(daemon.log("live view")["url"])
+            made = await page.eval(f"import('./detail.js').then(module => module.curl({json.dumps(request)}))")
+        assert daemon.stop() == 0
+    shell = ["bash", "-c", f"curl() {{ printf '%s\\0' \"$@\"; }}\n{made}"]
+    done = await asyncio.to_thread(subprocess.run, shell, capture_output=True, check=True)
+    assert done.stdout.decode().split("\0")[:-1] == [
+        *("--globoff", "--path-as-is", "--request", "PO'ST", "--url", "http://[::1]:8080/a?b='$(id)'&c=[1-9]{x}"),
+        *("--header", f"x-evil: {evil}", "--header", "set-cookie: a", "--header", "set-cookie: b'"),
+        *("--data-raw", evil),
+    ]
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", made)
 
 
 @needs_capture

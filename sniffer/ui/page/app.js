@@ -27,6 +27,7 @@ let tries = 0;
 let ended = false;
 let again = null;
 let told = "";
+let listed = "";
 const methods = new Set();
 
 const detail = new Detail($("detail"), { closed: () => { document.body.classList.remove("split"); table.draw(); } });
@@ -111,7 +112,7 @@ function flush() {
 // What is said
 
 const STATES = {
-  live: "live", starting: "starting", reading: "reading", read: "file read", failed: "the capture failed", ended: "ended",
+  live: "live", starting: "starting", stopping: "stopping", reading: "reading", read: "file read", failed: "the capture failed", ended: "ended",
 };
 
 function say(trouble = "") {
@@ -142,7 +143,9 @@ function say(trouble = "") {
   if (facts.first > 1) list.push(["forgotten", count(facts.first - 1), "", "older exchanges, which are not kept"]);
   if (skipped) list.push(["rows skipped", count(skipped), "warn", "this browser was too slow, or away for too long"]);
   for (const [name, number] of unread) list.push([`unread: ${name}`, count(number), "warn", "connections whose messages cannot be read"]);
-  $("facts").replaceChildren(...list.map(([name, value, kind, title]) => element("div", { class: kind, title }, element("dt", {}, name), element("dd", {}, value))));
+  const shown = JSON.stringify(list);
+  if (shown !== listed) $("facts").replaceChildren(...list.map(([name, value, kind, title]) => element("div", { class: kind, title }, element("dt", {}, name), element("dd", {}, value))));
+  listed = shown;
   empty();
 }
 

@@ -204,7 +204,8 @@ function quoted(text) {
 /** A command that sends the request again; no captured text can leave its quotes. */
 export function curl(request) {
   const host = request.headers.host ?? (request.receiver.ip.includes(":") ? `[${request.receiver.ip}]` : request.receiver.ip) + `:${request.receiver.port}`;
-  const url = /^https?:\/\//i.test(request.path) ? request.path : `http://${host}${request.path}`;
+  const path = request.path.startsWith("/") ? request.path : `/${request.path}`;
+  const url = /^https?:\/\//i.test(request.path) ? request.path : `http://${host}${path}`;
   const parts = ["curl", "--globoff", "--path-as-is"];
   if (request.method !== "GET") parts.push("--request", quoted(request.method));
   parts.push("--url", quoted(url));

@@ -19,6 +19,7 @@ const COLUMNS = [
 ];
 const MARGIN = 6;     // rows drawn above and below what is seen
 const SLOWEST_MS = 10_000;
+const HAND_MS = 400;  // between a hand's movement and the scrolling that it causes
 
 const text = (row) => (row[TEXT] ??= [
   row[METHOD], row[HOST] + row[PATH], row[STATUS] ?? "none", row[TYPE], row[CLIENT], row[SERVER], ...row[MARKS],
@@ -71,6 +72,7 @@ export class Table {
     this.most = 10_000;
     this.selected = null;
     this.following = true;
+    this.byHand = -Infinity;    // when somebody scrolled last
     this.matches = null;
     this.sortKey = TIME;
     this.descending = false;
@@ -85,6 +87,9 @@ export class Table {
     this.drawing = false;
     this.makeHead();
     this.scroller.addEventListener("scroll", () => this.scrolled(), { passive: true });
+    for (const [name, lasts] of [["wheel", 0], ["touchmove", 0], ["pointerdown", 5000]]) {
+      this.scroller.addEventListener(name, () => { this.byHand = performance.now() + lasts; }, { passive: true });
+    }
     this.body.addEventListener("click", (event) => {
       const line = event.target.closest("[role=row]");
       if (line?.row) this.select(line.row, true);
@@ -95,7 +100,7 @@ export class Table {
 
   makeHead() {
     for (const column of COLUMNS) {
-      const button = element("button", { type: "button", tabindex: "-1" }, column.name);
+      const button = element("button", { type: "button" }, column.name);
       const cell = element("div", { role: "columnheader", class: `cell ${column.class}` }, button);
       button.addEventListener("click", () => this.sort(column.key, this.sortKey === column.key && !this.descending));
       column.cell = cell;
@@ -173,9 +178,10 @@ export class Table {
   scrolled() {
     const { scrollTop, scrollHeight, clientHeight } = this.scroller;
     const atNewest = this.descending ? scrollTop < 4 : scrollTop + clientHeight >= scrollHeight - 4;
-    if (this.sortKey === TIME && atNewest !== this.following) {
-      this.following = atNewest;
-      this.moved();
+    const now = performance.now();
+    if (now - this.byHand < HAND_MS) {      // else the rows have moved, not the reader
+      this.byHand = Math.max(now, this.byHand);
+      if (this.sortKey === TIME) this.following = atNewest;
     }
     this.draw();
   }
