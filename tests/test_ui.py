@@ -145,13 +145,14 @@ def test_messages_are_forgotten_before_rows() -> None:
 @given(st.lists(st.tuples(st.integers(0, 3), st.text(max_size=3000)), max_size=60), st.integers(2_000, 100_000))
 def test_size_is_what_is_kept(added: list[tuple[int, str]], most: int) -> None:
     """The size is the sum of what is there, never beyond the bound, and what is kept is an unbroken run of numbers."""
-    store = Store(max_bytes=most, max_rows=20)
+    store = Store(max_bytes=most, max_rows=5)
     for kind, text in added:
         request = None if kind == 0 else message(body=text)
         store.add(request, answer(body=text) if kind != 1 else None)
         found = [row[0] for row in rows(store)]
         assert found == list(range(store.first, store.next))
-        assert len(found) <= 20
+        assert len(found) <= 5
+        assert store.first <= store.first_whole <= store.next
         whole = [number for number in found if store.messages(number) is not None]
         assert whole == list(range(store.first_whole, store.next))
         sizes = [len(row) + 400 for row in store.rows(0, 100)]
@@ -532,8 +533,9 @@ def test_the_page_makes_no_html_of_texts_and_names_no_other_place() -> None:
 # Events
 
 
-async def test_events(served: Served) -> None:
-    """A browser is told who we are, how it stands, the rows that are kept, and then those that come."""
+async def test_events(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A browser is told who we are, how it stands, the rows that are kept, and then at once those that come."""
+    monkeypatch.setattr(module, "STATS_SECONDS", 3600.0)
     await served.many(3)
     async with asyncio.timeout(BOUND), served.session.get(served.place / "events") as response:
         assert response.content_type == "text/event-stream"
