@@ -80,8 +80,7 @@ $(VENV)/release.stamp: $(VENV)/dev.stamp
 	@touch $@
 
 audit: $(VENV)/release.stamp  ## Ask the advisory database about every dependency; needs the network
-	@mkdir -p build && $(BIN)/python -m pip freeze --exclude-editable > build/audit.txt
-	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement build/audit.txt $(ARGS)
+	@exec $(BIN)/python -m tests.audit $(ARGS)
 
 sbom: $(VENV)/release.stamp  ## Write build/sbom.json (CycloneDX): what the package needs at run time
 	@rm -rf build/sbom && $(PYTHON) -m venv build/sbom

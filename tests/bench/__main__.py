@@ -1,5 +1,5 @@
 """`make bench`: ours, the peers and reading alone in turn on the same captures; prints the Markdown of
-docs/PERFORMANCE.md, fails on a regression. `--live` prints that of tests/bench/live.py.
+docs/PERFORMANCE.md, fails on a regression. `--live` prints that of tests/bench/live.py, `--spool` that of spool.py.
 
 Numbers are of whole processes, captures in the page cache: wall time (the median of the rounds), CPU, peak RSS.
 """
@@ -23,7 +23,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
-from tests.bench import idle, instructions, linear, live, ui
+from tests.bench import idle, instructions, linear, live, spool, ui
 
 ROUNDS: Final = 5
 ALLOWANCE: Final = 20.0
@@ -229,6 +229,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description="Measures the sniffer beside its peers.")
     parser.add_argument("--live", action="store_true", help="beside a server and a load generator, nothing else")
     parser.add_argument("--ui", action="store_true", help="what the live view costs, nothing else")
+    parser.add_argument("--spool", action="store_true", help="posting with a spool and without, nothing else")
     parser.add_argument("--quick", action="store_true", help="small captures")
     parser.add_argument("--shape", action="append", choices=SHAPES, help="only this shape, nothing else; repeatable")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
@@ -241,6 +242,9 @@ def main() -> int:
         return ui.main(quick=options.quick)
     options.dir.mkdir(parents=True, exist_ok=True)
     folder = options.dir.resolve()
+    if options.spool:
+        rounds = min(options.rounds, 3)
+        return spool.main(folder, lambda messages: capture(folder, "small", messages), rounds, quick=options.quick)
     missing = [name for name in ("httpry", "tcpflow", "tshark") if not shutil.which(name)]
     if missing:
         print(f"Not installed: {', '.join(missing)}.\n")
