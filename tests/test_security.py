@@ -8,6 +8,7 @@ import http.client
 import os
 import re
 import signal
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -105,13 +106,19 @@ def free_port() -> int:
         return port
 
 
-def options_there(tmp_path: Path) -> Iterator[str]:
-    """Further outputs, where this version has them."""
-    options = SnifferConfig.options()
-    if "har" in options:
-        yield from ("--har", str(tmp_path / "out.har"))
-    if "spool_dir" in options:
-        yield from ("--spool-dir", str(tmp_path / "spool"))
+def live_view(link: str, count: int) -> Iterator[str]:
+    """All that the live view shows of so many exchanges: the page's stream, each of them, the HAR file."""
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    with opener.open(link, timeout=SECONDS) as page:
+        base = page.geturl()
+    with opener.open(f"{base}events", timeout=SECONDS) as events:
+        seen = ""
+        while seen.count("/slow") == 0:  # the last request's
+            seen += events.read1(65536).decode()
+        yield seen
+    for name in ("har", *(f"exchange/{number + 1}" for number in range(count))):
+        with opener.open(f"{base}{name}", timeout=SECONDS) as answer:
+            yield answer.read().decode()
 
 
 def files_under(path: Path) -> Iterator[bytes]:
@@ -124,7 +131,7 @@ def files_under(path: Path) -> Iterator[bytes]:
 def test_no_secret_leaves(
     tmp_path: Path, collector: tuple[int, list[tuple[dict[str, str], bytes]]], joinable: bool
 ) -> None:
-    """Secrets in heads, trailers, queries, user info, the token, the URL: in no output, log, metric or file."""
+    """Secrets in heads, trailers, queries, user info, the token, the URL: in no output, page, log, metric or file."""
     port, got = collector
     metrics = free_port()
     (tmp_path / "key").write_text(KEY)
@@ -135,7 +142,7 @@ def test_no_secret_leaves(
         *("--ports", "8080", "--read", str(tmp_path / "pipe"), "--stdout", "--log-level", "debug"),
         *("--output-url", f"http://127.0.0.1:{port}/in?key={URL_SECRET}", "--metrics-port", str(metrics)),
         *(("--redact-key-file", str(tmp_path / "key")) if joinable else ()),
-        *options_there(out),
+        *("--har", str(out / "out.har"), "--spool-dir", str(out / "spool"), "--ui"),
         environ={"OUTPUT_URL_AUTH_TOKEN": TOKEN},
     ) as daemon:
         with (tmp_path / "pipe").open("wb") as pipe:
@@ -143,16 +150,18 @@ def test_no_secret_leaves(
             pipe.flush()
             daemon.wait_for(lambda: len(daemon.messages) >= 2 * len(SENT) - 1)
             texts = [ask(metrics, path) for path in ("/metrics", "/healthz", "/readyz")]
+            view = list(live_view(daemon.log("live view")["url"], len(SENT) - 1))
             daemon.send(signal.SIGUSR1)
             daemon.log("ledger")
             kept = list(files_under(out))
-        daemon.end()
+        daemon.wait_for(lambda: len(daemon.messages) == 2 * len(SENT))
+        daemon.stop()  # the live view stays after the end of the file
     assert len(daemon.messages) == 2 * len(SENT)
     assert len(got) >= len(daemon.messages)
     assert {headers["Authorization"] for headers, _ in got} == {f"Bearer {TOKEN}"}
     everything = b"\n".join(
         [
-            "".join(texts + daemon.stderr + [repr(daemon.messages)]).encode(),
+            "".join(texts + view + daemon.stderr + [repr(daemon.messages)]).encode(),
             *(body for _, body in got),
             *kept,
             *files_under(out),
@@ -160,6 +169,7 @@ def test_no_secret_leaves(
     ).decode("utf-8", "replace")
     assert set(PLANTED.findall(everything)) == set()
     assert everything.count("[REDACTED" if joinable else "[REDACTED]") > 20
+    assert "".join(view).count("[REDACTED") > 10
     if joinable:
         assert "[REDACTED]" not in "".join(map(repr, daemon.messages))
 

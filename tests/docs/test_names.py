@@ -30,6 +30,14 @@ def page(name: str) -> Page:
     return found
 
 
+def test_tests_exist() -> None:
+    """A test that a page names is there: what is promised with its name is tried."""
+    tests = "".join(path.read_text("utf-8") for path in ROOT.glob("tests/**/*.py"))
+    named = {name for page in PAGES for name in re.findall(r"`(test_[a-z0-9_]+)`", page.text)}
+    assert len(named) > 30
+    assert {name for name in named if f"def {name}(" not in tests} == set()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_variables_exist(page: Page) -> None:
     """A variable that a page names is an option's."""
