@@ -376,7 +376,7 @@ def assert_accounted(run: Run) -> None:
     ledgers = run.logged("ledger")
     assert len(ledgers) >= min(len(run.samples), len(PHASES))
     for line in ledgers:  # under full load too
-        assert broken_laws(snapshot_of(line)) == []
+        assert not (broken := broken_laws(snapshot_of(line))), broken
     assert not run.logged("the ledger does not balance")
     emitted = final["messages_request"]
     assert emitted <= run.made + run.uncounted
