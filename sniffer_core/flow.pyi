@@ -165,7 +165,8 @@ class FlowTable:
         """Feeds what `next_batch` gave: `index` holds native u32 {sec, usec, offset, caplen} for each packet.
 
         Starts at packet `first`; returns the messages that ended and the number of the next packet to feed, which is
-        smaller than the number of packets when the messages have become many: call again from there.
+        smaller than the number of packets when the messages have become many, or the memory limit is passed: call again
+        from there.
         Any bytes are safe: an index that points outside of `packets` is counted as malformed.
         """
     def tick(self, clock_us: int) -> list[RawMessage]:

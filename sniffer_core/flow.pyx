@@ -188,6 +188,7 @@ cdef struct Table:
     uint32_t ready_count
     int64_t ready_bytes
     Conn* dead
+    bint pressed                # the limit is passed: what waits for the GIL is freed first, then it is looked at again
     uint32_t messages_open
     uint32_t messages_long
     bint snapped                # told once
@@ -1753,7 +1754,10 @@ cdef inline void on_packet(Table* table, const uint8_t* data, uint32_t size, int
         table.counters[<int>Counter.PACKETS_PARSED] += 1
         on_tcp(table, &packet, stamp)
         if used(table) > table.memory_limit:
-            relieve(table)
+            if table.ready != NULL or table.dead != NULL:
+                table.pressed = True    # so that how much waits, which is the batch's doing, decides nothing
+            else:
+                relieve(table)
     elif verdict == WIRE_FRAGMENT:
         table.counters[<int>Counter.PACKETS_FRAGMENT] += 1
     elif verdict == WIRE_NOT_IP:
@@ -1770,7 +1774,7 @@ cdef Py_ssize_t on_batch(Table* table, const uint8_t* packets, uint64_t size, co
                          Py_ssize_t at) noexcept nogil:
     """Feeds packets `at` .. `count`; returns the number of the next."""
     cdef const uint32_t* entry
-    while at < count and table.ready_count < READY_COUNT and table.ready_bytes < READY_BYTES:
+    while at < count and table.ready_count < READY_COUNT and table.ready_bytes < READY_BYTES and not table.pressed:
         entry = index + 4 * at
         at += 1
         if <uint64_t>entry[2] + entry[3] > size:
@@ -1887,6 +1891,7 @@ cdef class FlowTable:
         cdef const uint32_t* entries = <const uint32_t*><char*>index
         cdef Py_ssize_t count = len(index) // 16
         cdef uint64_t size = <uint64_t>len(packets)
+        cdef list messages
         if first < 0:
             raise ValueError("first is negative")
         if clock_us is not None:
@@ -1896,7 +1901,14 @@ cdef class FlowTable:
             self._clock(clock_us)
         with nogil:
             first = on_batch(table, data, size, entries, count, first)
-        return self._take(), first
+        messages = self._take()
+        if table.pressed:
+            table.pressed = False
+            if used(table) > table.memory_limit:
+                with nogil:
+                    relieve(table)
+                messages += self._take()
+        return messages, first
 
     cdef int64_t _clock(self, int64_t clock):
         """Lets core time pass by at most what has really passed, and a second; returns what has."""

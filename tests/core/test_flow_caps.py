@@ -181,6 +181,25 @@ def test_memory_limit() -> None:
     assert counters["bodies_evicted"] > 0
 
 
+def test_batches_evict_nothing() -> None:
+    """What of a batch waits to be handed over evicts nobody: at once or in threes, the same messages come out."""
+    packets = upload(1, b"u" * 4000, start=START - 1000).packets
+    for number in range(200):
+        short = Dialogue(client=("203.0.113.9", 1000 + number), start=START + number * 1000)
+        short.client(GET, offset=0)
+        short.server(b"HTTP/1.1 204 N\r\n\r\n")
+        short.client(flags=p.RST)
+        packets += short.packets
+    at_once, in_threes = Table(memory_limit=20_000), Table(memory_limit=20_000)
+    messages = []
+    for at in range(0, len(packets), 3):
+        messages += in_threes.feed(packets[at : at + 3])
+    messages += in_threes.flush()
+    assert [m.to_json() for m in at_once.run(packets)] == [m.to_json() for m in messages]
+    assert [m.incomplete for m in messages].count("evicted") == 0
+    assert at_once.core.counters() == in_threes.core.counters()
+
+
 def test_order_of_eviction_holds_before_bodies() -> None:
     """Out-of-order bytes of the flow that holds most go before any kept body."""
     table = Table(memory_limit=400_000)
