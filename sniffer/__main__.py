@@ -14,6 +14,23 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
     os._exit(0)
 
 
+def _open_standard_streams() -> None:
+    """Fills the places of standard streams that were closed at start, which the next file would take otherwise.
+
+    An import may open one already: ctypes does, where libffi keeps its own.
+
+    Standard output gets a pipe that nobody reads: writing to it fails as writing to a closed output should.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            reader, writer = os.pipe()
+            os.dup2(reader if number == 0 else writer, number)
+            for end in {reader, writer} - {number}:
+                os.close(end)
+
+
 def main() -> None:
     """Runs the daemon and ends the process with its exit code."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -21,6 +38,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, _leave)
     signal.signal(signal.SIGTERM, _leave)  # the last one: whoever sees it there may send any
     try:
+        _open_standard_streams()
         from sniffer import cli  # after the handlers: this takes a while, and may fail
     except Exception as error:
         print(f"tcp-sniffer: cannot start: {type(error).__name__}: {error}", file=sys.stderr)

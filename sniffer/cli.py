@@ -155,7 +155,6 @@ def run(arguments: Sequence[str], **keywords: Any) -> int:
     on_http_message=f))`.
     """
     try:
-        _open_standard_streams()
         logs.configure(secrets=[os.environ.get("OUTPUT_URL_AUTH_TOKEN", "").strip()])
         if arguments and arguments[0] == "doctor":
             return _doctor(arguments[1:], os.environ)
@@ -248,21 +247,6 @@ def _exit(code: int) -> NoReturn:
     if har is not None:
         har.WRITING.acquire(timeout=WRITE_SECONDS)
     os._exit(code)
-
-
-def _open_standard_streams() -> None:
-    """Fills the places of standard streams that were closed at start, which the next file would take otherwise.
-
-    Standard output gets a pipe that nobody reads: writing to it fails as writing to a closed output should.
-    """
-    for number in (0, 1, 2):
-        try:
-            os.fstat(number)
-        except OSError:
-            reader, writer = os.pipe()
-            os.dup2(reader if number == 0 else writer, number)
-            for end in {reader, writer} - {number}:
-                os.close(end)
 
 
 def _report(error: ValidationError) -> None:

@@ -350,7 +350,7 @@ def test_closed_standard_streams_are_filled() -> None:
     kept = os.dup(1)
     try:
         os.close(1)
-        cli._open_standard_streams()
+        entry._open_standard_streams()
         with pytest.raises(BrokenPipeError):
             os.write(1, b"x")
     finally:

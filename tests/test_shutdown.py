@@ -352,10 +352,35 @@ def test_a_closed_pipe_ends_a_live_capture() -> None:
         assert daemon.log("sink closed")["sink"] == "stdout"
 
 
-def test_standard_output_closed_at_start() -> None:
-    """`>&-` ends with 0 too, and no other file takes its place."""
+GREEDY = """
+import os, sys
+class Importing:
+    def find_spec(self, name, path=None, target=None):
+        if name == "sniffer.cli":
+            os.open(os.devnull, os.O_RDONLY)
+sys.meta_path.insert(0, Importing())
+from sniffer.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("program", [("-m", "sniffer"), ("-c", GREEDY)], ids=["plain", "an import opens a file"])
+def test_standard_output_closed_at_start(program: tuple[str, str]) -> None:
+    """`>&-` ends with 0 too, and no other file takes its place, not one of the first imports' either."""
     done = subprocess.run(
-        ["/bin/sh", "-c", f'"{sys.executable}" -m sniffer --ports 8080 --read {DEMO} --stdout >&-'],
+        [
+            "/bin/sh",
+            "-c",
+            '"$@" >&-',
+            "sh",
+            sys.executable,
+            *program,
+            "--ports",
+            "8080",
+            "--read",
+            str(DEMO),
+            "--stdout",
+        ],
         cwd=DEMO.parents[2],
         capture_output=True,
         timeout=SECONDS,

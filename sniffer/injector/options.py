@@ -19,9 +19,7 @@ from sniffer.config import (
     check_file,
     check_ports,
     check_url,
-    is_loopback,
     read_ports,
-    split_address,
 )
 from sniffer.errors import Problem, SnifferError, ValidationError
 from sniffer.flags import NO_VALUE, FlagParser
@@ -37,6 +35,7 @@ from sniffer.injector.values import (
     check_label_value,
     check_secret_key,
     check_variables,
+    contradictions,
     read_pairs,
     read_resources,
     read_variables,
@@ -276,31 +275,21 @@ class InjectorOptions(Options):
             for name, given in self.resources._asdict().items()
             if given is None
         ]
-        if self.output_url is None and (self._value_of("max_body_size") or 0) > STDOUT_BODY_SIZE:
+        body_size: Any = SnifferConfig.options()["max_body_size"]
+        sizes = [body_size.read(one.value) for one in self.sniffer_env if one.name == "MAX_BODY_SIZE" and one.value]
+        if self.output_url is None and sizes and sizes[0] > STDOUT_BODY_SIZE:
             found.append(
                 f"sniffer_env: with a MAX_BODY_SIZE above {STDOUT_BODY_SIZE} and no output_url, container runtimes"
                 " split the lines of long messages"
             )
         return tuple(found)
 
-    def _value_of(self, keyword: str) -> Any:
-        """What the sniffer reads in `sniffer_env` for an option of its own; None where nothing is said here."""
-        option = SnifferConfig.options()[keyword]
-        texts = [variable.value for variable in self.sniffer_env if variable.name == option.variable]
-        return option.check(option.read(texts[0])) if texts and texts[0] else None
-
     def _rules(self) -> Iterable[Problem]:
         """The sniffer's own, which would end it in the pod."""
         if self.production and self.output_url is not None and self.output_url.startswith("http:"):
             yield Problem("output_url", "output_url must use HTTPS in production")
-        metrics = self._value_of("metrics_port")
-        if metrics in self.default_ports:
-            yield Problem("default_ports", f"default_ports must not have the METRICS_PORT of sniffer_env, {metrics}")
-        ui = self._value_of("ui_address")
-        if ui is not None and split_address(ui)[1] in self.default_ports:
-            yield Problem("default_ports", f"default_ports must not have the port of sniffer_env's UI_ADDRESS, {ui}")
-        if ui is not None and not (is_loopback(ui) or any(each.name == "UI_REMOTE" for each in self.sniffer_env)):
-            yield Problem("sniffer_env", "sniffer_env: UI_ADDRESS must be on loopback, unless UI_REMOTE is set")
+        for problem in contradictions(self.sniffer_env, self.default_ports) if self.sniffer_env else ():
+            yield Problem("default_ports", f"default_ports does not go with sniffer_env: {problem}")
 
     @classmethod
     def texts_of(cls, environ: Mapping[str, str]) -> dict[str, str]:

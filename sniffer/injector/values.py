@@ -7,13 +7,14 @@ each `read_` makes of a text what its check takes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, Final, Literal, NamedTuple
 
 import yaml
 
 from sniffer.config import SnifferConfig
+from sniffer.errors import ValidationError
 from sniffer.options import likely, quote, split
 
 SET_BY_INJECTOR: Final = frozenset(
@@ -206,9 +207,29 @@ def check_variables(value: object) -> tuple[Variable, ...]:
             found[variable.name] = variable
         except ValueError as error:
             problems.append(str(error))
+    problems = problems or contradictions(found.values(), ports=())
     if problems:
         raise ValueError("is wrong: " + "; ".join(problems))
     return tuple(found.values())
+
+
+def contradictions(variables: Iterable[Variable], ports: Collection[int]) -> list[str]:
+    """What the sniffer's rules between options say of these variables beside these ports; files are not looked at."""
+    files = ("output_ca_file", "redact_key_file")
+    options = SnifferConfig.options()
+    texts = {option.variable: name for name, option in options.items() if name not in files}
+    given = {texts[one.name]: one.value for one in variables if one.value and one.name in texts}
+    try:
+        SnifferConfig.from_texts(given, ports=ports or _others(given.values()))
+    except ValidationError as error:
+        return [problem.message for problem in error.problems]
+    return []
+
+
+def _others(texts: Iterable[str]) -> list[int]:
+    """A port that none of the texts has."""
+    joined = " ".join(texts)
+    return [next(port for port in range(1, 65_536) if str(port) not in joined)]
 
 
 def _variable(entry: object) -> Variable:

@@ -280,26 +280,29 @@ def test_variables_of_every_option() -> None:
     assert {"OUTPUT_URL_AUTH_TOKEN", "OUTPUT_URL_AUTH_TOKEN_FILE"} <= SET_BY_INJECTOR
 
 
-def test_a_metrics_port_is_no_captured_port() -> None:
-    """The sniffer would refuse METRICS_PORT among its ports: so does the injector."""
-    env = [{"name": "METRICS_PORT", "value": "9090"}]
-    with pytest.raises(ValidationError, match=r"^default_ports must not have the METRICS_PORT of sniffer_env, 9090$"):
-        InjectorOptions(default_ports=[80, 9090], sniffer_env=env)
-    assert InjectorOptions(default_ports=[80], sniffer_env=env).default_ports == (80,)
-
-
-def test_a_live_view_that_would_not_start_is_refused() -> None:
-    """UI_ADDRESS among the captured ports, or away from loopback without UI_REMOTE, would end each sniffer."""
-    env = [{"name": "UI_ADDRESS", "value": "127.0.0.1:9090"}]
-    with pytest.raises(ValidationError, match=r"^default_ports must not have the port of sniffer_env's UI_ADDRESS"):
-        InjectorOptions(default_ports=[80, 9090], sniffer_env=env)
-    assert InjectorOptions(default_ports=[80], sniffer_env=env).default_ports == (80,)
-    remote = [{"name": "UI_ADDRESS", "value": "0.0.0.0:9090"}]
-    with pytest.raises(
-        ValidationError, match=r"^sniffer_env: UI_ADDRESS must be on loopback, unless UI_REMOTE is set$"
-    ):
-        InjectorOptions(sniffer_env=remote)
-    assert InjectorOptions(sniffer_env=[*remote, {"name": "UI_REMOTE", "value": "yes"}]).sniffer_env
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        (
+            {"UI_ADDRESS": "192.0.2.1:0"},
+            "sniffer_env is wrong: ui_address must be on loopback, unless ui_remote is set",
+        ),
+        ({"METRICS_PORT": "9", "UI_ADDRESS": "127.0.0.1:9"}, "sniffer_env is wrong: ui_address must not have the port"),
+        ({"METRICS_PORT": "81"}, "default_ports does not go with sniffer_env: metrics_port must not be one of ports"),
+        ({"UI_ADDRESS": "127.0.0.1:80"}, "default_ports does not go with sniffer_env: ui_address must not have one"),
+        ({"UI_ADDRESS": "192.0.2.1:0", "UI_REMOTE": "yes"}, ""),
+        ({"METRICS_PORT": "1"}, ""),
+        ({"OUTPUT_CA_FILE": "/only/in/the/image.pem", "REDACT_KEY_FILE": "/as/this"}, ""),
+    ],
+)
+def test_rules_between_variables(env: dict[str, str], said: str) -> None:
+    """What the sniffer's rules between options would refuse in the pod is refused here; files are the image's."""
+    listed = [{"name": name, "value": value} for name, value in env.items()]
+    if said:
+        with pytest.raises(ValidationError, match=f"^{said}"):
+            InjectorOptions(default_ports=[80, 81], sniffer_env=listed)
+    else:
+        assert len(InjectorOptions(default_ports=[80, 81], sniffer_env=listed).sniffer_env) == len(env)
 
 
 @pytest.mark.parametrize(("size", "url", "count"), [("8192", None, 0), ("8193", None, 1), ("8193", "https://c/", 0)])

@@ -192,7 +192,7 @@ def test_further_variables() -> None:
     assert (read.exclude_paths, read.max_body_size, read.metrics_port) == (("/$(POD_NAME)", "/$$"), 0, 9090)
     decision = answered(pod({"tcp-sniffer/ports": "80,9090"}), options)[0]
     assert decision.reason == Reason.INVALID_ANNOTATION
-    assert decision.detail == "tcp-sniffer/ports must not have the METRICS_PORT of sniffer_env, 9090"
+    assert decision.detail == "tcp-sniffer/ports does not go with sniffer_env: metrics_port must not be one of ports"
 
 
 def test_references_are_optional() -> None:
