@@ -232,13 +232,14 @@ async def chromium(*flags: str, environ: Mapping[str, str] | None = None) -> Asy
     """Runs Chromium, with further flags."""
     assert CHROMIUM is not None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        # It ends with us, however we end: it is no child of a shell that would see to that.
+        tied = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         process = subprocess.Popen(  # noqa: ASYNC220 - it takes a moment
-            [CHROMIUM, f"--user-data-dir={folder}", *flags, *FLAGS],
+            [*tied, CHROMIUM, f"--user-data-dir={folder}", *flags, *FLAGS],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**inherited, "LANG": "C.UTF-8", "TZ": "UTC", **(environ or {})},
+            env={"PATH": os.environ["PATH"], "HOME": folder, "LANG": "C.UTF-8", "TZ": "UTC", **(environ or {})},
             start_new_session=True,
         )
         reading = None
