@@ -44,6 +44,11 @@ RING_QUIET_MS: Final = 60
 STOP_READ_SECONDS: Final = 0.2
 BUSY_WAIT_MS: Final = 100
 IDLE_WAIT_MS: Final = 1000
+PAUSE_SECONDS: Final = 0.01
+"""After the ring was read empty the thread sleeps so long: it would else wake for every few packets, and each time take
+a core from the server it watches. The kernel holds packets back for five times as long (RING_TIMEOUT_MS)."""
+PAUSE_RATE: Final = 1_600_000_000
+"""Bytes per second that the ring must have room for meanwhile: with a small ring the sleep is shorter."""
 BUSY_SECONDS: Final = 3.0
 """After the last packet the table is given the time every BUSY_WAIT_MS for so long; then every IDLE_WAIT_MS."""
 SLICE: Final = 1024
@@ -147,6 +152,8 @@ class LiveSource(Source):
         self._down = False
         self._kernel = _Kernel()
         self._pace = _Pace()
+        self._pause = min(PAUSE_SECONDS, buffer_size / PAUSE_RATE)
+        self._emptied = False
 
     def open(self, stop: Stop) -> int:
         """Opens the interface. One that is down is waited for."""
@@ -217,6 +224,8 @@ class LiveSource(Source):
             elif self._down:
                 self._check_exists()
             yield batch
+            if batch is not None and self._emptied:
+                stop.wait(self._pause)
         # What the kernel has stamped up to the signal is still in the ring: the last of it for up to its timeout.
         poll.unregister(stop)
         deadline = time.monotonic() + STOP_READ_SECONDS
@@ -229,7 +238,8 @@ class LiveSource(Source):
 
     def _read(self) -> Packets | None:
         try:
-            packets, index = self._reader.next_batch(self._pace.count)
+            most = self._pace.count
+            packets, index = self._reader.next_batch(most)
         except _pcapy().PcapError as error:
             if "went down" not in str(error):
                 raise CaptureError(f"capture on {self.name} failed: {error}") from error
@@ -240,6 +250,7 @@ class LiveSource(Source):
         if self._down:
             self._down = False
             log.info("interface is up again", extra={"fields": {"interface": self.name}})
+        self._emptied = len(index) // 16 < most
         self._pace.saw(packets, index)
         return packets, index
 

@@ -399,6 +399,29 @@ def live() -> Iterator[Callable[[list[Any]], LiveSource]]:
         source.close()
 
 
+@pytest.mark.parametrize(
+    ("size", "pause"), [(16 << 20, capture.PAUSE_SECONDS), (1 << 20, (1 << 20) / capture.PAUSE_RATE)]
+)
+def test_a_ring_that_was_read_empty_is_left_alone_for_a_moment(
+    live: Callable[[list[Any]], LiveSource], monkeypatch: pytest.MonkeyPatch, size: int, pause: float
+) -> None:
+    """No wake-up for every few packets; where there is more to read, or the ring is small, reading goes on sooner."""
+    few = packets.to_feed(captures.connection([]))
+    source = live([few, few, few])
+    source._pause = LiveSource("lo", ports=[80], buffer_size=size)._pause
+    stop = Stop()
+    pauses: list[float] = []
+    monkeypatch.setattr(stop, "wait", pauses.append)
+    batches = source.batches(stop)
+    assert next(batches) == few
+    assert next(batches) == few
+    assert pauses == [pause]
+    source._pace.count = len(few[1]) // 16
+    assert next(batches) == few
+    assert next(batches) is None
+    assert pauses == [pause, pause]
+
+
 DOWN = pcapy.PcapError("The interface went down")
 
 
