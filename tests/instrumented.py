@@ -17,11 +17,6 @@ OPTIONS = {
 }
 
 
-def plain() -> dict[str, str]:
-    """The environment without the sanitizers, for programs of others: some hang or fail under them."""
-    return {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", *OPTIONS)}
-
-
 def inherited(*names: str) -> dict[str, str]:
     """These variables of this process, for a child with an environment of its own; and those of `make sanitize`."""
     return {name: os.environ[name] for name in (*names, "LD_PRELOAD", *OPTIONS) if name in os.environ}

@@ -12,8 +12,10 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import subprocess
 import sys
 import tempfile
+from typing import Any
 
 import pytest
 
@@ -35,6 +37,24 @@ def main() -> None:
     arguments = sys.argv[1:] or ["tests"]
     plugins = ["-p", "no:cacheprovider", "-p", "tests.sanitize"]
     os.execve(sys.executable, [sys.executable, "-m", "pytest", *plugins, *arguments], environ)
+
+
+FOREIGN = {"capinfos", "cc", "curl", "dumpcap", "editcap", "gcc", "nginx", "openssl", "tcpdump", "tshark", "wrk"}
+"""Programs of others that tests start: under the sanitizers some hang."""
+
+
+def pytest_configure() -> None:
+    """Starts those without the sanitizers; every Python keeps them."""
+    begin = subprocess.Popen.__init__
+
+    def init(self: Any, args: Any, *more: Any, **options: Any) -> None:
+        first = args if isinstance(args, str | os.PathLike) else args[0]
+        if os.path.basename(first) in FOREIGN:
+            environ = options.get("env") or os.environ
+            options["env"] = {name: environ[name] for name in environ if name not in ("LD_PRELOAD", *OPTIONS)}
+        begin(self, args, *more, **options)
+
+    subprocess.Popen.__init__ = init  # type: ignore[method-assign]
 
 
 def leaks() -> list[str]:

@@ -14,7 +14,6 @@ import pytest
 
 from tests.captures import connection, get, ok, write
 from tests.daemon import DEMO, ROOT, SECONDS, Daemon, exchanges, needs_capture, web_server
-from tests.instrumented import plain
 
 SNIFFER = (sys.executable, "-m", "sniffer", "--ports", "8080", "--stdout")
 
@@ -45,7 +44,7 @@ def test_standard_input() -> None:
 def test_forms_of_captures_on_standard_input(form: str) -> None:
     """pcap with micro- and nanoseconds and pcapng are read from a pipe."""
     command = ["editcap", "-F", form, str(DEMO), "-"]
-    made = subprocess.run(command, env=plain(), capture_output=True, check=True, timeout=SECONDS)
+    made = subprocess.run(command, capture_output=True, check=True, timeout=SECONDS)
     done = run("--read", "-", stdin=made.stdout)
     assert done.returncode == 0
     assert done.stdout == run("--read", str(DEMO)).stdout
@@ -71,7 +70,7 @@ def test_a_live_capture_through_a_pipe(program: str) -> None:
         options = {"tcpdump": ["-U", "-s0"], "dumpcap": ["-q", "-f"]}[program]
         capture = [program, "-i", "lo", "-w", "-", *options, f"tcp port {port}"]
         with (
-            subprocess.Popen(capture, env=plain(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as source,
+            subprocess.Popen(capture, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as source,
             Daemon("--ports", str(port), "--read", "-", "--stdout", stdin=source.stdout) as daemon,
         ):
             daemon.log("started")
