@@ -36,7 +36,7 @@ import yaml
 from sniffer.injector.patch import SPOOL_DIR, UID
 from tests.injector.pods import answered, sniffer_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]  # links lead nowhere in a root of its own
 SITE = sysconfig.get_paths()["purelib"]
 SAMPLE = ROOT / "deploy/sample"
 COLLECTOR, APPLICATION, METRICS = 9000, 8080, 9102

@@ -369,6 +369,10 @@ async def settle(session: aiohttp.ClientSession, url: str) -> None:
         await asyncio.sleep(0.2)
 
 
+SANITIZED = "TCP_SNIFFER_SANITIZED" in os.environ
+"""Sanitizers take memory of their own: the bound is not looked at then."""
+
+
 def assert_accounted(run: Run) -> None:
     """All but flatness: laws, counts that somebody else has made, drops said, the bound of memory, the exit code."""
     final = run.final
@@ -397,7 +401,7 @@ def assert_accounted(run: Run) -> None:
                 said.update({reason: line.get(reason, 0) for reason in ("rejected", *REASONS)})
         assert said["rejected"] == lane["rejected"]
         assert {reason: said[reason] for reason in REASONS} == {reason: lane[f"dropped_{reason}"] for reason in REASONS}
-    assert max(sample.rss for sample in run.samples) <= run.rss_at_start + 1.25 * BUDGET
+    assert SANITIZED or max(sample.rss for sample in run.samples) <= run.rss_at_start + 1.25 * BUDGET
     assert run.last["message"] == "stopped"
     assert run.last["undelivered"] == 0
     assert run.exit_code == 0
@@ -444,5 +448,5 @@ def soak_library(seconds: float, folder: Path) -> dict[str, Any]:
     assert calls["made"] - calls["raised"] == callback["delivered"]
     assert calls["iterated"] == iterator["delivered"]
     assert callback["waiting"] == iterator["waiting"] == 0
-    assert highest <= at_start + 1.25 * BUDGET
+    assert SANITIZED or highest <= at_start + 1.25 * BUDGET
     return result
