@@ -50,7 +50,7 @@ PACE_SECONDS: Final = 0.05
 STATS_SECONDS: Final = 1.0
 WRITE_SECONDS: Final = 30.0
 """A browser that takes nothing for so long is cut off; it comes again by itself, where it is alive."""
-CLOSE_SECONDS: Final = 0.5
+CLOSE_SECONDS: Final = 2.0
 PART_BYTES: Final = 1 << 16
 SEND_BUFFER: Final = 1 << 17
 """Of the kernel, for each connection: a slow browser must notice soon."""
