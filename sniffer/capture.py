@@ -879,7 +879,7 @@ class Capture(threading.Thread):
             errors.append(raised)
         except Exception as raised:
             errors.append(_failed(raised))
-        self._finish(table)
+        self._put(table, table.flush())
         if len(self._sources) > 1:
             self._before.update(table.counters())
 
@@ -922,9 +922,6 @@ class Capture(threading.Thread):
         if (kernel := self.source.stats()) is not None:  # now, so that it is never behind what was read of it
             self._handoff.put_kernel(kernel)
         self._handoff.put(messages, counters, table.events(), alive=self._alive)
-
-    def _finish(self, table: FlowTable) -> None:
-        self._put(table, table.flush())
 
     def _alive(self) -> None:
         self.beat = time.monotonic()

@@ -269,6 +269,18 @@ cdef inline uint8_t* room(Buffer* out, size_t size) noexcept nogil:
     return out.data + out.size
 
 
+cdef inline void begin(Buffer* out) noexcept nogil:
+    out.size = 0
+    out.failed = False
+
+
+cdef bytes written(Buffer* out):
+    """What was written since begin()."""
+    if out.failed:
+        raise MemoryError
+    return PyBytes_FromStringAndSize(<char*>out.data, <Py_ssize_t>out.size)
+
+
 cdef inline void write(Buffer* out, const void* data, size_t size) noexcept nogil:
     cdef uint8_t* to = room(out, size)
     if to != NULL:
@@ -1005,12 +1017,9 @@ cdef class RawMessage:
         cdef Face face
         cdef list kept = []
         self.prepare(&face, kept)
-        buffer.size = 0
-        buffer.failed = False
+        begin(&buffer)
         put_record(&buffer, &face)
-        if buffer.failed:
-            raise MemoryError
-        return PyBytes_FromStringAndSize(<char*>buffer.data, <Py_ssize_t>buffer.size)
+        return written(&buffer)
 
 
 def weights(messages):
@@ -1026,12 +1035,9 @@ cdef inline void span(Span* at, bytes text):
 cdef bytes json_of(dict fields, list kept):
     """What put_dict() writes; `kept` gets it."""
     cdef bytes json
-    buffer.size = 0
-    buffer.failed = False
+    begin(&buffer)
     put_dict(&buffer, fields)
-    if buffer.failed:
-        raise MemoryError
-    json = PyBytes_FromStringAndSize(<char*>buffer.data, <Py_ssize_t>buffer.size)
+    json = written(&buffer)
     kept.append(json)
     return json
 
@@ -1166,7 +1172,7 @@ cdef class Lines:
 
     def take(self, batch, Py_ssize_t first, size_t size):
         """See flow.pyi."""
-        cdef list records = list(batch[first:first + FACES])
+        cdef object records = batch[first:first + FACES]    # kept: the faces point into them
         cdef list kept = []
         cdef Buffer* out = &self.out
         cdef Face* face
@@ -1193,8 +1199,7 @@ cdef class Lines:
             count += 1
             if foreseen >= size:
                 break
-        out.size = 0
-        out.failed = False
+        begin(out)
         with nogil:
             while done < count and (done == 0 or out.size < size):
                 face = &self.faces[done]
@@ -1204,9 +1209,7 @@ cdef class Lines:
                     put_record(out, face)
                 put(out, b"\n")
                 done += 1
-        if out.failed:
-            raise MemoryError
-        return done, PyBytes_FromStringAndSize(<char*>out.data, <Py_ssize_t>out.size)
+        return done, written(out)
 
 
 cdef RawMessage build_message(Message* message, Pool* pool, Rules rules):

@@ -5,6 +5,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from sniffer_core.flow import RawMessage
 from tests import packets as p
 from tests.conversations import START, Dialogue
 from tests.laws import Table
@@ -137,22 +138,27 @@ def test_sampling_rule(address: str, server: tuple[str, int], rate: float) -> No
         }
 
 
-def test_messages_tentative_dropped() -> None:
-    """What looks like a request behind a gap and turns out to be a body is dropped, and counted once each."""
-    invented = b"GET /invented HTTP/1.1\r\n\r\n"
+def behind_a_lost_head(segments: list[bytes]) -> tuple[Table, list[RawMessage]]:
+    """The table that read, and the messages of, three exchanges; the head of the second was lost, its body was not."""
     dialogue = Dialogue()
     dialogue.client(GET)
     dialogue.server(OK)
-    dialogue.client(b"POST /1 HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (2 * len(invented)), lost=True)
-    dialogue.client(invented)
-    dialogue.client(invented)
+    dialogue.client(b"POST /1 HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % sum(map(len, segments)), lost=True)
+    for segment in segments:
+        dialogue.client(segment)
     dialogue.server()
     dialogue.wait(300_000)
     dialogue.server(OK)
     dialogue.client(b"GET /2 HTTP/1.1\r\n\r\n")
     dialogue.server(OK)
     table = Table()
-    messages = table.run(dialogue.packets)
+    return table, table.run(dialogue.packets)
+
+
+def test_messages_tentative_dropped() -> None:
+    """What looks like a request behind a gap and turns out to be a body is dropped, and counted once each."""
+    invented = b"GET /invented HTTP/1.1\r\n\r\n"
+    table, messages = behind_a_lost_head([invented, invented])
     assert [m.path for m in messages if m.direction == "request"] == ["/", "/2"]
     assert table.counted("messages_tentative_dropped", "messages_request", "gaps") == {
         "messages_tentative_dropped": 2,
@@ -165,19 +171,8 @@ def test_a_request_in_a_body_that_goes_on_behind_it() -> None:
     """What looks like a request behind a gap, with more of its segment behind it, is no request; it is freed once, and
     not looked at after that (`make sanitize` sees it).
     """
-    invented = b"GET /invented HTTP/1.1\r\n\r\nmore"
-    dialogue = Dialogue()
-    dialogue.client(GET)
-    dialogue.server(OK)
-    dialogue.client(b"POST /1 HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(invented), lost=True)
-    dialogue.client(invented)
-    dialogue.server()
-    dialogue.wait(300_000)
-    dialogue.server(OK)
-    dialogue.client(b"GET /2 HTTP/1.1\r\n\r\n")
-    dialogue.server(OK)
-    table = Table()
-    messages = table.run(dialogue.packets)
+    body = b"GET /invented HTTP/1.1\r\n\r\nmore"
+    table, messages = behind_a_lost_head([body])
     assert [m.path for m in messages if m.direction == "request"] == ["/", "/2"]
     assert table.counted("messages_tentative_dropped", "messages_request") == {
         "messages_tentative_dropped": 1,
