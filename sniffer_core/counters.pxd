@@ -78,6 +78,7 @@ cpdef enum Counter:
     MESSAGES_RESYNCED
     MESSAGES_TENTATIVE_DROPPED  # read after a gap and then contradicted by the other side
     RESPONSES_UNPAIRED
+    RESPONSES_EARLY             # came before the head of the request that they answer was whole
     REQUESTS_UNANSWERED         # their connection ended, or a later one was answered, first
     RESPONSES_INFORMATIONAL     # 1xx but 101
     INFORMATIONAL_ORPHANED      # 1xx whose final response never came
@@ -104,5 +105,6 @@ cpdef enum Counter:
     ANOMALY_CONFLICTING_OVERLAP
     ANOMALY_BARE_LF
     ANOMALY_OBS_FOLD
+    ANOMALY_BODY_NOT_SENT
 
     COUNTERS_END

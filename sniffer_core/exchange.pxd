@@ -20,7 +20,7 @@ from sniffer_core.memory cimport Pool
 cdef enum:
     CARRY_MAX = 4
     INFORMATIONAL_MAX = 16
-    OPEN_MAX = 1024         # entries of one queue; the oldest is given up beyond
+    OPEN_MAX = 1024         # entries of one queue; of requests beyond only the numbers are kept
     CONN_OBJECTS = 640      # bytes that a connection's Python objects take: 580 with IPv4, 660 with IPv6
     OPEN_MAX_ONE_SIDED = 16 # where no packet of the response direction was ever seen
 
@@ -28,6 +28,11 @@ cdef enum Doubt:
     SURE = 0
     TENTATIVE = 1           # its message, once ended, waits in `waiting`
     REFUTED = 2             # it was no message: to be freed when it ends
+
+cdef enum Match:
+    MATCH_ACKS = 0          # the request that the ACKs point to
+    MATCH_OLDEST = 1        # the oldest one, whatever the ACKs say
+    MATCH_NONE = 2
 
 cdef struct Conn:           # who a connection is: shared by its flow and by messages that outlive it
     Pool* pool
@@ -64,6 +69,11 @@ cdef struct Exchange:
     bint connect
     bint head
     bint upgrade
+    bint expect             # it announced that it waits for a 100 before it sends its body
+    bint continued          # ... which came
+    uint16_t answered       # status of its final response; 0 before
+    bint answer_lost        # bytes of unknown extent were lost from the responses while it was sent
+    int64_t answer_end      # where that response ended; -1 before
     uint8_t doubt           # Doubt
     Message* waiting
     Text method
@@ -88,7 +98,10 @@ cdef struct Exchanges:
     Exchange* tail
     uint32_t count
     uint32_t next_number
+    uint32_t beyond         # requests behind the queue's OPEN_MAX, of which only the numbers are kept
+    uint32_t beyond_number  # ... the first of these
     bint from_start         # the connection was seen to begin
+    bint in_step            # a response was paired, first in, first out
     bint responses_lost     # bytes of unknown extent were lost from the response stream
     bint lost_between       # ... and they began between two responses: one at least is lost whole
     bint uncounted          # ... and none was read since: how many were lost is unknown
@@ -123,7 +136,9 @@ cdef bint exchanges_no_head(const Exchanges* queue, int64_t ack, int64_t start) 
     # Whether a response answers no HEAD, whichever it answers.
 cdef int64_t exchanges_mark(const Exchanges* queue, int64_t offset, int64_t otherwise) noexcept nogil
     # The first offset of the response stream, from `offset` on, that an open request marks as a message's end.
-cdef Exchange* exchanges_answer(Exchanges* queue, Conn* conn, Message* message) noexcept nogil
+cdef bint exchanges_fifo(const Exchanges* queue) noexcept nogil
+    # Whether responses still answer their requests first in, first out: nothing was lost that would change it.
+cdef Exchange* exchanges_answer(Exchanges* queue, Conn* conn, Message* message, Match match) noexcept nogil
     # A final response's head: the entry it answers (taken out) or a new one without a request, which `message` refers
     # to. NULL without memory.
 cdef void exchange_release(Exchange* exchange, Pool* pool, uint32_t references) noexcept nogil

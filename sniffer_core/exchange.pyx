@@ -63,15 +63,33 @@ cdef void exchanges_free(Exchanges* queue) noexcept nogil:
     forget_informational(queue)
 
 
+cdef void give_up_beyond(Exchanges* queue) noexcept nogil:
+    """Where responses do not come by count any longer, numbers of requests are of no use."""
+    queue.counters[<int>Counter.REQUESTS_UNANSWERED] += queue.beyond
+    queue.beyond = 0
+
+
 cdef void exchanges_settle(Exchanges* queue) noexcept nogil:
     while queue.head != NULL:
         give_up(queue)
+    give_up_beyond(queue)
     queue.responses_lost = False
     queue.lost_between = False
     queue.uncounted = False
 
 
+cdef bint exchanges_fifo(const Exchanges* queue) noexcept nogil:
+    return not queue.responses_lost and (queue.head == NULL or not (queue.head.lost or queue.tail.lost)) and \
+        (queue.from_start or queue.in_step)
+
+
 cdef void push(Exchanges* queue, Exchange* entry, uint32_t most) noexcept nogil:
+    if most == OPEN_MAX and (queue.beyond or queue.count >= most) and not entry.lost and exchanges_fifo(queue):
+        if queue.beyond == 0:
+            queue.beyond_number = entry.number
+        queue.beyond += 1
+        return
+    give_up_beyond(queue)
     while queue.count >= most:
         give_up(queue)
         queue.responses_lost = True     # first in, first out would be wrong from here on
@@ -98,6 +116,7 @@ cdef Exchange* new_exchange(Exchanges* queue, Conn* conn, size_t text) noexcept 
     queue.next_number += 1
     entry.end = -1
     entry.ack = -1
+    entry.answer_end = -1
     return entry
 
 
@@ -170,6 +189,7 @@ cdef Exchange* exchanges_request(Exchanges* queue, Conn* conn, Message* message,
     entry.start = message.start
     entry.ack = message.ack
     entry.upgrade = message.upgrade
+    entry.expect = message.expect
     entry.method = put(entry, &at, message.text, message.method)
     entry.target = put(entry, &at, message.text, message.target)
     entry.connect = message.method.size == 7 and memcmp(entry.text, b"CONNECT", 7) == 0
@@ -237,6 +257,7 @@ cdef void exchanges_lost_request(Exchanges* queue, Conn* conn, int64_t start, bi
 
 
 cdef void exchanges_lost_responses(Exchanges* queue, bint whole) noexcept nogil:
+    give_up_beyond(queue)
     queue.responses_lost = True
     queue.uncounted = True
     if whole:
@@ -246,6 +267,8 @@ cdef void exchanges_lost_responses(Exchanges* queue, bint whole) noexcept nogil:
 
 cdef void exchanges_informational(Exchanges* queue, uint16_t status) noexcept nogil:
     queue.counters[<int>Counter.RESPONSES_INFORMATIONAL] += 1
+    if status == 100 and queue.head != NULL:
+        queue.head.continued = True
     if queue.informational_count < INFORMATIONAL_MAX:
         queue.informational[queue.informational_count] = status
         queue.informational_count += 1
@@ -330,9 +353,9 @@ cdef Exchange* exchanges_pick(Exchanges* queue, int64_t ack, int64_t start) noex
     if entry == NULL:
         return NULL
     if not queue.responses_lost and not entry.lost:
-        # Nothing was lost before it: first in, first out. But where the capture began mid-stream, what answers a request
-        # acknowledges a part of it: the answer to a request that came before answers none of ours.
-        return entry if queue.from_start or ack < 0 or entry.start < ack else NULL
+        # Nothing was lost before it: first in, first out. But what answers a request acknowledges a part of it, unless it
+        # was sent before the request came: see Early in flow.pyx. Where the capture began mid-stream, it answers one before.
+        return entry if ack < 0 or entry.start < ack else NULL
     if ack < 0:
         return NULL
     while entry != NULL:
@@ -367,9 +390,14 @@ cdef int64_t exchanges_mark(const Exchanges* queue, int64_t offset, int64_t othe
     return otherwise
 
 
-cdef Exchange* exchanges_answer(Exchanges* queue, Conn* conn, Message* message) noexcept nogil:
-    cdef Exchange* entry = exchanges_pick(queue, message.ack, message.start)
+cdef Exchange* exchanges_answer(Exchanges* queue, Conn* conn, Message* message, Match match) noexcept nogil:
+    cdef Exchange* entry = NULL
+    if match == MATCH_ACKS:
+        entry = exchanges_pick(queue, message.ack, message.start)
+    elif match == MATCH_OLDEST:
+        entry = queue.head
     if entry != NULL:
+        queue.in_step = queue.in_step or not queue.responses_lost
         while queue.head != entry:
             give_up(queue)
         entry.references += 1
@@ -381,6 +409,12 @@ cdef Exchange* exchanges_answer(Exchanges* queue, Conn* conn, Message* message) 
         if entry == NULL:
             return NULL
         entry.references = 1
+        if match != MATCH_NONE and queue.head == NULL and queue.beyond:
+            queue.next_number -= 1
+            entry.number = queue.beyond_number
+            queue.beyond_number += 1
+            queue.beyond -= 1
+    entry.answered = message.status
     entry.informational_count = queue.informational_count
     memcpy(entry.informational, queue.informational, queue.informational_count * sizeof(uint16_t))
     queue.informational_count = 0

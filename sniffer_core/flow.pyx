@@ -15,22 +15,24 @@ from socket import AF_INET, AF_INET6, inet_pton
 
 cimport cython
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, qsort
+from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
 from sniffer_core.counters cimport Counter
 from sniffer_core.exchange cimport (
-    CARRY_MAX, CONN_OBJECTS, OPEN_MAX, OPEN_MAX_ONE_SIDED, REFUTED, SURE, TENTATIVE, Carry, Conn, Exchange, Exchanges, conn_release,
-    exchange_release, exchanges_answer, exchanges_count, exchanges_free, exchanges_informational, exchanges_init,
+    CARRY_MAX, CONN_OBJECTS, MATCH_ACKS, MATCH_NONE, MATCH_OLDEST, OPEN_MAX, OPEN_MAX_ONE_SIDED, REFUTED, SURE, TENTATIVE,
+    Carry, Conn, Exchange, Exchanges, Match, conn_release, exchange_release, exchanges_answer, exchanges_count,
+    exchanges_fifo, exchanges_free, exchanges_informational, exchanges_init,
     exchanges_lost_request, exchanges_lost_responses, exchanges_mark, exchanges_no_head, exchanges_pick, exchanges_plausible,
     exchanges_refute, exchanges_request, exchanges_settle, exchanges_unpaired)
 from sniffer_core.fragment cimport Fragments, fragments_add, fragments_free, fragments_init
 from sniffer_core.http1 cimport (
-    BODY_CLOSE, DEAD, DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE, EVENT_NOT_HTTP, FRAME, HEAD,
+    BIT_BODY_NOT_SENT, BODY_LENGTH, CHUNK_SIZE, DEAD, DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE,
+    EVENT_NOT_HTTP, HEAD,
     INCOMPLETE_CLOSED_, INCOMPLETE_EVICTED_, INCOMPLETE_GAP_, INCOMPLETE_IDLE_, INCOMPLETE_MALFORMED_, INCOMPLETE_STOPPED_, PROTOCOL_HTTP2,
     PROTOCOL_OTHER, PROTOCOL_TLS, REQUEST, RESPONSE, SKIP, START, TUNNEL, WHOLE, Event, Incomplete, Kind, Limits, Message,
-    Parser, http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free, http1_gap, http1_init,
-    http1_kill, http1_reject, http1_skip, http1_tunnel, message_free)
+    Parser, http1_cease, http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free, http1_gap,
+    http1_head, http1_init, http1_kill, http1_reject, http1_skip, http1_starts, http1_tunnel, message_free)
 from sniffer_core.memory cimport Pool, pool_give, pool_resize, pool_take
 from sniffer_core.message cimport Rules, build_message, forget_conn, name_end
 from sniffer_core.stream cimport (
@@ -60,6 +62,7 @@ cdef enum:
     READY_BYTES = 8 << 20
     CLOCK_SLACK = 1_000_000     # µs that the stamps of one batch may run ahead of the monotonic clock
     DOUBTED_MAX = 16            # responses in a row that may wait for what tells whether they are any
+    EARLY_MAX = 16              # responses in a row that may wait for the requests that they answer
     EVENTS = 256
     OWN_MAX = 256
 
@@ -68,6 +71,11 @@ cdef enum Mode:
     MODE_UNDECIDED = 1          # both ports are captured and no SYN was seen
     MODE_IGNORED = 2            # flow.reason says why; costs a lookup
     MODE_CLOSED = 3             # a tombstone
+
+cdef enum Wait:                 # why the client's next bytes are not read yet
+    WAIT_NONE = 0
+    WAIT_OFFER = 1              # an Upgrade or CONNECT: its answer says whether they are HTTP
+    WAIT_BODY = 2               # of a refused request: they are its body, or the next request
 
 cdef enum EventKind:
     EVENT_TLS = 0
@@ -91,7 +99,9 @@ cdef struct Half:
     int64_t due
     int64_t hole                # the offset of the hole that the timer is for
     bint seen                   # a packet of this direction was seen
-    bint waits                  # an upgrade's answer decides how to read on
+    uint8_t waits               # Wait
+    bint unjudged               # the answer to an Upgrade or CONNECT was lost: the next bytes tell whether they are HTTP
+    bint tunnel_next            # the answer was yes: what follows the open request is a tunnel
     bint eof                    # its end was handed over
     bint absent                 # known by the other side only: nothing waits for it
     bint long_open
@@ -100,6 +110,11 @@ cdef struct Half:
     uint8_t end_reason          # Incomplete: WHOLE for FIN, INCOMPLETE_CLOSED_ for RST
     Stream stream
     Parser parser
+
+cdef struct Responses:          # that have ended and wait, in order
+    Message* head
+    Message* tail
+    uint32_t count
 
 cdef struct Timers:             # sorted, since all have the same delay
     Half* head
@@ -139,9 +154,9 @@ cdef struct Flow:
     int64_t closed              # core time, MODE_CLOSED
     Half half[2]
     Exchanges exchanges
-    Message* doubted            # responses that ended and may be none, in order
-    Message* doubted_tail
-    uint32_t doubted_count
+    Responses doubted           # which may be none
+    Responses early             # whose requests have not come yet
+    uint32_t offer              # number of the latest exchange with an Upgrade or CONNECT
 
 cdef struct Noted:              # an event, until events() takes it
     int kind
@@ -377,6 +392,7 @@ cdef void strip(Table* table, Flow* flow, int reason) noexcept nogil:
             drop_open(table, half)
             http1_free(&half.parser)
     drop_doubted(table, flow)
+    drop_early(table, flow)
     exchanges_free(&flow.exchanges)
 
 
@@ -485,12 +501,22 @@ cdef void drop_open(Table* table, Half* half) noexcept nogil:
     shut(table, half)
 
 
-cdef Message* next_doubted(Flow* flow) noexcept nogil:
-    """Takes the first of the responses in doubt out of their list; NULL: there is none."""
-    cdef Message* message = flow.doubted
+cdef void let_wait(Responses* responses, Message* message) noexcept nogil:
+    message.next = NULL
+    if responses.head == NULL:
+        responses.head = message
+    else:
+        responses.tail.next = message
+    responses.tail = message
+    responses.count += 1
+
+
+cdef Message* next_of(Responses* responses) noexcept nogil:
+    """Takes the first out; NULL: there is none."""
+    cdef Message* message = responses.head
     if message != NULL:
-        flow.doubted = message.next
-        flow.doubted_count -= 1
+        responses.head = message.next
+        responses.count -= 1
     return message
 
 
@@ -501,7 +527,7 @@ cdef void unsettle(Message* message) noexcept nogil:
 
 
 cdef void drop_doubted(Table* table, Flow* flow) noexcept nogil:
-    cdef Message* message = next_doubted(flow)
+    cdef Message* message = next_of(&flow.doubted)
     while message != NULL:
         if (<Exchange*>message.exchange).unasked:
             table.counters[<int>Counter.MESSAGES_TENTATIVE_DROPPED] += 1
@@ -509,7 +535,7 @@ cdef void drop_doubted(Table* table, Flow* flow) noexcept nogil:
         else:
             unsettle(message)
             emit(table, message)
-        message = next_doubted(flow)
+        message = next_of(&flow.doubted)
 
 
 cdef void disbelieve(Table* table, Flow* flow, Half* half) noexcept nogil:
@@ -524,19 +550,19 @@ cdef void disbelieve(Table* table, Flow* flow, Half* half) noexcept nogil:
 
 cdef void believe(Table* table, Flow* flow, Half* half, bint proved) noexcept nogil:
     """The responses in doubt are taken for responses, and so is what is read; `proved`: they must be."""
-    cdef Message* message = next_doubted(flow)
+    cdef Message* message = next_of(&flow.doubted)
     half.doubtful = False
     while message != NULL:
         if message.assumed and not proved and flow.half[1 - flow.server].seen:
             unsettle(message)
-        if not (<Exchange*>message.exchange).unasked or answer(table, flow, message):
+        if not (<Exchange*>message.exchange).unasked or answer(table, flow, message, MATCH_ACKS):
             emit(table, message)
         else:
             message_free(message, &table.pool)
-        message = next_doubted(flow)
+        message = next_of(&flow.doubted)
     message = half.parser.message
     if message != NULL and message.exchange != NULL and (<Exchange*>message.exchange).unasked and \
-            not answer(table, flow, message):
+            not answer(table, flow, message, MATCH_ACKS):
         shut(table, half)
 
 
@@ -589,10 +615,13 @@ cdef void on_request(Table* table, Flow* flow, Half* half, bint cut) noexcept no
         other.parser.boundary = message.ack
     if not cut:
         http1_frame(&half.parser, False, True)
+    if flow.early.head != NULL or other.parser.message != NULL:
+        match_early(table, flow, False)
 
 
-cdef bint answer(Table* table, Flow* flow, Message* message) noexcept nogil:
+cdef bint answer(Table* table, Flow* flow, Message* message, Match match) noexcept nogil:
     """A final response finds its request. False: no memory; the message has no exchange then."""
+    cdef Half* client = &flow.half[1 - flow.server]
     cdef Exchange* exchange = <Exchange*>message.exchange
     if exchange != NULL:    # while it was in doubt
         exchange_release(exchange, &table.pool, 1)
@@ -600,14 +629,16 @@ cdef bint answer(Table* table, Flow* flow, Message* message) noexcept nogil:
     exchanges_count(&flow.exchanges, message.ack)
     if flow.exchanges.doubted:
         emit_waiting(table, flow)
-    exchange = exchanges_answer(&flow.exchanges, flow.conn, message)
+    exchange = exchanges_answer(&flow.exchanges, flow.conn, message, match)
     if exchange == NULL:
         return False
+    if client.waits == WAIT_OFFER and exchange.number >= flow.offer and not switches(message, exchange):
+        client.waits = WAIT_NONE        # refused, or given up for what was asked after it
     if exchange.waiting != NULL:
         emit(table, exchange.waiting)
         exchange.waiting = NULL
     message.latency = -1
-    if exchange.end_read and exchange.stamp_end <= message.stamp:
+    if exchange.end_read and exchange.stamp_end <= message.stamp and match == MATCH_ACKS:
         message.latency = message.stamp - exchange.stamp_end
     if message.ack >= 0:
         flow.half[1 - flow.server].parser.boundary = message.ack
@@ -634,7 +665,7 @@ cdef void on_doubtful(Table* table, Flow* flow, Half* half, bint cut) noexcept n
 cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept nogil:
     """A response's head, whole or cut: it finds its request."""
     cdef Message* message = half.parser.message
-    cdef Half* other = &flow.half[1 - flow.server]
+    cdef const Half* other = &flow.half[1 - flow.server]
     cdef Exchange* exchange
     cdef bint interim = 100 <= message.status < 200 and message.status != 101
     if half.doubtful and message.start == half.parser.boundary:
@@ -660,22 +691,107 @@ cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept n
     if half.doubtful:
         on_doubtful(table, flow, half, cut)
         return
-    if not answer(table, flow, message):
+    if flow.early.head != NULL:
+        match_early(table, flow, True)
+    if comes_early(flow, half, message):
+        on_early(table, flow, half, cut)
+        return
+    if not answer(table, flow, message, MATCH_ACKS):
         http1_frame(&half.parser, False, False)
         return
     exchange = <Exchange*>message.exchange
     table.messages_open += 1
-    if cut:
-        return
-    # RFC 9110 sections 9.3.6 and 15.2.2: HTTP ends with this head, whatever length fields it has.
-    flow.tunnels = message.status == 101 or (exchange.connect and 200 <= message.status < 300)
-    http1_frame(&half.parser, exchange.head or flow.tunnels,
-                exchange.known or exchanges_no_head(&flow.exchanges, message.ack, message.start))
+    flow.tunnels = switches(message, exchange)
     if flow.tunnels:
         table.counters[<int>Counter.FLOWS_TUNNEL] += 1
         note(table, flow, EVENT_TUNNEL)
-    else:
-        other.waits = False
+    if not cut:
+        http1_frame(&half.parser, exchange.head or flow.tunnels,
+                    exchange.known or exchanges_no_head(&flow.exchanges, message.ack, message.start))
+
+
+cdef inline bint switches(const Message* message, const Exchange* exchange) noexcept nogil:
+    """RFC 9110 sections 9.3.6 and 15.2.2: HTTP ends with this response's head, whatever length fields it has."""
+    return message.status == 101 or (exchange.connect and 200 <= message.status < 300)
+
+
+# Early responses. A server may answer before the request's head is whole (400, 408, 414, 431), even before its first
+# byte. Such a response belongs to the request that has begun or comes next, and waits for its head. One that
+# acknowledges no byte of it may also say that the connection was idle for too long (408): then the connection ends with
+# it. So it is paired only when a further response follows.
+
+cdef bint comes_early(const Flow* flow, const Half* half, const Message* message) noexcept nogil:
+    """Whether a final response in step has no request yet, and may get one."""
+    cdef const Half* client = &flow.half[1 - flow.server]
+    cdef const Exchanges* queue = &flow.exchanges
+    if message.ack < 0 or message.resynced or message.status == 101 or not exchanges_fifo(queue) or \
+            queue.beyond or not client.seen or client.absent or client.eof or flow.early.count >= EARLY_MAX:
+        return False
+    if flow.early.head != NULL:
+        return True
+    if queue.head != NULL:
+        return queue.head.start >= message.ack
+    return at_rest(&client.parser) or (client.parser.state == HEAD and not client.parser.candidate)
+
+
+cdef void on_early(Table* table, Flow* flow, Half* half, bint cut) noexcept nogil:
+    """A response's head, before that of its request."""
+    cdef const Parser* client = &flow.half[1 - flow.server].parser
+    cdef bint named = client.state == HEAD and client.buffer_size >= 5 and flow.early.head == NULL and \
+        flow.exchanges.head == NULL
+    table.counters[<int>Counter.RESPONSES_EARLY] += 1
+    flow.tunnels = False
+    if exchanges_unpaired(&flow.exchanges, flow.conn, half.parser.message):
+        table.messages_open += 1
+    if not cut:
+        http1_frame(&half.parser, named and memcmp(client.buffer, b"HEAD ", 5) == 0, named)
+
+
+cdef void match_early(Table* table, Flow* flow, bint further) noexcept nogil:
+    """Requests have come: the early responses get theirs. `further`: another response follows them."""
+    cdef Half* half = &flow.half[flow.server]
+    cdef Message* message
+    cdef Exchange* exchange
+    if not exchanges_fifo(&flow.exchanges):
+        drop_early(table, flow)
+    while flow.early.head != NULL and flow.exchanges.head != NULL:
+        message = flow.early.head
+        if not further and message.next == NULL and half.parser.message == NULL and \
+                message.ack <= flow.exchanges.head.start:
+            return
+        message = next_of(&flow.early)
+        if answer(table, flow, message, MATCH_OLDEST):
+            emit(table, message)
+        else:
+            message_free(message, &table.pool)
+    message = half.parser.message
+    if further or message == NULL or message.exchange == NULL or half.doubtful or flow.early.head != NULL or \
+            not exchanges_fifo(&flow.exchanges):
+        return
+    exchange = <Exchange*>message.exchange
+    if exchange.unasked and flow.exchanges.head != NULL and message.ack > flow.exchanges.head.start and \
+            not answer(table, flow, message, MATCH_OLDEST):
+        shut(table, half)
+
+
+cdef void end_early(Table* table, Flow* flow) noexcept nogil:
+    """The server says no more: only the response to a request that has begun is still paired."""
+    cdef const Parser* client = &flow.half[1 - flow.server].parser
+    cdef const Message* first = flow.early.head
+    if first != NULL and (flow.exchanges.head != NULL or first.next != NULL or client.state != HEAD or
+                          client.candidate or client.first_offset >= first.ack):
+        drop_early(table, flow)
+
+
+cdef void drop_early(Table* table, Flow* flow) noexcept nogil:
+    """No request comes for the early responses: they stay unpaired."""
+    cdef Message* message = next_of(&flow.early)
+    while message != NULL:
+        if answer(table, flow, message, MATCH_NONE):
+            emit(table, message)
+        else:
+            message_free(message, &table.pool)
+        message = next_of(&flow.early)
 
 
 cdef void on_end(Table* table, Flow* flow, Half* half, const Run* run) noexcept nogil:
@@ -707,8 +823,15 @@ cdef void on_end(Table* table, Flow* flow, Half* half, const Run* run) noexcept 
                 on_lost(table, flow, half, start, False)
             return
         emit(table, message)
-        if (exchange.connect or exchange.upgrade) and message.incomplete == WHOLE and not other.eof and not other.absent:
-            half.waits = True       # what follows is HTTP only if the answer says so
+        if half.tunnel_next:
+            half.tunnel_next = False
+            http1_tunnel(parser)
+        elif (exchange.connect or exchange.upgrade) and message.incomplete == WHOLE and not exchange.answered:
+            flow.offer = exchange.number
+            if other.eof or other.absent or other.parser.lost:
+                half.unjudged = True
+            else:
+                half.waits = WAIT_OFFER     # what follows is HTTP only if the answer says so
         return
     if message.assumed:
         half.doubtful = True
@@ -718,31 +841,59 @@ cdef void on_end(Table* table, Flow* flow, Half* half, const Run* run) noexcept 
             let_go(table, message)
             disbelieve(table, flow, half)
             return
-        message.next = NULL
-        if flow.doubted == NULL:
-            flow.doubted = message
-        else:
-            flow.doubted_tail.next = message
-        flow.doubted_tail = message
-        flow.doubted_count += 1
-        if flow.doubted_count == DOUBTED_MAX:
+        let_wait(&flow.doubted, message)
+        if flow.doubted.count == DOUBTED_MAX:
             believe(table, flow, half, True)
         return
+    if exchange.unasked:
+        let_wait(&flow.early, message)
+        match_early(table, flow, False)
+        return
+    exchange.answer_end = message.end
     emit(table, message)
     if flow.tunnels:
-        other = &flow.half[1 - flow.server]
-        other.waits = False
-        drop_open(table, other)
+        flow.tunnels = False
         http1_tunnel(parser)
-        http1_tunnel(&other.parser)
+        switch_client(table, flow, exchange)
+
+
+cdef void switch_client(Table* table, Flow* flow, const Exchange* exchange) noexcept nogil:
+    """The server has switched to a tunnel: so does the client, behind the request that it may still be sending.
+
+    RFC 9110 section 7.8: an Upgrade's request is sent to its end. Section 9.3.6: a CONNECT has no content.
+    """
+    cdef Half* half = &flow.half[1 - flow.server]
+    cdef Message* message = half.parser.message
+    half.waits = WAIT_NONE
+    half.unjudged = False
+    if message == NULL or message.exchange == NULL:
+        http1_tunnel(&half.parser)
+        return
+    half.tunnel_next = True
+    if exchange.connect:
+        http1_cease(&half.parser, WHOLE if message.body_size == 0 else INCOMPLETE_MALFORMED_, 0)
+        on_end(table, flow, half, NULL)
 
 
 cdef void on_lost(Table* table, Flow* flow, Half* half, int64_t start, bint between) noexcept nogil:
     """The parser lost its place at offset `start`; `between`: between two messages, so that one at least is lost whole."""
+    cdef Half* other
     if half.parser.kind == REQUEST:
         exchanges_lost_request(&flow.exchanges, flow.conn, start, between)
     else:
         exchanges_lost_responses(&flow.exchanges, between)
+        other = &flow.half[1 - flow.server]
+        if other.parser.message != NULL and other.parser.message.exchange != NULL:
+            (<Exchange*>other.parser.message.exchange).answer_lost = True
+        give_up_offer(&flow.half[1 - flow.server])
+    drop_early(table, flow)
+
+
+cdef void give_up_offer(Half* client) noexcept nogil:
+    """The answer to an Upgrade or CONNECT will not be read: the bytes behind it must tell what they are."""
+    if client.waits == WAIT_OFFER:
+        client.waits = WAIT_NONE
+        client.unjudged = True
 
 
 cdef void on_not_http(Table* table, Flow* flow, Half* half) noexcept nogil:
@@ -752,7 +903,9 @@ cdef void on_not_http(Table* table, Flow* flow, Half* half) noexcept nogil:
     if protocol == PROTOCOL_OTHER and other.parser.spoke:
         http1_skip(&half.parser)        # the other side speaks HTTP: the middle of a long body, most likely
         return
-    if protocol == PROTOCOL_TLS:
+    if other.parser.state == DEAD:
+        pass        # counted when the other side spoke
+    elif protocol == PROTOCOL_TLS:
         table.counters[<int>Counter.FLOWS_TLS] += 1
         note(table, flow, EVENT_TLS)
     elif protocol == PROTOCOL_HTTP2:
@@ -761,8 +914,10 @@ cdef void on_not_http(Table* table, Flow* flow, Half* half) noexcept nogil:
     else:
         table.counters[<int>Counter.FLOWS_OTHER_PROTOCOL] += 1
         note(table, flow, EVENT_OTHER)
-    drop_open(table, other)
     http1_kill(&half.parser)
+    if half.parser.kind == REQUEST and protocol != PROTOCOL_OTHER:
+        return      # the server may answer in HTTP/1 all the same: 400 to what it does not understand
+    drop_open(table, other)
     http1_kill(&other.parser)
 
 
@@ -783,7 +938,8 @@ cdef void act(Table* table, Flow* flow, Half* half, Event event, const Run* run)
         if half.parser.message != NULL:
             on_end(table, flow, half, run)
     elif event == EVENT_HEAD_LOST and half.parser.kind == REQUEST:
-        flow.exchanges.next_number += 1
+        if flow.early.head == NULL:     # else its answer takes the number
+            flow.exchanges.next_number += 1
     elif event == EVENT_NOT_HTTP:
         on_not_http(table, flow, half)
 
@@ -804,8 +960,10 @@ cdef inline bint readable(const Flow* flow, const Half* half, int64_t ack) noexc
         return True
     other = &flow.half[1 - flow.server]
     requests = &other.stream
-    if other.eof or other.waits or other.absent or requests.base == BASE_NONE:
+    if other.eof or other.absent or requests.base == BASE_NONE:
         return True
+    if other.waits:     # for the answer to an Upgrade; for the end of a refusal
+        return other.waits == WAIT_OFFER or not at_rest(&half.parser)
     if requests.base == BASE_PROVISIONAL:
         return False        # for the grace: earlier requests may come late
     return ack <= requests.next or (requests.end >= 0 and requests.next >= requests.end)
@@ -819,6 +977,12 @@ cdef void read_run(Table* table, Flow* flow, Half* half, Run* run) noexcept nogi
     cdef uint8_t state
     cdef int64_t offset
     cdef Exchange* exchange
+    if half.unjudged or half.tunnel_next:
+        judge_offer(table, flow, half, run)
+    if parser.kind == REQUEST and parser.message != NULL and run.segment_start and is_body_due(parser) and \
+            http1_starts(REQUEST, run.data, run.size) >= 0 and may_be_next(flow, <Exchange*>parser.message.exchange, run):
+        half.waits = WAIT_BODY
+        return
     if parser.kind == RESPONSE:
         if parser.state == SKIP or parser.candidate or half.doubtful:
             parser.boundary = exchanges_mark(&flow.exchanges, run.offset, parser.boundary)
@@ -848,7 +1012,7 @@ cdef void read_run(Table* table, Flow* flow, Half* half, Run* run) noexcept nogi
         if event == EVENT_MORE:
             break
         act(table, flow, half, event, run)
-        if half.waits and run.size:
+        if run.size and not readable(flow, half, run.ack):
             break
     if parser.message != NULL and not half.long_open and parser.message.exchange != NULL and \
             table.now - parser.message.stamp >= LONG:
@@ -866,7 +1030,9 @@ cdef void skip_gap(Table* table, Flow* flow, Half* half, int64_t size) noexcept 
     cdef uint8_t state = parser.state
     cdef int64_t start = stream.next
     cdef int64_t mark = parser.boundary if parser.kind == REQUEST else exchanges_mark(&flow.exchanges, start, -1)
-    cdef bint between = at_rest(parser) or start <= mark < start + size or (    # or a head with it
+    cdef bint refused = parser.kind == REQUEST and parser.message != NULL and parser.message.exchange != NULL and \
+        is_body_due(parser) and refuses(<Exchange*>parser.message.exchange)
+    cdef bint between = refused or at_rest(parser) or start <= mark < start + size or (    # or a head with it
         parser.state == HEAD and parser.candidate and (parser.first_sure or parser.line_end > 0))
     table.counters[<int>Counter.GAPS] += 1
     table.counters[<int>Counter.GAP_BYTES] += <uint64_t>size
@@ -874,6 +1040,9 @@ cdef void skip_gap(Table* table, Flow* flow, Half* half, int64_t size) noexcept 
     if stream.top < stream.next:
         stream.top = stream.next
     half.gapping = True
+    if refused:         # the body, or the next request
+        http1_cease(parser, INCOMPLETE_GAP_, 0)
+        on_end(table, flow, half, NULL)
     while True:
         event = http1_gap(parser, &size)
         if event == EVENT_MORE:
@@ -930,7 +1099,7 @@ cdef bint step(Table* table, Flow* flow, Half* half) noexcept nogil:
             return False
         read_front(table, flow, half)
         return True
-    if stream.end < 0 or stream.next < stream.end or half.eof or half.waits:
+    if stream.end < 0 or stream.next < stream.end or half.eof:
         return False
     half.eof = True
     finish_half(table, flow, half, <Incomplete>half.end_reason)
@@ -945,6 +1114,8 @@ cdef void read_on(Table* table, Flow* flow) noexcept nogil:
     while True:
         front = stream_front(&client.stream)
         if front != NULL and front.ack > server.stream.next and step(table, flow, server):
+            continue
+        if client.waits == WAIT_BODY and judge_body(table, flow, False):
             continue
         if not step(table, flow, client) and not step(table, flow, server):
             break
@@ -972,14 +1143,174 @@ cdef bint force_on(Table* table, Flow* flow) noexcept nogil:
     cdef Held* request = stream_front(&client.stream)
     cdef Held* response = stream_front(&server.stream)
     cdef bint any
-    if request != NULL and request.ack > server.stream.next and \
+    if client.waits == WAIT_BODY and hole(flow, server, True) == 0:
+        any = judge_body(table, flow, True)
+    elif request != NULL and request.ack > server.stream.next and \
             (response == NULL or response.ack <= client.stream.next):
         any = force(table, flow, server) or force(table, flow, client)
     else:
         any = force(table, flow, client) or force(table, flow, server)
+    if not any and client.waits:
+        any = True
+        give_up_wait(table, flow)
     if any:
         read_on(table, flow)
     return any
+
+
+# What the client's next bytes are, where HTTP alone does not say it.
+
+cdef enum Reading:
+    UNDECIDED = 0
+    BODY = 1
+    NEXT_REQUEST = 2            # the body was never sent
+    REFUSED_BODY = 3            # it cannot be known: the bytes are neither
+
+
+cdef void give_up_wait(Table* table, Flow* flow) noexcept nogil:
+    """Nothing more will tell what the client waits for: its bytes alone must."""
+    cdef Half* client = &flow.half[1 - flow.server]
+    give_up_offer(client)
+    if client.waits == WAIT_BODY:
+        judge_body(table, flow, True)
+
+
+cdef void judge_offer(Table* table, Flow* flow, Half* half, const Run* run) noexcept nogil:
+    """The client's bytes behind an Upgrade or CONNECT: a tunnel, or, where they begin as a request does, HTTP/1."""
+    cdef Half* other = &flow.half[flow.server]
+    if half.tunnel_next:
+        if half.parser.message == NULL:
+            half.tunnel_next = False
+            http1_tunnel(&half.parser)
+        return
+    if run.size == 0:
+        return
+    half.unjudged = False
+    if not at_rest(&half.parser) or run.data[0] == 13 or run.data[0] == 10 or \
+            http1_starts(REQUEST, run.data, run.size) >= 0:
+        return
+    table.counters[<int>Counter.FLOWS_TUNNEL] += 1
+    note(table, flow, EVENT_TUNNEL)
+    http1_tunnel(&half.parser)
+    finish_half(table, flow, other, INCOMPLETE_MALFORMED_)
+    http1_tunnel(&other.parser)
+
+
+cdef inline bint is_body_due(const Parser* parser) noexcept nogil:
+    """Whether the open message's body has not begun."""
+    return parser.message.body_size == 0 and parser.message.missing == 0 and (
+        (parser.state == BODY_LENGTH and parser.remaining > 0) or (parser.state == CHUNK_SIZE and parser.line_size == 0))
+
+
+cdef inline bint refuses(const Exchange* exchange) noexcept nogil:
+    """Whether a final response that came before the request's body tells its client not to send it.
+
+    Any does where the client waits for a 100 (RFC 9110 section 10.1.1), else those that make the body pointless.
+    """
+    cdef uint16_t status = exchange.answered
+    return not exchange.continued and status != 0 and (
+        exchange.expect or 300 <= status < 400 or status == 401 or status == 413 or status == 417)
+
+
+cdef bint may_be_next(const Flow* flow, const Exchange* exchange, const Run* run) noexcept nogil:
+    """Whether `run`, where a body is due, may be the next request: the body was refused, or that may be unknown."""
+    cdef const Half* server = &flow.half[flow.server]
+    if exchange == NULL or exchange.continued:
+        return False
+    if exchange.answered == 0:
+        return exchange.answer_lost or (run.ack > server.stream.next if server.seen else exchange.expect)
+    return refuses(exchange) and run.ack >= exchange.answer_end
+
+
+cdef uint32_t copy_held(const Stream* stream, uint8_t* bytes, uint32_t most) noexcept nogil:
+    """Copies what is held from stream.next on, up to the first hole; returns how much that is."""
+    cdef uint32_t size = 0
+    cdef uint32_t piece
+    cdef uint32_t at = stream.first
+    while at < stream.first + stream.count and stream.held[at].offset == stream.next + size and size < most:
+        piece = min(stream.held[at].size, most - size)
+        memcpy(bytes + size, held_data(stream.held[at]), piece)
+        size += piece
+        at += 1
+    return size
+
+
+cdef Reading weigh_body(const Table* table, const Flow* flow, bint last) noexcept nogil:
+    """What the client's next bytes are, where a body is due that was refused.
+
+    They are the next request if a later response acknowledges a whole head of it: the server did not wait for the body.
+    They are the body if the client sends as much as it had announced. `last`: nothing more will tell.
+    """
+    cdef const Half* half = &flow.half[1 - flow.server]
+    cdef const Half* server = &flow.half[flow.server]
+    cdef const Parser* parser = &half.parser
+    cdef const Exchange* exchange = <const Exchange*>parser.message.exchange
+    cdef Held* front = stream_front(&half.stream)
+    cdef Held* reply = stream_front(&server.stream)
+    cdef int64_t announced = <int64_t>min(parser.remaining, <uint64_t>WINDOW) if parser.state == BODY_LENGTH else WINDOW
+    cdef int64_t acked = -1         # what a later response acknowledges, from the first of the bytes
+    cdef uint8_t* bytes
+    cdef uint32_t size
+    cdef uint32_t head
+    cdef bint fills                 # they may be the announced body, and perhaps the next request
+    cdef Reading verdict = UNDECIDED
+    if front == NULL or front.offset != half.stream.next:
+        return BODY
+    last = last or server.eof or server.absent
+    if not last and front.ack > server.stream.next:
+        return UNDECIDED            # until all is read that the client had read
+    if exchange.answered == 0 and not exchange.answer_lost and server.seen:
+        return BODY                 # the client sends it, asked or not
+    if exchange.answered and (not refuses(exchange) or exchange.answer_end < 0 or front.ack < exchange.answer_end):
+        return BODY
+    if exchange.answered and at_rest(&server.parser) and reply != NULL and reply.offset == server.stream.next and \
+            http1_starts(RESPONSE, held_data(reply), reply.size) == 1:
+        acked = reply.ack - half.stream.next
+    bytes = <uint8_t*>malloc(table.limits.head)
+    if bytes == NULL:
+        return REFUSED_BODY
+    size = copy_held(&half.stream, bytes, table.limits.head)
+    head = http1_head(REQUEST, bytes, size)
+    fills = half.stream.top - half.stream.next >= announced and (
+        announced >= <int64_t>size or http1_starts(REQUEST, bytes + announced, size - announced) >= 0)
+    if http1_starts(REQUEST, bytes, size) < 0:
+        verdict = BODY
+    elif acked > 0:
+        if acked >= announced and fills:
+            verdict = BODY
+        elif head and head <= acked:
+            verdict = NEXT_REQUEST
+        else:
+            verdict = REFUSED_BODY
+    elif fills and exchange.answered:
+        verdict = BODY
+    elif last or (head and exchange.answered == 0):
+        verdict = REFUSED_BODY
+    free(bytes)
+    return verdict
+
+
+cdef bint judge_body(Table* table, Flow* flow, bint last) noexcept nogil:
+    """The client waits (WAIT_BODY): returns whether it was decided what its next bytes are."""
+    cdef Half* half = &flow.half[1 - flow.server]
+    cdef Parser* parser = &half.parser
+    cdef int64_t start = half.stream.next
+    cdef Reading verdict = weigh_body(table, flow, last)
+    if verdict == UNDECIDED:
+        return False
+    half.waits = WAIT_NONE
+    if verdict == BODY:
+        (<Exchange*>parser.message.exchange).continued = True
+        return True
+    parser.boundary = -1
+    if verdict == NEXT_REQUEST:
+        http1_cease(parser, WHOLE, BIT_BODY_NOT_SENT)
+    else:
+        http1_cease(parser, INCOMPLETE_MALFORMED_, 0)
+    on_end(table, flow, half, NULL)
+    if verdict == REFUSED_BODY:     # nobody can tell: a head in it must not stand in a body in clear
+        on_lost(table, flow, half, start, False)
+    return True
 
 
 cdef void finish_half(Table* table, Flow* flow, Half* half, Incomplete reason) noexcept nogil:
@@ -991,6 +1322,9 @@ cdef void finish_half(Table* table, Flow* flow, Half* half, Incomplete reason) n
         act(table, flow, half, event, NULL)
     if half.doubtful:
         believe(table, flow, half, False)
+    if half.parser.kind == RESPONSE:
+        give_up_offer(&flow.half[1 - flow.server])
+        end_early(table, flow)
 
 
 cdef void settle(Table* table, Flow* flow) noexcept nogil:
@@ -1009,7 +1343,7 @@ cdef void settle(Table* table, Flow* flow) noexcept nogil:
                 relieve_half(table, flow, half, HOLD_LIMIT // 2)
         if flow.half[0].parser.state == TUNNEL and flow.half[1].parser.state == TUNNEL:
             turn(table, flow, <int>Counter.BYTES_ABANDONED_TUNNEL)
-        elif flow.half[0].parser.state == DEAD and flow.half[1].parser.state == DEAD:
+        elif is_dead(&flow.half[0].parser, &flow.half[1].parser) or is_dead(&flow.half[1].parser, &flow.half[0].parser):
             turn(table, flow, <int>Counter.BYTES_ABANDONED_NOT_HTTP)
         elif flow.half[0].eof and flow.half[1].eof:
             close_flow(table, flow, <int>Counter.FLOWS_CLOSED)
@@ -1017,6 +1351,11 @@ cdef void settle(Table* table, Flow* flow) noexcept nogil:
     if flow.mode <= MODE_UNDECIDED:
         arm(table, flow, &flow.half[0])
         arm(table, flow, &flow.half[1])
+
+
+cdef inline bint is_dead(const Parser* one, const Parser* other) noexcept nogil:
+    """Whether one side does not speak HTTP/1, and the other has not answered it in HTTP/1."""
+    return one.state == DEAD and (other.state == DEAD or other.state == SKIP)
 
 
 cdef void turn(Table* table, Flow* flow, int reason) noexcept nogil:
@@ -1082,7 +1421,8 @@ cdef void fire(Table* table, Half* half) noexcept nogil:
     if half.stream.base == BASE_PROVISIONAL:
         release(half)
     elif half.waits and not flow.half[1 - (half - flow.half)].seen:
-        half.waits = False
+        flow.half[flow.server].absent = True
+        give_up_wait(table, flow)
     elif flow.mode == MODE_HTTP:
         size = hole(flow, half, False)
         if size:
@@ -1097,17 +1437,8 @@ cdef void fire(Table* table, Half* half) noexcept nogil:
 cdef void relieve_half(Table* table, Flow* flow, Half* half, int64_t goal) noexcept nogil:
     """A cap is reached: holes become gaps until no more than `goal` bytes are held."""
     cdef Half* other = &flow.half[1 - (half - flow.half)]
-    if not other.seen:
-        half.waits = False
-    if half.waits:      # for an answer that does not come, while the other side talks on: a tunnel
-        table.counters[<int>Counter.FLOWS_TUNNEL] += 1
-        note(table, flow, EVENT_TUNNEL)
-        drop_open(table, other)
-        half.waits = False
-        http1_tunnel(&half.parser)
-        http1_tunnel(&other.parser)
-        read_on(table, flow)
-        return
+    if half.waits:
+        give_up_wait(table, flow)
     release(half)
     if half.parser.kind == RESPONSE:
         release(other)
@@ -1280,16 +1611,12 @@ cdef void end_flow(Table* table, Flow* flow, Incomplete reason, int why) noexcep
         if flow.mode == MODE_UNDECIDED:
             decide(table, flow)
         if flow.mode == MODE_HTTP:
-            for i in range(2):
-                if not flow.half[1 - i].seen:
-                    flow.half[i].waits = False      # for an answer on the side that is not there
             read_on(table, flow)
             while force_on(table, flow):
                 pass
             for i in range(2):      # the client's direction first
                 half = &flow.half[flow.server if i else 1 - flow.server]
                 if not half.eof:
-                    half.waits = False
                     finish_half(table, flow, half, reason)
     close_flow(table, flow, why)
     leave(table, flow)

@@ -51,6 +51,7 @@ cdef enum Anomaly:          # bits of message.anomalies; flow counts bit n in AN
     BIT_CONFLICTING_OVERLAP = 1 << 10
     BIT_BARE_LF = 1 << 11
     BIT_OBS_FOLD = 1 << 12
+    BIT_BODY_NOT_SENT = 1 << 13
 
 cdef enum State:
     START = 0               # between messages: the next byte begins one (blank lines are passed over)
@@ -105,6 +106,7 @@ cdef struct Message:
     bint truncated          # the kept body is not the whole of body_size
     bint upgrade            # request: has an Upgrade field, and Connection names it
     bint upgrade_h2c        # request: that upgrade is to h2c alone
+    bint expect             # request: waits for a 100 before it sends its body
     bint body_gap           # bytes of the body are missing: nothing more of it is kept
     uint16_t status         # response
     uint32_t anomalies      # Anomaly bits
@@ -229,6 +231,10 @@ cdef void http1_discard(Parser* parser) noexcept nogil
 cdef void http1_skip(Parser* parser) noexcept nogil
     # Frees what is open, SKIP: the next boundary decides.
 
+cdef void http1_cease(Parser* parser, Incomplete why, uint32_t anomalies) noexcept nogil
+    # The open message ends here, before the end that its head announced. WHOLE: its sender meant no more, and the next
+    # message follows. Otherwise nobody can tell what the next bytes are: SKIP.
+
 cdef void http1_tunnel(Parser* parser) noexcept nogil
     # Frees what is open; every further byte is counted as tunnel.
 
@@ -237,5 +243,11 @@ cdef void http1_kill(Parser* parser) noexcept nogil
 
 cdef size_t http1_drop_body(Parser* parser) noexcept nogil
     # Memory cap: gives back the kept body of the open message, which is `truncated` from now on; returns the bytes.
+
+cdef int http1_starts(Kind kind, const uint8_t* data, int64_t size) noexcept nogil
+    # Whether `data` begins with a start line: 1 yes, -1 no, 0 there are too few bytes to say.
+
+cdef uint32_t http1_head(Kind kind, const uint8_t* data, uint32_t size) noexcept nogil
+    # Size of the whole head that `data` begins with; 0 where there is none.
 
 cdef void message_free(Message* message, Pool* pool) noexcept nogil

@@ -80,6 +80,7 @@ cdef struct Facts:              # what a header block says about framing, while 
     bint connection_upgrade     # Connection names it
     bint upgrade
     bint upgrade_other          # to anything but h2c
+    bint expect                 # 100-continue
 
 
 # -- words ------------------------------------------------------------------------------------------------------------
@@ -306,6 +307,11 @@ cdef void learn(
             while next_element(&at, value + value_size, &element, &size):
                 if size == 7 and same(element, b"upgrade", 7):
                     facts.connection_upgrade = True
+    elif name_size == 6:
+        if same(name, b"expect", 6):
+            while next_element(&at, value + value_size, &element, &size):
+                if size == 12 and same(element, b"100-continue", 12):
+                    facts.expect = True
     elif name_size == 7:
         if same(name, b"upgrade", 7):
             while next_element(&at, value + value_size, &element, &size):
@@ -516,6 +522,7 @@ cdef Message* build(
     message.end = message.latency = -1
     message.upgrade = parser.kind == REQUEST and facts.upgrade and facts.connection_upgrade
     message.upgrade_h2c = message.upgrade and not facts.upgrade_other
+    message.expect = parser.kind == REQUEST and facts.expect
 
     anomalies |= facts.anomalies
     if line.space:
@@ -1558,6 +1565,42 @@ cdef void http1_skip(Parser* parser) noexcept nogil:
     parser.strange = False
 
 
+cdef int http1_starts(Kind kind, const uint8_t* data, int64_t size) noexcept nogil:
+    cdef const uint8_t* found = <const uint8_t*>memchr(data, LF, size)
+    cdef StartLine line
+    cdef int64_t i = 0
+    if found != NULL:
+        return 1 if parse_start_line(kind, data, <uint32_t>(found - data), &line) else -1
+    if kind == RESPONSE:
+        while i < size and i < STATUS_LINE:
+            if not is_status_byte(<uint32_t>i, data[i]):
+                return -1
+            i += 1
+        return 1 if i == STATUS_LINE else 0
+    while i < size and CLASS[data[i]] & TOKEN:
+        i += 1
+    if i > METHOD_LONGEST or (i < size and (data[i] != SP or not is_method(data, <uint32_t>i))):
+        return -1
+    while i < size:
+        if not CLASS[data[i]] & TARGET and data[i] != CR:
+            return -1
+        i += 1
+    return 0
+
+
+cdef uint32_t http1_head(Kind kind, const uint8_t* data, uint32_t size) noexcept nogil:
+    cdef uint32_t scanned = 0, lines = 0
+    return find_end(data, size, &scanned, &lines) if http1_starts(kind, data, size) == 1 else 0
+
+
+cdef void http1_cease(Parser* parser, Incomplete why, uint32_t anomalies) noexcept nogil:
+    parser.message.anomalies |= anomalies
+    if why != WHOLE:
+        break_off(parser.message, why)
+        parser.message.missing = -1
+    finish(parser, START if why == WHOLE else SKIP)
+
+
 cdef void http1_tunnel(Parser* parser) noexcept nogil:
     drop_message(parser)
     drop_buffer(parser)
@@ -1597,7 +1640,7 @@ cdef dict _message(Message* message):
         "body_size": message.body_size, "missing": message.missing, "incomplete": message.incomplete,
         "resynced": bool(message.resynced), "refused": bool(message.refused), "bodyless": bool(message.bodyless),
         "truncated": bool(message.truncated), "upgrade": bool(message.upgrade),
-        "upgrade_h2c": bool(message.upgrade_h2c), "sure": bool(message.sure), "anomalies": message.anomalies,
+        "upgrade_h2c": bool(message.upgrade_h2c), "expect": bool(message.expect), "sure": bool(message.sure), "anomalies": message.anomalies,
         "start": message.start, "head_end": message.head_end, "end": message.end, "stamp": message.stamp,
         "stamp_end": message.stamp_end, "ack": message.ack,
     }

@@ -32,6 +32,7 @@ OUTSIDE = {
     "flows_tunnel": TOLD_APART,
     "flows_other_server": TOLD_APART,
     "messages_tentative_dropped": ALONE,
+    "responses_early": ALONE,
     "requests_unanswered": ALONE,
     "responses_informational": ALONE,
     "informational_orphaned": ALONE,
