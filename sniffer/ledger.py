@@ -53,6 +53,7 @@ CORE: Final = (
     Counter("segments_no_flow", "no payload and no SYN, and no connection to belong to"),
     Counter("bytes_payload", "bytes of TCP payload"),
     Counter("bytes_used", "read as part of a message"),
+    Counter("bytes_proxy", "of PROXY protocol headers"),
     Counter("bytes_duplicate", "seen before"),
     Counter("bytes_abandoned_other_port", "of a port that is not captured"),
     Counter("bytes_abandoned_sampled_out", "of connections that the sample leaves out"),
@@ -87,6 +88,7 @@ CORE: Final = (
     Counter("flows_other_protocol", "connections that turned out to be anything else"),
     Counter("flows_undecided", "connections given up because neither side spoke a start line"),
     Counter("flows_tunnel", "connections that became a tunnel (101, or a 2xx to CONNECT)"),
+    Counter("flows_proxied", "connections that began with a PROXY protocol header"),
     Counter("flows_other_server", "connections whose server port is not captured"),
     Counter("messages_request", "requests emitted"),
     Counter("messages_response", "responses emitted"),
@@ -193,7 +195,9 @@ LAWS: Final = (
             "packets_fragment_dropped",
         ),
     ),
-    Law("bytes", ("bytes_payload",), ("bytes_used", "bytes_duplicate", "bytes_abandoned_*", "held_bytes")),
+    Law(
+        "bytes", ("bytes_payload",), ("bytes_used", "bytes_proxy", "bytes_duplicate", "bytes_abandoned_*", "held_bytes")
+    ),
     Law(
         "flows",
         ("flows_opened",),

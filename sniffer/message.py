@@ -50,6 +50,13 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
     node: Annotated[str | None, Meta(description="NODE_NAME.")] = None
 
 
+class Proxied(msgspec.Struct, frozen=True):
+    """The ends that a PROXY protocol header names: whose connection a load balancer carries on."""
+
+    source: Annotated[Endpoint, Meta(description="The client that the load balancer speaks for.")]
+    destination: Annotated[Endpoint, Meta(description="What that client connected to.")]
+
+
 class Fields(dict[str, "str | tuple[str, ...]"]):
     """Header or trailer fields of one message. Cannot be changed: every sink gets the same object."""
 
@@ -127,6 +134,10 @@ class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
     trace_id: Annotated[str | None, Meta(description="Of the request's valid traceparent (W3C Trace Context).")] = None
     span_id: Annotated[str | None, Meta(description="Of the request's valid traceparent (W3C Trace Context).")] = None
     placement: Annotated[Placement | None, Meta(description="Pod, namespace and node of the sniffer.")] = None
+    proxied: Annotated[
+        Proxied | None,
+        Meta(description="Connections that begin with a PROXY protocol header: the ends that it names."),
+    ] = None
 
     def to_json(self) -> bytes:
         """This record as JSON, without a line end. Rendered once: every sink gets the same bytes."""
@@ -181,6 +192,7 @@ def from_raw(raw: RawMessage, placement: Placement | None = None) -> HttpMessage
         raw.trace_id,
         raw.span_id,
         placement,
+        None if raw.proxied is None else Proxied(*map(_endpoint, raw.proxied)),
     )
 
 

@@ -25,6 +25,7 @@ cpdef enum Counter:
     # bytes_payload = used + duplicate + every bytes_abandoned_* + held (a gauge)
     BYTES_PAYLOAD
     BYTES_USED                  # read as part of a message
+    BYTES_PROXY                 # of PROXY protocol headers
     BYTES_DUPLICATE             # seen before
     BYTES_ABANDONED_OTHER_PORT
     BYTES_ABANDONED_SAMPLED_OUT
@@ -63,6 +64,7 @@ cpdef enum Counter:
     FLOWS_OTHER_PROTOCOL
     FLOWS_UNDECIDED
     FLOWS_TUNNEL
+    FLOWS_PROXIED               # began with a PROXY protocol header
     FLOWS_OTHER_SERVER          # a flow whose server port is not captured
 
     # messages

@@ -16,6 +16,7 @@ from cpython.ref cimport PyObject
 
 from sniffer_core.http1 cimport Message, Text
 from sniffer_core.memory cimport Pool
+from sniffer_core.proxy cimport Proxied
 
 cdef enum:
     CARRY_MAX = 4
@@ -46,10 +47,12 @@ cdef struct Conn:           # who a connection is: shared by its flow and by mes
     uint16_t low_port
     uint16_t high_port
     bint server_is_high
+    Proxied* proxied        # what a PROXY protocol header says; NULL: there was none, or it names no addresses
     PyObject* id            # made with the first message, by message.pyx; or NULL
     PyObject* server
     PyObject* client
     PyObject* opening       # the JSON of its messages up to the direction
+    PyObject* behind        # (source, destination, their JSON), where `proxied` is not NULL
 
 cdef struct Exchange:
     Exchange* next          # in the queue
@@ -143,5 +146,6 @@ cdef Exchange* exchanges_answer(Exchanges* queue, Conn* conn, Message* message, 
     # to. NULL without memory.
 cdef void exchange_release(Exchange* exchange, Pool* pool, uint32_t references) noexcept nogil
     # Gives up that many references; the last gives the block back.
+cdef void conn_free(Conn* conn) noexcept nogil
 cdef void conn_release(Conn* conn) noexcept nogil
     # The last release gives the block back, or puts it on `dead` when it has Python objects.

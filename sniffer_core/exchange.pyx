@@ -6,6 +6,12 @@ from libc.string cimport memcmp, memcpy, memset
 from sniffer_core.counters cimport Counter
 from sniffer_core.http1 cimport Field, Message, Text, message_free
 from sniffer_core.memory cimport Pool, pool_give, pool_take
+from sniffer_core.proxy cimport Proxied
+
+
+cdef void conn_free(Conn* conn) noexcept nogil:
+    pool_give(conn.pool, conn.proxied, sizeof(Proxied))
+    pool_give(conn.pool, conn, sizeof(Conn))
 
 
 cdef void conn_release(Conn* conn) noexcept nogil:
@@ -17,7 +23,7 @@ cdef void conn_release(Conn* conn) noexcept nogil:
         conn.next_dead = conn.dead[0]
         conn.dead[0] = conn
     else:
-        pool_give(conn.pool, conn, sizeof(Conn))
+        conn_free(conn)
 
 
 cdef void exchange_release(Exchange* exchange, Pool* pool, uint32_t references) noexcept nogil:

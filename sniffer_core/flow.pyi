@@ -100,6 +100,10 @@ class RawMessage:
     @property
     def span_id(self) -> str | None: ...
     @property
+    def proxied(self) -> tuple[tuple[str, int], tuple[str, int]] | None:
+        """(source, destination) that a PROXY protocol header names, where the connection began with one."""
+
+    @property
     def carried(self) -> tuple[str | None, ...] | None:
         """The request's values of the fields named by `carry`, on the request and on its response. Not redacted: for
         decisions, never for output."""

@@ -34,6 +34,7 @@ from sniffer_core.http1 cimport (
     Parser, http1_cease, http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free, http1_gap,
     http1_head, http1_init, http1_kill, http1_reject, http1_skip, http1_starts, http1_tunnel, message_free)
 from sniffer_core.memory cimport Pool, pool_give, pool_resize, pool_take
+from sniffer_core.proxy cimport PROXY_MORE, PROXY_MOST, PROXY_NONE, Proxied, proxy_parse
 from sniffer_core.message cimport Rules, build_message, forget_conn, name_end
 from sniffer_core.stream cimport (
     BASE_KNOWN, BASE_NONE, BASE_PROVISIONAL, ORIGIN, REACH_BACK, Held, Run, Stream, held_data, stream_free, stream_front,
@@ -76,6 +77,7 @@ cdef enum Wait:                 # why the client's next bytes are not read yet
     WAIT_NONE = 0
     WAIT_OFFER = 1              # an Upgrade or CONNECT: its answer says whether they are HTTP
     WAIT_BODY = 2               # of a refused request: they are its body, or the next request
+    WAIT_PROXY = 3              # too few bytes to say whether they begin a PROXY protocol header
 
 cdef enum EventKind:
     EVENT_TLS = 0
@@ -102,6 +104,8 @@ cdef struct Half:
     uint8_t waits               # Wait
     bint unjudged               # the answer to an Upgrade or CONNECT was lost: the next bytes tell whether they are HTTP
     bint tunnel_next            # the answer was yes: what follows the open request is a tunnel
+    bint past_proxy             # no PROXY protocol header begins here, or it was read
+    uint32_t proxy_left         # bytes of it that are still to come
     bint eof                    # its end was handed over
     bint absent                 # known by the other side only: nothing waits for it
     bint long_open
@@ -962,8 +966,8 @@ cdef inline bint readable(const Flow* flow, const Half* half, int64_t ack) noexc
     requests = &other.stream
     if other.eof or other.absent or requests.base == BASE_NONE:
         return True
-    if other.waits:     # for the answer to an Upgrade; for the end of a refusal
-        return other.waits == WAIT_OFFER or not at_rest(&half.parser)
+    if other.waits == WAIT_OFFER or (other.waits and not at_rest(&half.parser)):    # for this side's answer
+        return True
     if requests.base == BASE_PROVISIONAL:
         return False        # for the grace: earlier requests may come late
     return ack <= requests.next or (requests.end >= 0 and requests.next >= requests.end)
@@ -977,6 +981,8 @@ cdef void read_run(Table* table, Flow* flow, Half* half, Run* run) noexcept nogi
     cdef uint8_t state
     cdef int64_t offset
     cdef Exchange* exchange
+    if parser.kind == REQUEST and not parser.begun and not half.past_proxy and not read_proxy(table, flow, half, run):
+        return
     if half.unjudged or half.tunnel_next:
         judge_offer(table, flow, half, run)
     if parser.kind == REQUEST and parser.message != NULL and run.segment_start and is_body_due(parser) and \
@@ -1029,6 +1035,7 @@ cdef void skip_gap(Table* table, Flow* flow, Half* half, int64_t size) noexcept 
     cdef Event event
     cdef uint8_t state = parser.state
     cdef int64_t start = stream.next
+    cdef uint32_t proxy = <uint32_t>min(size, <int64_t>half.proxy_left)
     cdef int64_t mark = parser.boundary if parser.kind == REQUEST else exchanges_mark(&flow.exchanges, start, -1)
     cdef bint refused = parser.kind == REQUEST and parser.message != NULL and parser.message.exchange != NULL and \
         is_body_due(parser) and refuses(<Exchange*>parser.message.exchange)
@@ -1039,6 +1046,10 @@ cdef void skip_gap(Table* table, Flow* flow, Half* half, int64_t size) noexcept 
     stream.next += size
     if stream.top < stream.next:
         stream.top = stream.next
+    half.proxy_left -= proxy
+    size -= proxy
+    if size == 0:
+        return
     half.gapping = True
     if refused:         # the body, or the next request
         http1_cease(parser, INCOMPLETE_GAP_, 0)
@@ -1115,7 +1126,7 @@ cdef void read_on(Table* table, Flow* flow) noexcept nogil:
         front = stream_front(&client.stream)
         if front != NULL and front.ack > server.stream.next and step(table, flow, server):
             continue
-        if client.waits == WAIT_BODY and judge_body(table, flow, False):
+        if client.waits > WAIT_OFFER and judge(table, flow, False):
             continue
         if not step(table, flow, client) and not step(table, flow, server):
             break
@@ -1143,8 +1154,8 @@ cdef bint force_on(Table* table, Flow* flow) noexcept nogil:
     cdef Held* request = stream_front(&client.stream)
     cdef Held* response = stream_front(&server.stream)
     cdef bint any
-    if client.waits == WAIT_BODY and hole(flow, server, True) == 0:
-        any = judge_body(table, flow, True)
+    if client.waits > WAIT_OFFER and hole(flow, server, True) == 0:
+        any = judge(table, flow, True)
     elif request != NULL and request.ack > server.stream.next and \
             (response == NULL or response.ack <= client.stream.next):
         any = force(table, flow, server) or force(table, flow, client)
@@ -1171,8 +1182,71 @@ cdef void give_up_wait(Table* table, Flow* flow) noexcept nogil:
     """Nothing more will tell what the client waits for: its bytes alone must."""
     cdef Half* client = &flow.half[1 - flow.server]
     give_up_offer(client)
-    if client.waits == WAIT_BODY:
-        judge_body(table, flow, True)
+    if client.waits:
+        judge(table, flow, True)
+
+
+cdef bint judge(Table* table, Flow* flow, bint last) noexcept nogil:
+    """Returns whether it was decided what the bytes are. `last`: nothing more will tell."""
+    if flow.half[1 - flow.server].waits == WAIT_BODY:
+        return judge_body(table, flow, last)
+    return judge_proxy(&flow.half[1 - flow.server], last)
+
+
+cdef int parse_proxy(const Half* half, const Run* run, Proxied* said) noexcept nogil:
+    """proxy_parse() of what is held at the front of the stream, or of `run`."""
+    cdef uint8_t bytes[PROXY_MOST]
+    cdef Held* front = stream_front(&half.stream)
+    if front != NULL and front.offset == half.stream.next:
+        return proxy_parse(bytes, <int>copy_held(&half.stream, bytes, PROXY_MOST), said)
+    return proxy_parse(run.data, <int>min(run.size, <int64_t>PROXY_MOST), said)
+
+
+cdef bint judge_proxy(Half* half, bint last) noexcept nogil:
+    """The client waits (WAIT_PROXY): whether its bytes tell by now."""
+    cdef Proxied said
+    cdef Held* front = stream_front(&half.stream)
+    if front != NULL and front.offset == half.stream.next and not last and parse_proxy(half, NULL, &said) == PROXY_MORE:
+        return False
+    half.past_proxy = last
+    half.waits = WAIT_NONE
+    return True
+
+
+cdef bint read_proxy(Table* table, Flow* flow, Half* half, Run* run) noexcept nogil:
+    """Before the client's first byte: reads a PROXY protocol header. False: nothing of the run is to be read now."""
+    cdef Proxied said
+    cdef int size
+    if half.proxy_left == 0:
+        if run.size == 0:
+            return True
+        size = parse_proxy(half, run, &said)
+        if size == PROXY_MORE:
+            half.waits = WAIT_PROXY
+            return False
+        if size == PROXY_NONE:
+            half.past_proxy = True
+            return True
+        table.counters[<int>Counter.FLOWS_PROXIED] += 1
+        half.proxy_left = <uint32_t>size
+        if said.address_size:
+            flow.conn.proxied = <Proxied*>pool_take(&table.pool, sizeof(Proxied))
+            if flow.conn.proxied != NULL:
+                flow.conn.proxied[0] = said
+    size = <int>min(run.size, <int64_t>half.proxy_left)
+    run.data += size
+    run.size -= size
+    run.offset += size
+    run.segment_start = True    # as if it were: the first message begins behind the header
+    half.stream.next = run.offset
+    half.proxy_left -= <uint32_t>size
+    table.counters[<int>Counter.BYTES_PROXY] += <uint64_t>size
+    if half.proxy_left:
+        return False
+    half.past_proxy = True
+    half.parser.at_stream_start = True
+    flow.exchanges.from_start = True
+    return True
 
 
 cdef void judge_offer(Table* table, Flow* flow, Half* half, const Run* run) noexcept nogil:
@@ -1252,7 +1326,8 @@ cdef Reading weigh_body(const Table* table, const Flow* flow, bint last) noexcep
     cdef uint8_t* bytes
     cdef uint32_t size
     cdef uint32_t head
-    cdef bint fills                 # they may be the announced body, and perhaps the next request
+    cdef bint filled                # they may be the announced body, behind which nothing has come yet
+    cdef bint followed              # ... or a request
     cdef Reading verdict = UNDECIDED
     if front == NULL or front.offset != half.stream.next:
         return BODY
@@ -1271,20 +1346,15 @@ cdef Reading weigh_body(const Table* table, const Flow* flow, bint last) noexcep
         return REFUSED_BODY
     size = copy_held(&half.stream, bytes, table.limits.head)
     head = http1_head(REQUEST, bytes, size)
-    fills = half.stream.top - half.stream.next >= announced and (
-        announced >= <int64_t>size or http1_starts(REQUEST, bytes + announced, size - announced) >= 0)
-    if http1_starts(REQUEST, bytes, size) < 0:
+    filled = announced >= <int64_t>size and half.stream.top - half.stream.next >= announced
+    followed = announced < <int64_t>size and http1_starts(REQUEST, bytes + announced, size - announced) >= 0
+    if http1_starts(REQUEST, bytes, size) < 0 or (exchange.answered and followed):
         verdict = BODY
     elif acked > 0:
-        if acked >= announced and fills:
-            verdict = BODY
-        elif head and head <= acked:
-            verdict = NEXT_REQUEST
-        else:
-            verdict = REFUSED_BODY
-    elif fills and exchange.answered:
-        verdict = BODY
-    elif last or (head and exchange.answered == 0):
+        verdict = NEXT_REQUEST if head and head <= acked else REFUSED_BODY
+    elif last:
+        verdict = BODY if filled and exchange.answered else REFUSED_BODY
+    elif head and exchange.answered == 0:
         verdict = REFUSED_BODY
     free(bytes)
     return verdict

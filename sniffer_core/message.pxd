@@ -55,6 +55,7 @@ cdef struct Face:           # a message about to be written; what it points into
     int64_t latency         # µs, or -1
     Span opening
     Span placement
+    Span proxied
     Span path               # where it is not the target as it was sent
     Span headers            # JSON, where put_fields() cannot write them
     Span trailers           # JSON, the same
@@ -73,6 +74,7 @@ cdef class RawMessage:
     cdef readonly tuple receiver
     cdef readonly tuple destination
     cdef bytes opening          # the JSON up to the direction, the same for all messages of a connection
+    cdef tuple behind           # (source, destination, their JSON), where a PROXY protocol header named them
     cdef bytes json
     cdef tuple made             # `content`, once made
     cdef public object message

@@ -21,9 +21,10 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy, memset, strlen
 
-from sniffer_core.exchange cimport Conn, Exchange, exchange_release
+from sniffer_core.exchange cimport Conn, Exchange, conn_free, exchange_release
 from sniffer_core.http1 cimport REQUEST, WHOLE, Field, Message, fields_of, text_of
-from sniffer_core.memory cimport Pool, pool_give
+from sniffer_core.memory cimport Pool
+from sniffer_core.proxy cimport Proxied
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
@@ -220,12 +221,26 @@ cdef void name_conn(Conn* conn):
     conn.opening = <PyObject*>opening
 
 
+cdef void name_proxied(Conn* conn):
+    """Gives a connection the ends that a PROXY protocol header names."""
+    cdef const Proxied* said = conn.proxied
+    cdef tuple source = name_end(said.source, said.address_size, said.source_port)
+    cdef tuple destination = name_end(said.destination, said.address_size, said.destination_port)
+    cdef bytes json = (
+        f',"proxied":{{"source":{{"ip":"{source[0]}","port":{source[1]}}},'
+        f'"destination":{{"ip":"{destination[0]}","port":{destination[1]}}}}}').encode("ascii")
+    cdef tuple behind = (source, destination, json)
+    Py_INCREF(behind)
+    conn.behind = <PyObject*>behind
+
+
 cdef void forget_conn(Conn* conn):
     Py_XDECREF(conn.id)
     Py_XDECREF(conn.server)
     Py_XDECREF(conn.client)
     Py_XDECREF(conn.opening)
-    pool_give(conn.pool, conn, sizeof(Conn))
+    Py_XDECREF(conn.behind)
+    conn_free(conn)
 
 
 # ---- JSON ------------------------------------------------------------------------------------------------------------
@@ -898,6 +913,10 @@ cdef class RawMessage:
         return latin1(self.exchanged.trace + 32, 16) if self.exchanged.traced else None
 
     @property
+    def proxied(self):
+        return None if self.behind is None else self.behind[:2]
+
+    @property
     def carried(self):
         cdef uint32_t i
         if not self.exchanged.known or not self.rules.carry_count:
@@ -971,6 +990,8 @@ cdef class RawMessage:
         face.latency = self.latency()
         span(&face.opening, self.opening)
         span(&face.placement, self.rules.placement)
+        if self.behind is not None:
+            span(&face.proxied, <bytes>self.behind[2])
         face.id = PyUnicode_AsUTF8AndSize(self.connection_id, NULL)
         if exchange.known and not self.plain_path():
             path = self.path
@@ -1156,6 +1177,8 @@ cdef void put_record(Buffer* out, const Face* face) noexcept nogil:
         put(out, b',"spanId":')
         put_latin(out, exchange.trace + 32, 16)
     put_span(out, &face.placement)
+    if face.proxied.size:
+        put_span(out, &face.proxied)
     put(out, b"}")
 
 
@@ -1223,6 +1246,10 @@ cdef RawMessage build_message(Message* message, Pool* pool, Rules rules):
     raw.receiver = <tuple>conn.server
     raw.destination = <tuple>conn.client
     raw.opening = <bytes>conn.opening
+    if conn.proxied != NULL:
+        if conn.behind == NULL:
+            name_proxied(conn)
+        raw.behind = <tuple>conn.behind
     # The exchange is the queue's too, in another thread soon: the message gets a copy.
     raw.exchanged = <Exchange*>malloc(exchange.size)
     if raw.exchanged == NULL:

@@ -48,6 +48,7 @@ class Raw:
     anomalies: tuple[str, ...] = ()
     trace_id: str | None = None
     span_id: str | None = None
+    proxied: tuple[tuple[str, int], tuple[str, int]] | None = None
     weight: int = 1000
 
 

@@ -33,6 +33,7 @@ OUTSIDE = {
     "flows_other_server": TOLD_APART,
     "messages_tentative_dropped": ALONE,
     "responses_early": ALONE,
+    "flows_proxied": TOLD_APART,
     "requests_unanswered": ALONE,
     "responses_informational": ALONE,
     "informational_orphaned": ALONE,

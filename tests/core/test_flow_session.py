@@ -1,0 +1,549 @@
+"""flow.pyx: offers of another protocol, refused bodies and early answers, each of which must cost no more than itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sniffer_core.flow import RawMessage
+from tests import packets as p
+from tests.conversations import Dialogue
+from tests.laws import Table
+
+H2C = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
+WEBSOCKET = "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+SECRET = "Authorization: Bearer TOPSECRET\r\nCookie: a=TOPSECRET\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+SWITCH = b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
+
+
+def ask(path: str, fields: str = "", *, method: str = "GET", body: bytes = b"") -> bytes:
+    return f"{method} {path} HTTP/1.1\r\nHost: h\r\n{fields}\r\n".encode() + body
+
+
+def answer(name: str, status: int = 200, fields: str = "") -> bytes:
+    body = f"answer {name}"
+    return f"HTTP/1.1 {status} {name}\r\nSet-Cookie: s=1\r\n{fields}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+CONNECT = ask("db:1", method="CONNECT")
+
+
+def run(dialogue: Dialogue) -> list[RawMessage]:
+    return Table().run(dialogue.packets)
+
+
+def pairs(messages: list[RawMessage]) -> dict[str | None, str | None]:
+    """The path that each response answers, by its reason; and what each says is its own."""
+    for message in messages:
+        if message.direction == "response" and message.body:
+            assert message.body == f"answer {message.reason}".encode()
+        assert b"TOPSECRET" not in (message.body or b"")
+    return {m.reason: m.path for m in messages if m.direction == "response"}
+
+
+def asked(messages: list[RawMessage]) -> list[Any]:
+    """(path, body, incomplete) of each request."""
+    return [(m.path, m.body or b"", m.incomplete) for m in messages if m.direction == "request"]
+
+
+def plain(*paths: str) -> list[Any]:
+    return [(path, b"", None) for path in paths]
+
+
+Ending = Callable[[Dialogue], object]
+
+
+def reset(dialogue: Dialogue) -> None:
+    dialogue.client(flags=p.RST | p.ACK)
+
+
+def nothing(_: Dialogue) -> None:
+    """The capture ends."""
+
+
+def half(dialogue: Dialogue) -> None:
+    """The server alone says that it has no more."""
+    dialogue.server(flags=p.FIN | p.ACK)
+
+
+ENDINGS = (Dialogue.close, reset, nothing, half)
+OFFERS = (ask("/up", H2C), ask("/up", WEBSOCKET), ask("/up", method="CONNECT"))
+
+
+# ---- offers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("together", [1, 2, 3])
+def test_requests_behind_a_refused_offer(offer: bytes, together: int) -> None:
+    """Requests pipelined behind a refused offer keep their own answers, however the answers share segments."""
+    dialogue = Dialogue()
+    dialogue.client(offer + ask("/1") + ask("/2"))
+    answers = [answer("up", 405), answer("1"), answer("2")]
+    for at in range(0, 3, together):
+        dialogue.server(b"".join(answers[at : at + together]))
+    for number in (3, 4):
+        dialogue.client(ask(f"/{number}"))
+        dialogue.server(answer(str(number)))
+    path = "/up"
+    assert pairs(run(dialogue)) == {"up": path, "1": "/1", "2": "/2", "3": "/3", "4": "/4"}
+
+
+def test_an_offer_on_every_request() -> None:
+    """Offers that are pipelined and all refused are ordinary requests."""
+    dialogue = Dialogue()
+    dialogue.client(b"".join(ask(f"/{number}", H2C) for number in range(5)))
+    dialogue.server(b"".join(answer(str(number)) for number in range(5)))
+    messages = run(dialogue)
+    assert pairs(messages) == {str(number): f"/{number}" for number in range(5)}
+    assert Table().run(dialogue.packets)  # the laws hold
+
+
+def test_an_answer_to_an_earlier_request_says_nothing() -> None:
+    """Behind a pipelined offer, the answer to the request before it decides nothing: a tunnel may still follow."""
+    dialogue = Dialogue()
+    dialogue.client(ask("/1") + CONNECT + b"\x16\x03\x01 hello")
+    dialogue.server(answer("1"))
+    dialogue.server(b"HTTP/1.1 200 Go\r\n\r\n")
+    dialogue.client(b"GET /inside HTTP/1.1\r\n\r\n")
+    messages = run(dialogue)
+    assert asked(messages) == plain("/1", "db:1")
+    assert pairs(messages) == {"1": "/1", "Go": "db:1"}
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("end", ENDINGS)
+def test_an_offer_that_is_never_answered(offer: bytes, end: Ending) -> None:
+    """What waits behind an offer is read as HTTP when its answer cannot come any more."""
+    dialogue = Dialogue()
+    dialogue.client(offer)
+    dialogue.client(ask("/1"))
+    dialogue.client(ask("/2", H2C))
+    dialogue.client(ask("/3"))
+    end(dialogue)
+    assert asked(run(dialogue)) == plain("/up", "/1", "/2", "/3")
+
+
+@pytest.mark.parametrize(
+    "inside", [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x81\x85abcd\x01\x02\x03\x04\x05", b"SSH-2.0-x\r\n"]
+)
+@pytest.mark.parametrize("end", ENDINGS)
+def test_a_tunnel_whose_answer_was_lost(inside: bytes, end: Ending) -> None:
+    """Where the answer to an offer was lost, what does not begin as a request is a tunnel, and not read."""
+    dialogue = Dialogue()
+    dialogue.client(OFFERS[0])
+    dialogue.server(SWITCH, lost=True)
+    dialogue.client(inside)
+    dialogue.client(ask("/inside"))
+    dialogue.server(answer("inside"))
+    end(dialogue)
+    table = Table()
+    messages = table.run(dialogue.packets)
+    assert [(m.direction, m.path) for m in messages] == [("request", "/up")]
+    assert table.counted("flows_tunnel") == {"flows_tunnel": 1}
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("wait", [0, 200_000])
+def test_the_answer_to_an_offer_was_lost(offer: bytes, wait: int) -> None:
+    """A lost answer costs itself alone: the requests behind it are read, and keep their answers."""
+    dialogue = Dialogue()
+    dialogue.client(offer)
+    dialogue.server(answer("up"), lost=True)
+    for number in range(1, 5):
+        dialogue.wait(wait)
+        dialogue.client(ask(f"/{number}", H2C))
+        dialogue.server(answer(str(number)))
+    messages = run(dialogue)
+    assert asked(messages) == plain("/up", *(f"/{number}" for number in range(1, 5)))
+    assert pairs(messages) == {str(number): f"/{number}" for number in range(1, 5)}
+    assert [m.reason for m in messages if m.resynced] == ["1"]
+
+
+def test_offers_seen_from_one_side() -> None:
+    """With the client's side alone every request is read, at once after the first second."""
+    dialogue = Dialogue()
+    dialogue.packets.clear()
+    dialogue.client(flags=p.SYN, offset=-1)
+    for number in range(50):
+        dialogue.client(ask(f"/{number}", H2C))
+        dialogue.wait(200_000)
+    dialogue.client(flags=p.FIN | p.ACK)
+    table = Table()
+    messages = table.feed(dialogue.packets)
+    assert len(messages) > 40  # it does not all wait for the end
+    assert asked(messages + table.flush()) == plain(*(f"/{number}" for number in range(50)))
+
+
+def test_offers_beyond_the_cap() -> None:
+    """At the cap on what a direction may hold the requests behind an offer are read, not dropped."""
+    dialogue = Dialogue()
+    dialogue.client(OFFERS[0])
+    for number in range(3000):
+        dialogue.client(ask(f"/{number}", f"X: {'x' * 1000}\r\n"))
+    table = Table()
+    assert len(table.feed(dialogue.take())) > 1000
+    assert len(table.flush()) + table.handed_out["messages_request"] >= 3001
+
+
+@pytest.mark.parametrize(
+    ("fields", "body"),
+    [
+        ("Content-Length: 5\r\n", b"hello"),
+        ("Transfer-Encoding: chunked\r\n", b"5\r\nhello\r\n0\r\n\r\n"),
+    ],
+)
+def test_switched_before_the_body(fields: str, body: bytes) -> None:
+    """RFC 9110 section 7.8: an Upgrade's request is read to its end, though its 101 comes first."""
+    for sent in (len(body), 3, 0):
+        dialogue = Dialogue()
+        dialogue.client(ask("/exec", WEBSOCKET + fields, method="POST"))
+        dialogue.server(SWITCH)
+        dialogue.client(body[:sent])
+        if sent == len(body):
+            dialogue.client(b"\x81\x85inside")
+        dialogue.close()
+        messages = run(dialogue)
+        assert pairs(messages) == {"Switching": "/exec"}
+        ((path, got, incomplete),) = asked(messages)
+        assert path == "/exec"
+        assert got == (b"hello" if sent == len(body) else b"hello"[: len(got)])
+        assert incomplete == (None if sent == len(body) else "closed")
+
+
+def test_connected_before_the_content() -> None:
+    """RFC 9110 section 9.3.6: a CONNECT has no content, whatever it announces, once it is answered."""
+    dialogue = Dialogue()
+    dialogue.client(ask("h:1", "Content-Length: 5\r\n", method="CONNECT"))
+    dialogue.server(b"HTTP/1.1 200 Go\r\n\r\n")
+    dialogue.client(b"\x16\x03\x01 inside")
+    messages = run(dialogue)
+    assert asked(messages) == plain("h:1")
+    assert pairs(messages) == {"Go": "h:1"}
+
+
+def test_an_offer_refused_before_its_body() -> None:
+    """An offer that is answered before its body has been sent holds up nothing behind it."""
+    dialogue = Dialogue()
+    dialogue.client(ask("/up", H2C + "Content-Length: 2\r\n", method="POST"))
+    dialogue.server(answer("up", 500))
+    dialogue.client(b"ab" + ask("/1"))
+    dialogue.server(answer("1"))
+    messages = run(dialogue)
+    assert asked(messages) == [("/up", b"ab", None), ("/1", b"", None)]
+    assert pairs(messages) == {"up": "/up", "1": "/1"}
+
+
+# ---- refused bodies --------------------------------------------------------------------------------------------------
+
+REFUSALS = [
+    ("Expect: 100-continue\r\n", 413),
+    ("Expect: 100-Continue\r\n", 417),
+    ("Expect: 100-continue\r\n", 200),
+    ("Expect: 100-continue\r\n", 500),
+    ("", 302),
+    ("", 307),
+    ("", 401),
+    ("", 413),
+    ("", 417),
+]
+LENGTHS = ("Content-Length: 100000\r\n", "Content-Length: 10\r\n", "Transfer-Encoding: chunked\r\n")
+
+
+def put(fields: str, length: str) -> bytes:
+    return ask("/put", SECRET + length + fields, method="PUT")
+
+
+@pytest.mark.parametrize(("fields", "status"), REFUSALS)
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("cut", [0, 3, 60])
+def test_a_refused_body_that_is_not_sent(fields: str, status: int, length: str, cut: int) -> None:
+    """Requests that follow in place of a refused body are requests; the refused one is whole, empty and marked."""
+    dialogue = Dialogue()
+    dialogue.client(put(fields, length))
+    dialogue.server(answer("put", status))
+    for number in range(3):
+        request = ask(f"/{number}", SECRET)
+        for piece in (request[:cut], request[cut:]) if cut else (request,):
+            dialogue.client(piece)
+        dialogue.server(answer(str(number)))
+    messages = run(dialogue)
+    assert asked(messages) == plain("/put", "/0", "/1", "/2")
+    assert pairs(messages) == {"put": "/put", "0": "/0", "1": "/1", "2": "/2"}
+    assert [m.path for m in messages if "body-not-sent" in m.anomalies] == ["/put"]
+    assert not any(m.resynced for m in messages)
+
+
+@pytest.mark.parametrize(("fields", "status"), REFUSALS)
+def test_a_refused_body_that_is_sent_all_the_same(fields: str, status: int) -> None:
+    """A client may send the body that was refused: also one that holds requests is the body, by its length."""
+    for body in (b"x" * 300, ask("/in") * 8, b"GET / HTTP/1.1\r\n" * 10):
+        dialogue = Dialogue()
+        dialogue.client(put(fields, f"Content-Length: {len(body)}\r\n"))
+        dialogue.server(answer("put", status))
+        for at in range(0, len(body), 100):
+            dialogue.client(body[at : at + 100])
+        dialogue.client(ask("/1"))
+        dialogue.server(answer("1"))
+        messages = run(dialogue)
+        assert asked(messages) == [("/put", body, None), ("/1", b"", None)]
+        assert pairs(messages) == {"put": "/put", "1": "/1"}
+
+
+@pytest.mark.parametrize("end", ENDINGS)
+def test_a_refusal_that_stays_undecided(end: Ending) -> None:
+    """Where nothing tells whether a head is the refused body or a request, it is neither: no secret stands in clear."""
+    dialogue = Dialogue()
+    dialogue.client(put("Expect: 100-continue\r\n", LENGTHS[0]))
+    dialogue.server(answer("put", 413))
+    dialogue.client(ask("/1", SECRET))
+    end(dialogue)
+    assert asked(run(dialogue)) == [("/put", b"", "malformed")]
+
+
+def test_a_body_that_was_asked_for() -> None:
+    """After 100 the body is read whatever it holds."""
+    body = ask("/in", SECRET)
+    dialogue = Dialogue()
+    dialogue.client(ask("/put", f"Expect: 100-continue\r\nContent-Length: {len(body)}\r\n", method="PUT"))
+    dialogue.server(CONTINUE)
+    dialogue.client(body)
+    dialogue.server(answer("put"))
+    assert [m.body for m in run(dialogue) if m.direction == "request"] == [body]
+
+
+def test_a_body_that_nobody_refused() -> None:
+    """A body that comes before any answer is the body, expected or not."""
+    for fields in ("Expect: 100-continue\r\n", ""):
+        body = ask("/in")
+        dialogue = Dialogue()
+        dialogue.client(ask("/put", f"{fields}Content-Length: {len(body)}\r\n", method="PUT"))
+        dialogue.client(body)
+        dialogue.server(answer("put", 413))
+        dialogue.client(ask("/1"))
+        dialogue.server(answer("1"))
+        messages = run(dialogue)
+        assert asked(messages) == [("/put", body, None), ("/1", b"", None)]
+        assert pairs(messages) == {"put": "/put", "1": "/1"}
+
+
+def test_a_refusal_that_is_captured_late() -> None:
+    """The refusal may be captured after what the client sent on account of it."""
+    dialogue = Dialogue()
+    dialogue.client(put("Expect: 100-continue\r\n", LENGTHS[0]))
+    before = dialogue.take()
+    dialogue.server(answer("put", 413))
+    (refusal,) = dialogue.take()
+    dialogue.client(ask("/1", SECRET))
+    dialogue.server(answer("1"))
+    after = dialogue.take()
+    late = p.Packet(after[0].stamp + 500, refusal.data)
+    messages = Table().run([*before, after[0], late, *after[1:]])
+    assert asked(messages) == plain("/put", "/1")
+    assert pairs(messages) == {"put": "/put", "1": "/1"}
+
+
+def test_a_refusal_that_was_lost() -> None:
+    """Where the refusal itself was lost, a head where the body was due never stands in a body in clear."""
+    dialogue = Dialogue()
+    dialogue.client(put("Expect: 100-continue\r\n", LENGTHS[0]))
+    dialogue.server(answer("put", 413), lost=True)
+    for number in (1, 2):
+        dialogue.client(ask(f"/{number}", SECRET))
+        dialogue.server(answer(str(number)))
+    messages = run(dialogue)
+    assert asked(messages)[0] == ("/put", b"", "malformed")
+    assert asked(messages)[1:] == plain("/1", "/2")
+    assert pairs(messages) == {"1": None, "2": "/2"}
+
+
+def test_the_first_bytes_behind_a_refusal_were_lost() -> None:
+    """Bytes lost where a refused body was due may have been a request: reading goes on at the next sure place."""
+    dialogue = Dialogue()
+    dialogue.client(put("Expect: 100-continue\r\n", LENGTHS[0]))
+    dialogue.server(answer("put", 413))
+    dialogue.client(ask("/1", SECRET), lost=True)
+    dialogue.server(answer("1"))
+    for number in (2, 3):
+        dialogue.client(ask(f"/{number}", SECRET))
+        dialogue.server(answer(str(number)))
+    messages = run(dialogue)
+    assert asked(messages) == [("/put", b"", "gap"), *plain("/2", "/3")]
+    assert pairs(messages) == {"put": "/put", "1": None, "2": "/2", "3": "/3"}
+
+
+# ---- early answers ---------------------------------------------------------------------------------------------------
+
+HEAD = ask("/0", SECRET)
+CUTS = [1, 5, len(HEAD) // 2, len(HEAD) - 1]
+
+
+@pytest.mark.parametrize("status", [400, 403, 408, 414, 431, 503])
+@pytest.mark.parametrize("cut", CUTS)
+def test_an_answer_within_the_head(status: int, cut: int) -> None:
+    """An answer that comes while the head is unfinished belongs to it, has no latency, and shifts no pair."""
+    dialogue = Dialogue()
+    dialogue.client(HEAD[:cut])
+    dialogue.server(answer("0", status))
+    dialogue.client(HEAD[cut:])
+    for number in (1, 2, 3):
+        dialogue.client(ask(f"/{number}"))
+        dialogue.server(answer(str(number)))
+    messages = run(dialogue)
+    assert asked(messages) == plain("/0", "/1", "/2", "/3")
+    assert pairs(messages) == {"0": "/0", "1": "/1", "2": "/2", "3": "/3"}
+    assert [m.exchange for m in messages if m.direction == "response"] == [0, 1, 2, 3]
+    early = next(m for m in messages if m.reason == "0")
+    assert early.latency_us is None
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_an_answer_before_the_first_byte(number: int) -> None:
+    """An answer that comes before its request's first byte belongs to it, when further answers follow."""
+    dialogue = Dialogue()
+    for before in range(number):
+        dialogue.client(ask(f"/{before}"))
+        dialogue.server(answer(str(before)))
+    dialogue.server(answer(str(number), 503))
+    dialogue.client(ask(f"/{number}"))
+    for after in range(number + 1, number + 4):
+        dialogue.client(ask(f"/{after}"))
+        dialogue.server(answer(str(after)))
+    messages = run(dialogue)
+    assert pairs(messages) == {str(each): f"/{each}" for each in range(number + 4)}
+    assert next(m for m in messages if m.reason == str(number)).latency_us is None
+
+
+def test_several_answers_before_their_requests() -> None:
+    """They are matched first in, first out."""
+    dialogue = Dialogue()
+    dialogue.server(answer("0") + answer("1"))
+    dialogue.client(ask("/0") + ask("/1") + ask("/2"))
+    dialogue.server(answer("2"))
+    assert pairs(run(dialogue)) == {"0": "/0", "1": "/1", "2": "/2"}
+
+
+@pytest.mark.parametrize("end", [Dialogue.close, half, reset])
+def test_an_idle_timeout(end: Ending) -> None:
+    """A 408 that acknowledges no byte, and with which the connection ends, answers nothing."""
+    dialogue = Dialogue()
+    dialogue.client(ask("/0"))
+    dialogue.server(answer("0"))
+    dialogue.server(answer("idle", 408))
+    end(dialogue)
+    messages = run(dialogue)
+    assert pairs(messages) == {"0": "/0", "idle": None}
+    assert [m.exchange for m in messages] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("end", [Dialogue.close, half, reset, nothing])
+def test_an_idle_timeout_that_crosses_a_request(end: Ending) -> None:
+    """A request that crosses the 408 on its way stays unanswered."""
+    for first in ("client", "server"):
+        dialogue = Dialogue()
+        dialogue.client(ask("/0"))
+        dialogue.server(answer("0"))
+        seen = dialogue.sent[0]
+        if first == "client":
+            dialogue.client(ask("/1"))
+        dialogue.server(answer("idle", 408), ack=seen)
+        if first == "server":
+            dialogue.client(ask("/1"))
+        end(dialogue)
+        table = Table()
+        messages = table.run(dialogue.packets)
+        assert pairs(messages) == {"0": "/0", "idle": None}
+        assert asked(messages) == plain("/0", "/1")
+        assert table.counted("requests_unanswered") == {"requests_unanswered": 1}
+
+
+@pytest.mark.parametrize("end", [Dialogue.close, half, reset, nothing])
+def test_a_head_that_is_never_finished(end: Ending) -> None:
+    """A 408 to a client that stops within its head is one exchange with what came of the head."""
+    dialogue = Dialogue()
+    dialogue.client(b"GET /slow HTTP/1.1\r\nHost: h\r\nX-A")
+    dialogue.server(answer("slow", 408))
+    end(dialogue)
+    messages = run(dialogue)
+    assert pairs(messages) == {"slow": "/slow"}
+    assert {m.exchange for m in messages} == {0}
+    ((_, _, incomplete),) = asked(messages)
+    assert incomplete == ("stopped" if end in (nothing, half) else "closed")
+
+
+def test_an_early_answer_to_a_start_line_that_is_never_finished() -> None:
+    """Without a start line there is no request to show: the answer is unpaired, in the exchange of the lost head."""
+    dialogue = Dialogue()
+    dialogue.client(b"GET /slo")
+    dialogue.server(answer("slow", 408))
+    dialogue.close()
+    table = Table()
+    (message,) = table.run(dialogue.packets)
+    assert (message.exchange, message.path, message.reason) == (0, None, "slow")
+    assert table.counted("heads_cut") == {"heads_cut": 1}
+
+
+def test_an_early_answer_to_head() -> None:
+    """What answers HEAD has no body, as soon as the method is known."""
+    dialogue = Dialogue()
+    head = ask("/0", method="HEAD")
+    dialogue.client(head[:20])
+    dialogue.server(b"HTTP/1.1 400 0\r\nContent-Length: 100\r\n\r\n")
+    dialogue.client(head[20:])
+    dialogue.client(ask("/1"))
+    dialogue.server(answer("1"))
+    assert pairs(run(dialogue)) == {"0": "/0", "1": "/1"}
+
+
+def test_early_answers_are_bounded() -> None:
+    """A server that answers what nobody asks keeps no more than a few of its answers waiting."""
+    dialogue = Dialogue()
+    for number in range(200):
+        dialogue.server(answer(str(number)))
+    table = Table()
+    assert len(table.feed(dialogue.take())) >= 180
+    assert len(table.flush()) <= 20
+
+
+# ---- others ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "kind"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(60), "tls"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", "http2"),
+    ],
+)
+@pytest.mark.parametrize("handshake", [True, False])
+def test_what_answers_another_protocol(first: bytes, kind: str, handshake: bool) -> None:
+    """A 400 in plain text to what is no HTTP/1 is emitted; the connection counts as what the client spoke."""
+    dialogue = Dialogue(handshake=handshake)
+    dialogue.client(first)
+    dialogue.server(answer("no", 400))
+    dialogue.close()
+    table = Table()
+    messages = table.run(dialogue.packets)
+    assert [(m.reason, m.path, m.body) for m in messages] == [("no", None, b"answer no")]
+    assert [event[0] for event in table.core.events()] == [kind]
+    assert table.counted(f"flows_{kind}") == {f"flows_{kind}": 1}
+
+
+@pytest.mark.parametrize("count", [1024, 1025, 1500, 4000])
+def test_more_requests_than_the_queue_keeps(count: int) -> None:
+    """Of pipelined requests beyond the queue the numbers are kept: each answer gets its exchange, none another's path."""
+    dialogue = Dialogue()
+    for number in range(count):
+        dialogue.client(ask(f"/{number}"))
+    for number in range(count):
+        dialogue.server(answer(str(number)))
+    dialogue.client(ask("/last"))
+    dialogue.server(answer("last"))
+    messages = run(dialogue)
+    responses = {m.reason: m for m in messages if m.direction == "response"}
+    assert all(responses[str(number)].exchange == number for number in range(count))
+    assert all(responses[str(number)].path == (f"/{number}" if number < 1024 else None) for number in range(count))
+    assert responses["last"].path == "/last"
