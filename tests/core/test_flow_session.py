@@ -1,4 +1,4 @@
-"""flow.pyx: offers of another protocol, refused bodies and early answers, each of which must cost no more than itself."""
+"""flow.pyx: offers of another protocol, refused bodies and early answers: each costs no more than itself."""
 
 from __future__ import annotations
 
@@ -534,7 +534,7 @@ def test_what_answers_another_protocol(first: bytes, kind: str, handshake: bool)
 
 @pytest.mark.parametrize("count", [1024, 1025, 1500, 4000])
 def test_more_requests_than_the_queue_keeps(count: int) -> None:
-    """Of pipelined requests beyond the queue the numbers are kept: each answer gets its exchange, none another's path."""
+    """Beyond the queue the numbers of requests are kept: each answer gets its exchange, none another's path."""
     dialogue = Dialogue()
     for number in range(count):
         dialogue.client(ask(f"/{number}"))

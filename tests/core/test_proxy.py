@@ -70,7 +70,7 @@ def conversation(*first: bytes) -> list[RawMessage]:
     ],
 )
 def test_what_a_header_says(header: bytes, ends: Any) -> None:
-    """Both versions are read wherever they are cut; the ends stay those of TCP, `proxied` holds what the header names."""
+    """Both versions are read wherever they are cut; `proxied` holds what they name, the ends stay those of TCP."""
     if ends is ...:
         full = ("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", 65535)
         ends = (full, full)
