@@ -87,7 +87,7 @@ cpdef enum Counter:
     RESPONSES_TAKEN_BODYLESS    # unpaired, but a status line followed at once (an answer to HEAD)
     HEADS_FAST                  # decided by the fast path
     HEADS_H11                   # decided by h11
-    HEADS_REFUSED               # by h11 too: emitted as malformed
+    HEADS_REFUSED               # emitted as malformed: a line that is no field may frame the body
     HEADS_CUT                   # ended before their start line did: nothing to emit
     START_LINES_MALFORMED
     MESSAGES_LONG               # open for 60 s
@@ -108,5 +108,9 @@ cpdef enum Counter:
     ANOMALY_BARE_LF
     ANOMALY_OBS_FOLD
     ANOMALY_BODY_NOT_SENT
+    ANOMALY_BAD_HEADER_LINE     # left out, and what continues it
+    ANOMALY_TE_IDENTITY
+    ANOMALY_ODD_START_LINE
+    ANOMALY_LAST_CRLF_MISSING   # of a chunked body
 
     COUNTERS_END

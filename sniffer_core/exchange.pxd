@@ -65,6 +65,7 @@ cdef struct Exchange:
     int64_t ack             # Run.ack of its first byte
     int64_t stamp_end       # of its last byte
     bint end_read           # the last byte was read, so that stamp_end is its stamp
+    bint end_unsure         # .. if `end` is where a malformed request ends
     bint lost               # no request was seen: bytes of the request stream were lost here
     bint known              # a request was seen: method, target and carried are valid
     bint unasked            # made by exchanges_unpaired()

@@ -27,8 +27,8 @@ from sniffer_core.exchange cimport (
     exchanges_refute, exchanges_request, exchanges_settle, exchanges_unpaired)
 from sniffer_core.fragment cimport Fragments, fragments_add, fragments_free, fragments_init
 from sniffer_core.http1 cimport (
-    BIT_BODY_NOT_SENT, BODY_LENGTH, CHUNK_SIZE, DEAD, DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE,
-    EVENT_NOT_HTTP, HEAD,
+    BIT_BAD_HEADER_LINE, BIT_BODY_NOT_SENT, BIT_ODD_START_LINE, BODY_LENGTH, CHUNK_SIZE, DEAD, DONE,
+    EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE, EVENT_NOT_HTTP, HEAD,
     INCOMPLETE_CLOSED_, INCOMPLETE_EVICTED_, INCOMPLETE_GAP_, INCOMPLETE_IDLE_, INCOMPLETE_MALFORMED_, INCOMPLETE_STOPPED_, PROTOCOL_HTTP2,
     PROTOCOL_OTHER, PROTOCOL_TLS, REQUEST, RESPONSE, SKIP, START, TUNNEL, WHOLE, Event, Incomplete, Kind, Limits, Message,
     Parser, http1_cease, http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free, http1_gap,
@@ -575,7 +575,8 @@ cdef bint contradicted(const Flow* flow, const Half* half, const Message* messag
     cdef int64_t mark = half.parser.boundary
     if half.parser.kind == RESPONSE:
         mark = exchanges_mark(&flow.exchanges, message.start + 1, mark)
-    if message.incomplete == INCOMPLETE_MALFORMED_ or message.start < mark < message.end:
+    if message.incomplete == INCOMPLETE_MALFORMED_ or message.start < mark < message.end or \
+            message.anomalies & (BIT_BAD_HEADER_LINE | BIT_ODD_START_LINE):
         return True
     return run != NULL and run.size > 0 and not run.segment_start and message.end != mark
 
@@ -642,7 +643,8 @@ cdef bint answer(Table* table, Flow* flow, Message* message, Match match) noexce
         emit(table, exchange.waiting)
         exchange.waiting = NULL
     message.latency = -1
-    if exchange.end_read and exchange.stamp_end <= message.stamp and match == MATCH_ACKS:
+    if exchange.end_read and exchange.stamp_end <= message.stamp and match == MATCH_ACKS and (
+            not exchange.end_unsure or exchange.end == message.ack):    # nothing came that may belong to it
         message.latency = message.stamp - exchange.stamp_end
     if message.ack >= 0:
         flow.half[1 - flow.server].parser.boundary = message.ack
@@ -814,7 +816,9 @@ cdef void on_end(Table* table, Flow* flow, Half* half, const Run* run) noexcept 
         other = &flow.half[flow.server]
         exchange.end = message.end
         exchange.stamp_end = message.stamp_end
-        exchange.end_read = message.incomplete == WHOLE or (message.incomplete == INCOMPLETE_GAP_ and not half.gapping)
+        exchange.end_read = message.incomplete == WHOLE or message.incomplete == INCOMPLETE_MALFORMED_ or (
+            message.incomplete == INCOMPLETE_GAP_ and not half.gapping)
+        exchange.end_unsure = message.incomplete == INCOMPLETE_MALFORMED_ and message.missing < 0
         if exchange.doubt == REFUTED:
             let_go(table, message)
             return

@@ -52,6 +52,10 @@ cdef enum Anomaly:          # bits of message.anomalies; flow counts bit n in AN
     BIT_BARE_LF = 1 << 11
     BIT_OBS_FOLD = 1 << 12
     BIT_BODY_NOT_SENT = 1 << 13
+    BIT_BAD_HEADER_LINE = 1 << 14
+    BIT_TE_IDENTITY = 1 << 15
+    BIT_ODD_START_LINE = 1 << 16
+    BIT_LAST_CRLF_MISSING = 1 << 17
 
 cdef enum State:
     START = 0               # between messages: the next byte begins one (blank lines are passed over)
@@ -100,7 +104,7 @@ cdef struct Message:
     uint8_t minor           # HTTP/1.minor, 0 or 1
     uint8_t incomplete      # Incomplete
     bint resynced           # first message after bytes were lost whose extent is unknown
-    bint refused            # h11 refused the header block: count is 0, framing is the core's all the same
+    bint refused            # malformed: a line that is no field may frame the body, or h11 refused what was kept
     bint bodyless           # framed as without a body (HEAD, 204, 304), whatever its fields say
     bint assumed            # .. because a status line followed, its request being unknown
     bint truncated          # the kept body is not the whole of body_size

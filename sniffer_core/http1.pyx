@@ -28,13 +28,20 @@ cdef enum:
     BODY_FIRST = 1024           # the first block for a body that comes in pieces
     BUFFER_FIRST = 512
     STATUS_LINE = 12            # bytes of "HTTP/1.1 200"
+    ODD_STATUS_LINE = 64        # most bytes of an odd status line up to its code
+    FRAMING_LONGEST = 17        # Transfer-Encoding
 
 cdef enum:
     HTAB = 0x09
     LF = 0x0A
     CR = 0x0D
+    VT = 0x0B
+    FF = 0x0C
     SP = 0x20
+    DEL = 0x7F
     COMMA = 0x2C
+    POINT = 0x2E
+    SLASH = 0x2F
     COLON = 0x3A
     SEMICOLON = 0x3B
 
@@ -67,7 +74,7 @@ _fill_class()
 cdef struct StartLine:
     uint8_t minor
     uint16_t status
-    bint space                  # in the target
+    uint32_t anomalies
     Text method
     Text target
     Text reason
@@ -76,6 +83,9 @@ cdef struct Facts:              # what a header block says about framing, while 
     uint32_t anomalies
     bint transfer
     bint chunked
+    bint coded                  # Transfer-Encoding names a coding other than identity
+    bint identity               # .. and identity
+    bint broken                 # a line that is no field may be one of those that frame the body
     int64_t length
     bint connection_upgrade     # Connection names it
     bint upgrade
@@ -87,6 +97,10 @@ cdef struct Facts:              # what a header block says about framing, while 
 
 cdef inline bint is_digit(uint8_t c) noexcept nogil:
     return 0x30 <= c <= 0x39
+
+
+cdef inline bint is_blank(uint8_t c) noexcept nogil:
+    return c == SP or c == HTAB
 
 
 cdef inline bint same(const uint8_t* text, const char* lower, uint32_t size) noexcept nogil:
@@ -128,7 +142,10 @@ cdef bint next_element(const uint8_t** at, const uint8_t* end, const uint8_t** e
 # -- start lines ------------------------------------------------------------------------------------------------------
 
 cdef bint parse_start_line(uint8_t kind, const uint8_t* data, uint32_t size, StartLine* line) noexcept nogil:
-    """`size` bytes before the LF. RFC 9112 sections 3 and 4; the target is split off at the first and the last SP."""
+    """`size` bytes before the LF. RFC 9112 sections 3 and 4; the target is split off at the first and the last SP.
+
+    It may hold others between: its sender did not encode them.
+    """
     cdef uint32_t i, last
     memset(line, 0, sizeof(StartLine))
     if size and data[size - 1] == CR:
@@ -161,9 +178,126 @@ cdef bint parse_start_line(uint8_t kind, const uint8_t* data, uint32_t size, Sta
     for i in range(line.target.at, last):
         if not CLASS[data[i]] & TARGET:
             return False
-    line.space = memchr(data + line.target.at, SP, line.target.size) != NULL
+    if memchr(data + line.target.at, SP, line.target.size) != NULL:
+        if data[line.target.at] == SP or data[last - 1] == SP:
+            return False    # several blanks between two parts
+        line.anomalies = BIT_SPACE_IN_TARGET
     line.minor = data[size - 1] != 0x30
     return True
+
+
+cdef bint parse_odd_line(uint8_t kind, const uint8_t* data, uint32_t size, StartLine* line) noexcept nogil:
+    """A start line that parse_start_line() refuses and that servers or clients take; `size` bytes before the LF.
+
+    A version in small letters or with leading zeros, several blanks between the parts, blanks and tabs behind a request
+    line (RFC 9112 section 3) or around a status; in a status line a later major version, and a version without a point.
+    It is asked only where a message is due: such a line tells neither a protocol nor a place where a message may begin.
+    """
+    cdef uint32_t i, version, target, major = 0
+    cdef bint more = False
+    memset(line, 0, sizeof(StartLine))
+    line.anomalies = BIT_ODD_START_LINE
+    if size and data[size - 1] == CR:
+        size -= 1
+    if kind == RESPONSE:
+        i = odd_status(data, size, line, &more)
+        if i == 0 or (i < size and not is_blank(data[i])):
+            return False
+        line.reason.at = min(i + 1, size)
+        line.reason.size = size - line.reason.at
+        for i in range(line.reason.at, size):
+            if not CLASS[data[i]] & REASON:
+                return False
+        return True
+    while size and is_blank(data[size - 1]):
+        size -= 1
+    version = size
+    while version and data[version - 1] != SP:
+        version -= 1
+    if odd_version(data + version, size - version, &major, &line.minor, &more) != size - version or major != 1 or \
+            memchr(data + version, POINT, size - version) == NULL:
+        return False
+    while version and data[version - 1] == SP:
+        version -= 1
+    while line.method.size < version and CLASS[data[line.method.size]] & TOKEN:
+        line.method.size += 1
+    target = line.method.size
+    while target < version and data[target] == SP:
+        target += 1
+    if line.method.size == 0 or target == line.method.size or target == version:
+        return False
+    line.target.at = target
+    line.target.size = version - target
+    for i in range(target, version):
+        if not CLASS[data[i]] & TARGET:
+            return False
+    if memchr(data + target, SP, line.target.size) != NULL:
+        line.anomalies |= BIT_SPACE_IN_TARGET
+    return True
+
+
+cdef uint32_t odd_version(
+    const uint8_t* data, uint32_t size, uint32_t* major, uint8_t* minor, bint* more
+) noexcept nogil:
+    """Size of the version that `data` begins with, in any case, of any digits, maybe without a minor one.
+
+    0: it begins with none; `more` says whether more bytes could make it one.
+    """
+    cdef uint32_t i = 0, start
+    more[0] = False
+    while i < size and i < 5:
+        if (data[i] | 0x20) != <uint8_t>(<const char*>b"http/")[i]:
+            return 0
+        i += 1
+    start = i
+    while i < size and is_digit(data[i]):
+        major[0] = min(major[0] * 10 + (data[i] - 0x30), <uint32_t>99)
+        i += 1
+    if i < 5 or i == start:
+        more[0] = i == size
+        return 0
+    if i < size and data[i] == POINT:
+        start = i + 1
+        i = start
+        while i < size and is_digit(data[i]):
+            minor[0] |= data[i] != 0x30
+            i += 1
+        if i == start:
+            more[0] = i == size
+            return 0
+    return i
+
+
+cdef uint32_t odd_status(const uint8_t* data, uint32_t size, StartLine* line, bint* more) noexcept nogil:
+    """Size of the version, the blanks and the code that `data` begins with, in at most ODD_STATUS_LINE bytes.
+
+    0: it begins with nothing of the kind; `more` says whether more bytes could make it so.
+    """
+    cdef uint32_t at, start, major = 0
+    cdef bint room = size < ODD_STATUS_LINE
+    if not room:
+        size = ODD_STATUS_LINE
+    at = odd_version(data, size, &major, &line.minor, more)
+    if at == 0:
+        more[0] = more[0] and room
+        return 0
+    start = at
+    while at < size and is_blank(data[at]):
+        at += 1
+    if at < size and (at == start or not 1 <= major <= 3):
+        return 0
+    start = at
+    while at < size and at < start + 3:
+        if not is_digit(data[at]):
+            return 0
+        line.status = line.status * 10 + (data[at] - 0x30)
+        at += 1
+    if at < start + 3:
+        more[0] = room
+        return 0
+    if major > 1:
+        line.minor = 1
+    return at
 
 
 cdef inline bint is_status_line(const uint8_t* data, int64_t size) noexcept nogil:
@@ -272,12 +406,14 @@ cdef void learn_length(Facts* facts, const uint8_t* value, uint32_t size) noexce
 
 
 cdef void learn_transfer(Facts* facts, const uint8_t* value, uint32_t size) noexcept nogil:
-    """Transfer-Encoding, RFC 9112 section 6.1: the last coding of all lines counts; empty elements do not."""
+    """Transfer-Encoding, RFC 9112 section 6.1: the last coding of all lines counts; empty elements do not.
+
+    The coding identity, of RFC 2616, is none: where no other is named the field says nothing.
+    """
     cdef const uint8_t* at = value
     cdef const uint8_t* element = NULL
     cdef const uint8_t* parameter
     cdef uint32_t element_size = 0
-    facts.transfer = True
     while next_element(&at, value + size, &element, &element_size):
         if element_size == 0:
             continue
@@ -287,6 +423,12 @@ cdef void learn_transfer(Facts* facts, const uint8_t* value, uint32_t size) noex
             while element_size and is_space(element + element_size - 1, parameter):
                 element_size -= 1
         facts.chunked = element_size == 7 and same(element, b"chunked", 7)
+        if element_size == 8 and same(element, b"identity", 8):
+            facts.identity = True
+            facts.anomalies |= BIT_TE_IDENTITY
+        else:
+            facts.coded = True
+    facts.transfer = facts.coded or not facts.identity
 
 
 cdef void learn(
@@ -378,19 +520,61 @@ cdef bint parse_lines(const uint8_t* data, uint32_t at, uint32_t stop, Field* fi
     return True
 
 
-cdef void walk_lines(const uint8_t* data, uint32_t at, uint32_t stop, Facts* facts) noexcept nogil:
-    """Reads framing and anomalies from a block that the fast path declined, folds joined: h11 does not see those."""
+cdef bint is_field(const uint8_t* data, uint32_t name, uint32_t size) noexcept nogil:
+    """Whether these `size` bytes, a line and those that continue it, are a field as h11 reads it.
+
+    Its first `name` bytes stand before the colon and the blanks in front of that.
+    """
+    cdef uint32_t i
+    cdef uint8_t c
+    for i in range(name):
+        if not CLASS[data[i]] & TOKEN:
+            return False
+    for i in range(name, size):
+        c = data[i]
+        if c == 0 or c == VT or c == FF or (c == CR and data[i + 1] != LF):     # the last byte is an LF
+            return False
+    return name > 0
+
+
+cdef bint names_framing(const uint8_t* line, uint32_t size) noexcept nogil:
+    """Whether another reader may find a framing field in a line that is no field.
+
+    Its name counts without blanks and controls (without all that is not ASCII, as U+00A0 is). Some readers end lines at
+    a bare CR, so what follows one is looked at as a line too.
+    """
+    cdef uint8_t[FRAMING_LONGEST + 1] name
+    cdef uint32_t i, length = 0
+    cdef bint named = False
+    for i in range(size + 1):
+        if i < size and line[i] != CR and line[i] != COLON:
+            if not named and SP < line[i] < DEL and length <= FRAMING_LONGEST:
+                name[length] = line[i]
+                length += 1
+            continue
+        if not named and (length == 14 and same(name, b"content-length", 14)
+                          or length == 17 and same(name, b"transfer-encoding", 17)):
+            return True
+        named = i < size and line[i] == COLON
+        length = 0
+    return False
+
+
+cdef uint32_t sift_lines(const uint8_t* data, uint32_t at, uint32_t stop, uint8_t* kept, Facts* facts) noexcept nogil:
+    """Reads framing and anomalies from a block that the fast path declined, folds joined: h11 does not see those.
+
+    Copies the lines to `kept`, and returns their size: all but those that are no fields, and what continues them.
+    """
     cdef bint trailers = facts.length == LENGTH_INVALID
     cdef const uint8_t* found
-    cdef uint32_t start, end, name
+    cdef uint32_t start, first_end, end, name, before, size = 0
     cdef bint folded
     while at < stop:
         start = at
-        end = <uint32_t>(<const uint8_t*>memchr(data + at, LF, stop - at) - data)
+        end = first_end = <uint32_t>(<const uint8_t*>memchr(data + at, LF, stop - at) - data)
         at = end + 1
         if end == start or data[end - 1] != CR:
             facts.anomalies |= BIT_BARE_LF
-        found = <const uint8_t*>memchr(data + start, COLON, end - start)
         folded = False
         while at < stop and (data[at] == SP or data[at] == HTAB):
             folded = True
@@ -400,26 +584,34 @@ cdef void walk_lines(const uint8_t* data, uint32_t at, uint32_t stop, Facts* fac
                 facts.anomalies |= BIT_BARE_LF
         if folded or data[start] == SP or data[start] == HTAB:
             facts.anomalies |= BIT_OBS_FOLD
-        if found == NULL or data[start] == SP or data[start] == HTAB:
+        found = <const uint8_t*>memchr(data + start, COLON, first_end - start)
+        before = name = 0 if found == NULL else <uint32_t>(found - data) - start
+        while name and (data[start + name - 1] == SP or data[start + name - 1] == HTAB):
+            name -= 1
+        if not is_field(data + start, name, at - start):
+            facts.anomalies |= BIT_BAD_HEADER_LINE
+            if not trailers and names_framing(data + start, first_end - start):
+                facts.broken = True
+            continue
+        if name < before:
+            facts.anomalies |= BIT_SPACE_BEFORE_COLON
+        memcpy(kept + size, data + start, at - start)
+        size += at - start
+        if trailers:
             continue
         if data[end - 1] == CR:
             end -= 1
-        name = <uint32_t>(found - data) - start
-        while name and (data[start + name - 1] == SP or data[start + name - 1] == HTAB):
-            name -= 1
-            facts.anomalies |= BIT_SPACE_BEFORE_COLON
-        if trailers:
-            continue
         learn(facts, data + start, name, found + 1, end - <uint32_t>(found + 1 - data))
         if folded and name == 17 and same(data + start, b"transfer-encoding", 17):
             facts.anomalies |= BIT_TE_FOLDED
+    return size
 
 
 cdef void* judge(
     Pool* pool, size_t struct_size, const uint8_t* prefix, uint32_t prefix_size, const uint8_t* lines, uint32_t size,
     size_t* block_size, uint32_t* count, uint32_t* text_size,
 ) noexcept with gil:
-    """A block that the fast path declined, given to h11. NULL: it is refused.
+    """The lines of a block that the fast path declined, given to h11. NULL: they are refused.
 
     Returns what the fast path would have made: struct_size bytes for the caller, Field[count], the text, which begins
     with `prefix`.
@@ -468,12 +660,13 @@ cdef Message* build(
 ) noexcept nogil:
     """The message whose start line is head[:line_end] and whose `lines` header lines are head[line_end:stop].
 
-    Leaves the framing in `parser`. NULL: no memory, or a candidate that h11 refuses.
+    Leaves the framing in `parser`. NULL: no memory, or a candidate with lines that are no fields.
     """
     cdef Message* message
     cdef size_t size = sizeof(Message) + lines * sizeof(Field) + stop
     cdef uint32_t count = lines, text_size = stop
     cdef bint refused = False, declined
+    cdef uint8_t* kept
     cdef Facts facts
     memset(&facts, 0, sizeof(Facts))
     facts.length = LENGTH_NONE
@@ -485,11 +678,18 @@ cdef Message* build(
         pool_give(parser.pool, message, size)
         memset(&facts, 0, sizeof(Facts))
         facts.length = LENGTH_NONE
-        walk_lines(head, line_end, stop, &facts)
-        message = <Message*>judge(parser.pool, sizeof(Message), head, line_end, head + line_end, stop - line_end,
-                                  &size, &count, &text_size)
+        kept = <uint8_t*>pool_take(parser.pool, stop - line_end)
+        if kept == NULL:
+            return NULL
+        text_size = sift_lines(head, line_end, stop, kept, &facts)
+        message = NULL
+        if not candidate or not facts.anomalies & BIT_BAD_HEADER_LINE:
+            message = <Message*>judge(parser.pool, sizeof(Message), head, line_end, kept, text_size, &size, &count,
+                                      &text_size)
+        pool_give(parser.pool, kept, stop - line_end)
         if message == NULL and candidate:
             return NULL
+        refused = facts.broken
         if message == NULL:
             refused = True
             count = 0
@@ -498,6 +698,7 @@ cdef Message* build(
             message = <Message*>pool_take(parser.pool, size)
             if message == NULL:
                 return NULL
+            memcpy(<uint8_t*>(message + 1), head, line_end)
     parser.counters[<int>(HEADS_H11 if declined else HEADS_FAST)] += 1
 
     memset(message, 0, sizeof(Message))
@@ -506,12 +707,15 @@ cdef Message* build(
     message.fields = <Field*>(message + 1)
     message.text = <uint8_t*>(message.fields + count)
     message.text_size = text_size
-    if not declined or refused:
+    if not declined:
         memcpy(message.text, head, text_size)
     if refused:
         message.refused = True
         message.incomplete = INCOMPLETE_MALFORMED_
         parser.counters[<int>HEADS_REFUSED] += 1
+        if facts.broken:
+            facts.transfer = False
+            facts.length = LENGTH_INVALID
     message.kind = parser.kind
     message.minor = line.minor
     message.status = line.status
@@ -525,8 +729,7 @@ cdef Message* build(
     message.expect = parser.kind == REQUEST and facts.expect
 
     anomalies |= facts.anomalies
-    if line.space:
-        anomalies |= BIT_SPACE_IN_TARGET
+    anomalies |= line.anomalies
     if line_end < 2 or head[line_end - 2] != CR:
         anomalies |= BIT_BARE_LF
     if facts.transfer:
@@ -548,10 +751,11 @@ cdef Message* build(
 
 
 cdef Fields* build_trailers(Parser* parser, const uint8_t* data, uint32_t stop, uint32_t lines) noexcept nogil:
-    """The trailers in data[:stop]. NULL: refused, which the open message says, or no memory."""
+    """The trailers in data[:stop]. NULL: there are none, or no memory for them."""
     cdef size_t size = sizeof(Fields) + lines * sizeof(Field) + stop
     cdef Fields* fields = <Fields*>pool_take(parser.pool, size)
     cdef uint32_t count = lines, text_size = stop
+    cdef uint8_t* kept
     cdef Facts facts
     if fields == NULL:
         return NULL
@@ -561,11 +765,19 @@ cdef Fields* build_trailers(Parser* parser, const uint8_t* data, uint32_t stop, 
         memcpy(<uint8_t*>(<Field*>(fields + 1) + count), data, stop)
     else:
         pool_give(parser.pool, fields, size)
-        walk_lines(data, 0, stop, &facts)
-        fields = <Fields*>judge(parser.pool, sizeof(Fields), data, 0, data, stop, &size, &count, &text_size)
+        kept = <uint8_t*>pool_take(parser.pool, stop)
+        if kept == NULL:
+            return NULL
+        text_size = sift_lines(data, 0, stop, kept, &facts)
+        fields = NULL
+        count = 0
+        if text_size:
+            fields = <Fields*>judge(parser.pool, sizeof(Fields), data, 0, kept, text_size, &size, &count, &text_size)
+            if fields == NULL:
+                break_off(parser.message, INCOMPLETE_MALFORMED_)
+        pool_give(parser.pool, kept, stop)
     parser.message.anomalies |= facts.anomalies
     if fields == NULL:
-        break_off(parser.message, INCOMPLETE_MALFORMED_)
         return NULL
     fields.size = size
     fields.count = count
@@ -822,7 +1034,8 @@ cdef Event read_start(Parser* parser, Run* run) noexcept nogil:
         open_at(parser, run, True)
         return EVENT_MORE
     line_end = <uint32_t>(found - run.data) + 1
-    if not parse_start_line(parser.kind, run.data, line_end - 1, &line):
+    if not parse_start_line(parser.kind, run.data, line_end - 1, &line) and \
+            not parse_odd_line(parser.kind, run.data, line_end - 1, &line):
         return no_start_line(parser, run.data, run.size)
     scanned = line_end - 1
     end = find_end(run.data, window, &scanned, &lines)
@@ -1025,6 +1238,45 @@ cdef Scan found_line(Parser* parser, uint32_t lf) noexcept nogil:
     return SCAN_FOUND
 
 
+cdef Scan scan_odd(Parser* parser, uint32_t at) noexcept nogil:
+    """As scan_line(), which found none: for an odd start line, at the front of the buffer, where a message is due."""
+    cdef const uint8_t* data = parser.buffer
+    cdef const uint8_t* found = <const uint8_t*>memchr(data + at, LF, parser.buffer_size - at)
+    cdef uint32_t stop = parser.buffer_size if found == NULL else <uint32_t>(found - data)
+    cdef uint32_t i
+    cdef bint more = False
+    cdef StartLine line
+    for i in range(at, stop):
+        if (i and data[i - 1] == CR) or not (CLASS[data[i]] & REASON or data[i] == CR):
+            return SCAN_DEAD
+    if parser.kind == RESPONSE:
+        memset(&line, 0, sizeof(StartLine))
+        i = odd_status(data, stop, &line, &more)
+        if i == 0 and not more or 0 < i < stop and not (is_blank(data[i]) or data[i] == CR):
+            return SCAN_DEAD
+    elif parser.method_end == 0:
+        i = 0
+        while i < stop and CLASS[data[i]] & TOKEN:
+            i += 1
+        if i < stop:
+            if i == 0 or data[i] != SP:
+                return SCAN_DEAD
+            parser.method_end = i
+    if found == NULL:
+        return SCAN_MORE
+    if not parse_odd_line(parser.kind, data, stop, &line):
+        return SCAN_DEAD
+    parser.line_end = stop + 1
+    parser.scanned = stop
+    return SCAN_FOUND
+
+
+cdef void read_line(const Parser* parser, StartLine* line) noexcept nogil:
+    """The start line that begins the buffer: one of the two accepts it."""
+    if not parse_start_line(parser.kind, parser.buffer, parser.line_end - 1, line):
+        parse_odd_line(parser.kind, parser.buffer, parser.line_end - 1, line)
+
+
 cdef void move_to(Parser* parser, Opening opening) noexcept nogil:
     """Makes the buffer begin at `opening`."""
     cdef uint32_t at = opening.at, i
@@ -1101,6 +1353,8 @@ cdef Event read_head(Parser* parser, Run* run) noexcept nogil:
     if parser.line_end == 0:
         scan = scan_line(parser, before)
         if scan == SCAN_DEAD and not parser.candidate:
+            scan = scan_odd(parser, before)
+        if scan == SCAN_DEAD and not parser.candidate:
             if not parser.spoke and recognise(parser.buffer, parser.buffer_size, True) == PROTOCOL_HTTP1:
                 take(parser, run, size, BYTES_USED)  # the second byte will tell
                 return EVENT_MORE
@@ -1132,7 +1386,7 @@ cdef Event read_gathered_head(Parser* parser, uint32_t end) noexcept nogil:
     cdef uint32_t blank = blank_line(parser.buffer, end)
     if blank == 1:
         parser.seen |= BIT_BARE_LF
-    parse_start_line(parser.kind, parser.buffer, parser.line_end - 1, &line)
+    read_line(parser, &line)
     message = build(parser, parser.buffer, parser.line_end, end - blank, parser.lines, &line, parser.seen,
                     parser.candidate)
     if message == NULL:
@@ -1159,7 +1413,7 @@ cdef Event cut(Parser* parser, Incomplete reason) noexcept nogil:
     stop = parser.buffer_size
     while parser.buffer[stop - 1] != LF:
         stop -= 1
-    parse_start_line(parser.kind, parser.buffer, parser.line_end - 1, &line)
+    read_line(parser, &line)
     message = build(parser, parser.buffer, parser.line_end, stop,
                     count_lines(parser.buffer + parser.line_end, stop - parser.line_end), &line, parser.seen, False)
     if message == NULL:

@@ -44,13 +44,14 @@ cdef Name names[NAMES]
 cdef tuple INCOMPLETE = (None, "gap", "closed", "evicted", "idle", "stopped", "malformed", "limit")
 cdef tuple ANOMALIES = (
     "te-and-cl", "te-in-http10", "te-not-chunked", "te-folded", "cl-repeated", "cl-zero-padded", "cl-conflicting",
-    "cl-invalid", "space-before-colon", "space-in-target", "conflicting-overlap", "bare-lf", "obs-fold", "body-not-sent")
+    "cl-invalid", "space-before-colon", "space-in-target", "conflicting-overlap", "bare-lf", "obs-fold", "body-not-sent",
+    "bad-header-line", "te-identity", "odd-start-line", "last-crlf-missing")
 cdef str SET_COOKIE = "set-cookie"
 cdef str COOKIE = "cookie"
 cdef str REDACTED = "[REDACTED]"
 ANOMALY_NAMES = ANOMALIES
 cdef const char* incomplete_words[8]        # the same as JSON, for where no Python object may be touched
-cdef const char* anomaly_words[14]
+cdef const char* anomaly_words[18]
 cdef tuple WORDS = tuple([f'"{word}"'.encode("ascii") for word in INCOMPLETE + ANOMALIES])
 
 

@@ -64,14 +64,14 @@ def endless_heads(size: int) -> Iterator[bytes]:
 
 
 def refused_heads(size: int) -> Iterator[bytes]:
-    """Heads as long as they may be, with a line in them that h11 refuses."""
+    """Heads as long as they may be, of lines that are no fields, one of which may frame a body to another reader."""
     line = (b"X-Refused: " + b"y" * 100 + b"\r\n") * (SEGMENT // 113)
     for number in range(0, size, 45):
         link = Link(number // 45)
         yield from link.open()
-        yield link.up(b"GET /refused HTTP/1.1\r\n: refused\r\n")
-        for _ in range(43):
-            yield link.up(line)
+        yield link.up(b"GET /refused HTTP/1.1\r\nContent-Length\0: refused\r\n")
+        for place in range(43):
+            yield link.up(b":\n" * (len(line) // 2) if place % 2 else line)
         yield link.up(b"\r\n")
 
 
@@ -183,7 +183,7 @@ ATTACKS: Final = {
     "holes never filled": Attack(holes, 6_000, 300_000, ("holds_evicted",)),
     "bogus sequence numbers": Attack(bogus_sequence, 6_000, 300_000, ("bytes_abandoned_out_of_window",)),
     "endless heads": Attack(endless_heads, 6_000, 300_000, ("incomplete_limit",)),
-    "refused heads": Attack(refused_heads, 6_000, 300_000, ("heads_refused",)),
+    "refused heads": Attack(refused_heads, 6_000, 300_000, ("heads_refused", "anomaly_bad_header_line")),
     "endless chunk extensions": Attack(chunk_extensions, 6_000, 300_000, ("incomplete_malformed",)),
     "endless trailers": Attack(trailers, 6_000, 300_000, ("incomplete_limit",)),
     "decompression bombs": Attack(bombs, 1_000, 20_000, ("messages_response",)),

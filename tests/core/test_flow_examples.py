@@ -1,5 +1,6 @@
 """flow.pyx by example: one test for each thing that the rulings say of connections, pairing and what follows a loss."""
 
+import gzip
 from collections.abc import Sequence
 from typing import Any
 
@@ -724,10 +725,12 @@ def test_several_requests_fit() -> None:
 
 
 def test_refused_heads_keep_their_place() -> None:
-    """A request that h11 refuses is malformed, keeps its exchange, and its answer is paired with it."""
+    """A request with a bad framing line is malformed, keeps its exchange, and its answer is paired with it."""
     dialogue = Dialogue()
-    dialogue.client(get("a") + b"GET /b HTTP/1.1\r\n\x01bad: x\r\n\r\n" + get("c"))
-    dialogue.server(answer("A") + answer("B") + answer("C"))
+    dialogue.client(get("a") + b"GET /b HTTP/1.1\r\nContent-Length\0: x\r\n\r\n")
+    dialogue.server(answer("A") + answer("B"))
+    dialogue.client(get("c"))
+    dialogue.server(answer("C"))
     assert seen(run(dialogue)) == [
         (0, "/a", None),
         (0, ("/a", "A"), None),
@@ -735,6 +738,109 @@ def test_refused_heads_keep_their_place() -> None:
         (1, ("/b", "B"), None),
         (2, "/c", None),
         (2, ("/c", "C"), None),
+    ]
+
+
+def test_a_bad_header_line() -> None:
+    """A line that is no field is left out, with what it holds; all else of the message is as if it were not there."""
+    body = gzip.compress(b"hello", mtime=0)
+    head = b"HTTP/1.1 200 OK\r\nSet-Cookie: a\r\n<b>Warning</b> secret\r\n secret\r\nContent-Encoding: gzip\r\nA: b"
+    dialogue = Dialogue()
+    dialogue.client(b"POST /a HTTP/1.1\r\nHost: h\r\nsecret\r\nContent-Length: 2\r\n\r\nhi")
+    dialogue.server(head + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    dialogue.client(get("next"))
+    dialogue.server(OK)
+    table = Table()
+    request, response, *rest = table.run(dialogue.packets)
+    assert (request.headers, request.body) == ({"host": "h", "content-length": "2"}, b"hi")
+    assert response.headers is not None
+    assert list(response.headers) == ["set-cookie", "content-encoding", "a", "content-length"]
+    assert (response.body, response.latency_us) == (body, 1000)
+    for message in (request, response):
+        assert (message.incomplete, message.anomalies[-1]) == (None, "bad-header-line")
+    assert [m.anomalies for m in rest] == [(), ()]
+    assert table.counted("anomaly_bad_header_line", "heads_refused") == {
+        "anomaly_bad_header_line": 2,
+        "heads_refused": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("lines", "body", "latency"),
+    [
+        (b"Content-Length\0: 3\r\n", b"", 1000),
+        (b"Content-Length: 3, 4\r\n", b"", 1000),
+        (b"Content-Length: 3, 4\r\n", b"abc", None),
+        (b"Transfer-Encoding: gzip\r\n", b"", 1000),
+        (b"Transfer-Encoding: chunked\r\n", b"x\r\n", None),
+    ],
+)
+def test_latency_of_a_malformed_request(lines: bytes, body: bytes, latency: int | None) -> None:
+    """The answer to a malformed request has a latency where no byte behind it was acknowledged that may be its own."""
+    dialogue = Dialogue()
+    dialogue.client(b"POST /a HTTP/1.1\r\n" + lines + b"\r\n" + body)
+    dialogue.server(OK)
+    request, response = run(dialogue)
+    assert (request.incomplete, response.path, response.latency_us) == ("malformed", "/a", latency)
+
+
+@pytest.mark.parametrize("line", [b"GET /b HTTP/1.1 ", b"GET  /b HTTP/1.1", b"GET /b http/1.1", b"GET /b HTTP/1.01"])
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_odd_request_lines(line: bytes, before: int) -> None:
+    """A request line that servers take, though it is odd, is read wherever it stands among others, and is marked."""
+    dialogue = Dialogue()
+    requests = [get("a")] * before + [line + b"\r\n\r\n", get("c")]
+    for request in requests:
+        dialogue.client(request)
+        dialogue.server(OK)
+    messages = run(dialogue)
+    asked = [(m.path, m.anomalies) for m in messages if m.direction == "request"]
+    assert asked == [("/a", ())] * before + [("/b", ("odd-start-line",)), ("/c", ())]
+    assert [m.path for m in messages if m.direction == "response"] == ["/a"] * before + ["/b", "/c"]
+
+
+@pytest.mark.parametrize("line", [b"HTTP/1.1  200", b"HTTP/2.0 200 OK", b"http/1.1 200 OK", b"HTTP/1.1\t200\tOK"])
+def test_odd_status_lines(line: bytes) -> None:
+    """The same for status lines."""
+    dialogue = Dialogue()
+    for path, start in (("a", line), ("b", b"HTTP/1.1 200 OK")):
+        dialogue.client(get(path))
+        dialogue.server(start + b"\r\nContent-Length: 2\r\n\r\nok")
+    answers = [m for m in run(dialogue) if m.direction == "response"]
+    assert [(m.path, m.status_code, m.http_version, m.body) for m in answers] == [
+        (path, 200, "1.1", b"ok") for path in ("/a", "/b")
+    ]
+    assert [m.anomalies for m in answers] == [("odd-start-line",), ()]
+
+
+@pytest.mark.parametrize("odd", [b"GET /odd HTTP/1.1 \r\n\r\n", b"GET /odd HTTP/1.1\r\nno colon\r\n\r\n"])
+def test_nothing_odd_in_doubt(odd: bytes) -> None:
+    """Behind lost bytes an odd message is none: neither where it is found nor in step with one that is in doubt."""
+    for before in (b"", get("doubt")):
+        dialogue = Dialogue()
+        dialogue.client(get("first"))
+        dialogue.server(OK)
+        dialogue.client(b"POST /lost HTTP/1.1\r\nContent-Length: 1000\r\n\r\n", lost=True)
+        if before:
+            dialogue.client(before, ack=dialogue.sent[1] - 1)
+        dialogue.client(odd, ack=dialogue.sent[1] - 1)
+        dialogue.wait(200_000)
+        dialogue.client(b"x" * 100)
+        dialogue.server(OK)
+        paths = [m.path for m in run(dialogue) if m.direction == "request"]
+        assert "/odd" not in paths
+        assert paths[0] == "/first"
+
+
+def test_transfer_encoding_identity() -> None:
+    """The coding identity is none: on a connection that is kept, Content-Length says where the answer ends."""
+    dialogue = Dialogue()
+    for path in ("a", "b"):
+        dialogue.client(get(path, Transfer_Encoding="identity"))
+        dialogue.server(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 2\r\n\r\nok")
+    messages = run(dialogue)
+    assert [(m.path, m.incomplete, m.anomalies) for m in messages] == [
+        (path, None, ("te-identity",)) for path in ("/a", "/a", "/b", "/b")
     ]
 
 

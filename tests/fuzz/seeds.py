@@ -34,6 +34,9 @@ ODD = (
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     b"GET / HTTP/1.1\nContent-Length: 5, 5\n: x\n\nhello",
+    b"GET  /odd http/1.1 \r\nno colon\r\n folded\r\nA: \x00\r\nTransfer-Encoding: identity\r\nB: \xe4\r\n\r\n",
+    b"HTTP/2.0  200\tOK\r\nX\x01: 1\r\nTransfer-Encoding: identity\r\nContent-Length: 2\r\n\r\nok",
+    b"POST / HTTP/1.1\r\nContent- Length: 3\r\nX: a\rTransfer-Encoding: chunked\r\n\r\n0\r\nbad\r\n\r\n",
     b"POST / HTTP/1.1\r\nContent-Length: 99999999999999999999\r\nTransfer-Encoding: gzip, chunked\r\n\r\nfffffffff\r\n",
 )
 

@@ -22,9 +22,8 @@ from sniffer import CaptureError, create_sniffer, logs
 from sniffer.config import REDACT_HEADERS, REDACT_QUERY
 from sniffer.message import HttpMessage, decode, from_raw
 from sniffer_core.flow import LINK_TYPES, FlowTable, RawMessage
-from sniffer_core.heads import parse as judge
 from tests import packets as p
-from tests.core.test_http1 import Gap, Piece, Rest, comparable, read, reading, recognised
+from tests.core.test_http1 import Gap, Piece, Rest, agree_on, comparable, reading, recognised
 from tests.laws import Table, assert_empty, assert_laws
 
 PORTS: Final = (80, 8080)
@@ -199,13 +198,7 @@ def _agree(block: bytes) -> None:
     block = block[:end]
     if not block or block.startswith((b"\r\n", b"\n")) or len(block) > 60_000:
         return
-    reader = read(0, b"GET / HTTP/1.1\r\n" + block + b"\r\n")
-    fields = judge(block)
-    if fields is None:
-        assert reader.messages[0]["refused"], "h11 refuses it"
-        assert "heads_fast" not in reader.counted
-    else:
-        assert reader.messages[0]["fields"] == fields, "h11 reads it otherwise"
+    agree_on(block)
 
 
 class Network:
