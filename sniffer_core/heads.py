@@ -2,7 +2,7 @@
 
 h11 sees the header lines alone, behind a start line and a Host of its own: start lines and framing are http1's. So the
 framing fields never reach h11, the block's own Host lines go under another name, and white space before a colon is
-trimmed (http1 has counted it). Lines that are no fields are taken out before. Everything else is h11's decision: what it
+trimmed (http1 has counted it). Lines that are no fields never get here. Everything else is h11's decision: what it
 accepts is used, what it refuses is refused.
 """
 
