@@ -27,11 +27,12 @@ from sniffer_core.exchange cimport (
     exchanges_refute, exchanges_request, exchanges_settle, exchanges_unpaired)
 from sniffer_core.fragment cimport Fragments, fragments_add, fragments_free, fragments_init
 from sniffer_core.http1 cimport (
-    BIT_BAD_HEADER_LINE, BIT_BODY_NOT_SENT, BIT_ODD_START_LINE, BODY_LENGTH, CHUNK_SIZE, DEAD, DONE,
-    EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE, EVENT_NOT_HTTP, HEAD,
-    INCOMPLETE_CLOSED_, INCOMPLETE_EVICTED_, INCOMPLETE_GAP_, INCOMPLETE_IDLE_, INCOMPLETE_MALFORMED_, INCOMPLETE_STOPPED_, PROTOCOL_HTTP2,
-    PROTOCOL_OTHER, PROTOCOL_TLS, REQUEST, RESPONSE, SKIP, START, TUNNEL, WHOLE, Event, Incomplete, Kind, Limits, Message,
-    Parser, http1_cease, http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free, http1_gap,
+    BIT_BAD_HEADER_LINE, BIT_BODY_NOT_SENT, BIT_LAST_CRLF_MISSING, BIT_ODD_START_LINE, BODY_LENGTH, CHUNK_SIZE, DEAD,
+    DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE, EVENT_NOT_HTTP, HEAD,
+    INCOMPLETE_CLOSED_, INCOMPLETE_EVICTED_, INCOMPLETE_GAP_, INCOMPLETE_IDLE_, INCOMPLETE_MALFORMED_, INCOMPLETE_STOPPED_, METHOD_LONGEST,
+    PROTOCOL_HTTP2,
+    PROTOCOL_OTHER, PROTOCOL_TLS, REQUEST, RESPONSE, SKIP, START, TRAILERS, TUNNEL, WHOLE, Event, Incomplete, Kind, Limits, Message,
+    Parser, http1_cease, http1_crlf_due, http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free, http1_gap,
     http1_head, http1_init, http1_kill, http1_reject, http1_skip, http1_starts, http1_tunnel, message_free)
 from sniffer_core.memory cimport Pool, pool_give, pool_resize, pool_take
 from sniffer_core.proxy cimport PROXY_MORE, PROXY_MOST, PROXY_NONE, Proxied, proxy_parse
@@ -78,6 +79,7 @@ cdef enum Wait:                 # why the client's next bytes are not read yet
     WAIT_OFFER = 1              # an Upgrade or CONNECT: its answer says whether they are HTTP
     WAIT_BODY = 2               # of a refused request: they are its body, or the next request
     WAIT_PROXY = 3              # too few bytes to say whether they begin a PROXY protocol header
+    WAIT_CRLF = 4               # of a chunked body: they are its trailers, or the next request
 
 cdef enum EventKind:
     EVENT_TLS = 0
@@ -993,6 +995,9 @@ cdef void read_run(Table* table, Flow* flow, Half* half, Run* run) noexcept nogi
             http1_starts(REQUEST, run.data, run.size) >= 0 and may_be_next(flow, <Exchange*>parser.message.exchange, run):
         half.waits = WAIT_BODY
         return
+    if parser.state == TRAILERS and run.segment_start and ends_without_crlf(table, flow, half, run):
+        half.waits = WAIT_CRLF
+        return
     if parser.kind == RESPONSE:
         if parser.state == SKIP or parser.candidate or half.doubtful:
             parser.boundary = exchanges_mark(&flow.exchanges, run.offset, parser.boundary)
@@ -1192,9 +1197,9 @@ cdef void give_up_wait(Table* table, Flow* flow) noexcept nogil:
 
 cdef bint judge(Table* table, Flow* flow, bint last) noexcept nogil:
     """Returns whether it was decided what the bytes are. `last`: nothing more will tell."""
-    if flow.half[1 - flow.server].waits == WAIT_BODY:
-        return judge_body(table, flow, last)
-    return judge_proxy(&flow.half[1 - flow.server], last)
+    if flow.half[1 - flow.server].waits == WAIT_PROXY:
+        return judge_proxy(&flow.half[1 - flow.server], last)
+    return judge_body(table, flow, last)
 
 
 cdef int parse_proxy(const Half* half, const Run* run, Proxied* said) noexcept nogil:
@@ -1364,12 +1369,64 @@ cdef Reading weigh_body(const Table* table, const Flow* flow, bint last) noexcep
     return verdict
 
 
+cdef bint ends_without_crlf(Table* table, Flow* flow, Half* half, const Run* run) noexcept nogil:
+    """Where trailers may begin, or the last CRLF is due: whether the client must wait, for its run may be a request.
+
+    A response ends here if its run begins with another: whole, where a request waits for that one.
+    """
+    cdef Parser* parser = &half.parser
+    cdef int64_t start = run.offset
+    cdef int starts
+    cdef bint whole
+    if parser.message.exchange == NULL or not http1_crlf_due(parser):
+        return False
+    starts = http1_starts(<Kind>parser.kind, run.data, run.size)
+    if parser.kind == REQUEST:
+        return starts == 1 or (starts == 0 and run.size > METHOD_LONGEST)   # a method, and a part of a target
+    if starts == 1:
+        whole = not half.doubtful and (
+            not flow.half[1 - flow.server].seen or exchanges_pick(&flow.exchanges, run.ack, start) != NULL)
+        http1_cease(parser, WHOLE if whole else INCOMPLETE_MALFORMED_, BIT_LAST_CRLF_MISSING if whole else 0)
+        on_end(table, flow, half, NULL)
+        if not whole:
+            on_lost(table, flow, half, start, False)
+    return False
+
+
+cdef Reading weigh_trailers(const Table* table, const Flow* flow, bint last) noexcept nogil:
+    """What the client's next bytes are, where the last CRLF of a chunked body is due and they begin as a request does.
+
+    They are the next request if the open one was answered, and a later response acknowledges a whole head of them. A
+    server that waits for the CRLF reads them as trailers; those are no trailers to anybody, so nobody else can tell.
+    """
+    cdef const Half* half = &flow.half[1 - flow.server]
+    cdef const Half* server = &flow.half[flow.server]
+    cdef const Exchange* exchange = <const Exchange*>half.parser.message.exchange
+    cdef Held* reply = stream_front(&server.stream)
+    cdef int64_t acked = -1         # what a later response acknowledges, from the first of the bytes
+    cdef uint8_t* bytes
+    cdef uint32_t head
+    if at_rest(&server.parser) and reply != NULL and reply.offset == server.stream.next and \
+            http1_starts(RESPONSE, held_data(reply), reply.size) == 1:
+        acked = reply.ack - half.stream.next
+    if acked <= 0 and not (last or server.eof or server.absent):
+        return UNDECIDED
+    bytes = <uint8_t*>malloc(table.limits.head)
+    if acked <= 0 or exchange.answered == 0 or exchange.doubt != SURE or bytes == NULL:
+        free(bytes)
+        return REFUSED_BODY
+    head = http1_head(REQUEST, bytes, copy_held(&half.stream, bytes, table.limits.head))
+    free(bytes)
+    return NEXT_REQUEST if head and head <= acked else REFUSED_BODY
+
+
 cdef bint judge_body(Table* table, Flow* flow, bint last) noexcept nogil:
-    """The client waits (WAIT_BODY): returns whether it was decided what its next bytes are."""
+    """The client waits (WAIT_BODY or WAIT_CRLF): returns whether it was decided what its next bytes are."""
     cdef Half* half = &flow.half[1 - flow.server]
     cdef Parser* parser = &half.parser
     cdef int64_t start = half.stream.next
-    cdef Reading verdict = weigh_body(table, flow, last)
+    cdef bint crlf = half.waits == WAIT_CRLF
+    cdef Reading verdict = weigh_trailers(table, flow, last) if crlf else weigh_body(table, flow, last)
     if verdict == UNDECIDED:
         return False
     half.waits = WAIT_NONE
@@ -1378,7 +1435,7 @@ cdef bint judge_body(Table* table, Flow* flow, bint last) noexcept nogil:
         return True
     parser.boundary = -1
     if verdict == NEXT_REQUEST:
-        http1_cease(parser, WHOLE, BIT_BODY_NOT_SENT)
+        http1_cease(parser, WHOLE, BIT_LAST_CRLF_MISSING if crlf else BIT_BODY_NOT_SENT)
     else:
         http1_cease(parser, INCOMPLETE_MALFORMED_, 0)
     on_end(table, flow, half, NULL)

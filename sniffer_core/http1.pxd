@@ -149,6 +149,9 @@ cdef enum:
     LENGTH_NONE = -1
     LENGTH_INVALID = -2
 
+cdef enum:
+    METHOD_LONGEST = 17     # UPDATEREDIRECTREF; of the methods that begin a message where none is due
+
 cdef struct Opening:        # a place in parser.buffer where a start line may begin
     bint alive
     bint sure
@@ -234,6 +237,10 @@ cdef void http1_discard(Parser* parser) noexcept nogil
 
 cdef void http1_skip(Parser* parser) noexcept nogil
     # Frees what is open, SKIP: the next boundary decides.
+
+cdef inline bint http1_crlf_due(const Parser* parser) noexcept nogil:
+    """Whether the open message lacks nothing but the CRLF behind its last chunk, or behind the trailers so far."""
+    return parser.state == TRAILERS and (parser.buffer_size == 0 or parser.buffer[parser.buffer_size - 1] == 10)
 
 cdef void http1_cease(Parser* parser, Incomplete why, uint32_t anomalies) noexcept nogil
     # The open message ends here, before the end that its head announced. WHOLE: its sender meant no more, and the next

@@ -1146,7 +1146,6 @@ cdef const char* METHODS = (
 )
 
 cdef enum:
-    METHOD_LONGEST = 17         # UPDATEREDIRECTREF
     LATER_SPACE = METHOD_LONGEST + 1
 
 
@@ -1852,6 +1851,9 @@ cdef void http1_cease(Parser* parser, Incomplete why, uint32_t anomalies) noexce
     if why != WHOLE:
         break_off(parser.message, why)
         parser.message.missing = -1
+    elif parser.state == TRAILERS and parser.buffer_size:
+        parser.message.trailers = build_trailers(
+            parser, parser.buffer, parser.buffer_size, count_lines(parser.buffer, parser.buffer_size))
     finish(parser, START if why == WHOLE else SKIP)
 
 

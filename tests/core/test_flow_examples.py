@@ -844,6 +844,108 @@ def test_transfer_encoding_identity() -> None:
     ]
 
 
+UPLOAD = b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n"
+CHUNKS = b"HTTP/1.1 200 Chunks\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n"
+UNENDED = ("last-crlf-missing",)
+
+
+@pytest.mark.parametrize("trailers", [b"", b"T: 1\r\n", b"bad\r\nT: 1\r\n"])
+def test_a_request_without_its_last_crlf(trailers: bytes) -> None:
+    """It is whole, and marked, where what begins the next segment has an answer of its own."""
+    dialogue = Dialogue()
+    for data in (UPLOAD + trailers, UPLOAD + trailers, get("b" * 30), get("c")):
+        dialogue.client(data[:20])
+        dialogue.client(data[20:])
+        dialogue.server(OK)
+    dialogue.close()
+    messages = run(dialogue)
+    requests = [m for m in messages if m.direction == "request"]
+    assert [(m.path, m.incomplete, m.body) for m in requests] == [
+        ("/a", None, b"abc"), ("/a", None, b"abc"), ("/" + "b" * 30, None, b""), ("/c", None, b""),
+    ]  # fmt: skip
+    for message in requests[:2]:
+        assert message.anomalies[-1:] == UNENDED
+        assert message.trailers == ({"t": "1"} if trailers else None)
+    assert [(m.exchange, m.path) for m in messages if m.direction == "response"] == [
+        (0, "/a"), (1, "/a"), (2, "/" + "b" * 30), (3, "/c"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("answers", [[b"", b""], [OK, b""], [b"", OK], [b"", OK + OK]])
+def test_a_request_that_its_end_does_not_follow(answers: list[bytes]) -> None:
+    """Without an answer of its own what follows is no request, nor are its fields trailers: the first is malformed."""
+    dialogue = Dialogue()
+    for data, said in zip((UPLOAD, get("b", Cookie="secret")), answers, strict=True):
+        dialogue.client(data)
+        if said:
+            dialogue.server(said)
+    dialogue.close()
+    messages = run(dialogue)
+    first = next(m for m in messages if m.direction == "request")
+    assert (first.path, first.incomplete, first.trailers, first.anomalies) == ("/a", "malformed", None, ())
+    assert all(m.path in ("/a", None) for m in messages if m.direction == "response")
+    if not answers[1]:
+        assert [m.path for m in messages if m.direction == "request"] == ["/a"]
+
+
+def test_trailers_on_a_segment_of_their_own() -> None:
+    """What begins no message is trailers, wherever its segments begin."""
+    for rest in (
+        (b"T: 1\r\n\r\n",),
+        (b"T: 1\r\n", b"\r\n"),
+        (b"T", b": 1", b"\r\n\r\n"),
+        (b"T: 1\r\n", b"GET / x\r\n\r\n"),
+    ):
+        dialogue = Dialogue()
+        dialogue.client(UPLOAD)
+        for piece in rest:
+            dialogue.client(piece)
+        dialogue.server(CHUNKS)
+        for piece in rest:
+            dialogue.server(piece)
+        for message in run(dialogue):
+            assert (message.incomplete, message.trailers, "last-crlf-missing" in message.anomalies) == (
+                None, {"t": "1"}, False,
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize("trailers", [b"", b"T: 1\r\n"])
+def test_a_response_without_its_last_crlf(trailers: bytes) -> None:
+    """It is whole, and marked, where a start line begins the next segment and a request is outstanding."""
+    dialogue = Dialogue()
+    for path, answer_ in (("a", CHUNKS + trailers), ("b", CHUNKS + trailers), ("c", OK)):
+        dialogue.client(get(path))
+        dialogue.server(answer_)
+    answers = [m for m in run(dialogue) if m.direction == "response"]
+    assert [(m.path, m.incomplete, m.body, m.anomalies) for m in answers] == [
+        ("/a", None, b"abc", UNENDED),
+        ("/b", None, b"abc", UNENDED),
+        ("/c", None, b"ok", ()),
+    ]
+    assert answers[0].trailers == ({"t": "1"} if trailers else None)
+
+
+def test_a_response_that_its_end_does_not_follow() -> None:
+    """A start line that nobody asked for proves no end: the response before it is malformed."""
+    dialogue = Dialogue()
+    dialogue.client(get("a"))
+    dialogue.server(CHUNKS)
+    dialogue.server(INVENTED)
+    dialogue.client(get("b"))
+    dialogue.server(OK)
+    answers = [m for m in run(dialogue) if m.direction == "response"]
+    assert [(m.path, m.reason, m.incomplete, m.trailers) for m in answers] == [
+        ("/a", "Chunks", "malformed", None),
+        ("/b", "OK", None, None),
+    ]
+    dialogue = Dialogue()
+    dialogue.client(get("a"))
+    dialogue.client(get("b"))
+    dialogue.server(CHUNKS + OK)  # in one segment it is trailers, as a line that is none
+    (answer_,) = (m for m in run(dialogue) if m.direction == "response")
+    assert (answer_.path, answer_.anomalies, answer_.incomplete) == ("/a", ("bad-header-line",), None)
+
+
 def test_cut_head() -> None:
     """A cut head is emitted with the header lines that were whole, once its start line is."""
     dialogue = Dialogue()

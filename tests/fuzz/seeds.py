@@ -31,6 +31,8 @@ RESPONSES = (
     b"HTTP/1.0 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"hello" * 50, mtime=0),
 )
 ODD = (
+    b"POST /u HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nT: 1\r\n",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     b"GET / HTTP/1.1\nContent-Length: 5, 5\n: x\n\nhello",
@@ -126,6 +128,7 @@ DICTIONARY = tuple(
     b"GET |POST |HEAD |CONNECT | HTTP/1.1\r\n| HTTP/1.0\r\n|HTTP/1.1 200 OK\r\n|HTTP/1.1 100 \r\n|HTTP/1.1 101 \r\n|"
     b"HTTP/1.1 204 \r\n|HTTP/1.1 304 \r\n|Content-Length: |Transfer-Encoding: chunked\r\n|Content-Encoding: gzip\r\n|"
     b"Connection: upgrade\r\n|Upgrade: h2c\r\n|Set-Cookie: a\r\n|Cookie: b\r\n|Authorization: c\r\n|traceparent: |"
+    b" http/1.1 \r\n|HTTP/2.0  200\tOK\r\n|Transfer-Encoding: identity\r\n|no colon\r\n|A: \0\r\n|Content- Length: |"
     b"\r\n\r\n|\n\n|\r\n |0\r\n\r\n|5\r\n|ffffffffffffffff\r\n|, |; |?sig=|://u:p@|\x16\x03\x01|PRI * HTTP/2.0\r\n|"
     b"\xff\xfe\xfd|\x81\x00|\x88\xa8|\x88\x64|\x08\x00\x45|\x86\xdd\x60|\x0a\x0d\x0d\x0a|\xd4\xc3\xb2\xa1".split(b"|")
 )
