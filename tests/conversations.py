@@ -63,6 +63,12 @@ class Content:
     extension: str = ""
     trailers: Fields = ()
     version: str = "1.1"
+    bad: bytes = b""
+    """Lines among the header lines, and the trailers, that are no fields."""
+    line: str = ""
+    """How the start line is written; "": as RFC 9112 has it."""
+    unended: bool = False
+    """A chunked body lacks its last CRLF."""
 
     def all_fields(self) -> Fields:
         if self.framing == "length":
@@ -72,11 +78,13 @@ class Content:
         return self.fields
 
     def written(self, start_line: str, bodyless: bool = False) -> bytes:
-        head = start_line.encode("latin-1") + b"\r\n" + lines(self.all_fields()) + b"\r\n"
+        fields = self.all_fields()
+        head = start_line.encode("latin-1") + b"\r\n" + lines(fields[:1]) + self.bad + lines(fields[1:]) + b"\r\n"
         if bodyless:
             return head
         if self.framing == "chunked":
-            return head + chunked(self.body, self.chunks, self.extension, self.trailers)
+            body = chunked(self.body, self.chunks, self.extension, self.trailers).removesuffix(b"\r\n")
+            return head + body + self.bad + (b"" if self.unended else b"\r\n")
         return head + self.body
 
     def record(self, bodyless: bool = False) -> Record:
@@ -98,7 +106,8 @@ class Request(Content):
     fields: Fields = (("Host", "example.test"),)
 
     def wire(self) -> bytes:
-        return self.written(f"{self.method} {self.path} HTTP/{self.version}")
+        line = self.line or "{0.method} {0.path} HTTP/{0.version}"
+        return self.written(line.format(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +127,8 @@ class Response(Content):
 
     def wire(self) -> bytes:
         """Without the interim responses before it."""
-        return self.written(f"HTTP/{self.version} {self.status} {self.reason}", self.bodyless())
+        line = self.line or "HTTP/{0.version} {0.status} {0.reason}"
+        return self.written(line.format(self), self.bodyless())
 
 
 class Exchange(NamedTuple):
@@ -548,6 +558,43 @@ def conversations(
         handshake=handshake,
         fin=draw(st.booleans()),
     )
+
+
+BAD_LINES = (
+    b"",
+    b"SECRET\r\n",
+    b": SECRET\r\n",
+    b"A b: 1\r\n SECRET\r\n\tSECRET\r\n",
+    b"A: \x00SECRET\nB: a\rSECRET\r\n",
+)
+REQUEST_LINES = (
+    "",
+    "{0.method} {0.path} http/{0.version} ",
+    "{0.method}  {0.path}   HTTP/{0.version}",
+    "{0.method} {0.path} HTTP/01.0{0.version[2]}\t",
+)
+STATUS_LINES = (
+    "",
+    "HTTP/{0.version}  {0.status} {0.reason}",
+    "http/{0.version}\t{0.status}\t{0.reason}",
+    "HTTP/2.0 {0.status} {0.reason}",
+    "HTTP/2 {0.status} {0.reason}",
+)
+
+
+@st.composite
+def odd_conversations(draw: st.DrawFn, *, unended: bool = False) -> Conversation:
+    """As servers and clients take them, with lines that are no fields, and odd start lines or without last CRLFs."""
+    conversation = draw(conversations(nasty=True))
+    made = []
+    for number, exchange in enumerate(conversation.exchanges):
+        ends = unended and number + 1 < len(conversation.exchanges)
+        parts = [
+            replace(part, bad=draw(st.sampled_from(BAD_LINES)), line=draw(st.sampled_from(line)), unended=ends)
+            for part, line in zip(exchange, (("",), ("",)) if unended else (REQUEST_LINES, STATUS_LINES), strict=True)
+        ]
+        made.append(Exchange(*parts))
+    return replace(conversation, exchanges=tuple(made), handshake=True)
 
 
 def cuts(random: Random, conversation: Conversation) -> Cut:

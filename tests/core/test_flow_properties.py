@@ -23,6 +23,7 @@ from tests.conversations import (
     cuts,
     dropped,
     duplicated,
+    odd_conversations,
     overlapping,
     overlapping_itself,
     record,
@@ -126,6 +127,60 @@ def test_first_in_first_out(conversation: Conversation, seed: int) -> None:
     segments = conversation.segments(cuts(random, conversation))
     segments = shuffled(duplicated(overlapping(conversation, segments, random, 8), random, 0.2), random, 20)
     assert_exact(conversation, Table().run(conversation.packets(segments, step=step_within_grace(segments))))
+
+
+def assert_odd(conversation: Conversation, messages: Sequence[RawMessage]) -> None:
+    """The messages that went in, and what is odd about each is named."""
+    assert records(messages) == conversation.expected()
+    assert_secret(messages)
+    for message in messages:
+        request, response = conversation.exchanges[message.exchange]
+        part = request if message.direction == "request" else response
+        assert ("bad-header-line" in message.anomalies) == bool(part.bad)
+        assert ("odd-start-line" in message.anomalies) == bool(part.line)
+        bodyless = message.direction == "response" and response.bodyless()
+        assert ("last-crlf-missing" in message.anomalies) == (
+            part.unended and part.framing == "chunked" and not bodyless
+        )
+
+
+def assert_secret(messages: Sequence[RawMessage]) -> None:
+    """Nothing of a line that is no field is shown."""
+    assert not any("SECRET" in str((message.headers, message.trailers, message.reason)) for message in messages)
+
+
+@given(odd_conversations(), seeds)
+def test_odd_messages(conversation: Conversation, seed: int) -> None:
+    """Messages with odd start lines and bad header lines are read as well as others, however they are cut."""
+    random = Random(seed)
+    segments = conversation.segments(cuts(random, conversation))
+    segments = shuffled(duplicated(overlapping_itself(segments, random, 8), random, 0.2), random, 20)
+    assert_odd(conversation, Table().run(conversation.packets(segments, step=step_within_grace(segments))))
+
+
+@given(odd_conversations(unended=True), seeds)
+def test_last_crlf_missing(conversation: Conversation, seed: int) -> None:
+    """Chunked bodies without their last CRLF are whole where the next message has segments of its own."""
+    conversation = replace(conversation, depth=1, together=False)
+    random = Random(seed)
+    segments = duplicated(conversation.segments(), random, 0.2)
+    assert_odd(conversation, Table().run(conversation.packets(segments, step=step_within_grace(segments))))
+
+
+@given(odd_conversations(unended=True), seeds, st.sampled_from((0.05, 0.2)))
+def test_odd_messages_and_loss(conversation: Conversation, seed: int, loss: float) -> None:
+    """Where segments are lost nothing of it is paired wrongly, is taken for whole, or shows a line that is no field."""
+    conversation = replace(conversation, depth=1, together=False)
+    random = Random(seed)
+    segments = dropped(conversation.segments(cuts(random, conversation)), random, loss)
+    messages = Table().run(conversation.packets(segments, step=10_000))
+    assert_secret(messages)
+    sent = {(part.path, part.body) for part, _ in conversation.exchanges}
+    for message in messages:
+        if message.direction == "request":
+            assert message.incomplete or (message.path, message.body) in sent
+        elif message.path is not None and (message.reason or "").startswith("R"):
+            assert message.path == f"/{message.reason[1:]}?q=%20"
 
 
 @given(conversations(), seeds)
