@@ -1375,6 +1375,7 @@ cdef bint ends_without_crlf(Table* table, Flow* flow, Half* half, const Run* run
     A response ends here if its run begins with another: whole, where a request waits for that one.
     """
     cdef Parser* parser = &half.parser
+    cdef Half* client = &flow.half[1 - flow.server]
     cdef int64_t start = run.offset
     cdef int starts
     cdef bint whole
@@ -1383,65 +1384,80 @@ cdef bint ends_without_crlf(Table* table, Flow* flow, Half* half, const Run* run
     starts = http1_starts(<Kind>parser.kind, run.data, run.size)
     if parser.kind == REQUEST:
         return starts == 1 or (starts == 0 and run.size > METHOD_LONGEST)   # a method, and a part of a target
-    if starts == 1:
-        whole = not half.doubtful and (
-            not flow.half[1 - flow.server].seen or exchanges_pick(&flow.exchanges, run.ack, start) != NULL)
-        http1_cease(parser, WHOLE if whole else INCOMPLETE_MALFORMED_, BIT_LAST_CRLF_MISSING if whole else 0)
-        on_end(table, flow, half, NULL)
-        if not whole:
-            on_lost(table, flow, half, start, False)
+    if starts != 1:
+        return False
+    if client.waits == WAIT_CRLF and run.ack > client.stream.next:      # the later response that it waits for
+        read_as(table, flow, weigh_trailers(table, flow, run.ack - client.stream.next, True))
+        while client.stream.next < run.ack and step(table, flow, client):
+            pass
+    whole = not half.doubtful and (not client.seen or exchanges_pick(&flow.exchanges, run.ack, start) != NULL)
+    http1_cease(parser, WHOLE if whole else INCOMPLETE_MALFORMED_, BIT_LAST_CRLF_MISSING if whole else 0)
+    on_end(table, flow, half, NULL)
+    if not whole:
+        on_lost(table, flow, half, start, False)
     return False
 
 
-cdef Reading weigh_trailers(const Table* table, const Flow* flow, bint last) noexcept nogil:
+cdef int64_t reply_ack(const Flow* flow) noexcept nogil:
+    """How many of the client's next bytes are acknowledged by a response that is next to be read; -1: there is none."""
+    cdef const Half* server = &flow.half[flow.server]
+    cdef Held* reply = stream_front(&server.stream)
+    if at_rest(&server.parser) and reply != NULL and reply.offset == server.stream.next and \
+            http1_starts(RESPONSE, held_data(reply), reply.size) == 1:
+        return reply.ack - flow.half[1 - flow.server].stream.next
+    return -1
+
+
+cdef Reading weigh_trailers(const Table* table, const Flow* flow, int64_t acked, bint last) noexcept nogil:
     """What the client's next bytes are, where the last CRLF of a chunked body is due and they begin as a request does.
 
-    They are the next request if the open one was answered, and a later response acknowledges a whole head of them. A
-    server that waits for the CRLF reads them as trailers; those are no trailers to anybody, so nobody else can tell.
+    They are the next request if the open one was answered, and a later response acknowledges a whole head of them: that
+    is `acked` bytes. Otherwise nobody can tell, for a server that waits for the CRLF takes them for trailers.
     """
     cdef const Half* half = &flow.half[1 - flow.server]
     cdef const Half* server = &flow.half[flow.server]
     cdef const Exchange* exchange = <const Exchange*>half.parser.message.exchange
-    cdef Held* reply = stream_front(&server.stream)
-    cdef int64_t acked = -1         # what a later response acknowledges, from the first of the bytes
     cdef uint8_t* bytes
-    cdef uint32_t head
-    if at_rest(&server.parser) and reply != NULL and reply.offset == server.stream.next and \
-            http1_starts(RESPONSE, held_data(reply), reply.size) == 1:
-        acked = reply.ack - half.stream.next
-    if acked <= 0 and not (last or server.eof or server.absent):
-        return UNDECIDED
+    cdef uint32_t head = 0
+    if acked <= 0:
+        return REFUSED_BODY if last or server.eof or server.absent else UNDECIDED
     bytes = <uint8_t*>malloc(table.limits.head)
-    if acked <= 0 or exchange.answered == 0 or exchange.doubt != SURE or bytes == NULL:
-        free(bytes)
-        return REFUSED_BODY
-    head = http1_head(REQUEST, bytes, copy_held(&half.stream, bytes, table.limits.head))
+    if bytes != NULL and exchange.answered and exchange.doubt == SURE:
+        head = http1_head(REQUEST, bytes, copy_held(&half.stream, bytes, table.limits.head))
     free(bytes)
-    return NEXT_REQUEST if head and head <= acked else REFUSED_BODY
+    return NEXT_REQUEST if 0 < head <= acked else REFUSED_BODY
 
 
 cdef bint judge_body(Table* table, Flow* flow, bint last) noexcept nogil:
     """The client waits (WAIT_BODY or WAIT_CRLF): returns whether it was decided what its next bytes are."""
+    cdef Reading verdict
+    if flow.half[1 - flow.server].waits == WAIT_CRLF:
+        verdict = weigh_trailers(table, flow, reply_ack(flow), last)
+    else:
+        verdict = weigh_body(table, flow, last)
+    if verdict != UNDECIDED:
+        read_as(table, flow, verdict)
+    return verdict != UNDECIDED
+
+
+cdef void read_as(Table* table, Flow* flow, Reading verdict) noexcept nogil:
+    """The client waits no longer: its next bytes are what `verdict` says."""
     cdef Half* half = &flow.half[1 - flow.server]
     cdef Parser* parser = &half.parser
     cdef int64_t start = half.stream.next
-    cdef bint crlf = half.waits == WAIT_CRLF
-    cdef Reading verdict = weigh_trailers(table, flow, last) if crlf else weigh_body(table, flow, last)
-    if verdict == UNDECIDED:
-        return False
+    cdef uint32_t anomaly = BIT_LAST_CRLF_MISSING if half.waits == WAIT_CRLF else BIT_BODY_NOT_SENT
     half.waits = WAIT_NONE
     if verdict == BODY:
         (<Exchange*>parser.message.exchange).continued = True
-        return True
+        return
     parser.boundary = -1
     if verdict == NEXT_REQUEST:
-        http1_cease(parser, WHOLE, BIT_LAST_CRLF_MISSING if crlf else BIT_BODY_NOT_SENT)
+        http1_cease(parser, WHOLE, anomaly)
     else:
         http1_cease(parser, INCOMPLETE_MALFORMED_, 0)
     on_end(table, flow, half, NULL)
     if verdict == REFUSED_BODY:     # nobody can tell: a head in it must not stand in a body in clear
         on_lost(table, flow, half, start, False)
-    return True
 
 
 cdef void finish_half(Table* table, Flow* flow, Half* half, Incomplete reason) noexcept nogil:

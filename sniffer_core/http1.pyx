@@ -85,7 +85,7 @@ cdef struct Facts:              # what a header block says about framing, while 
     bint chunked
     bint coded                  # Transfer-Encoding names a coding other than identity
     bint identity               # .. and identity
-    bint broken                 # a line that is no field may be one of those that frame the body
+    bint broken                 # a line that is no field may frame the body; in trailers, begin the next message
     int64_t length
     bint connection_upgrade     # Connection names it
     bint upgrade
@@ -560,7 +560,9 @@ cdef bint names_framing(const uint8_t* line, uint32_t size) noexcept nogil:
     return False
 
 
-cdef uint32_t sift_lines(const uint8_t* data, uint32_t at, uint32_t stop, uint8_t* kept, Facts* facts) noexcept nogil:
+cdef uint32_t sift_lines(
+    uint8_t kind, const uint8_t* data, uint32_t at, uint32_t stop, uint8_t* kept, Facts* facts
+) noexcept nogil:
     """Reads framing and anomalies from a block that the fast path declined, folds joined: h11 does not see those.
 
     Copies the lines to `kept`, and returns their size: all but those that are no fields, and what continues them.
@@ -568,6 +570,7 @@ cdef uint32_t sift_lines(const uint8_t* data, uint32_t at, uint32_t stop, uint8_
     cdef bint trailers = facts.length == LENGTH_INVALID
     cdef const uint8_t* found
     cdef uint32_t start, first_end, end, name, before, size = 0
+    cdef StartLine line
     cdef bint folded
     while at < stop:
         start = at
@@ -590,7 +593,10 @@ cdef uint32_t sift_lines(const uint8_t* data, uint32_t at, uint32_t stop, uint8_
             name -= 1
         if not is_field(data + start, name, at - start):
             facts.anomalies |= BIT_BAD_HEADER_LINE
-            if not trailers and names_framing(data + start, first_end - start):
+            if trailers and (parse_start_line(kind, data + start, first_end - start, &line) or
+                             parse_odd_line(kind, data + start, first_end - start, &line)):
+                facts.broken = True
+            elif not trailers and names_framing(data + start, first_end - start):
                 facts.broken = True
             continue
         if name < before:
@@ -681,7 +687,7 @@ cdef Message* build(
         kept = <uint8_t*>pool_take(parser.pool, stop - line_end)
         if kept == NULL:
             return NULL
-        text_size = sift_lines(head, line_end, stop, kept, &facts)
+        text_size = sift_lines(parser.kind, head, line_end, stop, kept, &facts)
         message = NULL
         if not candidate or not facts.anomalies & BIT_BAD_HEADER_LINE:
             message = <Message*>judge(parser.pool, sizeof(Message), head, line_end, kept, text_size, &size, &count,
@@ -750,15 +756,15 @@ cdef Message* build(
     return message
 
 
-cdef Fields* build_trailers(Parser* parser, const uint8_t* data, uint32_t stop, uint32_t lines) noexcept nogil:
-    """The trailers in data[:stop]. NULL: there are none, or no memory for them."""
+cdef bint build_trailers(Parser* parser, const uint8_t* data, uint32_t stop, uint32_t lines) noexcept nogil:
+    """Gives the open message the trailers in data[:stop]. False: one of their lines begins a message instead."""
     cdef size_t size = sizeof(Fields) + lines * sizeof(Field) + stop
     cdef Fields* fields = <Fields*>pool_take(parser.pool, size)
     cdef uint32_t count = lines, text_size = stop
     cdef uint8_t* kept
     cdef Facts facts
     if fields == NULL:
-        return NULL
+        return True
     memset(&facts, 0, sizeof(Facts))
     facts.length = LENGTH_INVALID
     if parse_lines(data, 0, stop, <Field*>(fields + 1), &facts):
@@ -767,21 +773,21 @@ cdef Fields* build_trailers(Parser* parser, const uint8_t* data, uint32_t stop, 
         pool_give(parser.pool, fields, size)
         kept = <uint8_t*>pool_take(parser.pool, stop)
         if kept == NULL:
-            return NULL
-        text_size = sift_lines(data, 0, stop, kept, &facts)
+            return True
+        text_size = sift_lines(parser.kind, data, 0, stop, kept, &facts)
         fields = NULL
         count = 0
-        if text_size:
+        if text_size and not facts.broken:
             fields = <Fields*>judge(parser.pool, sizeof(Fields), data, 0, kept, text_size, &size, &count, &text_size)
             if fields == NULL:
                 break_off(parser.message, INCOMPLETE_MALFORMED_)
         pool_give(parser.pool, kept, stop)
     parser.message.anomalies |= facts.anomalies
-    if fields == NULL:
-        return NULL
-    fields.size = size
-    fields.count = count
-    return fields
+    parser.message.trailers = fields
+    if fields != NULL:
+        fields.size = size
+        fields.count = count
+    return not facts.broken
 
 
 cdef inline void break_off(Message* message, Incomplete reason) noexcept nogil:
@@ -1610,7 +1616,8 @@ cdef Event trailers_whole(Parser* parser, const uint8_t* data, uint32_t end, uin
     if blank == 1:
         parser.message.anomalies |= BIT_BARE_LF
     if end > blank:  # find_end() counts the LF of every line but the last
-        parser.message.trailers = build_trailers(parser, data, end - blank, lines + 1)
+        if not build_trailers(parser, data, end - blank, lines + 1):
+            return malformed(parser)
     return finish(parser, START)
 
 
@@ -1851,9 +1858,9 @@ cdef void http1_cease(Parser* parser, Incomplete why, uint32_t anomalies) noexce
     if why != WHOLE:
         break_off(parser.message, why)
         parser.message.missing = -1
-    elif parser.state == TRAILERS and parser.buffer_size:
-        parser.message.trailers = build_trailers(
-            parser, parser.buffer, parser.buffer_size, count_lines(parser.buffer, parser.buffer_size))
+    elif parser.state == TRAILERS and parser.buffer_size and not build_trailers(
+            parser, parser.buffer, parser.buffer_size, count_lines(parser.buffer, parser.buffer_size)):
+        break_off(parser.message, INCOMPLETE_MALFORMED_)
     finish(parser, START if why == WHOLE else SKIP)
 
 

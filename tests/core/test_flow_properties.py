@@ -167,10 +167,9 @@ def test_last_crlf_missing(conversation: Conversation, seed: int) -> None:
     assert_odd(conversation, Table().run(conversation.packets(segments, step=step_within_grace(segments))))
 
 
-@given(odd_conversations(unended=True), seeds, st.sampled_from((0.05, 0.2)))
+@given(odd_conversations(unended=True), seeds, st.sampled_from((0.0, 0.05, 0.2)))
 def test_odd_messages_and_loss(conversation: Conversation, seed: int, loss: float) -> None:
     """Where segments are lost nothing of it is paired wrongly, is taken for whole, or shows a line that is no field."""
-    conversation = replace(conversation, depth=1, together=False)
     random = Random(seed)
     segments = dropped(conversation.segments(cuts(random, conversation)), random, loss)
     messages = Table().run(conversation.packets(segments, step=10_000))

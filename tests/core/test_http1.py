@@ -927,6 +927,19 @@ def test_bad_trailers(line: bytes) -> None:
             assert not second["resynced"]
 
 
+@pytest.mark.parametrize("kind", [REQUEST, RESPONSE])
+def test_a_start_line_among_trailers(kind: int) -> None:
+    """Where the last CRLF is missing, the next message is no trailers: malformed, and reading resumes at a boundary."""
+    for line in [b"GET /a HTTP/1.1", b"GET /a http/1.1 "] if kind == REQUEST else [b"HTTP/1.1 200 OK", b"HTTP/2 200"]:
+        start = b"POST / HTTP/1.1\r\n" if kind == REQUEST else b"HTTP/1.1 200 OK\r\n"
+        data = start + CHUNKY + b"\r\n1\r\na\r\n0\r\nT: 1\r\n" + line + b"\r\nHost: h\r\n\r\nbody"
+        following = NEXT if kind == REQUEST else b"HTTP/1.1 204 Next\r\n\r\n"
+        for pieces in ([data], [data[:1], *(Rest(bytes([c])) for c in data[1:])]):
+            first, second = read(kind, *pieces, following).messages
+            assert (first["incomplete"], first["missing"], first["trailers"]) == (Cut.MALFORMED, -1, None)
+            assert (first["body"], second["resynced"]) == (b"a", True)
+
+
 def test_trailers_over_the_limit() -> None:
     """Trailers over the limit of a head end the message, at the same byte however they came."""
     data = request(CHUNKY, b"0\r\n" + b"A: 1\r\n" * 50 + b"\r\n")
