@@ -83,9 +83,9 @@ cdef struct Facts:              # what a header block says about framing, while 
     uint32_t anomalies
     bint transfer
     bint chunked
-    bint coded                  # Transfer-Encoding names a coding other than identity
-    bint identity               # .. and identity
-    bint broken                 # a line that is no field may frame the body; in trailers, begin the next message
+    uint8_t coded               # Transfer-Encoding names a coding other than identity
+    uint8_t identity            # .. and identity
+    uint8_t broken              # a line that is no field may frame the body; in trailers, begin the next message
     int64_t length
     bint connection_upgrade     # Connection names it
     bint upgrade
@@ -178,12 +178,11 @@ cdef bint parse_start_line(uint8_t kind, const uint8_t* data, uint32_t size, Sta
     for i in range(line.target.at, last):
         if not CLASS[data[i]] & TARGET:
             return False
-    if memchr(data + line.target.at, SP, line.target.size) != NULL:
-        if data[line.target.at] == SP or data[last - 1] == SP:
-            return False    # several blanks between two parts
-        line.anomalies = BIT_SPACE_IN_TARGET
     line.minor = data[size - 1] != 0x30
-    return True
+    if memchr(data + line.target.at, SP, line.target.size) == NULL:
+        return True
+    line.anomalies = BIT_SPACE_IN_TARGET
+    return data[line.target.at] != SP and data[last - 1] != SP     # else there are several blanks between two parts
 
 
 cdef bint parse_odd_line(uint8_t kind, const uint8_t* data, uint32_t size, StartLine* line) noexcept nogil:
