@@ -583,17 +583,24 @@ STATUS_LINES = (
 
 
 @st.composite
-def odd_conversations(draw: st.DrawFn, *, unended: bool = False) -> Conversation:
+def odd_conversations(draw: st.DrawFn, *, unended: bool = False, nasty: bool = True) -> Conversation:
     """As servers and clients take them, with lines that are no fields, and odd start lines or without last CRLFs."""
-    conversation = draw(conversations(nasty=True))
+    conversation = draw(conversations(nasty=nasty))
     made = []
-    for number, exchange in enumerate(conversation.exchanges):
-        ends = unended and number + 1 < len(conversation.exchanges)
-        parts = [
-            replace(part, bad=draw(st.sampled_from(BAD_LINES)), line=draw(st.sampled_from(line)), unended=ends)
-            for part, line in zip(exchange, (("",), ("",)) if unended else (REQUEST_LINES, STATUS_LINES), strict=True)
-        ]
-        made.append(Exchange(*parts))
+    plain = unended  # what begins behind a body without its end must be beyond doubt
+    for number, (request, response) in enumerate(conversation.exchanges):
+        unended = unended and number + 1 < len(conversation.exchanges)
+        bad = draw(st.sampled_from(BAD_LINES)), draw(st.sampled_from(BAD_LINES))
+        line = (
+            "" if plain else draw(st.sampled_from(REQUEST_LINES)),
+            "" if plain else draw(st.sampled_from(STATUS_LINES)),
+        )
+        made.append(
+            Exchange(
+                replace(request, bad=bad[0], line=line[0], unended=unended),
+                replace(response, bad=bad[1], line=line[1], unended=unended),
+            )
+        )
     return replace(conversation, exchanges=tuple(made), handshake=True)
 
 

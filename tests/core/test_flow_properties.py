@@ -167,7 +167,7 @@ def test_last_crlf_missing(conversation: Conversation, seed: int) -> None:
     assert_odd(conversation, Table().run(conversation.packets(segments, step=step_within_grace(segments))))
 
 
-@given(odd_conversations(unended=True), seeds, st.sampled_from((0.0, 0.05, 0.2)))
+@given(odd_conversations(unended=True, nasty=False), seeds, st.sampled_from((0.0, 0.05, 0.2)))
 def test_odd_messages_and_loss(conversation: Conversation, seed: int, loss: float) -> None:
     """Where segments are lost nothing of it is paired wrongly, is taken for whole, or shows a line that is no field."""
     random = Random(seed)
@@ -178,7 +178,7 @@ def test_odd_messages_and_loss(conversation: Conversation, seed: int, loss: floa
     for message in messages:
         if message.direction == "request":
             assert message.incomplete or (message.path, message.body) in sent
-        elif message.path is not None and (message.reason or "").startswith("R"):
+        elif message.path is not None and message.reason is not None:
             assert message.path == f"/{message.reason[1:]}?q=%20"
 
 
