@@ -832,6 +832,9 @@ cdef void on_end(Table* table, Flow* flow, Half* half, const Run* run) noexcept 
                 http1_skip(parser)
                 on_lost(table, flow, half, start, False)
             return
+        if message.incomplete == INCOMPLETE_MALFORMED_ and message.anomalies & BIT_BAD_HEADER_LINE and \
+                parser.transfer and parser.chunked and message.missing < 0:
+            on_lost(table, flow, half, message.end - 1, False)      # the next request stands among its trailers
         emit(table, message)
         if half.tunnel_next:
             half.tunnel_next = False
