@@ -42,7 +42,10 @@ if TYPE_CHECKING:
     from sniffer.message import HttpMessage
 
 REDACT_HEADERS: Final = ("authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key")
-REDACT_QUERY: Final = ("AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature")
+REDACT_QUERY: Final = (
+    *("AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature"),
+    *("X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token", "access_token", "api_key", "token"),
+)
 
 LEAST_KEY: Final = 16
 MOST_KEY: Final = 4096
@@ -335,7 +338,7 @@ class SnifferConfig(Options):
     )
     redact_query: Names = names(
         REDACT_QUERY, read=read_redacted, group=RECORD,
-        help="query parameters whose values are replaced by [REDACTED]; `none` turns it off",
+        help="parameters of URLs whose values are replaced by [REDACTED]; `none` turns it off",
     )
     redact_key_file: File = Option(
         check_file, group=RECORD, metavar="FILE",

@@ -93,7 +93,8 @@ class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
         FieldValues,
         Meta(
             description="Names in lower case, in order of first appearance; a repeated name is joined with ', ' "
-            "(cookie with '; '); set-cookie is always an array. Values named in REDACT_HEADERS are [REDACTED].",
+            "(cookie with '; '); set-cookie is always an array. Values named in REDACT_HEADERS are [REDACTED], "
+            "URLs redacted as path is.",
         ),
     ]
     connection_id: Annotated[

@@ -59,7 +59,7 @@ class RawMessage:
         """None for a response whose request was not seen; so are `path` and `carried`."""
     @property
     def path(self) -> str | None:
-        """The request target as sent, without user info; query parameters redacted as the table was told to."""
+        """The request target as sent, without user info; parameters redacted as the table was told to."""
     @property
     def status_code(self) -> int | None:
         """None for a request."""
@@ -159,10 +159,10 @@ class FlowTable:
         placement: tuple[str | None, str | None, str | None] | None = None,
         decode: Decode | None = None,
     ) -> None:
-        """`carry` names at most 4 request header fields, lower case; `redact_headers` fields and `redact_query` query
-        parameters whose values leave the core only as `[REDACTED]`, in any case, or, with `redact_key`, as a keyed hash
-        and their length; `placement` is (pod, namespace, node); without `decode` content codings stay. ValueError for a
-        link type not in LINK_TYPES."""
+        """`carry` names at most 4 request header fields, lower case; `redact_headers` fields and `redact_query`
+        parameters of URLs whose values leave the core only as `[REDACTED]`, in any case, or, with `redact_key`, as a
+        keyed hash and their length; `placement` is (pod, namespace, node); without `decode` content codings stay.
+        ValueError for a link type not in LINK_TYPES."""
     def feed(
         self, packets: bytes, index: bytes, first: int = 0, clock_us: int | None = None
     ) -> tuple[list[RawMessage], int]:

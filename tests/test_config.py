@@ -227,7 +227,10 @@ def test_defaults() -> None:
         "max_body_size": 65_536,
         "decode_bodies": True,
         "redact_headers": ("authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"),
-        "redact_query": ("AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature"),
+        "redact_query": (
+            *("AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature"),
+            *("X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token", "access_token", "api_key", "token"),
+        ),
         "redact_key_file": None,
         "exclude_paths": (),
         "exclude_user_agents": (),
