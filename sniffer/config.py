@@ -345,7 +345,7 @@ class SnifferConfig(Options):
         help="file that holds a key: a redacted value becomes `[REDACTED:HMAC:LENGTH]`, the same for the same value",
     )
     exclude_paths: Names = names(
-        (), group=RECORD, metavar="GLOB,GLOB", help="leave out exchanges whose path matches",
+        (), group=RECORD, metavar="GLOB,GLOB", help="leave out exchanges whose path matches, with its query or without",
     )
     exclude_user_agents: Names = names(
         (), group=RECORD, metavar="GLOB,GLOB", help="leave out exchanges whose User-Agent matches",
