@@ -301,7 +301,8 @@ class Sniffer:
         share = self._lane_bytes // max(1, count)
         lanes = []
         if config.output_stdout:
-            lanes.append(Lane(StdoutSink(shared=config.output_url is not None), max_bytes=share))
+            stdout = StdoutSink(shared=config.output_url is not None, max_line=config.output_stdout_max_line)
+            lanes.append(Lane(stdout, max_bytes=share))
         if config.on_http_message is not None:
             lanes.append(Lane(CallbackSink(config.on_http_message), max_bytes=share))
         if self._view is not None:

@@ -119,15 +119,16 @@ class _Weighed(Protocol):
 class Lines:
     """Renders messages as JSON lines, many at a time, without the GIL. For one thread: it keeps its buffer.
 
-    `keep`: each message keeps its JSON, for who asks for its `to_json()` later.
+    `keep`: each message keeps its JSON, for who asks for its `to_json()` later. `most`: bytes of a line, its end
+    included; a longer one is made to fit as docs/DELIVERY.md says, 0 is any length.
     """
 
-    def __init__(self, *, keep: bool = False) -> None: ...
+    def __init__(self, *, keep: bool = False, most: int = 0) -> None: ...
     def take(self, batch: Sequence[_Record], first: int, size: int) -> tuple[int, bytes]:
         """(how many messages, from `first`, their lines): at most 512, and none more once they have `size` bytes.
 
-        At least one, where there is one. A line is what `to_json()` gives, and a line end. What is no RawMessage is
-        asked for its `to_json()`.
+        At least one, where there is one. A line is what `to_json()` gives, shortened where asked, and a line end. What
+        is no RawMessage is asked for its `to_json()`.
         """
 
 def weights(messages: Sequence[_Weighed]) -> list[int]:

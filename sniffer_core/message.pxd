@@ -88,6 +88,7 @@ cdef class RawMessage:
 
 cdef class Lines:
     cdef bint keep
+    cdef size_t most            # bytes of a line; 0: any
     cdef Buffer out
     cdef Face faces[FACES]
 

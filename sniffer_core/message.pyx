@@ -17,7 +17,7 @@ from cpython.ref cimport PyObject, Py_INCREF, Py_XDECREF
 from cpython.unicode cimport PyUnicode_DecodeLatin1
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcmp, memcpy, memset, strlen
+from libc.string cimport memcmp, memcpy, memmove, memset, strlen
 
 from sniffer_core.exchange cimport Conn, Exchange, conn_free, exchange_release
 from sniffer_core.http1 cimport REQUEST, WHOLE, Field, Message, fields_of, text_of
@@ -26,6 +26,7 @@ from sniffer_core.proxy cimport Proxied
 from sniffer_core.redact cimport (
     LINK, SECRET, SHOWN, TARGET, URL, Cut, Scan, begin_scan, free_names, is_plain, kind_of, list_fields, list_parameters,
     lower, name_bit, next_cut)
+from sniffer_core.shorten cimport SHORTEN_ROOM, shorten
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
@@ -1144,13 +1145,26 @@ cdef void put_record(Buffer* out, const Face* face) noexcept nogil:
     put(out, b"}")
 
 
+cdef void fit(Buffer* out, size_t begun, size_t most) noexcept nogil:
+    """Makes the record that begins at `begun` and ends the buffer fit into `most` bytes."""
+    cdef size_t size = out.size - begun
+    cdef uint8_t* to = room(out, size + SHORTEN_ROOM)
+    if to == NULL or out.failed:
+        return
+    size = shorten(out.data + begun, size, most, to)
+    if size:
+        memmove(out.data + begun, to, size)
+        out.size = begun + size
+
+
 @cython.final
 @cython.no_gc
 cdef class Lines:
     """See flow.pyi."""
 
-    def __cinit__(self, *, bint keep=False):
+    def __cinit__(self, *, bint keep=False, size_t most=0):
         self.keep = keep
+        self.most = most
 
     def __dealloc__(self):
         free(self.out.data)
@@ -1164,6 +1178,7 @@ cdef class Lines:
         cdef RawMessage raw
         cdef bytes json
         cdef size_t foreseen = 0
+        cdef size_t begun
         cdef Py_ssize_t count = 0
         cdef Py_ssize_t done = 0
         if out.space > 4 * size:    # a large message was here
@@ -1188,10 +1203,13 @@ cdef class Lines:
         with nogil:
             while done < count and (done == 0 or out.size < size):
                 face = &self.faces[done]
+                begun = out.size
                 if face.message == NULL:
                     put_span(out, &face.opening)
                 else:
                     put_record(out, face)
+                if self.most and out.size - begun >= self.most:
+                    fit(out, begun, self.most - 1)
                 put(out, b"\n")
                 done += 1
         return done, written(out)
