@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sniffer import create_sniffer
+from sniffer import SnifferConfig, create_sniffer
 from sniffer.config import LEAST_LINE
-from sniffer.message import json_schema
-from sniffer_core.flow import Lines, RawMessage
+from sniffer.message import Endpoint, HttpMessage, Placement, Proxied, json_schema
+from sniffer_core.flow import COUNTERS, Lines, RawMessage
 from tests.captures import connection, get, ok, write
 from tests.conversations import Conversation, Exchange, Fields, Request, Response, sized
 from tests.daemon import Daemon
@@ -212,6 +213,28 @@ def test_a_line_of_escapes() -> None:
     after = assert_fits(raw, 16_000)
     assert after["bodySize"] == 8192
     assert 2500 < len(after["body"]) < 8192 / 3
+
+
+def test_the_least_limit_has_room_for_the_largest_record() -> None:
+    """With every field there is, each at its longest, a record still fits into the least line that is allowed."""
+    anomalies = tuple(name.removeprefix("anomaly_") for name in COUNTERS if name.startswith("anomaly_"))
+    far = Endpoint("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255", 65535)
+    largest = HttpMessage(
+        1, far, far, "response", "2023-11-14T22:13:20.000042Z", {f"x-{number}": "v" * 100 for number in range(1000)},
+        "f" * 32, 2**32 - 1, "1.1", "M" * 9000, "/" * 9000, 999, "R" * 9000, (199,) * 16, 123456789012.345,
+        body="a" * 9000, body_encoding="base64", body_size=2**63 - 1, body_truncated=True,
+        body_decoded=", ".join(["deflate"] * 4), trailers={"x": "v" * 9000}, incomplete="malformed",
+        missing_bytes=2**63 - 1, resynced=True, anomalies=anomalies, trace_id="f" * 32, span_id="f" * 16,
+        placement=Placement('"' * 500, "n" * 6, "m" * 6), proxied=Proxied(far, far),
+    )  # fmt: skip
+    SnifferConfig(ports=[1], output_stdout_max_line=LEAST_LINE, pod_name='"' * 500, namespace="n" * 6)
+    assert all(value is not None for value in msgspec.structs.astuple(largest))
+    (_, line) = Lines(most=LEAST_LINE).take([largest], 0, 1)
+    assert len(line) <= LEAST_LINE
+    VALIDATOR.validate(json.loads(line))
+    assert json.loads(line)["headersTruncated"]
+    headers = len(json.dumps(json.loads(line)["headers"], separators=(",", ":")))
+    assert len(line) - headers < LEAST_LINE - 300  # room for fields to come
 
 
 def test_other_records_are_left_alone() -> None:
