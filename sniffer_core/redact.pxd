@@ -4,9 +4,9 @@
 # A URL is the request target or the value of a header field that holds one. Two things of it are not shown:
 #
 # - the value of a listed parameter. A name begins at the start or behind `?`, `&`, `;`, `#` or `=`; what PHP and Rails
-#   put in brackets, and what stands behind a slash in a query or a fragment, is looked at as a name of its own. Names
-#   are compared decoded, without blanks around them, in any case. A value ends at `&`, or at the end of the URL; before
-#   the first `?` or `#`, where it belongs to a segment of the path, at one of them or at `/`;
+#   put in brackets, what a NUL cuts off, and what stands behind a slash in a query or a fragment, is looked at as a
+#   name of its own. Names are compared decoded, without blanks around them, in any case. A value ends at `&`, or at the
+#   end of the URL; before the first `?` or `#`, where it belongs to a segment of the path, at one of them or at `/`;
 # - user info: what stands before the last `@` of an authority.
 #
 # A URL within a URL is percent-encoded, once for each URL around it. So whatever is encoded counts as what it stands

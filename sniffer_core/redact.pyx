@@ -15,7 +15,7 @@ cdef inline uint64_t end_bit(uint8_t last_but_one, uint8_t last) noexcept nogil:
 
 cdef tuple fill(kinds, Names* names):
     """Fills `names` from names in lower case, as bytes, and their kinds."""
-    cdef tuple kept = tuple(sorted(kinds))
+    cdef tuple kept = tuple(sorted([name for name in kinds if name]))
     cdef Py_ssize_t i
     memset(names, 0, sizeof(Names))
     names.size = <uint32_t*>calloc(len(kept) + 1, sizeof(uint32_t))
@@ -213,7 +213,7 @@ cdef bint is_secret(const Scan* scan, size_t end) noexcept nogil:
         return True
     while at < end:
         c = decoded(scan.text, at, end, &next, &depth)
-        if c == 91 or c == 93 or (scan.queried and (c == 47 or c == 33)):   # [ ] / !
+        if c == 0 or c == 91 or c == 93 or (scan.queried and (c == 47 or c == 33)):     # a NUL, [ ] / !
             if is_listed(listed, scan.text, part, at):
                 return True
             part = next

@@ -276,6 +276,8 @@ def test_redaction_names_count_in_any_case_and_replace_the_default() -> None:
         ("/a?sIg=s3cret&sig=s3cret&s%69G=s3cret", "/a?sIg=[REDACTED]&sig=[REDACTED]&s%69G=[REDACTED]"),
         ("/a?sig=&x=1", "/a?sig=[REDACTED]&x=1"),
         ("/a?sig[]=s3cret&sig%5B0%5D=s3cret", "/a?sig[]=[REDACTED]&sig%5B0%5D=[REDACTED]"),
+        ("/a?sig%00x=s3cret&%2573ig=s3cret", "/a?sig%00x=[REDACTED]&%2573ig=[REDACTED]"),
+        ("/a?sig%3Ds3cret&sigma%3D1", "/a?sig%3D[REDACTED]&sigma%3D1"),
         ("/a?user[sig]=s3cret&user[x]=1", "/a?user[sig]=[REDACTED]&user[x]=1"),
         ("/a??sig=s3cret", "/a??sig=[REDACTED]"),
         ("/a?&&sig=s3cret&", "/a?&&sig=[REDACTED]&"),
