@@ -42,7 +42,13 @@ if TYPE_CHECKING:
     from sniffer.message import HttpMessage
 
 REDACT_HEADERS: Final = ("authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key")
-REDACT_QUERY: Final = ("AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature")
+REDACT_QUERY: Final = (
+    *("AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature"),
+    *("X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token", "access_token", "api_key", "token"),
+)
+
+LEAST_LINE: Final = 4096
+"""Bytes into which a record without its body and its header fields fits, with a quarter left for the placement."""
 
 LEAST_KEY: Final = 16
 MOST_KEY: Final = 4096
@@ -275,6 +281,10 @@ class SnifferConfig(Options):
     output_stdout: Switch = switch(
         False, group=OUTPUT, flag="--stdout", help="write each message to standard output, as one line of JSON",
     )
+    output_stdout_max_line: Whole = whole(
+        0, 0, 1 << 30, unit="bytes", group=OUTPUT, shown="0: any length",
+        help=f"longest line on standard output, at least {LEAST_LINE}: the body is cut first, then header values",
+    )
     output_url: MaybeText = Option(
         check_url, group=OUTPUT, metavar="URL",
         help="POST each message to this http or https URL; in production https only",
@@ -335,14 +345,14 @@ class SnifferConfig(Options):
     )
     redact_query: Names = names(
         REDACT_QUERY, read=read_redacted, group=RECORD,
-        help="query parameters whose values are replaced by [REDACTED]; `none` turns it off",
+        help="parameters of URLs whose values are replaced by [REDACTED]; `none` turns it off",
     )
     redact_key_file: File = Option(
         check_file, group=RECORD, metavar="FILE",
         help="file that holds a key: a redacted value becomes `[REDACTED:HMAC:LENGTH]`, the same for the same value",
     )
     exclude_paths: Names = names(
-        (), group=RECORD, metavar="GLOB,GLOB", help="leave out exchanges whose path matches",
+        (), group=RECORD, metavar="GLOB,GLOB", help="leave out exchanges whose path matches, with its query or without",
     )
     exclude_user_agents: Names = names(
         (), group=RECORD, metavar="GLOB,GLOB", help="leave out exchanges whose User-Agent matches",
@@ -439,6 +449,7 @@ class SnifferConfig(Options):
         if self.metrics_port is not None and self.ports and self.metrics_port in self.ports:
             yield Problem("metrics_port", "metrics_port must not be one of ports")
         yield from self._check_ui()
+        yield from self._check_max_line()
         if self.har is not None and Path(self.har).absolute() in map(Path.absolute, map(Path, self.read)):
             yield Problem("har", "har must not be a file that is read")
         yield from self._read_token()
@@ -471,6 +482,13 @@ class SnifferConfig(Options):
             yield Problem("ui_address", "ui_address must not have one of ports")
         elif port and port == self.metrics_port:
             yield Problem("ui_address", "ui_address must not have the port of metrics_port")
+
+    def _check_max_line(self) -> Iterable[Problem]:
+        placement = sum(len((name or "").encode()) for name in (self.pod_name, self.namespace, self.node_name))
+        least = max(LEAST_LINE, 8 * placement)  # twice as long in JSON, if need be, and then a quarter of the line
+        if 0 < self.output_stdout_max_line < least:
+            name = "output_stdout_max_line"
+            yield Problem(name, f"{name} must be 0 or at least {least} bytes")
 
     def _read_token(self) -> Iterable[Problem]:
         file = self.output_url_auth_token_file
@@ -526,7 +544,8 @@ variables beat defaults. Every problem is reported at once, each with the option
 - A switch takes `1`, `true`, `yes`, `on` or `0`, `false`, `no`, `off`, in any case, and refuses anything else. As a
   flag it may stand alone (`--stdout`).
 - Sizes are bytes; `Ki`, `Mi` and `Gi` may follow the number (`MEMORY_BUDGET=64Mi`). Numbers must be finite. Only
-  `MAX_BODY_SIZE`, `SAMPLE_RATE`, `STATS_INTERVAL_MS` and `STOP_DELAY_MS` take 0, and nowhere does 0 mean "no limit".
+  `MAX_BODY_SIZE`, `SAMPLE_RATE`, `STATS_INTERVAL_MS`, `STOP_DELAY_MS` and `OUTPUT_STDOUT_MAX_LINE` take 0;
+  for the last alone it means "no limit".
 - With no output named (`--stdout`, `--output-url`, `--har`, `--ui`) the daemon shows exchanges at a terminal
   ([TERMINAL](TERMINAL.md)). Anywhere else, in production and in a pod (`POD_NAME`, `NAMESPACE` or `NODE_NAME` is set)
   it does not start. The library may run with a callback or an iterator alone.

@@ -301,7 +301,8 @@ class Sniffer:
         share = self._lane_bytes // max(1, count)
         lanes = []
         if config.output_stdout:
-            lanes.append(Lane(StdoutSink(shared=config.output_url is not None), max_bytes=share))
+            stdout = StdoutSink(shared=config.output_url is not None, max_line=config.output_stdout_max_line)
+            lanes.append(Lane(stdout, max_bytes=share))
         if config.on_http_message is not None:
             lanes.append(Lane(CallbackSink(config.on_http_message), max_bytes=share))
         if self._view is not None:
@@ -725,13 +726,15 @@ def _filters(config: SnifferConfig, *, live: bool) -> Filter | None:
         return None
 
     def leaves_out(raw: RawMessage) -> str | None:
-        if raw.carried is None or raw.path is None:
+        target = raw.path
+        if raw.carried is None or target is None:
             return None
+        path = target if target.startswith("/") else _path_of(target)
         agent, host, instance = raw.carried
         posted = instance is not None and raw.method == "POST"
-        if posted and (host or "").lower() in hosts and raw.path.partition("?")[0] == path_of_url:
+        if posted and (host or "").lower() in hosts and path.partition("?")[0] == path_of_url:
             return "messages_foreign"
-        if paths is not None and paths(raw.path):
+        if paths is not None and (paths(path) or (path is not target and paths(target))):
             return "messages_excluded_path"
         if agents is not None and agent is not None and agents(agent):
             return "messages_excluded_user_agent"
@@ -747,6 +750,17 @@ def _place_of(url: str) -> tuple[set[str], str]:
     parts = URL(url)
     host = str(parts.host_subcomponent)
     return {host, f"{host}:{parts.port}"}, parts.raw_path
+
+
+def _path_of(target: str) -> str:
+    """The path and query of a request target, whichever its form (RFC 9112 section 3.2); an authority and `*` have none
+    and stay as they are.
+    """
+    absolute = re.match(r"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]*", target)
+    if absolute is None:
+        return target
+    path = target[absolute.end() :]
+    return path if path.startswith("/") else f"/{path}"
 
 
 def _globs(globs: Sequence[str]) -> Callable[[str], bool] | None:

@@ -28,6 +28,7 @@ VALID: dict[str, tuple[str, object]] = {
     "capture_buffer_size": ("1048576", 1048576),
     "sample_rate": ("0.25", 0.25),
     "output_stdout": ("yes", True),
+    "output_stdout_max_line": ("16000", 16000),
     "output_url": ("HTTPS://Collector.example:8443/x?y=z", "https://Collector.example:8443/x?y=z"),
     "output_url_auth_token": (TOKEN, Secret(TOKEN)),
     "output_timeout_ms": ("500", 500),
@@ -75,6 +76,7 @@ INVALID: dict[str, list[str]] = {
     "capture_buffer_size": ["0", "-1", "1", "inf", "16M"],
     "sample_rate": ["nan", "inf", "-inf", "-0.1", "1.01", "half", "1e999", "1_0"],
     "output_stdout": ["maybe", "2"],
+    "output_stdout_max_line": ["-1", "1", "4095", "16M", "none"],
     "output_url": [
         "collector",
         "/path",
@@ -213,6 +215,7 @@ def test_defaults() -> None:
         "capture_buffer_size": 16 << 20,
         "sample_rate": 1.0,
         "output_stdout": False,
+        "output_stdout_max_line": 0,
         "output_url": None,
         "output_url_auth_token": None,
         "output_url_auth_token_file": None,
@@ -227,7 +230,10 @@ def test_defaults() -> None:
         "max_body_size": 65_536,
         "decode_bodies": True,
         "redact_headers": ("authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"),
-        "redact_query": ("AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature"),
+        "redact_query": (
+            *("AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature"),
+            *("X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token", "access_token", "api_key", "token"),
+        ),
         "redact_key_file": None,
         "exclude_paths": (),
         "exclude_user_agents": (),
@@ -384,6 +390,16 @@ def test_url_is_never_quoted() -> None:
 def test_metrics_port_is_not_captured() -> None:
     """The endpoint's own port cannot be one of the captured ones."""
     assert problems(metrics_port=8080) == {"metrics_port": "metrics_port must not be one of ports"}
+
+
+def test_the_longest_line_has_room_for_any_record() -> None:
+    """A limit that could not be kept is refused: below 4,096, or with a placement of more than a quarter."""
+    for value in (0, 4096, 1 << 30):
+        assert SnifferConfig(ports=[80], output_stdout_max_line=value).output_stdout_max_line == value
+    assert "at least 4096" in problems(output_stdout_max_line=100)["output_stdout_max_line"]
+    name = "x" * 1000
+    assert "at least 8000" in problems(output_stdout_max_line=7999, pod_name=name)["output_stdout_max_line"]
+    assert SnifferConfig(ports=[80], output_stdout_max_line=8000, pod_name=name).pod_name == name
 
 
 def test_redaction_lists() -> None:

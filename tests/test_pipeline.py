@@ -194,10 +194,43 @@ async def test_exchanges_are_left_out_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("target", "glob", "left_out"),
+    [
+        ("http://h/healthz", "/healthz", True),
+        ("HTTPS://u:p@h:8080/healthz?x=/y", "/healthz", True),
+        ("http://[::1]:80/ready/1", "/ready/*", True),
+        ("http://h", "/", True),
+        ("http://h?x=1", "/", True),
+        ("http://h/shop", "/healthz", False),
+        ("http://healthz/", "/healthz", False),
+        ("http://h/shop?to=/healthz", "/healthz", False),
+        ("/proxy/http://h/healthz", "/healthz", False),
+        ("http://h/healthz", "http://h/*", True),
+        ("h:443", "h:*", True),
+        ("h:443", "/*", False),
+        ("*", "[*]", True),
+        ("*", "/*", False),
+    ],
+)
+async def test_excluded_paths_see_the_path_of_every_target(
+    tmp_path: Path, target: str, glob: str, left_out: bool
+) -> None:
+    """`EXCLUDE_PATHS` sees the path of an absolute target, and the whole of what has no path."""
+    request = f"OPTIONS {target} HTTP/1.1\r\nHost: h\r\n\r\n".encode()
+    file = write(tmp_path / "file", connection([(request, ok())]))
+    sniffer = create_sniffer(ports=[8080], read=file, exclude_paths=[glob])
+    async with sniffer:
+        left = [message async for message in sniffer]
+    assert len(left) == (0 if left_out else 2)
+    assert_balanced(sniffer)
+
+
+@pytest.mark.parametrize(
     ("method", "host", "target", "header", "foreign"),
     [
         ("POST", "Collector.test:9000", "/in?x=1", INSTANCE_HEADER, True),
         ("POST", "collector.test:9000", "/in", INSTANCE_HEADER.lower(), True),
+        ("POST", "collector.test:9000", "http://collector.test:9000/in?x=1", INSTANCE_HEADER, True),
         ("PUT", "collector.test:9000", "/in", INSTANCE_HEADER, False),
         ("POST", "other.test:9000", "/in", INSTANCE_HEADER, False),
         ("POST", "collector.test:9000", "/out", INSTANCE_HEADER, False),
