@@ -681,13 +681,15 @@ def test_planted_exception(layer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "missing", ["sniffer_core.flow", "structlog", "msgspec", "aiohttp", "sniffer.config", "sniffer_core", "pcapy"]
+    "missing",
+    ["sniffer_core.flow", "structlog", "msgspec", "aiohttp", "yarl", "sniffer.config", "sniffer_core", "pcapy"],
 )
 def test_failed_import(missing: str) -> None:
     """A core that cannot be imported, and any other import that fails, is exit code 2 and one clear line."""
     program = PLANT.format(plant=f"sys.modules[{missing!r}] = None", token="")
-    url = ("--output-url", "http://127.0.0.1:9/") if missing == "aiohttp" else ()  # what loads it
-    with Daemon("--ports", "8080", "--read", str(DEMO), "--stdout", *url, program=("-c", program)) as daemon:
+    loads = {"aiohttp": ("--metrics-port", str(free_port())), "yarl": ("--output-url", "http://127.0.0.1:9/")}
+    arguments = loads.get(missing, ())
+    with Daemon("--ports", "8080", "--read", str(DEMO), "--stdout", *arguments, program=("-c", program)) as daemon:
         assert daemon.end() == 2
         text = "".join(daemon.stderr)
         assert "Traceback" not in text
