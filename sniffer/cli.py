@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from sniffer import __version__, logs, memory, privileges
+from sniffer import __version__, logs, memory, privileges, signals
 from sniffer import config as config_module
 from sniffer.config import SnifferConfig, split_address
 from sniffer.errors import EXIT_CONFIG, EXIT_OK, EXIT_RUNTIME, CaptureError, Problem, SnifferError, ValidationError
@@ -107,8 +107,7 @@ def _doctor(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     _load(config)
     privileges.raise_net_raw()
     stop = Stop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    signals.take(lambda *_: stop.set())
     return doctor.run(config, seconds=float(seconds), stop=stop)
 
 
@@ -340,8 +339,7 @@ class _Daemon:
         view = sink if sink is not None else display.sink if display is not None else None
         self._sniffer = sniffer = Sniffer(config, view=view)
         # Plain handlers, not the loop's: a third signal must end a loop that is stuck.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_stop)
+        signals.take(self._on_stop)
         signal.signal(signal.SIGUSR1, self._on_usr1)
         async with contextlib.AsyncExitStack() as opened:
             await self._open(opened, display, page)
@@ -389,7 +387,9 @@ class _Daemon:
         await self._sniffer.outputs_closed()
         await self._sniffer.stop()
 
-    def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
+    def _on_stop(self, number: int, _frame: FrameType | None) -> None:
+        if self._stops and number == getattr(signal, "SIGXCPU", None):
+            return  # the system repeats it with every second of CPU time: that is no second wish
         self._stops += 1
         if self._stops > 2:
             _exit(EXIT_RUNTIME)

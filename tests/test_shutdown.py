@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from sniffer import signals
 from sniffer.config import SnifferConfig
 from tests.captures import connection, write
 from tests.daemon import DEMO, SECONDS, Daemon, exchanges, free_port, needs_capture, silent_server, web_server
@@ -726,20 +727,84 @@ def test_one_heap_for_all_threads() -> None:
 # Other signals, and what is shown
 
 
+END_A_PROCESS = {
+    *(
+        "HUP",
+        "INT",
+        "QUIT",
+        "USR1",
+        "USR2",
+        "ALRM",
+        "TERM",
+        "STKFLT",
+        "XCPU",
+        "VTALRM",
+        "PROF",
+        "IO",
+        "PWR",
+        "PIPE",
+        "XFSZ",
+    ),
+}
+"""What ends a process by default (signal(7)), but for what cannot be caught and the signals of a defect."""
+
+
+def test_no_signal_is_forgotten() -> None:
+    """Each signal whose default is the end is a stop or ignored, by us or (PIPE, XFSZ) by Python."""
+    real_time = set(range(signal.SIGRTMIN, signal.SIGRTMAX + 1))
+    named = {int(getattr(signal, f"SIG{name}")) for name in END_A_PROCESS - {"PIPE", "XFSZ"}}
+    assert named | real_time == {*map(int, signals.STOPS), *map(int, signals.IGNORED)}
+    assert not {*signals.STOPS} & {*signals.IGNORED}
+
+
 @needs_capture
 @pytest.mark.live
 def test_other_signals(port: int) -> None:
-    """SIGHUP is ignored; SIGUSR1 logs the ledger; the capture goes on."""
+    """What is no wish to stop changes nothing, from the start on; SIGUSR1 logs the ledger; the capture goes on."""
     with Daemon("--ports", str(port), *LIVE) as daemon:
+        wait_for_handler(daemon)
+        for number in signals.IGNORED:
+            daemon.process.send_signal(number)
         daemon.log("started")
-        daemon.send(signal.SIGHUP)
+        for number in signals.IGNORED:
+            if number != signal.SIGUSR1:
+                daemon.process.send_signal(number)
         exchanges(port, 3)
         daemon.wait_for(lambda: len(daemon.messages) == 6)
+        seen = len(daemon.logged("ledger"))
         daemon.send(signal.SIGUSR1)
-        ledger = daemon.log("ledger")
+        daemon.wait_for(lambda: daemon.has_logged("ledger", seen + 1))
+        ledger = daemon.logged("ledger")[-1]
         assert ledger["ledger"]["messages_request"] == 3
         assert ledger["lanes"]["stdout"]["offered"] == 6
         assert daemon.stop() == 0
+
+
+@needs_capture
+@pytest.mark.live
+@pytest.mark.parametrize("number", signals.STOPS)
+def test_each_stop_drains(port: int, number: signal.Signals) -> None:
+    """What was captured is delivered after each kind of stop, with 0; a second one, but for SIGXCPU, ends the drain."""
+    with Daemon("--ports", str(port), *LIVE) as daemon:
+        daemon.log("started")
+        exchanges(port, 5)
+        assert daemon.stop(number) == 0
+        assert len(daemon.messages) == 10
+    with (
+        silent_server() as silent,
+        Daemon("--ports", str(port), *LIVE, "--output-url", f"http://127.0.0.1:{silent}/") as daemon,
+    ):
+        daemon.log("started")
+        exchanges(port, 1)
+        daemon.wait_for(lambda: len(daemon.messages) == 2)
+        daemon.send(number)
+        daemon.log("stopping")
+        daemon.send(number)
+        if number == signal.SIGXCPU:
+            daemon.ledger()  # it is still there
+            daemon.send(signal.SIGTERM)
+        assert daemon.end() == 2
+        assert daemon.logged("stopped")
 
 
 def test_help_and_version() -> None:
