@@ -43,6 +43,8 @@ STATUS_LINE: Final = re.compile(rb"HTTP/([0-9]+(?:\.[0-9]+)?)[ \t]+([0-9]+)(?:[ 
 FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00\r\n]*?)[ \t]*")
 CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?")
 
+CLOSED: Final = "closed without an answer"
+
 AddressInfo = tuple[int, int, int, str, Any]
 """What getaddrinfo gives for one address."""
 OnSocket = Callable[[str, int, bool], None]
@@ -211,8 +213,12 @@ class Client:
         if self._tls is not None:
             name = (self._url.raw_host or "").removesuffix(".")
             secure = {"ssl": self._tls, "server_hostname": name, "ssl_shutdown_timeout": SHUTDOWN_SECONDS}
-        await asyncio.get_running_loop().create_connection(lambda: made, sock=made.socket, **secure)
         self._open.add(made)
+        try:
+            await asyncio.get_running_loop().create_connection(lambda: made, sock=made.socket, **secure)
+        except BaseException:
+            self._open.discard(made)
+            raise
         return made
 
     def _forget(self, connection: _Connection) -> None:
@@ -345,7 +351,7 @@ class _Connection(asyncio.Protocol):
     async def post(self, head: bytes, body: bytes) -> None:
         """Sends a request; returns when `answer` is known. NoAnswer where the connection ends before."""
         if self._transport is None:
-            raise NoAnswer(self._end, silent=True)
+            raise NoAnswer(self._end or CLOSED, silent=True)
         loop = asyncio.get_running_loop()
         self.answer = None
         self.rested, self._told = loop.create_future(), loop.create_future()
@@ -415,7 +421,7 @@ class _Connection(asyncio.Protocol):
         if self._reading is not None and self.answer is None and self._transport is not None:
             self._read_left()
         self._transport = None
-        self._end_with(_cause(error) if error is not None else "closed without an answer")
+        self._end_with(_cause(error) if error is not None else CLOSED)
         self._forget(self)
 
     def _read_left(self) -> None:

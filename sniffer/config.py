@@ -6,6 +6,7 @@ docs/CONFIGURATION.md and its line in `--help`. How an option is read and checke
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -56,6 +57,12 @@ LONGEST_MS: Final = 2_147_483_647
 """Milliseconds that every timer takes: 24 days."""
 
 LOOPBACK: Final = "127.0.0.1"
+
+HELD: Final = (
+    *("metrics_port", "metrics_address", "stats_interval_ms", "drain_timeout_ms", "log_level", "log_format"),
+    *("pod_name", "namespace", "node_name"),
+)
+"""What a daemon needs that waits to be stopped, and captures nothing."""
 
 CAPTURE: Final = "Capture"
 OUTPUT: Final = "Output"
@@ -416,7 +423,8 @@ class SnifferConfig(Options):
     )
     on_capture_error: Text = choice(
         "exit", ("exit", "hold"), group=DAEMON,
-        help="`hold` reports a capture that failed, and waits to be stopped; a spool that fails is done without",
+        help="`hold` reports what keeps it from capturing, a wrong configuration too, and waits to be stopped;"
+        " a spool that fails is done without",
     )
     stats_interval_ms: Whole = whole(
         60_000, 0, LONGEST_MS, unit="milliseconds", group=DAEMON,
@@ -460,6 +468,29 @@ class SnifferConfig(Options):
         """Sentences to log at start: what is allowed but unwise, and what was changed."""
         found: tuple[str, ...] = self.__dict__["_warnings"]
         return found
+
+    @property
+    def holds(self) -> bool:
+        """Whether what keeps it from capturing is waited with, and does not end it: never where a file is read."""
+        return self.on_capture_error == "hold" and not self.read
+
+    @classmethod
+    def to_hold(cls, texts: Mapping[str, str]) -> Self | None:
+        """What to wait with where `texts` are no configuration; None where nothing is to be waited for.
+
+        It has of the texts what says how to wait and how to tell of it, each where it is right.
+        """
+        if texts.get("on_capture_error", "").strip().lower() != "hold" or "read" in texts:
+            return None
+        kept = {}
+        for keyword in HELD:
+            option, text = cls.options()[keyword], texts.get(keyword, "").strip()
+            with contextlib.suppress(ValueError):
+                option.check(option.read(text))
+                kept[keyword] = text
+        if kept.get("metrics_port") in re.findall("[0-9]+", texts.get("ports", "")):
+            del kept["metrics_port"]  # it is the application's
+        return cls.from_texts(kept, ports=[2 if kept.get("metrics_port") == "1" else 1], on_capture_error="hold")
 
     @property
     def redact_key(self) -> bytes | None:

@@ -520,6 +520,28 @@ def test_ca_file(tmp_path: Path) -> None:
     assert "No such file" in problems(output_ca_file=tmp_path / "none")["output_ca_file"]
 
 
+def test_what_is_held_with() -> None:
+    """Of texts that are no configuration, those that say how to wait are used where they are right."""
+    assert SnifferConfig.to_hold({"ports": "80"}) is None
+    assert SnifferConfig.to_hold({"on_capture_error": "holds"}) is None
+    assert SnifferConfig.to_hold({"on_capture_error": "hold", "read": "x.pcap"}) is None
+    texts = {
+        "on_capture_error": "HOLD",
+        "metrics_port": "1",
+        "metrics_address": "x",
+        "pod_name": "a",
+        "sample_rate": "2",
+    }
+    held = SnifferConfig.to_hold(texts)
+    assert held is not None
+    assert (held.holds, held.metrics_port, held.metrics_address) == (True, 1, "127.0.0.1")
+    assert (held.pod_name, held.sample_rate, held.output_url) == ("a", 1.0, None)
+    for ports in ("1", "80, 1", "1,x", "x 1"):
+        held = SnifferConfig.to_hold({**texts, "ports": ports})
+        assert held is not None
+        assert held.metrics_port is None
+
+
 def test_callback() -> None:
     """Any callable is a callback; it has neither variable nor flag."""
     assert SnifferConfig(ports=[1], on_http_message=print).on_http_message is print
