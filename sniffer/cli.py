@@ -418,8 +418,8 @@ class _Daemon:
         await self._sniffer.stop()
 
     def _on_stop(self, number: int, _frame: FrameType | None) -> None:
-        if self._stops and number == getattr(signal, "SIGXCPU", None):
-            return  # the system repeats it with every second of CPU time: that is no second wish
+        if self._stops and number == signals.REPEATED:
+            return
         self._stops += 1
         if self._stops > 2:
             _exit(EXIT_RUNTIME)

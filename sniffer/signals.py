@@ -14,6 +14,9 @@ STOPS = tuple(
 )
 """A wish to stop: of a person, an orchestrator, a host that goes down, a limit of CPU time that is reached."""
 
+REPEATED = getattr(signal, "SIGXCPU", None)
+"""The system repeats it with every second of CPU time: a second one is no second wish."""
+
 _NAMES = ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGIO", "SIGSTKFLT")
 IGNORED = (
     *(getattr(signal, name) for name in _NAMES if hasattr(signal, name)),

@@ -24,6 +24,7 @@ import pytest
 import trustme
 from aiohttp import web
 
+from sniffer import client
 from sniffer.client import ANSWER_BYTES
 from sniffer.collector import UrlSink, retry_after
 from sniffer.errors import SnifferError
@@ -427,6 +428,26 @@ async def test_the_status_line_decides(remainder: str, status: bytes, outcome: s
         2 * (name == outcome) for name in ("delivered", "rejected", "retries")
     )
     assert posts == len(connections) == (8 if outcome == "retries" else 2)
+
+
+async def test_no_bytes_behind_a_status_line_change_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever follows a status line, answers in it too: each message gets its own answer, in one request."""
+    monkeypatch.setattr(client, "REST_SECONDS", 0.005)  # many of these have no end
+    chance = random.Random(9)
+    pieces = [line + b"\r\n" for remainder in REMAINDERS.values() for line in remainder[:2000].split(b"\r\n")[1:]]
+    pieces += [b"HTTP/1.1 500 No\r\n", b"HTTP/1.1 100 Go\r\n\r\n", b"Connection: keep-alive\r\n", b"\r\n", b"\n", b"\0"]
+    pieces += [b"0\r\n\r\n", b"Transfer-Encoding: chunked\r\n", b"Content-Length: 3\r\n", b"Retry-After: 9\r\n"]
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await read_request(reader):
+            writer.write(b"HTTP/1.1 200 OK\r\n" + b"".join(chance.choices(pieces, k=chance.randrange(8))))
+            if chance.random() < 0.5:
+                return
+
+    async with raw_server(talk) as (url, connections), posting(url, workers=1) as lane:
+        lane.offer(messages(400))
+        assert (await settled(lane)).delivered == 400
+    assert 100 < len(connections) <= 400
 
 
 SOUND: dict[str, bytes] = {

@@ -29,11 +29,12 @@ def run(arguments: list[str]) -> int:
     async def until_stopped() -> int:
         stop, again = asyncio.Event(), asyncio.Event()
 
-        def on_signal() -> None:
-            (again if stop.is_set() else stop).set()
+        def on_signal(number: int) -> None:
+            if not (stop.is_set() and number == signals.REPEATED):
+                (again if stop.is_set() else stop).set()
 
         for number in signals.STOPS:
-            asyncio.get_running_loop().add_signal_handler(number, on_signal)
+            asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
         serving = asyncio.create_task(serve(options, stop))
         cut_short = asyncio.create_task(again.wait())
         await asyncio.wait({serving, cut_short}, return_when=asyncio.FIRST_COMPLETED)
