@@ -1,6 +1,6 @@
 """A small HTTP/1.1 client that posts to one URL, and for which the status line of an answer decides.
 
-    client = Client(url, fields, timeout=10.0)
+    client = Client(url, fields, timeout=10.0, connections=8, answer_bytes=65536)
     answer = await client.post(body, key)        # Answer(status, retry_after), or NoAnswer
 
 General clients give an answer whole or not at all: one header line that they cannot read turns a 2xx into a failure,
@@ -24,8 +24,6 @@ from typing import Any, Final, cast
 
 from yarl import URL
 
-ANSWER_BYTES: Final = 64 * 1024
-"""How much of an answer is read. What is longer ends the connection."""
 WRITE_BYTES: Final = 64 * 1024
 """How much of a body is given to the transport at a time."""
 IDLE_SECONDS: Final = 15.0
@@ -86,6 +84,9 @@ class Client:
     A request that a kept connection refuses without one byte of an answer is posted again at once, on a new connection
     and within the same `timeout`: the other side has closed the old one while the request was on its way (RFC 9110
     section 9.2.2). So each request has to carry a key by which a repetition is known.
+
+    There are at most `connections`; a further request waits for one, within its timeout. Of an answer `answer_bytes`
+    are read; what is longer ends its connection.
     """
 
     def __init__(
@@ -94,6 +95,8 @@ class Client:
         fields: Mapping[str, str],
         *,
         timeout: float,
+        connections: int,
+        answer_bytes: int,
         tls: ssl.SSLContext | None = None,
         on_socket: OnSocket | None = None,
     ) -> None:
@@ -105,6 +108,8 @@ class Client:
             ]
         ).encode("ascii")
         self._timeout = timeout
+        self._places = asyncio.Semaphore(connections)
+        self._answer_bytes = answer_bytes
         self._tls = tls
         self._on_socket = on_socket
         self._addresses: deque[AddressInfo] = deque()
@@ -127,7 +132,7 @@ class Client:
         head = self._head + f"Idempotency-Key: {key}\r\nContent-Length: {len(body)}\r\n\r\n".encode("ascii")
         connection: _Connection | None = None
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout), self._places:
                 connection = await self._take()
                 if connection is None or not await self._is_answered(connection, head, body):
                     connection = await self._connect()
@@ -208,7 +213,7 @@ class Client:
         raise NoAnswer(cause)  # out here, so that it does not hold the error that it is about
 
     async def _connected(self) -> _Connection:
-        made = _Connection(await self._dial(await self._resolve()), self._forget)
+        made = _Connection(await self._dial(await self._resolve()), self._answer_bytes, self._forget)
         secure: dict[str, Any] = {}
         if self._tls is not None:
             name = (self._url.raw_host or "").removesuffix(".")
@@ -304,12 +309,13 @@ def _hang_up(dial: asyncio.Task[socket.socket]) -> None:
 class _Connection(asyncio.Protocol):
     """One connection: a request, its answer, then the next request."""
 
-    def __init__(self, own: socket.socket, forget: Callable[[_Connection], None]) -> None:
+    def __init__(self, own: socket.socket, answer_bytes: int, forget: Callable[[_Connection], None]) -> None:
         self.socket = own
         self.answer: Answer | None = None
         """To the last request, as soon as it is known."""
         self.rested: asyncio.Future[None]
         """Done when nothing more of the last answer is to come."""
+        self._answer_bytes = answer_bytes
         self._forget = forget
         self._told: asyncio.Future[None]  # done when there is no more to wait for
         self._room: asyncio.Future[None] | None = None
@@ -355,7 +361,7 @@ class _Connection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self.answer = None
         self.rested, self._told = loop.create_future(), loop.create_future()
-        self._left = ANSWER_BYTES
+        self._left = self._answer_bytes
         self._heard = self._sent = False
         self._end = ""
         self._reading = self._read()
@@ -429,7 +435,7 @@ class _Connection(asyncio.Protocol):
         if self._transport is None or self._transport.get_extra_info("sslcontext") is not None:
             return
         try:
-            data = self.socket.recv(ANSWER_BYTES)
+            data = self.socket.recv(self._answer_bytes)
         except OSError:
             return
         if data:

@@ -19,6 +19,8 @@ from sniffer.sinks import INSTANCE_HEADER, Record, Rejected, Retry, Sink, TooLar
 
 log = logging.getLogger("sniffer.sinks")
 
+ANSWER_BYTES: Final = 64 * 1024
+"""How much of an answer is read, so that the connection can be used again; a longer one ends the connection."""
 THREAD_BYTES: Final = 32 * 1024
 """From this size on, compression is done on a thread."""
 
@@ -30,7 +32,7 @@ class UrlSink(Sink):
     small. 2xx is delivered; 5xx, 408, 429, a connection that is refused, or broken before the status line was read, and
     a try longer than `timeout` seconds are `Retry`; 413 for several messages is `TooLarge`; every other status is
     `Rejected`. Redirects are not followed and the proxy variables of the environment are not used. TLS is 1.2 or later,
-    and verified. The number of deliveries at the same time bounds that of connections.
+    and verified.
     """
 
     name = "url"
@@ -42,6 +44,7 @@ class UrlSink(Sink):
         instance: str,
         token: str | None = None,
         timeout: float = 10.0,
+        concurrency: int = 8,
         batches: bool = False,
         gzip: bool = False,
         ca_file: str | None = None,
@@ -52,6 +55,7 @@ class UrlSink(Sink):
         self._url = URL(url)
         self._ca_file = ca_file
         self._timeout = timeout
+        self._concurrency = concurrency
         self._batches = batches
         self._gzip = gzip
         self._on_socket = on_socket
@@ -75,7 +79,13 @@ class UrlSink(Sink):
     async def open(self) -> None:
         """Reads the CA file; connects nowhere yet. SnifferError where the file cannot be used."""
         self._client = Client(
-            self._url, self._headers, timeout=self._timeout, tls=self._tls(), on_socket=self._on_socket
+            self._url,
+            self._headers,
+            timeout=self._timeout,
+            connections=self._concurrency,
+            answer_bytes=ANSWER_BYTES,
+            tls=self._tls(),
+            on_socket=self._on_socket,
         )
         log.info("posting to a collector", extra={"fields": {"sink": self.name, "url": self.target}})
 

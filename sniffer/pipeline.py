@@ -338,6 +338,7 @@ class Sniffer:
                 instance=uuid4().hex,
                 token=token.reveal() if token is not None else None,
                 timeout=config.output_timeout_ms / 1000,
+                concurrency=config.output_concurrency,
                 batches=config.output_batch_size > 1,
                 gzip=config.output_gzip,
                 ca_file=config.output_ca_file,

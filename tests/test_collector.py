@@ -25,8 +25,7 @@ import trustme
 from aiohttp import web
 
 from sniffer import client
-from sniffer.client import ANSWER_BYTES
-from sniffer.collector import UrlSink, retry_after
+from sniffer.collector import ANSWER_BYTES, UrlSink, retry_after
 from sniffer.errors import SnifferError
 from sniffer.lanes import ByConnection, Lane
 from sniffer.sinks import Rejected, Retry, Retrying
@@ -134,7 +133,7 @@ async def posting(
 ) -> AsyncIterator[Lane]:
     """A lane to `url`, put together as the pipeline does it."""
     clock = clock or Time()
-    sink = UrlSink(url, instance="i-1", batches=size > 1, **options)
+    sink = UrlSink(url, instance="i-1", concurrency=workers, batches=size > 1, **options)
     queue = ByConnection(workers=workers, size=size, wait=wait)
     # The wall clock of Retry-After and the monotonic one of the waits are one here.
     async with lane_to(Retrying(sink, clock=clock.clock, sleep=clock.sleep), queue=queue) as lane:
