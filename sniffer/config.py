@@ -6,6 +6,7 @@ docs/CONFIGURATION.md and its line in `--help`. How an option is read and checke
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -31,6 +32,7 @@ from sniffer.options import (
     names,
     number,
     quote,
+    read_small,
     split,
     switch,
     table,
@@ -53,11 +55,20 @@ LEAST_LINE: Final = 4096
 LEAST_KEY: Final = 16
 MOST_KEY: Final = 4096
 """Bytes of a redaction key: a short one is guessed, a longer file is none."""
+MOST_SECRET_FILE: Final = 64 << 10
+MOST_CA_FILE: Final = 16 << 20
+"""Bytes of a file that holds a secret, and of one that holds certificates."""
 
 LONGEST_MS: Final = 2_147_483_647
 """Milliseconds that every timer takes: 24 days."""
 
 LOOPBACK: Final = "127.0.0.1"
+
+HELD: Final = (
+    *("metrics_port", "metrics_address", "stats_interval_ms", "drain_timeout_ms", "log_level", "log_format"),
+    *("pod_name", "namespace", "node_name"),
+)
+"""What a daemon needs that waits to be stopped, and captures nothing."""
 
 CAPTURE: Final = "Capture"
 OUTPUT: Final = "Output"
@@ -194,6 +205,14 @@ def check_file(value: object) -> str | None:
     return path
 
 
+def check_secret_file(value: object) -> str | None:
+    """As `check_file`, but what is refused is not quoted: it may be the secret itself."""
+    try:
+        return check_file(value)
+    except ValueError:
+        raise ValueError("must be the path of a file") from None
+
+
 def check_directory(value: object) -> str | None:
     """A path as text; None is allowed. What is there is looked at when it is used."""
     try:
@@ -239,9 +258,36 @@ def header_name(entry: str) -> str:
     return entry.lower()
 
 
+def redacted_header(entry: str) -> str:
+    """A field name to redact, in lower case."""
+    return header_name(_redacted(entry))
+
+
+def redacted_parameter(entry: str) -> str:
+    """The name of a query parameter to redact, as it is after decoding."""
+    if re.search(r"[=&;?#%]", entry):
+        raise ValueError(f"must be a list of names of parameters, without values, decoded: {quote(entry)} is none")
+    return _redacted(entry)
+
+
+def _redacted(entry: str) -> str:
+    if entry.lower() == "none":
+        raise ValueError("must be either names or `none` alone: beside names, or in a list, `none` turns nothing off")
+    if "*" in entry:
+        raise ValueError(f"must be a list of whole names: {quote(entry)} would match nothing")
+    return entry
+
+
 def read_redacted(value: str) -> list[str]:
     """The names of a redaction list; the word `none` turns it off."""
     return [] if value.lower() == "none" else split(value)
+
+
+def path_glob(entry: str) -> str:
+    """A glob that some request target may match: they are paths, absolute URLs, `HOST:PORT` or `*`."""
+    if entry[0] not in "/*?[" and ":" not in entry:
+        raise ValueError(f"must be a list of globs of paths, which begin with /: {quote(entry)} matches none")
+    return entry
 
 
 File = Option[str | os.PathLike[str] | None, str | None]
@@ -294,7 +340,8 @@ class SnifferConfig(Options):
         help="sent to OUTPUT_URL as `Authorization: Bearer ...`",
     )
     output_url_auth_token_file: File = Option(
-        check_file, group=OUTPUT, flag="", metavar="FILE", help="file that holds the token, in place of the variable",
+        check_secret_file, group=OUTPUT, flag="", metavar="FILE",
+        help="file that holds the token, in place of the variable",
     )
     output_timeout_ms: Whole = whole(
         10_000, 1, LONGEST_MS, unit="milliseconds", group=OUTPUT, help="time limit of each try to deliver",
@@ -340,19 +387,20 @@ class SnifferConfig(Options):
     )
     decode_bodies: Switch = switch(True, group=RECORD, help="remove gzip, deflate, br and zstd from kept bodies")
     redact_headers: Names = names(
-        REDACT_HEADERS, each=header_name, read=read_redacted, group=RECORD,
+        REDACT_HEADERS, each=redacted_header, read=read_redacted, group=RECORD,
         help="headers whose values are replaced by [REDACTED]; a list replaces the default, `none` turns it off",
     )
     redact_query: Names = names(
-        REDACT_QUERY, read=read_redacted, group=RECORD,
+        REDACT_QUERY, each=redacted_parameter, read=read_redacted, group=RECORD,
         help="parameters of URLs whose values are replaced by [REDACTED]; `none` turns it off",
     )
     redact_key_file: File = Option(
-        check_file, group=RECORD, metavar="FILE",
+        check_secret_file, group=RECORD, metavar="FILE",
         help="file that holds a key: a redacted value becomes `[REDACTED:HMAC:LENGTH]`, the same for the same value",
     )
     exclude_paths: Names = names(
-        (), group=RECORD, metavar="GLOB,GLOB", help="leave out exchanges whose path matches, with its query or without",
+        (), each=path_glob, group=RECORD, metavar="GLOB,GLOB",
+        help="leave out exchanges whose path matches, with its query or without",
     )
     exclude_user_agents: Names = names(
         (), group=RECORD, metavar="GLOB,GLOB", help="leave out exchanges whose User-Agent matches",
@@ -386,7 +434,8 @@ class SnifferConfig(Options):
     )
     on_capture_error: Text = choice(
         "exit", ("exit", "hold"), group=DAEMON,
-        help="`hold` reports a capture that failed, and waits to be stopped; a spool that fails is done without",
+        help="`hold` reports what keeps it from capturing, a wrong configuration too, and waits to be stopped;"
+        " a spool that fails is done without",
     )
     stats_interval_ms: Whole = whole(
         60_000, 0, LONGEST_MS, unit="milliseconds", group=DAEMON,
@@ -430,6 +479,29 @@ class SnifferConfig(Options):
         """Sentences to log at start: what is allowed but unwise, and what was changed."""
         found: tuple[str, ...] = self.__dict__["_warnings"]
         return found
+
+    @property
+    def holds(self) -> bool:
+        """Whether what keeps it from capturing is waited with, and does not end it: never where a file is read."""
+        return self.on_capture_error == "hold" and not self.read
+
+    @classmethod
+    def to_hold(cls, texts: Mapping[str, str]) -> Self | None:
+        """What to wait with where `texts` are no configuration; None where nothing is to be waited for.
+
+        It has of the texts what says how to wait and how to tell of it, each where it is right.
+        """
+        if texts.get("on_capture_error", "").strip().lower() != "hold" or "read" in texts:
+            return None
+        kept = {}
+        for keyword in HELD:
+            option, text = cls.options()[keyword], texts.get(keyword, "").strip()
+            with contextlib.suppress(ValueError):
+                option.check(option.read(text))
+                kept[keyword] = text
+        if kept.get("metrics_port") in re.findall("[0-9]+", texts.get("ports", "")):
+            del kept["metrics_port"]  # it is the application's
+        return cls.from_texts(kept, ports=[2 if kept.get("metrics_port") == "1" else 1], on_capture_error="hold")
 
     @property
     def redact_key(self) -> bytes | None:
@@ -499,9 +571,9 @@ class SnifferConfig(Options):
             yield Problem(name, f"{name} and the token itself are both given")
             return
         try:
-            self.__dict__["output_url_auth_token"] = check_secret(Path(file).read_text(encoding="ascii"))
-        except OSError as error:
-            yield Problem(name, f"{name} cannot be read: {error.strerror}: {quote(file)}")
+            self.__dict__["output_url_auth_token"] = check_secret(read_small(file, MOST_SECRET_FILE).decode("ascii"))
+        except OSError as error:  # the path is not shown: what was given may be the token itself
+            yield Problem(name, f"{name} cannot be read: {error.strerror}")
         except ValueError:
             yield Problem(name, f"{name} must hold a token of visible ASCII characters")
 
@@ -512,9 +584,9 @@ class SnifferConfig(Options):
             return
         name = "redact_key_file"
         try:
-            key = Path(file).read_bytes().strip()
-        except OSError as error:
-            yield Problem(name, f"{name} cannot be read: {error.strerror}: {quote(file)}")
+            key = read_small(file, MOST_SECRET_FILE).strip()
+        except OSError as error:  # as above
+            yield Problem(name, f"{name} cannot be read: {error.strerror}")
             return
         if not LEAST_KEY <= len(key) <= MOST_KEY:
             yield Problem(name, f"{name} must hold a key of {LEAST_KEY} to {MOST_KEY} bytes")
@@ -526,10 +598,11 @@ class SnifferConfig(Options):
         import ssl  # seldom needed
 
         try:
+            read_small(self.output_ca_file, MOST_CA_FILE, pipe=False)  # OpenSSL would read it without an end
             ssl.create_default_context(cafile=self.output_ca_file)
         except OSError as error:  # SSLError is one
             reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
-            yield Problem("output_ca_file", f"output_ca_file cannot be used: {reason}: {quote(self.output_ca_file)}")
+            yield Problem("output_ca_file", f"output_ca_file cannot be used: {reason}")
 
 
 DOCUMENT: Final = """\
@@ -552,10 +625,15 @@ variables beat defaults. Every problem is reported at once, each with the option
 - The library reads no variable but `TCP_SNIFFER_PRODUCTION` and `OUTPUT_URL_AUTH_TOKEN`, and those only where their
   keywords are not given. `SnifferConfig.from_env()` reads them all.
 - The token is never shown: in no log, no repr, no help, and it has no flag, because command lines are public.
+- A file that an option names is a regular file, or, where it holds a token or a key, a pipe (`<(...)`). At most 64 KiB
+  of those are read, 16 MiB of certificates. A problem with one names the option and not the path, which may be the
+  secret itself, put into the wrong variable.
 - Redaction is turned off only on purpose: by the word `none`, in the library by an empty list; that is warned about at
-  start. An empty variable leaves the default. **Bodies are not redacted**; `MAX_BODY_SIZE=0` keeps none.
+  start. An empty variable leaves the default. Names are whole names, without values (`a=b`) and globs; one that is
+  there twice counts once. **Bodies are not redacted**; `MAX_BODY_SIZE=0` keeps none.
 - With `REDACT_KEY_FILE` the marks of redacted values can be joined: see [RECORD](RECORD.md). The key has no variable
   and no flag of its own, and is never shown.
+- The globs of `EXCLUDE_PATHS` begin with `/`, `*`, `?` or `[`, but for those of absolute URLs and `HOST:PORT`.
 - `OUTPUT_URL` is an absolute http or https URL without user info. With `TCP_SNIFFER_PRODUCTION` on, plain http is
   refused: `output_url must use HTTPS in production`.
 - `UI_ADDRESS` is an IP address and a port, or a port alone (on loopback): `127.0.0.1:8090`, `[::1]:8090`, `8090`.

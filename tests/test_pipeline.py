@@ -19,7 +19,7 @@ from sniffer import pipeline
 from sniffer.capture import LiveSource
 from sniffer.collector import INSTANCE_HEADER
 from sniffer.config import SnifferConfig
-from sniffer.errors import CaptureError
+from sniffer.errors import CaptureError, Problem, SnifferError, ValidationError
 from sniffer.exchanges import ExchangeSink
 from sniffer.ledger import Ledger
 from sniffer.message import HttpMessage
@@ -610,6 +610,38 @@ async def test_hold_covers_a_capture_that_cannot_be_opened(scripted: ScriptedSou
     assert not sniffer.ready
     await sniffer.stop()
     with pytest.raises(CaptureError, match="no permission"):
+        await sniffer.wait()
+
+
+async def test_hold_covers_an_output_that_cannot_be_opened(
+    scripted: ScriptedSource, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What keeps an output from being opened is waited with too, and is what `wait()` raises."""
+    options: dict[str, Any] = {"ports": [8080], "interface": "x", "har": tmp_path / "nosuch" / "x.har"}
+    with pytest.raises(SnifferError, match="nosuch"):
+        await create_sniffer(**options).start()
+    sniffer = create_sniffer(**options, on_capture_error="hold", stats_interval_ms=20)
+    await sniffer.start()
+    await until(lambda: logged(caplog, "the start has failed; waiting to be stopped"))
+    assert sniffer.held
+    assert not sniffer.ready
+    await sniffer.stop()
+    with pytest.raises(SnifferError, match="nosuch"):
+        await sniffer.wait()
+
+
+async def test_hold_in_place_of_a_start(caplog: pytest.LogCaptureFixture) -> None:
+    """A sniffer that never captures waits with the error that it is given, once, as with a capture that failed."""
+    sniffer = create_sniffer(ports=[8080], stats_interval_ms=20)
+    await sniffer.hold(ValidationError([Problem("ports", "ports is required")]))
+    with pytest.raises(RuntimeError, match="started once"):
+        await sniffer.start()
+    await until(lambda: len(logged(caplog, "the configuration is wrong; waiting to be stopped")) >= 2)
+    assert sniffer.held
+    assert not sniffer.ready
+    assert sniffer.healthy
+    await sniffer.stop()
+    with pytest.raises(ValidationError, match="ports is required"):
         await sniffer.wait()
 
 
