@@ -4,9 +4,10 @@ Signals come first: whoever stops a sidecar while it is still importing gets a c
 """
 
 import os
-import signal
 import sys
 from types import FrameType
+
+from sniffer import signals
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
@@ -33,10 +34,7 @@ def _open_standard_streams() -> None:
 
 def main() -> None:
     """Runs the daemon and ends the process with its exit code."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, _leave)
-    signal.signal(signal.SIGTERM, _leave)  # the last one: whoever sees it there may send any
+    signals.take(_leave)
     try:
         _open_standard_streams()
         from sniffer import cli  # after the handlers: this takes a while, and may fail

@@ -17,10 +17,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from sniffer import __version__, logs, memory, privileges
+from sniffer import __version__, logs, memory, privileges, signals
 from sniffer import config as config_module
 from sniffer.config import SnifferConfig, split_address
-from sniffer.errors import EXIT_CONFIG, EXIT_OK, EXIT_RUNTIME, CaptureError, Problem, SnifferError, ValidationError
+from sniffer.errors import EXIT_CONFIG, EXIT_OK, EXIT_RUNTIME, Problem, SnifferError, ValidationError
 from sniffer.flags import FlagParser
 from sniffer.options import FALSE
 
@@ -107,9 +107,14 @@ def _doctor(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     _load(config)
     privileges.raise_net_raw()
     stop = Stop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    signals.take(lambda *_: stop.set())
     return doctor.run(config, seconds=float(seconds), stop=stop)
+
+
+def _texts(arguments: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, str], list[Problem]]:
+    """What flags and variables give, by keyword, and the problems of the flags."""
+    flags, problems = _parser().texts(arguments)
+    return {**SnifferConfig.texts_of(environ), **flags}, problems
 
 
 def configure(
@@ -121,8 +126,7 @@ def configure(
     then, and the log begins at warnings where it is not told otherwise. `--help` and `--version` print and raise
     SystemExit(0).
     """
-    flags, problems = _parser().texts(arguments)
-    texts = {**SnifferConfig.texts_of(environ), **flags}
+    texts, problems = _texts(arguments, environ)
     try:
         config = SnifferConfig.from_texts(texts, problems, **keywords)
     except ValidationError as error:
@@ -155,29 +159,43 @@ def run(arguments: Sequence[str], **keywords: Any) -> int:
     on_http_message=f))`.
     """
     try:
-        logs.configure(secrets=[os.environ.get("OUTPUT_URL_AUTH_TOKEN", "").strip()])
+        secrets = [os.environ.get("OUTPUT_URL_AUTH_TOKEN", "").strip()]
+        logs.configure(secrets=secrets)
         if arguments and arguments[0] == "doctor":
             return _doctor(arguments[1:], os.environ)
-        config = configure(arguments, os.environ, at_terminal=os.isatty(1), **keywords)
-        screen = _screen(config)
+        failed: SnifferError | None = None
+        try:
+            config = configure(arguments, os.environ, at_terminal=os.isatty(1), **keywords)
+        except ValidationError as error:
+            held = SnifferConfig.to_hold(_texts(arguments, os.environ)[0])
+            if held is None:
+                raise
+            config, failed = held, error
+            _report(error)
+        screen = _screen(config) if failed is None else None
         placement = {"pod": config.pod_name, "namespace": config.namespace, "node": config.node_name}
         logs.configure(
             level=config.log_level,
             form=config.log_format,
             placement={name: value for name, value in placement.items() if value},
-            secrets=[config.output_url_auth_token.reveal()] if config.output_url_auth_token else [],
+            secrets=[*secrets, config.output_url_auth_token.reveal()] if config.output_url_auth_token else secrets,
             stream=screen.log if screen is not None else None,
         )
         threading.excepthook = _log_thread
         # The capture thread hands over often; by default each hand-off would wait 5 ms behind a busy loop.
         sys.setswitchinterval(0.001)
         memory.share_heap()
-        _load(config)
-        if not privileges.confine(capture=not config.read):
+        try:
+            _load(config)
+        except SnifferError as error:
+            if not config.holds:
+                raise
+            failed = failed or error
+        if not privileges.confine(capture=not config.read and failed is None):
             log.warning("capabilities cannot be given up: the process keeps those that it has")
         runner = asyncio.Runner()
         try:
-            return runner.run(_Daemon(config, screen).run())
+            return runner.run(_Daemon(config, screen, failed).run())
         finally:
             # Only the loop: closing the runner would wait for threads, and one may be stuck in a write.
             runner.get_loop().close()
@@ -321,11 +339,12 @@ def _say_where(url: str) -> None:
 
 
 class _Daemon:
-    """One run: signals in, exit code out."""
+    """One run: signals in, exit code out. With `failed` it captures nothing, and waits to be stopped."""
 
-    def __init__(self, config: SnifferConfig, screen: Screen | None = None) -> None:
+    def __init__(self, config: SnifferConfig, screen: Screen | None = None, failed: SnifferError | None = None) -> None:
         self._config = config
         self._screen = screen
+        self._failed = failed
         self._stops = 0
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[object]] = []
@@ -340,25 +359,34 @@ class _Daemon:
         view = sink if sink is not None else display.sink if display is not None else None
         self._sniffer = sniffer = Sniffer(config, view=view)
         # Plain handlers, not the loop's: a third signal must end a loop that is stuck.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_stop)
+        signals.take(self._on_stop)
         signal.signal(signal.SIGUSR1, self._on_usr1)
         async with contextlib.AsyncExitStack() as opened:
-            await self._open(opened, display, page)
+            try:
+                await self._open(opened, display, page)
+            except SnifferError as error:
+                if not config.holds:
+                    raise
+                if self._failed is not None:
+                    log.error(str(error))  # the other one is what it waits for
+                self._failed = self._failed or error
             if self._stops:  # while something opened
                 return EXIT_OK if self._stops == 1 else EXIT_RUNTIME
-            await sniffer.start()
-            self._tasks.append(self._loop.create_task(self._stop_without_outputs()))
+            if self._failed is None:
+                await sniffer.start()
+                self._tasks.append(self._loop.create_task(self._stop_without_outputs()))
+            else:
+                await sniffer.hold(self._failed)
             # What the imports made stays: the collector need not look through it again and again. The collection tells
             # it how little is left, so that it comes in time.
             gc.freeze()
             gc.collect()
-            if page is not None:
+            if page is not None and self._failed is None:
                 _say_where(page.url)
             code = EXIT_OK
             try:
                 await sniffer.wait()
-            except CaptureError as error:  # said in the log already, before its last line
+            except SnifferError as error:  # said in the log already, before its last line
                 code = error.exit_code
             if page is not None and config.read:
                 await self._stay(display)
@@ -389,7 +417,9 @@ class _Daemon:
         await self._sniffer.outputs_closed()
         await self._sniffer.stop()
 
-    def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
+    def _on_stop(self, number: int, _frame: FrameType | None) -> None:
+        if self._stops and number == signals.REPEATED:
+            return
         self._stops += 1
         if self._stops > 2:
             _exit(EXIT_RUNTIME)

@@ -6,6 +6,7 @@ docs/CONFIGURATION.md and its line in `--help`. How an option is read and checke
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -31,6 +32,7 @@ from sniffer.options import (
     names,
     number,
     quote,
+    read_small,
     split,
     switch,
     table,
@@ -42,16 +44,31 @@ if TYPE_CHECKING:
     from sniffer.message import HttpMessage
 
 REDACT_HEADERS: Final = ("authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key")
-REDACT_QUERY: Final = ("AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature")
+REDACT_QUERY: Final = (
+    *("AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature"),
+    *("X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token", "access_token", "api_key", "token"),
+)
+
+LEAST_LINE: Final = 4096
+"""Bytes into which a record without its body and its header fields fits, with a quarter left for the placement."""
 
 LEAST_KEY: Final = 16
 MOST_KEY: Final = 4096
 """Bytes of a redaction key: a short one is guessed, a longer file is none."""
+MOST_SECRET_FILE: Final = 64 << 10
+MOST_CA_FILE: Final = 16 << 20
+"""Bytes of a file that holds a secret, and of one that holds certificates."""
 
 LONGEST_MS: Final = 2_147_483_647
 """Milliseconds that every timer takes: 24 days."""
 
 LOOPBACK: Final = "127.0.0.1"
+
+HELD: Final = (
+    *("metrics_port", "metrics_address", "stats_interval_ms", "drain_timeout_ms", "log_level", "log_format"),
+    *("pod_name", "namespace", "node_name"),
+)
+"""What a daemon needs that waits to be stopped, and captures nothing."""
 
 CAPTURE: Final = "Capture"
 OUTPUT: Final = "Output"
@@ -188,6 +205,14 @@ def check_file(value: object) -> str | None:
     return path
 
 
+def check_secret_file(value: object) -> str | None:
+    """As `check_file`, but what is refused is not quoted: it may be the secret itself."""
+    try:
+        return check_file(value)
+    except ValueError:
+        raise ValueError("must be the path of a file") from None
+
+
 def check_directory(value: object) -> str | None:
     """A path as text; None is allowed. What is there is looked at when it is used."""
     try:
@@ -233,9 +258,36 @@ def header_name(entry: str) -> str:
     return entry.lower()
 
 
+def redacted_header(entry: str) -> str:
+    """A field name to redact, in lower case."""
+    return header_name(_redacted(entry))
+
+
+def redacted_parameter(entry: str) -> str:
+    """The name of a query parameter to redact, as it is after decoding."""
+    if re.search(r"[=&;?#%]", entry):
+        raise ValueError(f"must be a list of names of parameters, without values, decoded: {quote(entry)} is none")
+    return _redacted(entry)
+
+
+def _redacted(entry: str) -> str:
+    if entry.lower() == "none":
+        raise ValueError("must be either names or `none` alone: beside names, or in a list, `none` turns nothing off")
+    if "*" in entry:
+        raise ValueError(f"must be a list of whole names: {quote(entry)} would match nothing")
+    return entry
+
+
 def read_redacted(value: str) -> list[str]:
     """The names of a redaction list; the word `none` turns it off."""
     return [] if value.lower() == "none" else split(value)
+
+
+def path_glob(entry: str) -> str:
+    """A glob that some request target may match: they are paths, absolute URLs, `HOST:PORT` or `*`."""
+    if entry[0] not in "/*?[" and ":" not in entry:
+        raise ValueError(f"must be a list of globs of paths, which begin with /: {quote(entry)} matches none")
+    return entry
 
 
 File = Option[str | os.PathLike[str] | None, str | None]
@@ -275,6 +327,10 @@ class SnifferConfig(Options):
     output_stdout: Switch = switch(
         False, group=OUTPUT, flag="--stdout", help="write each message to standard output, as one line of JSON",
     )
+    output_stdout_max_line: Whole = whole(
+        0, 0, 1 << 30, unit="bytes", group=OUTPUT, shown="0: any length",
+        help=f"longest line on standard output, at least {LEAST_LINE}: the body is cut first, then header values",
+    )
     output_url: MaybeText = Option(
         check_url, group=OUTPUT, metavar="URL",
         help="POST each message to this http or https URL; in production https only",
@@ -284,7 +340,8 @@ class SnifferConfig(Options):
         help="sent to OUTPUT_URL as `Authorization: Bearer ...`",
     )
     output_url_auth_token_file: File = Option(
-        check_file, group=OUTPUT, flag="", metavar="FILE", help="file that holds the token, in place of the variable",
+        check_secret_file, group=OUTPUT, flag="", metavar="FILE",
+        help="file that holds the token, in place of the variable",
     )
     output_timeout_ms: Whole = whole(
         10_000, 1, LONGEST_MS, unit="milliseconds", group=OUTPUT, help="time limit of each try to deliver",
@@ -330,19 +387,20 @@ class SnifferConfig(Options):
     )
     decode_bodies: Switch = switch(True, group=RECORD, help="remove gzip, deflate, br and zstd from kept bodies")
     redact_headers: Names = names(
-        REDACT_HEADERS, each=header_name, read=read_redacted, group=RECORD,
+        REDACT_HEADERS, each=redacted_header, read=read_redacted, group=RECORD,
         help="headers whose values are replaced by [REDACTED]; a list replaces the default, `none` turns it off",
     )
     redact_query: Names = names(
-        REDACT_QUERY, read=read_redacted, group=RECORD,
-        help="query parameters whose values are replaced by [REDACTED]; `none` turns it off",
+        REDACT_QUERY, each=redacted_parameter, read=read_redacted, group=RECORD,
+        help="parameters of URLs whose values are replaced by [REDACTED]; `none` turns it off",
     )
     redact_key_file: File = Option(
-        check_file, group=RECORD, metavar="FILE",
+        check_secret_file, group=RECORD, metavar="FILE",
         help="file that holds a key: a redacted value becomes `[REDACTED:HMAC:LENGTH]`, the same for the same value",
     )
     exclude_paths: Names = names(
-        (), group=RECORD, metavar="GLOB,GLOB", help="leave out exchanges whose path matches",
+        (), each=path_glob, group=RECORD, metavar="GLOB,GLOB",
+        help="leave out exchanges whose path matches, with its query or without",
     )
     exclude_user_agents: Names = names(
         (), group=RECORD, metavar="GLOB,GLOB", help="leave out exchanges whose User-Agent matches",
@@ -376,7 +434,8 @@ class SnifferConfig(Options):
     )
     on_capture_error: Text = choice(
         "exit", ("exit", "hold"), group=DAEMON,
-        help="`hold` reports a capture that failed, and waits to be stopped; a spool that fails is done without",
+        help="`hold` reports what keeps it from capturing, a wrong configuration too, and waits to be stopped;"
+        " a spool that fails is done without",
     )
     stats_interval_ms: Whole = whole(
         60_000, 0, LONGEST_MS, unit="milliseconds", group=DAEMON,
@@ -422,6 +481,29 @@ class SnifferConfig(Options):
         return found
 
     @property
+    def holds(self) -> bool:
+        """Whether what keeps it from capturing is waited with, and does not end it: never where a file is read."""
+        return self.on_capture_error == "hold" and not self.read
+
+    @classmethod
+    def to_hold(cls, texts: Mapping[str, str]) -> Self | None:
+        """What to wait with where `texts` are no configuration; None where nothing is to be waited for.
+
+        It has of the texts what says how to wait and how to tell of it, each where it is right.
+        """
+        if texts.get("on_capture_error", "").strip().lower() != "hold" or "read" in texts:
+            return None
+        kept = {}
+        for keyword in HELD:
+            option, text = cls.options()[keyword], texts.get(keyword, "").strip()
+            with contextlib.suppress(ValueError):
+                option.check(option.read(text))
+                kept[keyword] = text
+        if kept.get("metrics_port") in re.findall("[0-9]+", texts.get("ports", "")):
+            del kept["metrics_port"]  # it is the application's
+        return cls.from_texts(kept, ports=[2 if kept.get("metrics_port") == "1" else 1], on_capture_error="hold")
+
+    @property
     def redact_key(self) -> bytes | None:
         """The key of `redact_key_file`, blanks around it removed."""
         key: bytes | None = self.__dict__["_redact_key"]
@@ -439,6 +521,7 @@ class SnifferConfig(Options):
         if self.metrics_port is not None and self.ports and self.metrics_port in self.ports:
             yield Problem("metrics_port", "metrics_port must not be one of ports")
         yield from self._check_ui()
+        yield from self._check_max_line()
         if self.har is not None and Path(self.har).absolute() in map(Path.absolute, map(Path, self.read)):
             yield Problem("har", "har must not be a file that is read")
         yield from self._read_token()
@@ -472,6 +555,13 @@ class SnifferConfig(Options):
         elif port and port == self.metrics_port:
             yield Problem("ui_address", "ui_address must not have the port of metrics_port")
 
+    def _check_max_line(self) -> Iterable[Problem]:
+        placement = sum(len((name or "").encode()) for name in (self.pod_name, self.namespace, self.node_name))
+        least = max(LEAST_LINE, 8 * placement)  # twice as long in JSON, if need be, and then a quarter of the line
+        if 0 < self.output_stdout_max_line < least:
+            name = "output_stdout_max_line"
+            yield Problem(name, f"{name} must be 0 or at least {least} bytes")
+
     def _read_token(self) -> Iterable[Problem]:
         file = self.output_url_auth_token_file
         if file is None:
@@ -481,9 +571,9 @@ class SnifferConfig(Options):
             yield Problem(name, f"{name} and the token itself are both given")
             return
         try:
-            self.__dict__["output_url_auth_token"] = check_secret(Path(file).read_text(encoding="ascii"))
-        except OSError as error:
-            yield Problem(name, f"{name} cannot be read: {error.strerror}: {quote(file)}")
+            self.__dict__["output_url_auth_token"] = check_secret(read_small(file, MOST_SECRET_FILE).decode("ascii"))
+        except OSError as error:  # the path is not shown: what was given may be the token itself
+            yield Problem(name, f"{name} cannot be read: {error.strerror}")
         except ValueError:
             yield Problem(name, f"{name} must hold a token of visible ASCII characters")
 
@@ -494,9 +584,9 @@ class SnifferConfig(Options):
             return
         name = "redact_key_file"
         try:
-            key = Path(file).read_bytes().strip()
-        except OSError as error:
-            yield Problem(name, f"{name} cannot be read: {error.strerror}: {quote(file)}")
+            key = read_small(file, MOST_SECRET_FILE).strip()
+        except OSError as error:  # as above
+            yield Problem(name, f"{name} cannot be read: {error.strerror}")
             return
         if not LEAST_KEY <= len(key) <= MOST_KEY:
             yield Problem(name, f"{name} must hold a key of {LEAST_KEY} to {MOST_KEY} bytes")
@@ -508,10 +598,11 @@ class SnifferConfig(Options):
         import ssl  # seldom needed
 
         try:
+            read_small(self.output_ca_file, MOST_CA_FILE, pipe=False)  # OpenSSL would read it without an end
             ssl.create_default_context(cafile=self.output_ca_file)
         except OSError as error:  # SSLError is one
             reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
-            yield Problem("output_ca_file", f"output_ca_file cannot be used: {reason}: {quote(self.output_ca_file)}")
+            yield Problem("output_ca_file", f"output_ca_file cannot be used: {reason}")
 
 
 DOCUMENT: Final = """\
@@ -526,17 +617,23 @@ variables beat defaults. Every problem is reported at once, each with the option
 - A switch takes `1`, `true`, `yes`, `on` or `0`, `false`, `no`, `off`, in any case, and refuses anything else. As a
   flag it may stand alone (`--stdout`).
 - Sizes are bytes; `Ki`, `Mi` and `Gi` may follow the number (`MEMORY_BUDGET=64Mi`). Numbers must be finite. Only
-  `MAX_BODY_SIZE`, `SAMPLE_RATE`, `STATS_INTERVAL_MS` and `STOP_DELAY_MS` take 0, and nowhere does 0 mean "no limit".
+  `MAX_BODY_SIZE`, `SAMPLE_RATE`, `STATS_INTERVAL_MS`, `STOP_DELAY_MS` and `OUTPUT_STDOUT_MAX_LINE` take 0;
+  for the last alone it means "no limit".
 - With no output named (`--stdout`, `--output-url`, `--har`, `--ui`) the daemon shows exchanges at a terminal
   ([TERMINAL](TERMINAL.md)). Anywhere else, in production and in a pod (`POD_NAME`, `NAMESPACE` or `NODE_NAME` is set)
   it does not start. The library may run with a callback or an iterator alone.
 - The library reads no variable but `TCP_SNIFFER_PRODUCTION` and `OUTPUT_URL_AUTH_TOKEN`, and those only where their
   keywords are not given. `SnifferConfig.from_env()` reads them all.
 - The token is never shown: in no log, no repr, no help, and it has no flag, because command lines are public.
+- A file that an option names is a regular file, or, where it holds a token or a key, a pipe (`<(...)`). At most 64 KiB
+  of those are read, 16 MiB of certificates. A problem with one names the option and not the path, which may be the
+  secret itself, put into the wrong variable.
 - Redaction is turned off only on purpose: by the word `none`, in the library by an empty list; that is warned about at
-  start. An empty variable leaves the default. **Bodies are not redacted**; `MAX_BODY_SIZE=0` keeps none.
+  start. An empty variable leaves the default. Names are whole names, without values (`a=b`) and globs; one that is
+  there twice counts once. **Bodies are not redacted**; `MAX_BODY_SIZE=0` keeps none.
 - With `REDACT_KEY_FILE` the marks of redacted values can be joined: see [RECORD](RECORD.md). The key has no variable
   and no flag of its own, and is never shown.
+- The globs of `EXCLUDE_PATHS` begin with `/`, `*`, `?` or `[`, but for those of absolute URLs and `HOST:PORT`.
 - `OUTPUT_URL` is an absolute http or https URL without user info. With `TCP_SNIFFER_PRODUCTION` on, plain http is
   refused: `output_url must use HTTPS in production`.
 - `UI_ADDRESS` is an IP address and a port, or a port alone (on loopback): `127.0.0.1:8090`, `[::1]:8090`, `8090`.

@@ -93,7 +93,8 @@ class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
         FieldValues,
         Meta(
             description="Names in lower case, in order of first appearance; a repeated name is joined with ', ' "
-            "(cookie with '; '); set-cookie is always an array. Values named in REDACT_HEADERS are [REDACTED].",
+            "(cookie with '; '); set-cookie is always an array. Values named in REDACT_HEADERS are [REDACTED], "
+            "URLs redacted as path is.",
         ),
     ]
     connection_id: Annotated[
@@ -120,9 +121,13 @@ class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
     body_size: Annotated[
         int, Meta(description="Bytes of body seen on the wire, after de-chunking; exact past the cap.", ge=0)
     ] = -1  # a default that no message has: always written, as a field without one, which cannot stand here
-    body_truncated: Annotated[bool, Meta(description="The body was cut, by MAX_BODY_SIZE or by the memory budget.")] = (
-        False
-    )
+    body_truncated: Annotated[
+        bool, Meta(description="The body was cut, by MAX_BODY_SIZE, the memory budget or OUTPUT_STDOUT_MAX_LINE.")
+    ] = False
+    headers_truncated: Annotated[
+        bool,
+        Meta(description="Header values, or more of the head, were cut to fit a line (OUTPUT_STDOUT_MAX_LINE)."),
+    ] = False
     body_decoded: Annotated[str | None, Meta(description="The content codings that were removed.")] = None
     trailers: Annotated[FieldValues | None, Meta(description="Fields after a chunked body.")] = None
     incomplete: Annotated[Incomplete | None, Meta(description="What cut a message that is not whole.")] = None
@@ -183,6 +188,7 @@ def from_raw(raw: RawMessage, placement: Placement | None = None) -> HttpMessage
         encoding,
         raw.body_size,
         truncated,
+        False,  # of no message, only of the line that is made of it
         decoded,
         _freeze(trailers) if trailers else None,
         raw.incomplete,

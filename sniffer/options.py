@@ -7,8 +7,13 @@ the rules between values, and raises one `ValidationError` with all problems.
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import re
+import select
+import stat
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar, dataclass_transform, overload
 
@@ -243,6 +248,35 @@ def choice(default: str | None, choices: Sequence[str], **rest: Any) -> Any:
         return value.lower()
 
     return Option(check, default=default, metavar="|".join(choices), **rest)
+
+
+PIPE_SECONDS: Final = 5.0
+"""How long a pipe may take to give its content."""
+
+
+def read_small(path: str, most: int, *, pipe: bool = True) -> bytes:
+    """What a file, or (with `pipe`) a pipe, of at most `most` bytes holds.
+
+    OSError where it is neither, holds more, or, as a pipe, takes too long. Devices are not read: some have no end.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode) and not (pipe and stat.S_ISFIFO(mode)):
+            raise OSError(errno.EINVAL, "Not a regular file" + " or a pipe" * pipe)
+        data = b""
+        end = time.monotonic() + PIPE_SECONDS
+        while len(data) <= most:
+            if stat.S_ISFIFO(mode) and not select.select([fd], [], [], max(0.0, end - time.monotonic()))[0]:
+                raise OSError(errno.ETIMEDOUT, f"The pipe gives nothing for {PIPE_SECONDS:g} s")
+            if not (part := os.read(fd, most + 1 - len(data))):
+                return data
+            data += part
+        raise OSError(errno.EFBIG, f"More than {most} bytes")
+    finally:
+        os.close(fd)
 
 
 def quote(value: object) -> str:

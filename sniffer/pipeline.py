@@ -23,7 +23,7 @@ from uuid import uuid4
 from sniffer import __version__
 from sniffer.capture import Capture, Event, FileSource, HandOff, LiveSource, Source
 from sniffer.config import SnifferConfig
-from sniffer.errors import CaptureError
+from sniffer.errors import CaptureError, SnifferError, ValidationError
 from sniffer.exchanges import ByExchange, ExchangeSink
 from sniffer.lanes import ByConnection, Lane, weigh
 from sniffer.ledger import RENAMED_GAUGES, Ledger, Snapshot
@@ -69,6 +69,13 @@ EVICTIONS: Final = (
     "holds_evicted",
     "bodies_evicted",
 )
+
+HELD_FOR: Final[Mapping[type[SnifferError], str]] = {
+    CaptureError: "capture has failed; waiting to be stopped",
+    ValidationError: "the configuration is wrong; waiting to be stopped",
+    SnifferError: "the start has failed; waiting to be stopped",
+}
+"""What is said at every statistics interval of what keeps it from capturing."""
 
 State = Literal["new", "starting", "running", "ending", "held", "stopped"]
 
@@ -128,7 +135,7 @@ class Sniffer:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._pump_task: asyncio.Task[None] | None = None
         self._draining = False
-        self._error: CaptureError | None = None
+        self._error: SnifferError | None = None
         self._failure: BaseException | None = None
         self._final: Snapshot | None = None
         self._lost_before: int | None = None if self._live else 0
@@ -140,15 +147,12 @@ class Sniffer:
     async def start(self) -> None:
         """Opens the outputs and the capture. CaptureError where it cannot; RuntimeError when it was started before.
 
-        With `on_capture_error="hold"` a capture that cannot be opened is logged, and waits for `stop()`; a spool that
-        cannot be used is logged, and done without.
+        With `on_capture_error="hold"` a capture or an output that cannot be opened is logged, and waits for `stop()`; a
+        spool that cannot be used is logged, and done without.
         """
-        if self._state != "new":
-            raise RuntimeError(f"a sniffer is started once; this one is {self._state}")
-        self._state = "starting"
+        self._enter()
         for warning in self.config.warnings:
             log.warning(warning)
-        self._loop = asyncio.get_running_loop()
         self._open_result: asyncio.Future[None] = self._loop.create_future()
         try:
             for lane in self._make_lanes():
@@ -158,9 +162,11 @@ class Sniffer:
             await self._open_result
         except BaseException as error:
             self._capture.stop.set()
-            if isinstance(error, CaptureError) and (self._stop_called.is_set() or self._holds()):
-                self._error = None if self._stop_called.is_set() else error
-                self._begin(self._run_without_capture())
+            if isinstance(error, CaptureError) and self._stop_called.is_set():
+                self._begin(self._run_without_capture(None))
+                return
+            if isinstance(error, SnifferError) and self.config.holds:
+                self._begin(self._run_without_capture(error))
                 return
             if isinstance(error, CaptureError):
                 self._error = error
@@ -170,6 +176,11 @@ class Sniffer:
         self._state = "running"
         self.began = True
         self._begin(self._run())
+
+    async def hold(self, error: SnifferError) -> None:
+        """In place of `start()`, which `error` made impossible: says so, again and again, and waits for `stop()`."""
+        self._enter()
+        self._begin(self._run_without_capture(error))
 
     async def stop(self) -> Snapshot:
         """Ends the capture, delivers what was captured, and returns the final ledger; at the latest after
@@ -192,7 +203,8 @@ class Sniffer:
     async def wait(self) -> None:
         """Returns when the capture has ended (a file: all of it is read) and everything is delivered.
 
-        Raises the CaptureError of a capture that failed; with `on_capture_error="hold"` not before `stop()`.
+        Raises the CaptureError of a capture that failed; with `on_capture_error="hold"` not before `stop()`, and then
+        the error of a start that failed too.
         """
         await self._finished.wait()
         error = self._failure or self._error
@@ -241,7 +253,7 @@ class Sniffer:
 
     @property
     def held(self) -> bool:
-        """The capture has failed and `on_capture_error="hold"`: it waits for `stop()`."""
+        """The capture, or the start, has failed and `on_capture_error="hold"`: it waits for `stop()`."""
         return self._state == "held"
 
     @property
@@ -266,6 +278,13 @@ class Sniffer:
         return 0 if self._lost_before is None else self._lost() - self._lost_before
 
     # Start
+
+    def _enter(self) -> None:
+        """It is started once."""
+        if self._state != "new":
+            raise RuntimeError(f"a sniffer is started once; this one is {self._state}")
+        self._state = "starting"
+        self._loop = asyncio.get_running_loop()
 
     def _make_table(self, linktype: int) -> FlowTable:
         from sniffer_core.flow import FlowTable
@@ -301,7 +320,8 @@ class Sniffer:
         share = self._lane_bytes // max(1, count)
         lanes = []
         if config.output_stdout:
-            lanes.append(Lane(StdoutSink(shared=config.output_url is not None), max_bytes=share))
+            stdout = StdoutSink(shared=config.output_url is not None, max_line=config.output_stdout_max_line)
+            lanes.append(Lane(stdout, max_bytes=share))
         if config.on_http_message is not None:
             lanes.append(Lane(CallbackSink(config.on_http_message), max_bytes=share))
         if self._view is not None:
@@ -311,7 +331,7 @@ class Sniffer:
 
             lanes.append(self._exchange_lane(HarSink(config.har, version=__version__), share))
         if config.output_url is not None:
-            from sniffer.collector import UrlSink  # with aiohttp: a third of the start, a fifth of the memory
+            from sniffer.collector import UrlSink  # seldom needed where stdout is
 
             token = config.output_url_auth_token
             sink = UrlSink(
@@ -352,7 +372,7 @@ class Sniffer:
             size=size,
             wait=wait,
             evict=self._live,
-            holds=self._holds(),
+            holds=self.config.holds,
         )
         self.ledger.source(lane.disk_counters)
         return lane
@@ -418,20 +438,21 @@ class Sniffer:
         if self._lost_before is None:
             self._lost_before = self._lost()
         await self._drain()
-        if self._error is not None and self._holds():
+        if self._error is not None and self.config.holds:
             await self._hold()
 
-    async def _run_without_capture(self) -> None:
-        if self._error is not None:
-            log.error("capture cannot be opened", extra={"fields": {"error": str(self._error)}})
+    async def _run_without_capture(self, error: SnifferError | None) -> None:
+        self._error = error
+        if error is not None:
+            if not isinstance(error, ValidationError):  # said already, with all its problems
+                what = "capture cannot be opened" if isinstance(error, CaptureError) else "cannot start"
+                log.error(what, extra={"fields": {"error": str(error)}})
             await self._hold()
         await self._drain()
 
-    def _holds(self) -> bool:
-        return self.config.on_capture_error == "hold" and self._live
-
     async def _hold(self) -> None:
         self._state = "held"
+        log.warning("nothing is captured; waiting to be stopped")
         await self._stop_called.wait()
 
     async def _pump(self) -> None:
@@ -591,7 +612,8 @@ class Sniffer:
         while interval:
             await asyncio.sleep(interval)
             if self.held:
-                log.error("capture has failed; waiting to be stopped", extra={"fields": {"error": str(self._error)}})
+                said = next(said for kind, said in HELD_FOR.items() if isinstance(self._error, kind))
+                log.error(said, extra={"fields": {"error": str(self._error)}})
             else:
                 self._watch.statistics()
             for lane in self._lanes:
@@ -725,13 +747,15 @@ def _filters(config: SnifferConfig, *, live: bool) -> Filter | None:
         return None
 
     def leaves_out(raw: RawMessage) -> str | None:
-        if raw.carried is None or raw.path is None:
+        target = raw.path
+        if raw.carried is None or target is None:
             return None
+        path = target if target.startswith("/") else _path_of(target)
         agent, host, instance = raw.carried
         posted = instance is not None and raw.method == "POST"
-        if posted and (host or "").lower() in hosts and raw.path.partition("?")[0] == path_of_url:
+        if posted and (host or "").lower() in hosts and path.partition("?")[0] == path_of_url:
             return "messages_foreign"
-        if paths is not None and paths(raw.path):
+        if paths is not None and (paths(path) or (path is not target and paths(target))):
             return "messages_excluded_path"
         if agents is not None and agent is not None and agents(agent):
             return "messages_excluded_user_agent"
@@ -747,6 +771,17 @@ def _place_of(url: str) -> tuple[set[str], str]:
     parts = URL(url)
     host = str(parts.host_subcomponent)
     return {host, f"{host}:{parts.port}"}, parts.raw_path
+
+
+def _path_of(target: str) -> str:
+    """The path and query of a request target, whichever its form (RFC 9112 section 3.2); an authority and `*` have none
+    and stay as they are.
+    """
+    absolute = re.match(r"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]*", target)
+    if absolute is None:
+        return target
+    path = target[absolute.end() :]
+    return path if path.startswith("/") else f"/{path}"
 
 
 def _globs(globs: Sequence[str]) -> Callable[[str], bool] | None:

@@ -281,9 +281,12 @@ class StdoutSink(Sink):
 
     name = "stdout"
 
-    def __init__(self, fd: int = 1, *, shared: bool = False) -> None:
-        """`shared`: another sink wants the JSON too, so each message keeps its own."""
+    def __init__(self, fd: int = 1, *, shared: bool = False, max_line: int = 0) -> None:
+        """`shared`: another sink wants the JSON too, so each message keeps its own. `max_line`: bytes of a line, 0 is
+        any.
+        """
         self._fd = fd
+        self._max_line = max_line
         self._shared = shared
         self._lines: Lines | None = None
         self._thread = CallThread("sniffer stdout")
@@ -293,7 +296,7 @@ class StdoutSink(Sink):
         """Starts the thread."""
         from sniffer_core.flow import Lines  # `import sniffer` does without the core
 
-        self._lines = Lines(keep=self._shared)
+        self._lines = Lines(keep=self._shared, most=self._max_line)
         self._thread.start()
 
     async def close(self) -> None:

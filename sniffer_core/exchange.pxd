@@ -75,6 +75,7 @@ cdef struct Exchange:
     bint upgrade
     bint expect             # it announced that it waits for a 100 before it sends its body
     bint continued          # ... which came
+    bint sends              # its body comes, though it was refused
     uint16_t answered       # status of its final response; 0 before
     bint answer_lost        # bytes of unknown extent were lost from the responses while it was sent
     int64_t answer_end      # where that response ended; -1 before

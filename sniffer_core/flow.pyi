@@ -59,7 +59,7 @@ class RawMessage:
         """None for a response whose request was not seen; so are `path` and `carried`."""
     @property
     def path(self) -> str | None:
-        """The request target as sent, without user info; query parameters redacted as the table was told to."""
+        """The request target as sent, without user info; parameters redacted as the table was told to."""
     @property
     def status_code(self) -> int | None:
         """None for a request."""
@@ -119,15 +119,16 @@ class _Weighed(Protocol):
 class Lines:
     """Renders messages as JSON lines, many at a time, without the GIL. For one thread: it keeps its buffer.
 
-    `keep`: each message keeps its JSON, for who asks for its `to_json()` later.
+    `keep`: each message keeps its JSON, for who asks for its `to_json()` later. `most`: bytes of a line, its end
+    included; a longer one is made to fit as docs/DELIVERY.md says, 0 is any length.
     """
 
-    def __init__(self, *, keep: bool = False) -> None: ...
+    def __init__(self, *, keep: bool = False, most: int = 0) -> None: ...
     def take(self, batch: Sequence[_Record], first: int, size: int) -> tuple[int, bytes]:
         """(how many messages, from `first`, their lines): at most 512, and none more once they have `size` bytes.
 
-        At least one, where there is one. A line is what `to_json()` gives, and a line end. What is no RawMessage is
-        asked for its `to_json()`.
+        At least one, where there is one. A line is what `to_json()` gives, shortened where asked, and a line end. What
+        is no RawMessage is asked for its `to_json()`.
         """
 
 def weights(messages: Sequence[_Weighed]) -> list[int]:
@@ -159,10 +160,10 @@ class FlowTable:
         placement: tuple[str | None, str | None, str | None] | None = None,
         decode: Decode | None = None,
     ) -> None:
-        """`carry` names at most 4 request header fields, lower case; `redact_headers` fields and `redact_query` query
-        parameters whose values leave the core only as `[REDACTED]`, in any case, or, with `redact_key`, as a keyed hash
-        and their length; `placement` is (pod, namespace, node); without `decode` content codings stay. ValueError for a
-        link type not in LINK_TYPES."""
+        """`carry` names at most 4 request header fields, lower case; `redact_headers` fields and `redact_query`
+        parameters of URLs whose values leave the core only as `[REDACTED]`, in any case, or, with `redact_key`, as a
+        keyed hash and their length; `placement` is (pod, namespace, node); without `decode` content codings stay.
+        ValueError for a link type not in LINK_TYPES."""
     def feed(
         self, packets: bytes, index: bytes, first: int = 0, clock_us: int | None = None
     ) -> tuple[list[RawMessage], int]:

@@ -644,6 +644,7 @@ cdef bint answer(Table* table, Flow* flow, Message* message, Match match) noexce
     if exchange.waiting != NULL:
         emit(table, exchange.waiting)
         exchange.waiting = NULL
+    exchange.answer_end = message.end
     message.latency = -1
     if exchange.end_read and exchange.stamp_end <= message.stamp and match == MATCH_ACKS and (
             not exchange.end_unsure or exchange.end == message.ack):    # nothing came that may belong to it
@@ -699,8 +700,6 @@ cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept n
     if half.doubtful:
         on_doubtful(table, flow, half, cut)
         return
-    if flow.early.head != NULL:
-        match_early(table, flow, True)
     if comes_early(flow, half, message):
         on_early(table, flow, half, cut)
         return
@@ -1017,6 +1016,11 @@ cdef void read_run(Table* table, Flow* flow, Half* half, Run* run) noexcept nogi
             http1_skip(parser)
             on_lost(table, flow, half, parser.first_offset, False)
     while True:
+        if flow.early.head != NULL and parser.kind == RESPONSE and run.size and at_rest(parser) and \
+                http1_starts(RESPONSE, run.data, run.size) >= 0:
+            match_early(table, flow, True)
+            if not readable(flow, half, run.ack):
+                return
         state = parser.state
         offset = run.offset
         event = http1_data(parser, run)
@@ -1294,17 +1298,21 @@ cdef inline bint refuses(const Exchange* exchange) noexcept nogil:
     Any does where the client waits for a 100 (RFC 9110 section 10.1.1), else those that make the body pointless.
     """
     cdef uint16_t status = exchange.answered
-    return not exchange.continued and status != 0 and (
+    return not exchange.sends and status != 0 and (
         exchange.expect or 300 <= status < 400 or status == 401 or status == 413 or status == 417)
 
 
 cdef bint may_be_next(const Flow* flow, const Exchange* exchange, const Run* run) noexcept nogil:
     """Whether `run`, where a body is due, may be the next request: the body was refused, or that may be unknown."""
     cdef const Half* server = &flow.half[flow.server]
-    if exchange == NULL or exchange.continued:
+    if exchange == NULL or exchange.sends or run.ack < 0:
         return False
     if exchange.answered == 0:
-        return exchange.answer_lost or (run.ack > server.stream.next if server.seen else exchange.expect)
+        if not server.seen:
+            return exchange.expect
+        if flow.early.head != NULL and flow.exchanges.head == exchange:
+            return True     # it may have been answered before its first byte
+        return run.ack > server.stream.next or (exchange.answer_lost and not exchange.continued)
     return refuses(exchange) and run.ack >= exchange.answer_end
 
 
@@ -1321,6 +1329,14 @@ cdef uint32_t copy_held(const Stream* stream, uint8_t* bytes, uint32_t most) noe
     return size
 
 
+cdef bint replies(const Half* server) noexcept nogil:
+    """Whether another response is next on the server's direction."""
+    cdef uint8_t line[12]       # up to its code
+    cdef const Held* front = stream_front(&server.stream)
+    return at_rest(&server.parser) and front != NULL and front.offset == server.stream.next and \
+        http1_starts(RESPONSE, line, copy_held(&server.stream, line, sizeof(line))) == 1
+
+
 cdef Reading weigh_body(const Table* table, const Flow* flow, bint last) noexcept nogil:
     """What the client's next bytes are, where a body is due that was refused.
 
@@ -1332,7 +1348,6 @@ cdef Reading weigh_body(const Table* table, const Flow* flow, bint last) noexcep
     cdef const Parser* parser = &half.parser
     cdef const Exchange* exchange = <const Exchange*>parser.message.exchange
     cdef Held* front = stream_front(&half.stream)
-    cdef Held* reply = stream_front(&server.stream)
     cdef int64_t announced = <int64_t>min(parser.remaining, <uint64_t>WINDOW) if parser.state == BODY_LENGTH else WINDOW
     cdef int64_t acked = -1         # what a later response acknowledges, from the first of the bytes
     cdef uint8_t* bytes
@@ -1346,27 +1361,27 @@ cdef Reading weigh_body(const Table* table, const Flow* flow, bint last) noexcep
     last = last or server.eof or server.absent
     if not last and front.ack > server.stream.next:
         return UNDECIDED            # until all is read that the client had read
-    if exchange.answered == 0 and not exchange.answer_lost and server.seen:
+    if exchange.answered == 0 and server.seen and (exchange.continued or not exchange.answer_lost) and \
+            flow.early.head == NULL:
         return BODY                 # the client sends it, asked or not
     if exchange.answered and (not refuses(exchange) or exchange.answer_end < 0 or front.ack < exchange.answer_end):
         return BODY
-    if exchange.answered and at_rest(&server.parser) and reply != NULL and reply.offset == server.stream.next and \
-            http1_starts(RESPONSE, held_data(reply), reply.size) == 1:
-        acked = reply.ack - half.stream.next
+    if exchange.answered and replies(server):
+        acked = stream_front(&server.stream).ack - half.stream.next
     bytes = <uint8_t*>malloc(table.limits.head)
     if bytes == NULL:
         return REFUSED_BODY
     size = copy_held(&half.stream, bytes, table.limits.head)
     head = http1_head(REQUEST, bytes, size)
     filled = announced >= <int64_t>size and half.stream.top - half.stream.next >= announced
-    followed = announced < <int64_t>size and http1_starts(REQUEST, bytes + announced, size - announced) >= 0
+    followed = announced < <int64_t>size and http1_starts(REQUEST, bytes + announced, size - announced) == 1
     if http1_starts(REQUEST, bytes, size) < 0 or (exchange.answered and followed):
         verdict = BODY
     elif acked > 0:
         verdict = NEXT_REQUEST if head and head <= acked else REFUSED_BODY
     elif last:
         verdict = BODY if filled and exchange.answered else REFUSED_BODY
-    elif head and exchange.answered == 0:
+    elif head and exchange.answered == 0 and flow.early.head == NULL:
         verdict = REFUSED_BODY
     free(bytes)
     return verdict
@@ -1434,6 +1449,8 @@ cdef Reading weigh_trailers(const Table* table, const Flow* flow, int64_t acked,
 cdef bint judge_body(Table* table, Flow* flow, bint last) noexcept nogil:
     """The client waits (WAIT_BODY or WAIT_CRLF): returns whether it was decided what its next bytes are."""
     cdef Reading verdict
+    if flow.early.head != NULL and replies(&flow.half[flow.server]):
+        match_early(table, flow, True)
     if flow.half[1 - flow.server].waits == WAIT_CRLF:
         verdict = weigh_trailers(table, flow, reply_ack(flow), last)
     else:
@@ -1451,7 +1468,7 @@ cdef void read_as(Table* table, Flow* flow, Reading verdict) noexcept nogil:
     cdef uint32_t anomaly = BIT_LAST_CRLF_MISSING if half.waits == WAIT_CRLF else BIT_BODY_NOT_SENT
     half.waits = WAIT_NONE
     if verdict == BODY:
-        (<Exchange*>parser.message.exchange).continued = True
+        (<Exchange*>parser.message.exchange).sends = True
         return
     parser.boundary = -1
     if verdict == NEXT_REQUEST:

@@ -6,15 +6,10 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from sniffer_core.exchange cimport CARRY_MAX, Carry, Conn, Exchange
 from sniffer_core.http1 cimport Message
 from sniffer_core.memory cimport Pool
+from sniffer_core.redact cimport Names
 
 cdef enum:
     FACES = 512             # records that are written in one go
-
-cdef struct Names:              # lower-case names to compare with, in one block
-    uint32_t count
-    uint64_t sizes              # bit n: one of them has n bytes (n < 64); bit 63: one is longer
-    uint32_t* size
-    const uint8_t** name
 
 cdef class Rules:
     # How records are made: what is redacted, decoded, carried and added. Shared by all messages of a table.
@@ -50,13 +45,14 @@ cdef enum Form:             # of a body
 cdef struct Face:           # a message about to be written; what it points into is kept by whoever made it
     const Message* message
     const Exchange* exchange
-    const Names* secrets    # names of fields whose values must not be shown
+    const Names* listed     # fields that must not be shown, or not in full
+    const Names* query      # parameters that must not be
     const char* id
     int64_t latency         # µs, or -1
     Span opening
     Span placement
     Span proxied
-    Span path               # where it is not the target as it was sent
+    Span path               # where marks have a key
     Span headers            # JSON, where put_fields() cannot write them
     Span trailers           # JSON, the same
     Span removed            # the codings removed
@@ -78,7 +74,6 @@ cdef class RawMessage:
     cdef bytes json
     cdef tuple made             # `content`, once made
     cdef public object message
-    cdef bint plain_path(self)
     cdef int64_t latency(self)
     cdef str coding(self)
     cdef tuple decoded(self)
@@ -93,6 +88,7 @@ cdef class RawMessage:
 
 cdef class Lines:
     cdef bint keep
+    cdef size_t most            # bytes of a line; 0: any
     cdef Buffer out
     cdef Face faces[FACES]
 

@@ -1,16 +1,14 @@
 """The Python face of a message: redaction, the record as JSON, the attributes. See flow.pyi for the interface.
 
-Redaction is one function (`redacted`) asked by both forms, field by field, before either is made of it; the path has one
-of its own (`RawMessage.path`), and both forms use its result.
+What must not be shown is for redact.pxd to say. Both forms ask it before either is made, field by field and of the path;
+where a value is marked with a key, both take what Python makes of it.
 """
 
-import re
 from binascii import b2a_base64
 from codecs import utf_8_decode
 from hashlib import blake2b
 from hmac import digest as hmac_digest
 from socket import AF_INET, AF_INET6, inet_ntop
-from urllib.parse import unquote_plus
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -19,12 +17,16 @@ from cpython.ref cimport PyObject, Py_INCREF, Py_XDECREF
 from cpython.unicode cimport PyUnicode_DecodeLatin1
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memchr, memcmp, memcpy, memset, strlen
+from libc.string cimport memcmp, memcpy, memmove, memset, strlen
 
 from sniffer_core.exchange cimport Conn, Exchange, conn_free, exchange_release
 from sniffer_core.http1 cimport REQUEST, WHOLE, Field, Message, fields_of, text_of
 from sniffer_core.memory cimport Pool
 from sniffer_core.proxy cimport Proxied
+from sniffer_core.redact cimport (
+    LINK, SECRET, SHOWN, TARGET, URL, Cut, Scan, begin_scan, free_names, is_plain, kind_of, list_fields, list_parameters,
+    lower, name_bit, next_cut)
+from sniffer_core.shorten cimport SHORTEN_ROOM, shorten
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
@@ -65,57 +67,11 @@ cdef void init_words():
 
 init_words()
 
-# absolute-form and authority-form, RFC 9112 section 3.2; user info, RFC 3986 section 3.2.1. Whatever stands for a
-# scheme will do; without any, in what may as well be a path, it takes a password to be one.
-cdef object USER_INFO = re.compile(r"^(?:([^/?#@]*://)?[^/?#]*|(//)[^/?#:@]*:[^/?#]*)@")
-
 
 # ---- names -----------------------------------------------------------------------------------------------------------
 
-cdef inline uint8_t lower(uint8_t c) noexcept nogil:
-    return c + 32 if 65 <= c <= 90 else c
-
-
 cdef inline str latin1(const uint8_t* data, Py_ssize_t size):
     return PyUnicode_DecodeLatin1(<char*>data, size, NULL)
-
-
-cdef tuple list_names(listed, Names* names_):
-    """Fills `names_` with the listed names in lower case; returns the bytes that it points into."""
-    cdef tuple kept = tuple(sorted({name.lower().encode("latin-1") for name in listed}))
-    cdef Py_ssize_t i
-    names_.count = <uint32_t>len(kept)
-    names_.sizes = 0
-    names_.size = <uint32_t*>calloc(len(kept) + 1, sizeof(uint32_t))
-    names_.name = <const uint8_t**>calloc(len(kept) + 1, sizeof(uint8_t*))
-    if names_.size == NULL or names_.name == NULL:
-        raise MemoryError
-    for i in range(len(kept)):
-        names_.size[i] = <uint32_t>len(kept[i])
-        names_.name[i] = <const uint8_t*><char*><bytes>kept[i]
-        names_.sizes |= <uint64_t>1 << min(63, names_.size[i])
-    return kept
-
-
-cdef bint listed(const Names* list_, const uint8_t* name, uint32_t size) noexcept nogil:
-    """Whether a name is in the list, in any case."""
-    cdef uint32_t i
-    cdef uint32_t k
-    if not list_.sizes >> min(63, size) & 1:
-        return False
-    for i in range(list_.count):
-        if list_.size[i] == size:
-            for k in range(size):
-                if lower(name[k]) != list_.name[i][k]:
-                    break
-            else:
-                return True
-    return False
-
-
-cdef inline bint redacted(const Names* secrets, const Field* field, const uint8_t* text) noexcept nogil:
-    """Whether a field's value must not leave the core."""
-    return listed(secrets, text + field.name.at, field.name.size)
 
 
 cdef str mark(Rules rules, str value):
@@ -125,6 +81,24 @@ cdef str mark(Rules rules, str value):
         return REDACTED
     sent = value.encode("latin-1")
     return f"[REDACTED:{hmac_digest(rules.key, sent, 'sha256')[:16].hex()}:{len(sent)}]"
+
+
+cdef str show_url(const uint8_t* text, size_t size, uint8_t kind, Rules rules):
+    """A URL without what must not be shown; put_url() writes the same where marks have no key."""
+    cdef Scan scan
+    cdef Cut cut
+    cdef size_t shown = 0
+    cdef list parts = []
+    if is_plain(text, size, &rules.query):
+        return latin1(text, <Py_ssize_t>size)
+    begin_scan(&scan, text, size, kind, &rules.query)
+    while next_cut(&scan, &cut):
+        parts.append(latin1(text + shown, <Py_ssize_t>(cut.at - shown)))
+        if cut.marked:
+            parts.append(mark(rules, latin1(text + cut.at, <Py_ssize_t>(cut.end - cut.at))))
+        shown = cut.end
+    parts.append(latin1(text + shown, <Py_ssize_t>(size - shown)))
+    return "".join(parts)
 
 
 cdef str lower_name(const uint8_t* sent, uint32_t size):
@@ -157,15 +131,22 @@ cdef dict build_fields(const Field* fields, uint32_t count, const uint8_t* text,
     cdef str name
     cdef object value
     cdef PyObject* old
+    cdef uint8_t kind
     cdef bint secret
     cdef list marked = []       # names of values that are joined first and marked then
     for i in range(count):
         name = lower_name(text + fields[i].name.at, fields[i].name.size)
-        secret = redacted(&rules.headers, &fields[i], text)
+        kind = kind_of(&rules.headers, text + fields[i].name.at, fields[i].name.size)
+        secret = kind == SECRET
         if secret and rules.key is not None:
             marked.append(name)
             secret = False
-        value = REDACTED if secret else latin1(text + fields[i].value.at, fields[i].value.size)
+        if secret:
+            value = REDACTED
+        elif kind == URL or kind == LINK:
+            value = show_url(text + fields[i].value.at, fields[i].value.size, kind, rules)
+        else:
+            value = latin1(text + fields[i].value.at, fields[i].value.size)
         old = PyDict_GetItem(headers, name)
         if name == SET_COOKIE:
             if old == NULL:
@@ -470,15 +451,34 @@ cdef inline bint is_named(const Field* field, const uint8_t* text, const char* n
     return True
 
 
-cdef void put_value(Buffer* out, const Field* field, const uint8_t* text, bint secret) noexcept nogil:
-    if secret:
+cdef void put_url(Buffer* out, const uint8_t* text, size_t size, uint8_t kind, const Names* query) noexcept nogil:
+    """Writes a URL without what must not be shown, as the inside of a JSON string."""
+    cdef Scan scan
+    cdef Cut cut
+    cdef size_t shown = 0
+    if not is_plain(text, size, query):
+        begin_scan(&scan, text, size, kind, query)
+        while next_cut(&scan, &cut):
+            put_text(out, text + shown, cut.at - shown, True)
+            if cut.marked:
+                put(out, b"[REDACTED]")
+            shown = cut.end
+    put_text(out, text + shown, size - shown, True)
+
+
+cdef inline void put_value(
+    Buffer* out, const Field* field, const uint8_t* text, uint8_t kind, const Names* query) noexcept nogil:
+    if kind == SHOWN:
+        put_text(out, text + field.value.at, field.value.size, True)
+    elif kind == SECRET:
         put(out, b"[REDACTED]")
     else:
-        put_text(out, text + field.value.at, field.value.size, True)
+        put_url(out, text + field.value.at, field.value.size, kind, query)
 
 
 cdef void put_fields(
-    Buffer* out, const Field* fields, uint32_t count, const uint8_t* text, const Names* secrets) noexcept nogil:
+    Buffer* out, const Field* fields, uint32_t count, const uint8_t* text, const Names* listed,
+    const Names* query) noexcept nogil:
     """Writes header fields, FOLD_MAX at most, as build_fields() and put_dict() would, without a Python object."""
     cdef uint64_t done = 0      # fields written with an earlier one of the same name
     cdef uint64_t seen = 0      # hashes of the names so far: most repeat none
@@ -486,17 +486,19 @@ cdef void put_fields(
     cdef uint32_t i
     cdef uint32_t k
     cdef uint8_t* name
-    cdef bint secret
+    cdef uint64_t odd = 0       # fields that may be listed
+    cdef uint8_t kind
     cdef bint array
     cdef bint repeats = False
     for i in range(count):
         if fields[i].name.size == 0:
             continue
-        bit = <uint64_t>1 << ((fields[i].name.size * 7 + lower(text[fields[i].name.at]) * 5
-                               + lower(text[fields[i].name.at + fields[i].name.size - 1])) & 63)
+        bit = name_bit(text + fields[i].name.at, fields[i].name.size)
         if seen & bit:
             repeats = True
         seen |= bit
+        if listed.bits & bit:
+            odd |= <uint64_t>1 << i
     put(out, b"{")
     for i in range(count):
         if done >> i & 1:
@@ -510,21 +512,23 @@ cdef void put_fields(
         for k in range(fields[i].name.size):
             name[k] = lower(text[fields[i].name.at + k])
         out.size += fields[i].name.size
-        secret = redacted(secrets, &fields[i], text)
+        kind = SHOWN
+        if odd >> i & 1:
+            kind = kind_of(listed, text + fields[i].name.at, fields[i].name.size)
         array = is_named(&fields[i], text, b"set-cookie", 10)
         put(out, b'":["' if array else b'":"')
-        put_value(out, &fields[i], text, secret)
+        put_value(out, &fields[i], text, kind, query)
         if repeats:
             for k in range(i + 1, count):
                 if not done >> k & 1 and same(&fields[i], &fields[k], text):
                     done |= <uint64_t>1 << k
                     if array:
                         put(out, b'","')
-                    elif secret:
+                    elif kind == SECRET:
                         continue    # a joined header becomes one [REDACTED]
                     else:
                         put(out, b"; " if is_named(&fields[i], text, b"cookie", 6) else b", ")
-                    put_value(out, &fields[k], text, secret)
+                    put_value(out, &fields[k], text, kind, query)
         put(out, b'"]' if array else b'"')
     put(out, b"}")
 
@@ -666,8 +670,8 @@ cdef class Rules:
 
     def __cinit__(self, *, redact_headers, redact_query, bytes redact_key, placement, decode, max_body, carry_count):
         cdef Buffer out
-        self.header_names = list_names(redact_headers, &self.headers)
-        self.query_names = list_names(redact_query, &self.query)
+        self.header_names = list_fields(redact_headers, &self.headers)
+        self.query_names = list_parameters(redact_query, &self.query)
         self.key = redact_key
         self.decode = decode
         self.max_body = max_body
@@ -688,40 +692,8 @@ cdef class Rules:
                 free(out.data)
 
     def __dealloc__(self):
-        free(self.headers.size)
-        free(self.headers.name)
-        free(self.query.size)
-        free(self.query.name)
-
-
-cdef bint has_secret_parameter(const Names* query, const uint8_t* path, uint32_t size) noexcept nogil:
-    """Whether a query may hold a parameter to redact: a listed name, or one written in an unusual way."""
-    cdef const uint8_t* mark = <const uint8_t*>memchr(path, 63, size)
-    cdef uint32_t i
-    cdef uint32_t start
-    if mark == NULL or query.count == 0:
-        return False
-    start = <uint32_t>(mark - path) + 1
-    for i in range(start, size):
-        if path[i] == 38 or path[i] == 59:
-            start = i + 1
-        elif path[i] == 37 or path[i] == 43 or path[i] <= 32 or path[i] >= 0x80:
-            if memchr(path + start, 61, i - start) == NULL:
-                return True     # encoded within a name: looked at closely
-        elif path[i] == 61 and listed(query, path + start, i - start):
-            return True
-    return False
-
-
-cdef str redact_query(str path, Rules rules):
-    """The path with the values of listed parameters redacted; names are compared decoded, in any case."""
-    target, _, query = path.partition("?")
-    parts = re.split("([&;])", query)
-    for at in range(0, len(parts), 2):
-        name, sign, value = parts[at].partition("=")
-        if sign and unquote_plus(name).strip().lower().encode("latin-1", "replace") in rules.query_names:
-            parts[at] = f"{name}={mark(rules, value)}"
-    return f"{target}?{''.join(parts)}"
+        free_names(&self.headers)
+        free_names(&self.query)
 
 
 @cython.final
@@ -772,26 +744,12 @@ cdef class RawMessage:
             return None
         return latin1(self.exchanged.text + self.exchanged.method.at, self.exchanged.method.size)
 
-    cdef bint plain_path(self):
-        """Whether the target is shown as it was sent."""
-        cdef const uint8_t* path = self.exchanged.text + self.exchanged.target.at
-        cdef uint32_t size = self.exchanged.target.size
-        return not (size and (path[0] != 47 or (size > 1 and path[1] == 47)) and memchr(path, 64, size) != NULL) and \
-            not has_secret_parameter(&self.rules.query, path, size)
-
     @property
     def path(self):
-        cdef str path
         if not self.exchanged.known:
             return None
-        path = latin1(self.exchanged.text + self.exchanged.target.at, self.exchanged.target.size)
-        if self.plain_path():
-            return path
-        if path[0] != "/" or path.startswith("//"):
-            path = USER_INFO.sub(r"\1\2", path)
-        if "?" in path and self.rules.query.count:
-            path = redact_query(path, self.rules)
-        return path
+        return show_url(
+            self.exchanged.text + self.exchanged.target.at, self.exchanged.target.size, TARGET, self.rules)
 
     @property
     def status_code(self):
@@ -845,7 +803,7 @@ cdef class RawMessage:
                 field = &self.source.fields[i]
         if field == NULL:
             return None
-        if redacted(&self.rules.headers, field, self.source.text):
+        if kind_of(&self.rules.headers, self.source.text + field.name.at, field.name.size) == SECRET:
             return REDACTED
         return latin1(self.source.text + field.value.at, field.value.size)
 
@@ -987,14 +945,15 @@ cdef class RawMessage:
         memset(face, 0, sizeof(Face))
         face.message = message
         face.exchange = exchange
-        face.secrets = &self.rules.headers
+        face.listed = &self.rules.headers
+        face.query = &self.rules.query
         face.latency = self.latency()
         span(&face.opening, self.opening)
         span(&face.placement, self.rules.placement)
         if self.behind is not None:
             span(&face.proxied, <bytes>self.behind[2])
         face.id = PyUnicode_AsUTF8AndSize(self.connection_id, NULL)
-        if exchange.known and not self.plain_path():
+        if exchange.known and self.rules.key is not None:
             path = self.path
             kept.append(path)
             face.path.data = PyUnicode_AsUTF8AndSize(path, &face.path.size)
@@ -1104,7 +1063,7 @@ cdef void put_record(Buffer* out, const Face* face) noexcept nogil:
     if face.headers.data != NULL:
         put_span(out, &face.headers)
     else:
-        put_fields(out, message.fields, message.count, message.text, face.secrets)
+        put_fields(out, message.fields, message.count, message.text, face.listed, face.query)
     put(out, b',"connectionId":"')
     put(out, face.id)
     put(out, b'","exchange":')
@@ -1115,7 +1074,9 @@ cdef void put_record(Buffer* out, const Face* face) noexcept nogil:
         put_latin(out, exchange.text + exchange.method.at, exchange.method.size)
         put(out, b',"path":')
         if face.path.data == NULL:
-            put_latin(out, exchange.text + exchange.target.at, exchange.target.size)
+            put(out, b'"')
+            put_url(out, exchange.text + exchange.target.at, exchange.target.size, TARGET, face.query)
+            put(out, b'"')
         else:
             put(out, b'"')
             put_text(out, <const uint8_t*>face.path.data, <size_t>face.path.size, False)
@@ -1149,7 +1110,9 @@ cdef void put_record(Buffer* out, const Face* face) noexcept nogil:
         if face.trailers.data != NULL:
             put_span(out, &face.trailers)
         else:
-            put_fields(out, fields_of(message.trailers), message.trailers.count, text_of(message.trailers), face.secrets)
+            put_fields(
+                out, fields_of(message.trailers), message.trailers.count, text_of(message.trailers), face.listed,
+                face.query)
     if message.incomplete != WHOLE:
         put(out, b',"incomplete":')
         put(out, incomplete_words[message.incomplete])
@@ -1183,13 +1146,26 @@ cdef void put_record(Buffer* out, const Face* face) noexcept nogil:
     put(out, b"}")
 
 
+cdef void fit(Buffer* out, size_t begun, size_t most) noexcept nogil:
+    """Makes the record that begins at `begun` and ends the buffer fit into `most` bytes."""
+    cdef size_t size = out.size - begun
+    cdef uint8_t* to = room(out, size + SHORTEN_ROOM)
+    if to == NULL or out.failed:
+        return
+    size = shorten(out.data + begun, size, most, to)
+    if size:
+        memmove(out.data + begun, to, size)
+        out.size = begun + size
+
+
 @cython.final
 @cython.no_gc
 cdef class Lines:
     """See flow.pyi."""
 
-    def __cinit__(self, *, bint keep=False):
+    def __cinit__(self, *, bint keep=False, size_t most=0):
         self.keep = keep
+        self.most = most
 
     def __dealloc__(self):
         free(self.out.data)
@@ -1203,6 +1179,7 @@ cdef class Lines:
         cdef RawMessage raw
         cdef bytes json
         cdef size_t foreseen = 0
+        cdef size_t begun
         cdef Py_ssize_t count = 0
         cdef Py_ssize_t done = 0
         if out.space > 4 * size:    # a large message was here
@@ -1227,10 +1204,13 @@ cdef class Lines:
         with nogil:
             while done < count and (done == 0 or out.size < size):
                 face = &self.faces[done]
+                begun = out.size
                 if face.message == NULL:
                     put_span(out, &face.opening)
                 else:
                     put_record(out, face)
+                if self.most and out.size - begun >= self.most:
+                    fit(out, begun, self.most - 1)
                 put(out, b"\n")
                 done += 1
         return done, written(out)

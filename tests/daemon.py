@@ -11,6 +11,7 @@ import socketserver
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -121,6 +122,19 @@ class Daemon:
     def has_logged(self, message: str, times: int) -> bool:
         """Whether there are that many log lines with this message."""
         return len(self.logged(message)) >= times
+
+    def ledger(self) -> dict[str, Any]:
+        """The daemon's ledger now, as a log line; it must have started."""
+        seen = len(self.logged("ledger"))
+        self.send(signal.SIGUSR1)
+        self.wait_for(lambda: self.has_logged("ledger", seen + 1))
+        return self.logged("ledger")[-1]
+
+    def offered(self, lane: str, count: int) -> None:
+        """Waits until that many messages were offered to a lane."""
+        end = time.monotonic() + SECONDS
+        while (offered := self.ledger()["lanes"][lane]["offered"]) < count:
+            assert time.monotonic() < end, f"{offered} of {count} messages were offered"
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal."""

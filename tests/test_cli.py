@@ -14,7 +14,7 @@ from importlib import import_module
 import pytest
 
 from sniffer import __main__ as entry
-from sniffer import cli, har, pipeline, privileges
+from sniffer import cli, har, pipeline, privileges, signals
 from sniffer.config import SnifferConfig
 from sniffer.errors import ValidationError
 from tests.daemon import DEMO
@@ -169,7 +169,7 @@ class Outputs:
 @pytest.fixture
 def outputs(own_logging: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Outputs]:
     """Lets the daemon run here, and gives back signals, hooks and the switch interval; gives what it writes."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+    numbers = (*signals.STOPS, *signals.IGNORED)
     handlers = {number: signal.getsignal(number) for number in numbers}
     interval, hook = sys.getswitchinterval(), threading.excepthook
     monkeypatch.setattr(os, "environ", {"PATH": os.environ["PATH"]})
@@ -366,8 +366,8 @@ def test_main(outputs: Outputs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["tcp-sniffer", "a", "b"])
     entry.main()
     assert left == [2]
-    assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGINT) is entry._leave
-    assert signal.getsignal(signal.SIGHUP) is signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+    assert {signal.getsignal(number) for number in signals.STOPS} == {entry._leave}
+    assert {signal.getsignal(number) for number in signals.IGNORED} == {signal.SIG_IGN}
     monkeypatch.setattr(os, "_exit", left.append)
     entry._leave(signal.SIGTERM, None)
     assert left == [2, 0]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ from hypothesis import strategies as st
 
 from sniffer import config as module
 from sniffer import memory
+from sniffer import options as options_module
 from sniffer.cli import configure
 from sniffer.config import SnifferConfig, split_address
 from sniffer.errors import ValidationError
@@ -28,6 +33,7 @@ VALID: dict[str, tuple[str, object]] = {
     "capture_buffer_size": ("1048576", 1048576),
     "sample_rate": ("0.25", 0.25),
     "output_stdout": ("yes", True),
+    "output_stdout_max_line": ("16000", 16000),
     "output_url": ("HTTPS://Collector.example:8443/x?y=z", "https://Collector.example:8443/x?y=z"),
     "output_url_auth_token": (TOKEN, Secret(TOKEN)),
     "output_timeout_ms": ("500", 500),
@@ -75,6 +81,7 @@ INVALID: dict[str, list[str]] = {
     "capture_buffer_size": ["0", "-1", "1", "inf", "16M"],
     "sample_rate": ["nan", "inf", "-inf", "-0.1", "1.01", "half", "1e999", "1_0"],
     "output_stdout": ["maybe", "2"],
+    "output_stdout_max_line": ["-1", "1", "4095", "16M", "none"],
     "output_url": [
         "collector",
         "/path",
@@ -108,9 +115,13 @@ INVALID: dict[str, list[str]] = {
     "spool_size": ["0", "1000", "1048575", "much"],
     "max_body_size": ["-1", "1KB", "inf"],
     "decode_bodies": ["gzip"],
-    "redact_headers": ["a b", "authorization:", "cookie,,x"],
-    "redact_query": ["a,,b"],
-    "exclude_paths": ["/a,"],
+    "redact_headers": ["a b", "authorization:", "cookie,,x", ",", "none,cookie", "cookie, None", "a=b", ":path", "x-*"],
+    "redact_query": [
+        *("a,,b", ",", "none,sig", "sig,NONE", "a=b", "=", "?sig", "&a", "a;b", "a%20b", "x#y", "X-Amz-*"),
+        "https://h/?sig=1",
+    ],
+    "exclude_paths": ["/a,", "healthz", "/a,ready*", ".*"],
+    "exclude_user_agents": ["a,,b"],
     "max_concurrent_connections": ["0"],
     "connection_idle_timeout_ms": ["0"],
     "memory_budget": ["0", "-1", "half", "nan"],
@@ -213,6 +224,7 @@ def test_defaults() -> None:
         "capture_buffer_size": 16 << 20,
         "sample_rate": 1.0,
         "output_stdout": False,
+        "output_stdout_max_line": 0,
         "output_url": None,
         "output_url_auth_token": None,
         "output_url_auth_token_file": None,
@@ -227,7 +239,10 @@ def test_defaults() -> None:
         "max_body_size": 65_536,
         "decode_bodies": True,
         "redact_headers": ("authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"),
-        "redact_query": ("AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature"),
+        "redact_query": (
+            *("AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature"),
+            *("X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token", "access_token", "api_key", "token"),
+        ),
         "redact_key_file": None,
         "exclude_paths": (),
         "exclude_user_agents": (),
@@ -386,6 +401,16 @@ def test_metrics_port_is_not_captured() -> None:
     assert problems(metrics_port=8080) == {"metrics_port": "metrics_port must not be one of ports"}
 
 
+def test_the_longest_line_has_room_for_any_record() -> None:
+    """A limit that could not be kept is refused: below 4,096, or with a placement of more than a quarter."""
+    for value in (0, 4096, 1 << 30):
+        assert SnifferConfig(ports=[80], output_stdout_max_line=value).output_stdout_max_line == value
+    assert "at least 4096" in problems(output_stdout_max_line=100)["output_stdout_max_line"]
+    name = "x" * 1000
+    assert "at least 8000" in problems(output_stdout_max_line=7999, pod_name=name)["output_stdout_max_line"]
+    assert SnifferConfig(ports=[80], output_stdout_max_line=8000, pod_name=name).pod_name == name
+
+
 def test_redaction_lists() -> None:
     """An empty variable leaves the default, `none` and the library's empty list turn redaction off, with a warning."""
     default = SnifferConfig(ports=[8080])
@@ -425,6 +450,82 @@ def test_token_from_a_file(tmp_path: Path) -> None:
     assert "both given" in problems(output_url_auth_token_file=file, output_url_auth_token=TOKEN)[field]
 
 
+FILES = ("output_url_auth_token_file", "redact_key_file", "output_ca_file")
+
+
+@pytest.mark.parametrize("field", FILES)
+def test_a_secret_in_place_of_its_file_is_not_shown(field: str) -> None:
+    """A problem with a file names the option, and nothing of what was given as its path: it may be the secret."""
+    for secret in ("hunter2", "hunter2\n", "hunter2/hunter2", "hunter2" * 1000, "-----BEGIN hunter2", "\ud83dhunter2"):
+        if "\ud83d" in secret and field == "output_ca_file":
+            continue  # no path at all; a certificate is no secret
+        (said,) = problems(**{field: secret}).values()
+        assert said.startswith(f"{field} ")
+        assert "hunter2" not in said
+
+
+@pytest.mark.parametrize("field", FILES)
+def test_a_file_is_read_up_to_a_bound(field: str, tmp_path: Path) -> None:
+    """Devices without an end, directories, sockets and files that are too long are refused, unread."""
+    with (tmp_path / "long").open("wb") as file:
+        file.truncate(1 << 40)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        for path, words in (
+            ("/dev/zero", "regular file"),
+            ("/dev/null", "regular file"),
+            (tmp_path, "directory"),
+            (tmp_path / "long", "More than"),
+            (tmp_path / "socket", ""),
+        ):
+            (said,) = problems(**{field: path}).values()
+            assert said.startswith(f"{field} cannot be ")
+            assert words in said
+            assert str(tmp_path) not in said
+
+
+def test_secrets_from_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe gives a secret, by descriptor or by name, however late its writer is; one without end is refused."""
+    reader, writer = os.pipe()
+    os.write(writer, TOKEN.encode())
+    os.close(writer)
+    config = SnifferConfig(ports=[1], output_url_auth_token_file=f"/dev/fd/{reader}")
+    assert config.output_url_auth_token == Secret(TOKEN)
+    os.close(reader)
+    named = tmp_path / "pipe"
+    os.mkfifo(named)
+    writing = threading.Thread(target=lambda: named.write_bytes(b"k" * 40))
+    writing.start()
+    assert SnifferConfig(ports=[1], redact_key_file=named).redact_key == b"k" * 40
+    writing.join()
+    with subprocess.Popen(["cat", "/dev/zero"], stdout=subprocess.PIPE) as endless:
+        assert endless.stdout is not None
+        (said,) = problems(output_url_auth_token_file=f"/dev/fd/{endless.stdout.fileno()}").values()
+        assert "More than" in said
+        endless.kill()
+    monkeypatch.setattr(options_module, "PIPE_SECONDS", 0.01)
+    (said,) = problems(redact_key_file=named).values()
+    assert "The pipe gives nothing" in said
+
+
+def test_lists_take_each_name_once() -> None:
+    """A name that is there twice, in another case too where case does not count, counts once."""
+    config = from_variables(REDACT_HEADERS="Cookie, cookie ,COOKIE,x-a", REDACT_QUERY="sig,sig", EXCLUDE_PATHS="/a,/a")
+    assert (config.redact_headers, config.redact_query, config.exclude_paths) == (("cookie", "x-a"), ("sig",), ("/a",))
+
+
+def test_a_library_list_cannot_hold_none() -> None:
+    """`none` in a list given to the library is refused too: it would turn nothing off."""
+    for field in ("redact_headers", "redact_query"):
+        assert "`none`" in problems(**{field: ["none"]})[field]
+
+
+@pytest.mark.parametrize("glob", ["/healthz", "*", "*.js", "?x", "[/]a", "http://h/*", "shop.example:443"])
+def test_globs_that_a_target_may_match(glob: str) -> None:
+    """What a request target may look like is taken."""
+    assert from_variables(EXCLUDE_PATHS=glob).exclude_paths == (glob,)
+
+
 def test_ca_file(tmp_path: Path) -> None:
     """The certificate authorities are read when the configuration is made; a file without any is a problem."""
     good, bad = tmp_path / "ca.pem", tmp_path / "bad.pem"
@@ -433,6 +534,28 @@ def test_ca_file(tmp_path: Path) -> None:
     assert from_variables(OUTPUT_CA_FILE=str(good)).output_ca_file == str(good)
     assert "holds no certificate" in problems(output_ca_file=bad)["output_ca_file"]
     assert "No such file" in problems(output_ca_file=tmp_path / "none")["output_ca_file"]
+
+
+def test_what_is_held_with() -> None:
+    """Of texts that are no configuration, those that say how to wait are used where they are right."""
+    assert SnifferConfig.to_hold({"ports": "80"}) is None
+    assert SnifferConfig.to_hold({"on_capture_error": "holds"}) is None
+    assert SnifferConfig.to_hold({"on_capture_error": "hold", "read": "x.pcap"}) is None
+    texts = {
+        "on_capture_error": "HOLD",
+        "metrics_port": "1",
+        "metrics_address": "x",
+        "pod_name": "a",
+        "sample_rate": "2",
+    }
+    held = SnifferConfig.to_hold(texts)
+    assert held is not None
+    assert (held.holds, held.metrics_port, held.metrics_address) == (True, 1, "127.0.0.1")
+    assert (held.pod_name, held.sample_rate, held.output_url) == ("a", 1.0, None)
+    for ports in ("1", "80, 1", "1,x", "x 1"):
+        held = SnifferConfig.to_hold({**texts, "ports": ports})
+        assert held is not None
+        assert held.metrics_port is None
 
 
 def test_callback() -> None:

@@ -13,7 +13,20 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "sniffer_core"
 
 # From the bottom up: each may use what stands before it.
-LAYERS = ["memory", "counters", "proxy", "wire", "fragment", "stream", "http1", "exchange", "message", "flow"]
+LAYERS = [
+    "memory",
+    "counters",
+    "proxy",
+    "wire",
+    "fragment",
+    "stream",
+    "http1",
+    "exchange",
+    "redact",
+    "shorten",
+    "message",
+    "flow",
+]
 IMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import\s+|c?import\s+([\w., ]+))(.*)$", re.MULTILINE)
 FORBIDDEN = {"asyncio", "logging", "select", "socketserver", "sniffer", "structlog", "threading", "time"}
 """The core does no I/O, reads no clock, logs nothing, and knows nothing of the rest."""

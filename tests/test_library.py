@@ -69,16 +69,18 @@ def test_importing_loads_neither_pcapy_nor_the_core() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_without_an_output_url_no_http_client_is_loaded(file: str) -> None:
-    """aiohttp, a third of the start and a fifth of the memory, is loaded for an output URL only."""
+def test_no_output_loads_aiohttp(file: str) -> None:
+    """aiohttp, a third of the start and a fifth of the memory, is loaded for what serves, not for what posts."""
     code = f"""
         import asyncio, sys
         from sniffer import create_sniffer
         async def main():
             async with create_sniffer(ports=[8080], read={file!r}) as sniffer:
                 assert [message async for message in sniffer]
-            assert "aiohttp" not in sys.modules
             create_sniffer(ports=[8080], read={file!r}, output_url="http://127.0.0.1:9/")._make_lanes()
+            assert "sniffer.collector" in sys.modules
+            assert "aiohttp" not in sys.modules
+            import sniffer.metrics
             assert "aiohttp" in sys.modules
         asyncio.run(main())
     """

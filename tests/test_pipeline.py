@@ -19,7 +19,7 @@ from sniffer import pipeline
 from sniffer.capture import LiveSource
 from sniffer.collector import INSTANCE_HEADER
 from sniffer.config import SnifferConfig
-from sniffer.errors import CaptureError
+from sniffer.errors import CaptureError, Problem, SnifferError, ValidationError
 from sniffer.exchanges import ExchangeSink
 from sniffer.ledger import Ledger
 from sniffer.message import HttpMessage
@@ -194,10 +194,43 @@ async def test_exchanges_are_left_out_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("target", "glob", "left_out"),
+    [
+        ("http://h/healthz", "/healthz", True),
+        ("HTTPS://u:p@h:8080/healthz?x=/y", "/healthz", True),
+        ("http://[::1]:80/ready/1", "/ready/*", True),
+        ("http://h", "/", True),
+        ("http://h?x=1", "/", True),
+        ("http://h/shop", "/healthz", False),
+        ("http://healthz/", "/healthz", False),
+        ("http://h/shop?to=/healthz", "/healthz", False),
+        ("/proxy/http://h/healthz", "/healthz", False),
+        ("http://h/healthz", "http://h/*", True),
+        ("h:443", "h:*", True),
+        ("h:443", "/*", False),
+        ("*", "[*]", True),
+        ("*", "/*", False),
+    ],
+)
+async def test_excluded_paths_see_the_path_of_every_target(
+    tmp_path: Path, target: str, glob: str, left_out: bool
+) -> None:
+    """`EXCLUDE_PATHS` sees the path of an absolute target, and the whole of what has no path."""
+    request = f"OPTIONS {target} HTTP/1.1\r\nHost: h\r\n\r\n".encode()
+    file = write(tmp_path / "file", connection([(request, ok())]))
+    sniffer = create_sniffer(ports=[8080], read=file, exclude_paths=[glob])
+    async with sniffer:
+        left = [message async for message in sniffer]
+    assert len(left) == (0 if left_out else 2)
+    assert_balanced(sniffer)
+
+
+@pytest.mark.parametrize(
     ("method", "host", "target", "header", "foreign"),
     [
         ("POST", "Collector.test:9000", "/in?x=1", INSTANCE_HEADER, True),
         ("POST", "collector.test:9000", "/in", INSTANCE_HEADER.lower(), True),
+        ("POST", "collector.test:9000", "http://collector.test:9000/in?x=1", INSTANCE_HEADER, True),
         ("PUT", "collector.test:9000", "/in", INSTANCE_HEADER, False),
         ("POST", "other.test:9000", "/in", INSTANCE_HEADER, False),
         ("POST", "collector.test:9000", "/out", INSTANCE_HEADER, False),
@@ -577,6 +610,38 @@ async def test_hold_covers_a_capture_that_cannot_be_opened(scripted: ScriptedSou
     assert not sniffer.ready
     await sniffer.stop()
     with pytest.raises(CaptureError, match="no permission"):
+        await sniffer.wait()
+
+
+async def test_hold_covers_an_output_that_cannot_be_opened(
+    scripted: ScriptedSource, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What keeps an output from being opened is waited with too, and is what `wait()` raises."""
+    options: dict[str, Any] = {"ports": [8080], "interface": "x", "har": tmp_path / "nosuch" / "x.har"}
+    with pytest.raises(SnifferError, match="nosuch"):
+        await create_sniffer(**options).start()
+    sniffer = create_sniffer(**options, on_capture_error="hold", stats_interval_ms=20)
+    await sniffer.start()
+    await until(lambda: logged(caplog, "the start has failed; waiting to be stopped"))
+    assert sniffer.held
+    assert not sniffer.ready
+    await sniffer.stop()
+    with pytest.raises(SnifferError, match="nosuch"):
+        await sniffer.wait()
+
+
+async def test_hold_in_place_of_a_start(caplog: pytest.LogCaptureFixture) -> None:
+    """A sniffer that never captures waits with the error that it is given, once, as with a capture that failed."""
+    sniffer = create_sniffer(ports=[8080], stats_interval_ms=20)
+    await sniffer.hold(ValidationError([Problem("ports", "ports is required")]))
+    with pytest.raises(RuntimeError, match="started once"):
+        await sniffer.start()
+    await until(lambda: len(logged(caplog, "the configuration is wrong; waiting to be stopped")) >= 2)
+    assert sniffer.held
+    assert not sniffer.ready
+    assert sniffer.healthy
+    await sniffer.stop()
+    with pytest.raises(ValidationError, match="ports is required"):
         await sniffer.wait()
 
 

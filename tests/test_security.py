@@ -59,6 +59,22 @@ SENT: list[tuple[bytes, bytes]] = [
         f"CONNECT user:{secret('authority')}@host:443 HTTP/1.1\r\n\r\n".encode(),
         b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n",
     ),
+    (
+        get(
+            f"/u;sig={secret('matrix')};x/b??Signature={secret('value')};{secret('behind')}&sig[]={secret('bracket')}"
+            f"&X-Amz-Signature={secret('amz')}&X-Amz-Credential={secret('amz2')}&X-Amz-Security-Token={secret('amz3')}"
+            f"&next=https%3A%2F%2Fu%3A{secret('within')}%40h%2F%3Fsig%3D{secret('within2')}%3B{secret('within3')}"
+            f"&u[token]={secret('inner')}&Api_Key={secret('api')}#access_token={secret('fragment')}",
+            referer=f"https://{secret('refuser')}@h/?token={secret('referer')};{secret('referer2')}",
+            origin=f"http://u:{secret('origin')}@h",
+        ),
+        ok(
+            location=f"//{secret('locuser')}@h/cb#access_token={secret('location')}",
+            content_location=f"/p;sig={secret('content')}",
+            link=f"<http://h/?sig={secret('link')};{secret('link2')}>; rel=next, <?a=b&token={secret('link3')}>",
+            refresh=f"0; url=http://u:{secret('refresh')}@h/?sig={secret('refresh2')}",
+        ),
+    ),
     (get("/slow", authorization=secret("last")), f"HTTP/1.1 200 OK\r\nSet-Cookie: {secret('cuthead')}\r\nX: ".encode()),
 ]
 """Requests and responses with a secret in every place that is redacted."""

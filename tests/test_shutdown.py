@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from sniffer import signals
 from sniffer.config import SnifferConfig
 from tests.captures import connection, write
 from tests.daemon import DEMO, SECONDS, Daemon, exchanges, free_port, needs_capture, silent_server, web_server
@@ -498,6 +500,116 @@ def test_hold() -> None:
         assert daemon.stop() == 2
 
 
+PROBLEMS: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
+    "a value": ({"SAMPLE_RATE": "2"}, (), "sample_rate"),
+    "no ports": ({"PORTS": ""}, (), "ports"),
+    "no output": ({"OUTPUT_STDOUT": ""}, (), "output_stdout"),
+    "a flag": ({}, ("--prots", "80"), "--prots"),
+    "a rule": ({"TCP_SNIFFER_PRODUCTION": "1", "OUTPUT_URL": "http://h/"}, (), "output_url"),
+    "a file": ({"OUTPUT_URL_AUTH_TOKEN_FILE": TOKEN}, (), "output_url_auth_token_file"),
+    "what a log needs": ({"LOG_LEVEL": "loud", "LOG_FORMAT": "xml"}, (), "log_level"),
+    "how long to drain": ({"DRAIN_TIMEOUT_MS": "0"}, (), "drain_timeout_ms"),
+    "much at once": ({"PORTS": "0", "SAMPLE_RATE": "x", "METRICS_ADDRESS": "x"}, (), "metrics_address"),
+}
+
+
+@pytest.mark.parametrize("what", PROBLEMS)
+def test_a_wrong_configuration_is_held(what: str) -> None:
+    """ON_CAPTURE_ERROR=hold: said at once and at every interval, /readyz answers 503, SIGTERM ends with 1."""
+    environ, arguments, field = PROBLEMS[what]
+    metrics = free_port()
+    environ = {
+        "PORTS": "80",
+        "OUTPUT_STDOUT": "yes",
+        "OUTPUT_URL_AUTH_TOKEN": "" if "file" in what else TOKEN,
+        "ON_CAPTURE_ERROR": " Hold ",
+        "METRICS_PORT": str(metrics),
+        "STATS_INTERVAL_MS": "50",
+        "POD_NAME": "app-1",
+        **environ,
+    }
+    with Daemon(*arguments, environ=environ) as daemon:
+        assert field in [problem["field"] for problem in daemon.log("configuration error")["problems"]]
+        again = "the configuration is wrong; waiting to be stopped"
+        daemon.wait_for(lambda: daemon.has_logged(again, 3))
+        assert daemon.logged(again)[-1]["error"] == "; ".join(
+            problem["message"] for problem in daemon.logged("configuration error")[0]["problems"]
+        )
+        assert daemon.logged(again)[-1]["placement"] == {"pod": "app-1"}
+        assert status_of(f"http://127.0.0.1:{metrics}/readyz") == 503
+        assert status_of(f"http://127.0.0.1:{metrics}/healthz") == 200
+        assert status_of(f"http://127.0.0.1:{metrics}/metrics") == 200
+        assert daemon.stop() == 1
+        assert daemon.logs[-1]["message"] == "stopped"
+        assert len(daemon.logged("configuration error")) == 1
+        assert not daemon.messages
+        assert TOKEN not in "".join(daemon.stderr)
+
+
+@pytest.mark.parametrize("wrong", ["METRICS_PORT=x", "METRICS_PORT=taken", "STATS_INTERVAL_MS=x", "PORTS=metrics"])
+def test_what_holding_needs_is_wrong_too(wrong: str) -> None:
+    """Without a metrics port, an interval or a port of its own it waits all the same, and takes no port of others."""
+    name, _, value = wrong.partition("=")
+    with silent_server() as taken:
+        metrics = free_port()
+        value = {"taken": str(taken), "metrics": f"{metrics},x"}.get(value, value)
+        environ = {
+            "PORTS": "80",
+            "SAMPLE_RATE": "2",
+            "METRICS_PORT": str(metrics),
+            "STATS_INTERVAL_MS": "50",
+            "ON_CAPTURE_ERROR": "hold",
+            name: value,
+        }
+        with Daemon(environ=environ) as daemon:
+            daemon.log("nothing is captured; waiting to be stopped")
+            if name != "STATS_INTERVAL_MS":
+                daemon.wait_for(lambda: daemon.has_logged("the configuration is wrong; waiting to be stopped", 2))
+            daemon.ledger()
+            if name == "PORTS":
+                with socket.socket() as application:
+                    application.bind(("127.0.0.1", metrics))
+            assert daemon.stop() == 1
+
+
+def test_a_start_that_fails_is_held() -> None:
+    """A port of the endpoint that is taken, and a core that is not there, are waited with: SIGTERM ends with 2."""
+    program = PLANT.format(plant="sys.modules['sniffer_core.flow'] = None", token="")
+    with silent_server() as taken:
+        for arguments, more in (
+            (("--metrics-port", str(taken)), {}),
+            (("--ui", str(taken)), {}),
+            ((), {"program": ("-c", program)}),
+        ):
+            command = ("--ports", "80", "--interface", "lo", "--stdout", "--on-capture-error", "hold")
+            with Daemon(*command, "--stats-interval-ms", "50", *arguments, **more) as daemon:  # type: ignore[arg-type]
+                assert daemon.log("cannot start")["error"]
+                daemon.wait_for(lambda: daemon.has_logged("the start has failed; waiting to be stopped", 2))
+                assert daemon.stop() == 2
+
+
+def test_holding_is_for_live_captures_alone() -> None:
+    """Reading a file, without the option, or where the option itself is wrong, a wrong configuration ends with 1."""
+    for arguments, environ in (
+        (("--read", str(DEMO), "--sample-rate", "2"), {"ON_CAPTURE_ERROR": "hold"}),
+        (("--sample-rate", "2", "--on-capture-error", "exit"), {"ON_CAPTURE_ERROR": "hold"}),
+        (("--sample-rate", "2"), {}),
+        ((), {"ON_CAPTURE_ERROR": "holds"}),
+    ):
+        with Daemon("--ports", "80", "--stdout", *arguments, environ=environ) as daemon:
+            assert daemon.end() == 1
+
+
+def test_a_stop_while_it_begins_to_hold() -> None:
+    """No signal is lost between the error and the waiting: a stop at any moment ends it, with 0 before and 1 after."""
+    environ = {"ON_CAPTURE_ERROR": "hold"}
+    for delay_ms in (0, 20, 50, 100, 150, 200, 300, 400):
+        with Daemon("--prots", "80", environ=environ) as daemon:
+            wait_for_handler(daemon)
+            time.sleep(delay_ms / 1000)  # a moment of the start, not a wait for something
+            assert daemon.stop() in (0, 1)
+
+
 @needs_capture
 @pytest.mark.live
 def test_metrics_of_a_run(port: int) -> None:
@@ -681,13 +793,15 @@ def test_planted_exception(layer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "missing", ["sniffer_core.flow", "structlog", "msgspec", "aiohttp", "sniffer.config", "sniffer_core", "pcapy"]
+    "missing",
+    ["sniffer_core.flow", "structlog", "msgspec", "aiohttp", "yarl", "sniffer.config", "sniffer_core", "pcapy"],
 )
 def test_failed_import(missing: str) -> None:
     """A core that cannot be imported, and any other import that fails, is exit code 2 and one clear line."""
     program = PLANT.format(plant=f"sys.modules[{missing!r}] = None", token="")
-    url = ("--output-url", "http://127.0.0.1:9/") if missing == "aiohttp" else ()  # what loads it
-    with Daemon("--ports", "8080", "--read", str(DEMO), "--stdout", *url, program=("-c", program)) as daemon:
+    loads = {"aiohttp": ("--metrics-port", str(free_port())), "yarl": ("--output-url", "http://127.0.0.1:9/")}
+    arguments = loads.get(missing, ())
+    with Daemon("--ports", "8080", "--read", str(DEMO), "--stdout", *arguments, program=("-c", program)) as daemon:
         assert daemon.end() == 2
         text = "".join(daemon.stderr)
         assert "Traceback" not in text
@@ -724,20 +838,84 @@ def test_one_heap_for_all_threads() -> None:
 # Other signals, and what is shown
 
 
+END_A_PROCESS = {
+    *(
+        "HUP",
+        "INT",
+        "QUIT",
+        "USR1",
+        "USR2",
+        "ALRM",
+        "TERM",
+        "STKFLT",
+        "XCPU",
+        "VTALRM",
+        "PROF",
+        "IO",
+        "PWR",
+        "PIPE",
+        "XFSZ",
+    ),
+}
+"""What ends a process by default (signal(7)), but for what cannot be caught and the signals of a defect."""
+
+
+def test_no_signal_is_forgotten() -> None:
+    """Each signal whose default is the end is a stop or ignored, by us or (PIPE, XFSZ) by Python."""
+    real_time = set(range(signal.SIGRTMIN, signal.SIGRTMAX + 1))
+    named = {int(getattr(signal, f"SIG{name}")) for name in END_A_PROCESS - {"PIPE", "XFSZ"}}
+    assert named | real_time == {*map(int, signals.STOPS), *map(int, signals.IGNORED)}
+    assert not {*signals.STOPS} & {*signals.IGNORED}
+
+
 @needs_capture
 @pytest.mark.live
 def test_other_signals(port: int) -> None:
-    """SIGHUP is ignored; SIGUSR1 logs the ledger; the capture goes on."""
+    """What is no wish to stop changes nothing, from the start on; SIGUSR1 logs the ledger; the capture goes on."""
     with Daemon("--ports", str(port), *LIVE) as daemon:
+        wait_for_handler(daemon)
+        for number in signals.IGNORED:
+            daemon.process.send_signal(number)
         daemon.log("started")
-        daemon.send(signal.SIGHUP)
+        for number in signals.IGNORED:
+            if number != signal.SIGUSR1:
+                daemon.process.send_signal(number)
         exchanges(port, 3)
         daemon.wait_for(lambda: len(daemon.messages) == 6)
+        seen = len(daemon.logged("ledger"))
         daemon.send(signal.SIGUSR1)
-        ledger = daemon.log("ledger")
+        daemon.wait_for(lambda: daemon.has_logged("ledger", seen + 1))
+        ledger = daemon.logged("ledger")[-1]
         assert ledger["ledger"]["messages_request"] == 3
         assert ledger["lanes"]["stdout"]["offered"] == 6
         assert daemon.stop() == 0
+
+
+@needs_capture
+@pytest.mark.live
+@pytest.mark.parametrize("number", signals.STOPS)
+def test_each_stop_drains(port: int, number: signal.Signals) -> None:
+    """What was captured is delivered after each kind of stop, with 0; a second one, but for SIGXCPU, ends the drain."""
+    with Daemon("--ports", str(port), *LIVE) as daemon:
+        daemon.log("started")
+        exchanges(port, 5)
+        assert daemon.stop(number) == 0
+        assert len(daemon.messages) == 10
+    with (
+        silent_server() as silent,
+        Daemon("--ports", str(port), *LIVE, "--output-url", f"http://127.0.0.1:{silent}/") as daemon,
+    ):
+        daemon.log("started")
+        exchanges(port, 1)
+        daemon.wait_for(lambda: len(daemon.messages) == 2)
+        daemon.send(number)
+        daemon.log("stopping")
+        daemon.send(number)
+        if number == signal.SIGXCPU:
+            daemon.ledger()  # it is still there
+            daemon.send(signal.SIGTERM)
+        assert daemon.end() == 2
+        assert daemon.logged("stopped")
 
 
 def test_help_and_version() -> None:

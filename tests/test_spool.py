@@ -1165,6 +1165,7 @@ def test_no_secret_is_on_disk(tmp_path: Path) -> None:
     environ = {"OUTPUT_URL_AUTH_TOKEN": TOKEN, "SPOOL_DIR": str(tmp_path / "spool"), "DRAIN_TIMEOUT_MS": "100"}
     with Daemon("--ports", "8080", "--read", file, "--output-url", nobody(), environ=environ) as daemon:
         daemon.log("messages wait in the spool")
+        daemon.offered("url", 40)  # the stop would end the reading of the file, too
         assert daemon.stop() == 0
         assert daemon.logs[-1]["lanes"]["url"]["spooled"] == 40
         assert SECRET not in "".join(daemon.stderr)
@@ -1204,6 +1205,7 @@ def test_a_damaged_spool_does_not_keep_the_daemon_from_running(tmp_path: Path) -
     with Daemon(*arguments, "--spool-dir", str(tmp_path), "--drain-timeout-ms", "100") as daemon:
         assert daemon.log("the spool is damaged: it is set aside, and a new one is begun")["level"] == "error"
         daemon.log("messages wait in the spool")
+        daemon.offered("url", 14)
         assert daemon.stop() == 0
         assert len(daemon.messages) == 14
         assert daemon.logs[-1]["lanes"]["url"]["spooled"] == 14

@@ -4,8 +4,9 @@ Signals come first: a stop while the process is still importing is a clean one.
 """
 
 import os
-import signal
 import sys
+
+from sniffer import signals
 
 
 def _leave(*_: object) -> None:
@@ -28,11 +29,12 @@ def run(arguments: list[str]) -> int:
     async def until_stopped() -> int:
         stop, again = asyncio.Event(), asyncio.Event()
 
-        def on_signal() -> None:
-            (again if stop.is_set() else stop).set()
+        def on_signal(number: int) -> None:
+            if not (stop.is_set() and number == signals.REPEATED):
+                (again if stop.is_set() else stop).set()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, on_signal)
+        for number in signals.STOPS:
+            asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
         serving = asyncio.create_task(serve(options, stop))
         cut_short = asyncio.create_task(again.wait())
         await asyncio.wait({serving, cut_short}, return_when=asyncio.FIRST_COMPLETED)
@@ -59,9 +61,7 @@ def run(arguments: list[str]) -> int:
 
 def main() -> None:
     """Runs the injector and ends the process with its exit code."""
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGINT, _leave)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signals.take(_leave)
     try:
         code = run(sys.argv[1:])
     except Exception as error:  # an import that failed: without this the code would be 1

@@ -8,7 +8,6 @@ through the same checks: `InjectorOptions.for_pod`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
 import yaml
@@ -54,6 +53,7 @@ from sniffer.options import (
     Wholes,
     choice,
     quote,
+    read_small,
     switch,
     whole,
 )
@@ -68,6 +68,9 @@ ANNOTATIONS: Final = {
     "tcp-sniffer/spool": "spool_size",
 }
 """What a pod may override, and the option that it overrides there."""
+
+MOST_CONFIG_FILE: Final = 1 << 20
+"""Bytes of the YAML file."""
 
 NEVER: Final = "never"
 JOBS: Final = "jobs"
@@ -317,7 +320,7 @@ class InjectorOptions(Options):
     def _read_file(cls, file: str, problems: list[Problem]) -> tuple[dict[str, str], dict[str, Any]]:
         """Texts and structured values by keyword; what is wrong with the file itself goes to `problems`."""
         try:
-            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+            content = yaml.safe_load(read_small(file, MOST_CONFIG_FILE).decode("utf-8"))
         except OSError as error:
             raise SnifferError(f"config {file!a} cannot be read: {error.strerror}") from error
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

@@ -14,7 +14,6 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -25,12 +24,15 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from sniffer.errors import SnifferError
 from sniffer.injector.options import InjectorOptions
 from sniffer.injector.patch import Decision, OptedInBy, Reason, build_patch
+from sniffer.options import read_small
 
 log: Final = logging.getLogger("sniffer.injector")
 
 API_VERSION: Final = "admission.k8s.io/v1"
 BODY_LIMIT: Final = 6 << 20
 """Bytes of a request: twice what an API server takes for an object, since a review may hold two."""
+MOST_PAIR_FILE: Final = 1 << 20
+"""Bytes of a certificate or a key."""
 KEEPALIVE_S: Final = 150
 """Above the 90 s after which an API server closes an idle connection itself, so that no request meets a closed one."""
 CERTIFICATE_POLL_S: Final = 5.0
@@ -69,14 +71,14 @@ class Certificate:
 
     def __init__(self, cert_file: str, key_file: str) -> None:
         """Raises SnifferError where the files hold no usable pair."""
-        self._files = (Path(cert_file), Path(key_file))
+        self._files = (cert_file, key_file)
         self._seen: tuple[bytes, ...] | None = None
         self.changes = -1
         """How often the pair was replaced."""
         self.not_after = 0.0
         """When the certificate in use expires, in seconds since 1970."""
         if error := self.reload():
-            raise SnifferError(f"no usable certificate in {cert_file} and {key_file}: {error}")
+            raise SnifferError(f"no usable certificate in tls_cert_file and tls_key_file: {error}")
 
     @property
     def context(self) -> ssl.SSLContext:
@@ -91,13 +93,17 @@ class Certificate:
     def reload(self) -> str | None:
         """Takes over a changed pair. None: the pair in use is that of the files; else why it was not replaced."""
         try:
-            seen = tuple(file.read_bytes() for file in self._files)
+            seen = tuple(read_small(file, MOST_PAIR_FILE, pipe=False) for file in self._files)
             if seen == self._seen:
                 return None
             context = _server_context()
             context.load_cert_chain(*self._files, password=lambda: b"")  # never asks at a terminal
             not_after = _try_out(context, seen[0])
-        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        except ssl.SSLError as error:
+            return str(error)
+        except OSError as error:  # without the path: what was given may be the key itself
+            return error.strerror
+        except ValueError as error:
             return str(error)
         if self._seen is None:
             self._entry = context

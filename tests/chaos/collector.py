@@ -25,6 +25,7 @@ STATUSES = {
     "500": b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n",
     "503, Retry-After": b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n",
     "429, Retry-After": b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 2\r\nContent-Length: 0\r\n\r\n",
+    "answers what cannot be read": b"HTTP/1.1 200 OK\r\nX Bad: 1\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n{}",
     "speaks no HTTP": b"\x00\xff SSH-2.0 what is this\r\n\r\n" * 3,
 }
 
@@ -128,8 +129,11 @@ class Collector:
                 stream = contexts.get(mode, contexts["takes"]).wrap_socket(connection, server_side=True)
                 with self._lock:
                     self._open.add(stream)
+            answers = 0
             while self._answer(stream, connection):
-                pass
+                answers += 1
+                if answers % 10 == 0 and self._mode == "closes after ten answers":
+                    break
         except (OSError, ValueError):
             pass  # the other side has had enough
         finally:
@@ -157,6 +161,8 @@ class Collector:
         return self._end(mode, stream, connection, rest)
 
     def _end(self, mode: str, stream: socket.socket, connection: socket.socket, body: bytes) -> bool:
+        if mode == "answers what cannot be read":
+            self._accept(body)
         if mode in STATUSES:
             stream.sendall(STATUSES[mode])
             return mode != "speaks no HTTP"
@@ -173,13 +179,15 @@ class Collector:
             return False
         if mode == "answers slowly":
             time.sleep(0.2)
-            for byte in ANSWER[:-1]:
-                stream.sendall(bytes([byte]))
-                time.sleep(0.01)
+        self._accept(body)  # whoever has read the status line counts on it
+        for part in [bytes([byte]) for byte in ANSWER] if mode == "answers slowly" else [ANSWER]:
+            stream.sendall(part)
+            time.sleep(0.01 * (mode == "answers slowly"))
+        return True
+
+    def _accept(self, body: bytes) -> None:
         with self._lock:
             self.accepted += map(identity, map(json.loads, body.splitlines()))
-        stream.sendall(ANSWER[-1:] if mode == "answers slowly" else ANSWER)
-        return True
 
 
 def identity(record: dict[str, Any]) -> Identity:

@@ -20,6 +20,8 @@ SHORT = (
     "collector: resets in the answer; spool",
     "collector: hangs; spool",
     "collector: 429, Retry-After; spool",
+    "collector: closes after ten answers",
+    "collector: answers what cannot be read; spool",
     "TLS: expired; spool",
     "name server says no such name; spool",
     "kill -9, restart; spool",

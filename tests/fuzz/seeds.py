@@ -15,7 +15,7 @@ from tests.fuzz.targets import SEPARATOR, STEPS
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n"
 TOKEN = b"Authorization: Bearer x\r\nCookie: a=1\r\nCookie: b=2\r\n"
 REQUESTS = (
-    get("/a?sig=1&b=2"),
+    get("/a;sig=1/b??s%69g[]=1;2&to=http%3A%2F%2Fu%3Ap%40h%2F%3Fsig%3D1", referer="http://u:p@h/?token=1"),
     b"POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n" + TOKEN + b"\r\nhello",
     b"HEAD /c HTTP/1.1\r\n\r\n",
     b"PUT http://u:p@h/d HTTP/1.0\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
@@ -129,6 +129,7 @@ DICTIONARY = tuple(
     b"HTTP/1.1 204 \r\n|HTTP/1.1 304 \r\n|Content-Length: |Transfer-Encoding: chunked\r\n|Content-Encoding: gzip\r\n|"
     b"Connection: upgrade\r\n|Upgrade: h2c\r\n|Set-Cookie: a\r\n|Cookie: b\r\n|Authorization: c\r\n|traceparent: |"
     b" http/1.1 \r\n|HTTP/2.0  200\tOK\r\n|Transfer-Encoding: identity\r\n|no colon\r\n|A: \0\r\n|Content- Length: |"
-    b"\r\n\r\n|\n\n|\r\n |0\r\n\r\n|5\r\n|ffffffffffffffff\r\n|, |; |?sig=|://u:p@|\x16\x03\x01|PRI * HTTP/2.0\r\n|"
+    b"\r\n\r\n|\n\n|\r\n |0\r\n\r\n|5\r\n|ffffffffffffffff\r\n|, |; |"
+    b"?sig=|;sig=|%3Fsig%3D|[sig]=|%253D|Link: <//u@h?sig=1>|Location: |://u:p@|//u:p@|\x16\x03\x01|PRI * HTTP/2.0\r\n|"
     b"\xff\xfe\xfd|\x81\x00|\x88\xa8|\x88\x64|\x08\x00\x45|\x86\xdd\x60|\x0a\x0d\x0d\x0a|\xd4\xc3\xb2\xa1".split(b"|")
 )

@@ -19,9 +19,9 @@ from typing import Any, Final
 import msgspec
 
 from sniffer import CaptureError, create_sniffer, logs
-from sniffer.config import REDACT_HEADERS, REDACT_QUERY
+from sniffer.config import LEAST_LINE, REDACT_HEADERS, REDACT_QUERY
 from sniffer.message import HttpMessage, decode, from_raw
-from sniffer_core.flow import LINK_TYPES, FlowTable, RawMessage
+from sniffer_core.flow import LINK_TYPES, FlowTable, Lines, RawMessage
 from tests import packets as p
 from tests.core.test_http1 import Gap, Piece, Rest, agree_on, comparable, reading, recognised
 from tests.laws import Table, assert_empty, assert_laws
@@ -95,6 +95,13 @@ def check(messages: Sequence[RawMessage], max_body: int) -> list[bytes]:
         assert raw.direction == "response" or raw.method
         assert raw.missing_bytes is None or raw.incomplete
         assert raw.latency_us is None or raw.latency_us >= 0
+        (_, fitting) = Lines(most=LEAST_LINE).take([raw], 0, 1)
+        assert len(fitting) <= LEAST_LINE
+        if len(line) < LEAST_LINE:
+            assert fitting == line + b"\n"
+        else:
+            cut = msgspec.json.decode(fitting, type=HttpMessage)
+            assert cut.body_truncated or cut.headers_truncated
         lines.append(line)
     return lines
 

@@ -22,6 +22,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from sniffer import signals
 from sniffer.errors import SnifferError
 from sniffer.injector import InjectorOptions, Reason
 from sniffer.injector.patch import Decision
@@ -405,9 +406,9 @@ def lines_until(process: subprocess.Popen[str], message: str) -> list[dict[str, 
     raise AssertionError(f"no {message!r} in {found}")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", signals.STOPS)
 def test_a_stop_is_code_0(number: int, tmp_path: Path) -> None:
-    """SIGTERM and SIGINT end the process with 0 after the drain, every line of its log is JSON."""
+    """SIGTERM, SIGINT and the other stops end the process with 0 after the drain, every line of its log is JSON."""
     process = start(Pair(tmp_path), "--stop-delay-ms", "10", "--resources", "limits.cpu=none")
     with process:
         before = lines_until(process, "listening")
@@ -418,11 +419,12 @@ def test_a_stop_is_code_0(number: int, tmp_path: Path) -> None:
 
 
 def test_a_second_signal_is_code_2(tmp_path: Path) -> None:
-    """A second signal ends the drain at once."""
+    """A second signal ends the drain at once; what is no stop changes nothing."""
     process = start(Pair(tmp_path), "--stop-delay-ms", "60000")
     with process:
         lines_until(process, "listening")
-        process.send_signal(signal.SIGHUP)
+        for ignored in signals.IGNORED:
+            process.send_signal(ignored)
         process.send_signal(signal.SIGTERM)
         lines_until(process, "stopping")
         process.send_signal(signal.SIGTERM)
@@ -436,6 +438,10 @@ def test_a_second_signal_is_code_2(tmp_path: Path) -> None:
         (["--nonsense"], 1, "is not an option"),
         (["--config", "/nowhere/at/all.yaml"], 2, "cannot be read"),
         (["--tls-key-file", "/nowhere/at/all.key"], 2, "no usable certificate"),
+        (["--tls-key-file", "-----BEGIN hunter2"], 2, "no usable certificate"),
+        (["--tls-key-file", "/dev/zero"], 2, "Not a regular file"),
+        (["--tls-cert-file", "/dev/zero"], 2, "Not a regular file"),
+        (["--config", "/dev/zero"], 2, "Not a regular file"),
     ],
 )
 def test_exit_codes(arguments: list[str], code: int, word: str, tmp_path: Path) -> None:
@@ -444,6 +450,7 @@ def test_exit_codes(arguments: list[str], code: int, word: str, tmp_path: Path) 
         _, error = process.communicate(timeout=60)
         assert process.returncode == code
         assert word in error
+        assert "hunter2" not in error  # what was given as a path may be the key itself
 
 
 def shadowed(folder: Path, code: str) -> subprocess.Popen[str]:

@@ -1,0 +1,372 @@
+"""What of a message must not be shown. See redact.pxd."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memchr, memset
+
+cdef tuple URL_FIELDS = ("referer", "location", "content-location", "origin", "link", "refresh")
+
+
+# ---- names -----------------------------------------------------------------------------------------------------------
+
+cdef inline uint64_t end_bit(uint8_t last_but_one, uint8_t last) noexcept nogil:
+    return <uint64_t>1 << ((lower(last_but_one) * 5 + lower(last)) & 63)
+
+
+cdef tuple fill(kinds, Names* names):
+    """Fills `names` from names in lower case, as bytes, and their kinds."""
+    cdef tuple kept = tuple(sorted([name for name in kinds if name]))
+    cdef Py_ssize_t i
+    memset(names, 0, sizeof(Names))
+    names.size = <uint32_t*>calloc(len(kept) + 1, sizeof(uint32_t))
+    names.name = <const uint8_t**>calloc(len(kept) + 1, sizeof(uint8_t*))
+    names.kind = <uint8_t*>calloc(len(kept) + 1, 1)
+    if names.size == NULL or names.name == NULL or names.kind == NULL:
+        raise MemoryError
+    names.count = <uint32_t>len(kept)
+    names.ascii = all([name.isascii() for name in kept])
+    for i in range(len(kept)):
+        names.size[i] = <uint32_t>len(kept[i])
+        names.name[i] = <const uint8_t*><char*><bytes>kept[i]
+        names.kind[i] = <uint8_t>kinds[kept[i]]
+        names.bits |= name_bit(names.name[i], names.size[i])
+        names.sizes |= <uint64_t>1 << min(63, names.size[i])
+        if names.size[i] == 1:      # what stands before it is not known
+            names.ends = <uint64_t>-1
+        else:
+            names.ends |= end_bit(names.name[i][names.size[i] - 2], names.name[i][names.size[i] - 1])
+    return kept
+
+
+cdef tuple list_fields(redacted, Names* names):
+    cdef dict kinds = {name.encode("ascii"): LINK if name == "link" else URL for name in URL_FIELDS}
+    for name in redacted:
+        kinds[name.lower().encode("latin-1")] = SECRET
+    return fill(kinds, names)
+
+
+cdef tuple list_parameters(redacted, Names* names):
+    """On the wire a name beyond ASCII may stand as UTF-8 or as ISO-8859-1; only ASCII is compared in any case, so the
+    usual cases of others are listed each."""
+    cdef dict kinds = {}
+    for name in redacted:
+        for form in (name, name.lower(), name.upper(), name.title()):
+            kinds[form.encode("utf-8", "surrogatepass").lower()] = SECRET
+            try:
+                kinds[form.encode("latin-1").lower()] = SECRET
+            except UnicodeEncodeError:
+                pass
+    return fill(kinds, names)
+
+
+cdef void free_names(Names* names) noexcept nogil:
+    free(names.size)
+    free(names.name)
+    free(names.kind)
+
+
+cdef uint8_t kind_of(const Names* names, const uint8_t* name, uint32_t size) noexcept nogil:
+    cdef uint32_t i
+    cdef uint32_t k
+    if size == 0 or not names.bits & name_bit(name, size):
+        return SHOWN
+    for i in range(names.count):
+        if names.size[i] == size:
+            for k in range(size):
+                if lower(name[k]) != names.name[i][k]:
+                    break
+            else:
+                return names.kind[i]
+    return SHOWN
+
+
+# ---- URLs ------------------------------------------------------------------------------------------------------------
+
+cdef extern from *:
+    """
+    #include <string.h>
+
+    /* Whether one of 8 bytes is an equals sign, a percent sign or an at sign: without any of them a URL has neither
+       parameters nor user info. A borrow can only make a byte look like one behind one that is. */
+    static inline int marked8(const unsigned char *from) {
+        const unsigned long long ones = 0x0101010101010101ull, high = 0x8080808080808080ull;
+        unsigned long long word, equals, percent, at;
+        memcpy(&word, from, 8);
+        equals = word ^ '=' * ones;
+        percent = word ^ '%' * ones;
+        at = word ^ '@' * ones;
+        return ((((equals - ones) & ~equals) | ((percent - ones) & ~percent) | ((at - ones) & ~at)) & high) != 0;
+    }
+    """
+    bint marked8(const uint8_t* text) noexcept nogil
+
+
+cdef uint8_t plain[256]     # characters that mean nothing here: letters, digits and most marks
+
+
+cdef void init_plain():
+    cdef int c
+    for c in range(33, 127):
+        plain[c] = 1
+    for c in b"%=&;?#:/\\[]!+<>\"',(":
+        plain[c] = 0
+
+
+init_plain()
+
+
+cdef bint is_plain(const uint8_t* text, size_t size, const Names* listed) noexcept nogil:
+    """Without a percent sign or an at sign, what counts is how the names of parameters end: few as a listed one does,
+    or with brackets or blanks."""
+    cdef size_t i = 0
+    cdef uint8_t c
+    while i + 8 <= size and not marked8(text + i):
+        i += 8
+    while i < size:
+        c = text[i]
+        if c == 37 or c == 64:
+            return False
+        if c == 61 and i and (
+                not plain[text[i - 1]] or listed.ends & end_bit(text[i - 2] if i > 1 else 0, text[i - 1])):
+            return False
+        i += 1
+    return True
+
+
+cdef inline int digit(uint8_t c) noexcept nogil:
+    """The value of a hexadecimal digit, or -1."""
+    if 48 <= c <= 57:
+        return c - 48
+    c |= 32
+    return c - 87 if 97 <= c <= 102 else -1
+
+
+cdef inline uint8_t decoded(const uint8_t* text, size_t at, size_t size, size_t* next, uint32_t* depth) noexcept nogil:
+    """The character at `at`, decoded as often as it was encoded: %3D and %25253D are both an equals sign."""
+    cdef size_t i = at + 1
+    cdef uint32_t times = 1
+    next[0] = at + 1
+    depth[0] = 0
+    if text[at] != 37:
+        return text[at]
+    while i + 2 <= size and text[i] == 50 and text[i + 1] == 53:
+        i += 2
+        times += 1
+    if i + 2 > size or digit(text[i]) < 0 or digit(text[i + 1]) < 0:
+        return 37
+    next[0] = i + 2
+    depth[0] = times
+    return <uint8_t>(digit(text[i]) << 4 | digit(text[i + 1]))
+
+
+cdef inline bint is_blank(const Names* listed, uint8_t c) noexcept nogil:
+    """Whether a character around a name is left out of it: servers do so."""
+    return c <= 32 or c == 43 or c == 127 or (c >= 128 and listed.ascii)
+
+
+cdef bint is_listed(const Names* listed, const uint8_t* text, size_t at, size_t end) noexcept nogil:
+    """Whether a name is listed, decoded and without blanks around it."""
+    cdef size_t first = at
+    cdef size_t next = 0
+    cdef uint32_t depth = 0
+    cdef uint32_t size = 0
+    cdef uint32_t blanks = 0
+    cdef uint32_t i
+    cdef uint32_t k
+    cdef uint8_t c
+    while at < end:
+        if not is_blank(listed, decoded(text, at, end, &next, &depth)):
+            size += blanks + 1
+            blanks = 0
+        elif size:
+            blanks += 1
+        else:
+            first = next
+        at = next
+    if size == 0 or not listed.sizes >> min(<uint32_t>63, size) & 1:
+        return False
+    for i in range(listed.count):
+        if listed.size[i] != size:
+            continue
+        at = first
+        for k in range(size):
+            c = decoded(text, at, end, &next, &depth)
+            if lower(c) != listed.name[i][k] and not (c == 43 and listed.name[i][k] == 32):
+                break
+            at = next
+        else:
+            return True
+    return False
+
+
+cdef bint is_secret(const Scan* scan, size_t end) noexcept nogil:
+    """Whether the value behind the name that ends here must not be shown."""
+    cdef const Names* listed = scan.listed
+    cdef size_t at = scan.name
+    cdef size_t part = scan.name
+    cdef size_t next = 0
+    cdef uint32_t depth = 0
+    cdef uint8_t c
+    if not scan.odd:
+        return kind_of(listed, scan.text + at, <uint32_t>(end - at)) == SECRET
+    if is_listed(listed, scan.text, at, end):
+        return True
+    while at < end:
+        c = decoded(scan.text, at, end, &next, &depth)
+        if c == 0 or c == 91 or c == 93 or (scan.queried and (c == 47 or c == 33)):     # a NUL, [ ] / !
+            if is_listed(listed, scan.text, part, at):
+                return True
+            part = next
+        at = next
+    return part > scan.name and is_listed(listed, scan.text, part, end)
+
+
+cdef size_t value_end(const Scan* scan, size_t at, uint32_t begun) noexcept nogil:
+    """Where a value that begins at `at`, at depth `begun`, ends.
+
+    Since no `;` ends it, it may go on behind the URL that it is in: then what ends it is of the URL around that.
+    """
+    cdef size_t next = 0
+    cdef uint32_t depth = 0
+    cdef uint8_t c
+    while at < scan.size:
+        c = decoded(scan.text, at, scan.size, &next, &depth)
+        if depth <= begun and (c == 38 if scan.queried else c == 47 or c == 63 or c == 35):     # & / ? #
+            return at
+        if depth == 0 and c == 62 and scan.kind == LINK:
+            return at
+        if depth < begun and (c == 59 or c == 61 or c == 63 or c == 35):    # ; = ? #
+            begun = depth
+        at = next
+    return at
+
+
+cdef bint user_info(const Scan* scan, size_t at, uint32_t begun, bint sure, Cut* cut) noexcept nogil:
+    """Whether an authority begins at `at` and has user info; not `sure`: it may as well be a path, and takes a password
+    to be one."""
+    cdef size_t next = 0
+    cdef uint32_t depth = 0
+    cdef bint colon = False
+    cdef bint password = False
+    cdef uint8_t c
+    cut.at = at
+    cut.end = at
+    cut.marked = False
+    while at < scan.size:
+        c = decoded(scan.text, at, scan.size, &next, &depth)
+        if depth <= begun and (c == 47 or c == 92 or c == 63 or c == 35):   # / \ ? #
+            break
+        if depth == 0 and ((c == 38 and scan.queried) or (c == 62 and scan.kind == LINK)):
+            break
+        if c == 58:
+            colon = True
+        elif c == 64:
+            password = colon
+            cut.end = next
+        at = next
+    return cut.end > cut.at and (sure or password)
+
+
+cdef bint is_scheme(const uint8_t* text, size_t at, size_t end) noexcept nogil:
+    """RFC 3986 section 3.1."""
+    cdef size_t i
+    cdef uint8_t c
+    for i in range(at, end):
+        c = text[i]
+        if not (97 <= c | 32 <= 122 or (i > at and (48 <= c <= 57 or c == 43 or c == 45 or c == 46))):
+            return False
+    return end > at
+
+
+cdef bint at_slash(Scan* scan, size_t at, size_t next, uint32_t begun, Cut* cut) noexcept nogil:
+    """Whether a slash (browsers take a backslash for one) begins an authority that has user info.
+
+    Two behind a colon do, whatever stands for a scheme. At the start of a URL they do in a header field; a request
+    target may have them in its path. Browsers take one for two, or three, as well. Where it may as well be a path, it
+    takes a password to be user info.
+    """
+    cdef bint behind_scheme = at == scan.colon_end
+    cdef size_t following = 0
+    cdef uint32_t depth = 0
+    cdef uint32_t slashes = 1
+    cdef uint8_t c
+    if not behind_scheme and at != scan.url:
+        return False
+    at = next
+    while at < scan.size:
+        c = decoded(scan.text, at, scan.size, &following, &depth)
+        if c != 47 and c != 92:
+            break
+        slashes += 1
+        begun = depth
+        at = following
+    scan.at = at
+    if slashes == 1 and not (behind_scheme and is_scheme(scan.text, scan.url, scan.colon)):
+        return False
+    return user_info(
+        scan, at, begun, slashes == 2 and (behind_scheme or (scan.kind != TARGET and not scan.queried)), cut)
+
+
+cdef void begin_scan(Scan* scan, const uint8_t* text, size_t size, uint8_t kind, const Names* listed) noexcept nogil:
+    memset(scan, 0, sizeof(Scan))
+    scan.listed = listed
+    scan.text = text
+    scan.size = size
+    scan.kind = kind
+    scan.colon_end = size + 1
+
+
+cdef inline void begin_name(Scan* scan, size_t at) noexcept nogil:
+    scan.name = at
+    scan.url = at
+    scan.odd = False
+
+
+cdef bint next_cut(Scan* scan, Cut* cut) noexcept nogil:
+    cdef const uint8_t* text = scan.text
+    cdef size_t size = scan.size
+    cdef size_t at
+    cdef size_t next = 0
+    cdef uint32_t depth = 0
+    cdef uint8_t c
+    if scan.at == 0 and scan.kind == TARGET and scan.size and scan.text[0] != 47:
+        if user_info(scan, 0, 0, True, cut):    # authority-form, RFC 9112 section 3.2.3
+            scan.at = cut.end
+            begin_name(scan, cut.end)
+            return True
+    while True:
+        at = scan.at
+        while at < size and plain[text[at]]:
+            at += 1
+        if at >= size:
+            return False
+        c = decoded(text, at, size, &next, &depth)
+        scan.at = next
+        if c == 61:                                             # =
+            if scan.listed.count and is_secret(scan, at):
+                cut.at = next
+                cut.end = value_end(scan, next, depth)
+                cut.marked = True
+                scan.at = cut.end
+                begin_name(scan, cut.end)
+                return True
+            begin_name(scan, next)
+        elif c == 38 or c == 59:                                # & ;
+            begin_name(scan, next)
+        elif c == 63 or c == 35:                                # ? #
+            scan.queried = True
+            begin_name(scan, next)
+        else:
+            scan.odd = True
+            if c == 58:                                         # :
+                scan.colon = at
+                scan.colon_end = next
+            elif c == 47 or c == 92:                            # / \
+                if at_slash(scan, at, next, depth, cut):
+                    scan.at = cut.end
+                    return True
+            elif depth == 0 and (c == 60 or c == 62) and scan.kind == LINK:
+                scan.queried = False
+                begin_name(scan, next)
+            elif c <= 32 or c == 34 or c == 39 or c == 40 or c == 44 or c == 60:    # blank " ' ( , <
+                scan.url = next
