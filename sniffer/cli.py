@@ -185,6 +185,7 @@ def run(arguments: Sequence[str], **keywords: Any) -> int:
         # The capture thread hands over often; by default each hand-off would wait 5 ms behind a busy loop.
         sys.setswitchinterval(0.001)
         memory.share_heap()
+        privileges.raise_descriptors()
         try:
             _load(config)
         except SnifferError as error:

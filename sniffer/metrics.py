@@ -16,6 +16,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 
 from sniffer.errors import SnifferError
 from sniffer.ledger import DECLARED, LANE, Ledger
+from sniffer.serving import HttpServer, bind
 
 if TYPE_CHECKING:
     from sniffer_core.flow import RawMessage
@@ -65,22 +66,20 @@ class Endpoint:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_SECONDS)
+        self._server = HttpServer(app, name="metrics", close_seconds=CLOSE_SECONDS)
 
     async def open(self) -> None:
         """Starts to serve. SnifferError when the address cannot be listened on."""
-        await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self._address, self._port).start()
+            await self._server.open(bind(self._address, self._port))
         except OSError as error:
-            await self._runner.cleanup()
             raise SnifferError(
                 f"metrics_port: cannot listen on {self._address} port {self._port}: {error.strerror}"
             ) from error
 
     async def close(self) -> None:
         """Ends serving."""
-        await self._runner.cleanup()
+        await self._server.close()
 
     def _observe(self, messages: Sequence[RawMessage]) -> None:
         for message in messages:

@@ -12,8 +12,10 @@ open (`release`), and with it the last of the capability.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import queue
+import resource
 import sys
 import threading
 from collections.abc import Callable
@@ -29,6 +31,7 @@ CAP_NET_RAW: Final = 13
 KEPT: Final = 1 << CAP_DAC_OVERRIDE | 1 << CAP_DAC_READ_SEARCH | 1 << CAP_NET_BIND_SERVICE
 """What root keeps, to open the files and the port that its configuration names; another user has none of them."""
 PR_SET_NO_NEW_PRIVS: Final = 38
+MOST_DESCRIPTORS: Final = 65_536
 _VERSION_3: Final = 0x20080522
 """_LINUX_CAPABILITY_VERSION_3 of linux/capability.h: two words for each set."""
 
@@ -39,6 +42,15 @@ class _Header(ctypes.Structure):
 
 class _Sets(ctypes.Structure):
     _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
+
+
+def raise_descriptors() -> None:
+    """Lets the process open as many files as it may: it starts with the soft limit, often 1,024 of far more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):  # forbidden here: then the soft limit it is
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def raise_net_raw() -> None:

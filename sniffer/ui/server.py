@@ -20,7 +20,6 @@ import binascii
 import contextlib
 import re
 import secrets
-import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from importlib.resources import files
@@ -35,11 +34,11 @@ from sniffer import __version__
 from sniffer.errors import SnifferError
 from sniffer.har import entry_of
 from sniffer.ledger import Ledger, losses
+from sniffer.serving import MOST_CONNECTIONS, WRITE_SECONDS, HttpServer, bind
 from sniffer.ui.store import BINS, MOST_ROWS, LiveSink, Messages
 
 MOST_BROWSERS: Final = 32
 """Streams of events at the same time."""
-MOST_CONNECTIONS: Final = 128
 MOST_DOWNLOADS: Final = 2
 BATCH_ROWS: Final = 500
 """Rows of one event."""
@@ -48,13 +47,10 @@ SEARCH_ROWS: Final = 100
 PACE_SECONDS: Final = 0.05
 """Between two events of rows to a browser that keeps up."""
 STATS_SECONDS: Final = 1.0
-WRITE_SECONDS: Final = 30.0
-"""A browser that takes nothing for so long is cut off; it comes again by itself, where it is alive."""
 CLOSE_SECONDS: Final = 2.0
 PART_BYTES: Final = 1 << 16
 SEND_BUFFER: Final = 1 << 17
 """Of the kernel, for each connection: a slow browser must notice soon."""
-PORT_TRIES: Final = 64
 
 COOKIE: Final = "tcp_sniffer_view"
 PAGE: Final = (
@@ -140,7 +136,6 @@ class Server:
         self._port = port
         self._ports = ports
         self._live = live
-        self._write_seconds = write_seconds
         self._token = secrets.token_urlsafe(24)
         self._session = secrets.token_urlsafe(32)
         self._run = secrets.token_urlsafe(12)
@@ -152,7 +147,7 @@ class Server:
         self._ending = False
         self._stats = b""
         self._ticker: asyncio.Task[None] | None = None
-        self._server: asyncio.Server | None = None
+        self._is_open = False
         app = web.Application(middlewares=[self._guard])
         app.on_response_prepare.append(_add_headers)
         app.router.add_get("/", self._enter, allow_head=False)
@@ -161,7 +156,7 @@ class Server:
         app.router.add_get(f"/{self._run}/har", self._har, allow_head=False)
         app.router.add_get(f"/{self._run}/search", self._search, allow_head=False)
         app.router.add_get(f"/{self._run}/exchange/{{number:[0-9]{{1,15}}}}", self._exchange, allow_head=False)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
+        self._http = HttpServer(app, name="ui", headers=HEADERS, most=MOST_CONNECTIONS, write_seconds=write_seconds)
 
     @property
     def url(self) -> str:
@@ -178,45 +173,21 @@ class Server:
         """Starts to serve. SnifferError when the address cannot be listened on."""
         self._sniffer = sniffer
         try:
-            listening = self._listen()
+            listening = bind(self._address, self._port, avoid=self._ports, send_buffer=SEND_BUFFER)
+            self._port = listening.getsockname()[1]
+            await self._http.open(listening)
         except OSError as error:
             raise SnifferError(
                 f"ui_address: cannot listen on {self._address} port {self._port}: {error.strerror}"
             ) from error
-        self._port = listening.getsockname()[1]
-        await self._runner.setup()
-        self._server = await asyncio.get_running_loop().create_server(self._connection, sock=listening)
+        self._is_open = True
         self._sink.listeners.add(self._wake)
-
-    def _listen(self) -> socket.socket:
-        family = socket.AF_INET6 if ":" in self._address else socket.AF_INET
-        with contextlib.ExitStack() as refused:
-            for _ in range(PORT_TRIES):
-                listening = socket.socket(family, socket.SOCK_STREAM)
-                try:
-                    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-                    if family == socket.AF_INET6:
-                        listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                    listening.bind((self._address, self._port))
-                except BaseException:
-                    listening.close()
-                    raise
-                if listening.getsockname()[1] not in self._ports:
-                    return listening
-                refused.callback(listening.close)  # held until another one is found
-            raise OSError(0, "every free port that was offered is one of ports")
-
-    def _connection(self) -> asyncio.BaseProtocol:
-        server = self._runner.server
-        assert server is not None  # noqa: S101 - it is set up
-        return _Refused() if len(server.connections) >= MOST_CONNECTIONS else server()
 
     async def close(self) -> None:
         """Lets each browser have the last rows, for a moment, and ends."""
-        if self._server is None:
+        if not self._is_open:
             return
-        self._server.close()
+        self._http.stop_listening()
         self._ending = True
         self._alone.clear()
         self._stats = _event("stats", self._facts())
@@ -227,7 +198,7 @@ class Server:
         self._sink.listeners.discard(self._wake)
         if self._ticker is not None:
             self._ticker.cancel()
-        await self._runner.cleanup()
+        await self._http.close()
 
     # Who may
 
@@ -271,7 +242,7 @@ class Server:
             return web.Response(status=404, text="It is not kept any more.\n")
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
-        await self._send(request, response, _both(messages))
+        await self._send(response, _both(messages))
         return response
 
     async def _search(self, request: web.Request) -> web.StreamResponse:
@@ -301,7 +272,7 @@ class Server:
         self._downloads += 1
         try:
             await response.prepare(request)
-            await self._send(request, response, self._har_parts(numbers))
+            await self._send(response, self._har_parts(numbers))
         finally:
             self._downloads -= 1
         return response
@@ -334,16 +305,14 @@ class Server:
                 self._stats = _event("stats", self._facts())
                 self._ticker = asyncio.create_task(self._tick())
             with contextlib.suppress(OSError):  # the browser is gone, or was cut off
-                await self._follow(request, response, after + 1, news)
+                await self._follow(response, after + 1, news)
         finally:
             self._browsers.discard(news)
             if not self._browsers:
                 self._alone.set()
         return response
 
-    async def _follow(
-        self, request: web.Request, response: web.StreamResponse, number: int, news: asyncio.Event
-    ) -> None:
+    async def _follow(self, response: web.StreamResponse, number: int, news: asyncio.Event) -> None:
         """Writes events until the end, or until the browser is gone."""
         written = self._stats
         parts = [_event("hello", self._hello()), written]
@@ -360,7 +329,7 @@ class Server:
                 parts.append(written)
             if ending and not rows:
                 parts.append(_event("end", {"file": not self._live}))
-            await self._write(request, response, b"".join(parts))
+            await response.write(b"".join(parts))
             parts = []
             if ending and not rows:
                 return
@@ -433,38 +402,18 @@ class Server:
 
     # Writing
 
-    async def _send(self, request: web.Request, response: web.StreamResponse, parts: Iterable[bytes]) -> None:
+    async def _send(self, response: web.StreamResponse, parts: Iterable[bytes]) -> None:
         """Writes parts as they are made, and lets others have their turn in between."""
         waiting = bytearray()
         with contextlib.suppress(OSError):  # the browser is gone, or was cut off
             for part in parts:
                 waiting += part
                 while len(waiting) >= PART_BYTES:
-                    await self._write(request, response, bytes(waiting[:PART_BYTES]))
+                    await response.write(bytes(waiting[:PART_BYTES]))
                     del waiting[:PART_BYTES]
                     await asyncio.sleep(0)
-            await self._write(request, response, bytes(waiting))
+            await response.write(bytes(waiting))
             await response.write_eof()
-
-    async def _write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
-        """Writes; a browser that takes nothing is cut off, and what is left for it forgotten."""
-        if not data:
-            return
-        try:
-            async with asyncio.timeout(self._write_seconds):
-                await response.write(data)
-        except (TimeoutError, asyncio.CancelledError):
-            if request.transport is not None:
-                request.transport.abort()
-            raise
-
-
-class _Refused(asyncio.Protocol):
-    """A connection that is one too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ends it."""
-        transport.close()
 
 
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
