@@ -10,6 +10,7 @@ The only module that imports pcapy, and only when a capture opens.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import select
 import socket
@@ -53,6 +54,9 @@ BUSY_SECONDS: Final = 3.0
 """After the last packet the table is given the time every BUSY_WAIT_MS for so long; then every IDLE_WAIT_MS."""
 SLICE: Final = 1024
 """Messages that the hand-off takes, and gives, at a time."""
+
+BEHIND: Final = 16
+"""The loop is behind when this part of the hand-off, a sixteenth, waits for it."""
 
 DLT_ETHERNET: Final = 1
 DLT_COOKED: Final = (113, 276)
@@ -104,6 +108,9 @@ class Source(Protocol):
     waiting: bool = False
     """It waits for somebody else: for an interface that is down to come up, for a pipe's writer."""
 
+    caught_up: float = math.inf
+    """When it had last given all there was to read, in `time.monotonic` seconds; a file is read at our own pace."""
+
     def open(self, stop: Stop) -> int:
         """Opens it and returns the link type. Raises CaptureError."""
 
@@ -154,6 +161,7 @@ class LiveSource(Source):
         self._pace = _Pace()
         self._pause = min(PAUSE_SECONDS, buffer_size / PAUSE_RATE)
         self._emptied = False
+        self.caught_up = math.inf
 
     def open(self, stop: Stop) -> int:
         """Opens the interface. One that is down is waited for."""
@@ -223,6 +231,8 @@ class LiveSource(Source):
                 last = time.monotonic()
             elif self._down:
                 self._check_exists()
+            if batch is None or self._emptied:
+                self.caught_up = time.monotonic()
             yield batch
             if batch is not None and self._emptied:
                 stop.wait(self._pause)
@@ -766,6 +776,10 @@ class HandOff:
         with self._lock:
             events, self._events = self._events, []
             return events
+
+    def behind(self) -> bool:
+        """Whether the loop takes less than comes: far from full, but more waits than comes at a time."""
+        return self._bytes * BEHIND > self._max_bytes or self._waiting * BEHIND > self._max_messages
 
     def drop_rest(self) -> None:
         """The loop takes no more: what waits is dropped, counted, and so is whatever still comes."""

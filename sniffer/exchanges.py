@@ -8,8 +8,10 @@ the sink has had it. It decides nothing about pairing; the core did (`connection
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from sniffer.message import HttpMessage
     from sniffer.sinks import Record
 
-BATCH_MESSAGES: Final = 512
+BATCH_MESSAGES: Final = 128
+"""What is made of an exchange costs much: others have their turn after so many messages."""
 BATCH_BYTES: Final = 1 << 20
 GIVEN_UP: Final = 10_000
 """Connections of which it is remembered that a request was given out alone."""
@@ -111,6 +114,15 @@ class ExchangeSink(Sink):
     """Bytes of messages that it keeps after they are delivered: the lanes have so much less."""
     lossy: Callable[[], bool] = staticmethod(lambda: False)
     """Whether messages were dropped on the way to this sink: then what is alone may have had a partner."""
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """What is done within counts as `worked`. On any thread, but on one at a time."""
+        before = time.thread_time()
+        try:
+            yield
+        finally:
+            self.worked += time.thread_time() - before
 
 
 class _Waiting(NamedTuple):

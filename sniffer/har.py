@@ -98,6 +98,10 @@ class HarSink(ExchangeSink):
             raise Failed(os.strerror(error.errno or 0), delivered=done.messages) from None
 
     def _add(self, batch: list[Exchange], done: _Done, *, lossy: bool) -> None:
+        with self.working():
+            self._add_each(batch, done, lossy=lossy)
+
+    def _add_each(self, batch: list[Exchange], done: _Done, *, lossy: bool) -> None:
         for exchange in batch:
             if done.cut:
                 return

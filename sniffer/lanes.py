@@ -8,6 +8,9 @@ ends in exactly one counter of its lane, so that at any moment
     offered = delivered + rejected + dropped (by reason) + waiting
 
 (A lane with a spool, `sniffer.spool`, has `spooled` on the right and `recovered` on the left besides.)
+
+A lane can be one that gives way: what it costs is many times what the others do, so where the process comes to its
+limits it takes nothing for a while, that the others lose nothing on its account (`Precedence`).
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, cast
 
@@ -28,6 +31,18 @@ CUT_SECONDS: Final = 0.25
 """A sink whose delivery is cancelled at the deadline gets this long to say what it has done."""
 LOG_SECONDS: Final = 1.0
 """Losses of a lane are logged at most this often, with counts."""
+
+CROWDED: Final = 8
+"""A lane is crowded when this part of it, an eighth, is full."""
+LITTLE: Final = 0.1
+"""A lane that gives way may work for this part of the time while others are crowded: so little is no reason."""
+WORK_SECONDS: Final = 0.25
+"""Over about so long it is measured how much a lane has worked."""
+LOOK_SECONDS: Final = 0.1
+"""Lanes that give way do so for this long at least."""
+YIELD_SECONDS: Final = 1.0
+"""They go on after so long even where it has not helped; then after twice as long, each time."""
+MOST_YIELD_SECONDS: Final = 30.0
 
 Outcome = Reason | Literal["delivered", "rejected"]
 
@@ -41,6 +56,7 @@ class LaneCounters:
     delivered: int = 0
     rejected: int = 0
     dropped_full: int = 0
+    dropped_yielded: int = 0
     dropped_retries: int = 0
     dropped_deadline: int = 0
     dropped_closed: int = 0
@@ -54,6 +70,7 @@ class LaneCounters:
         """Messages dropped, by reason."""
         return {
             "full": self.dropped_full,
+            "yielded": self.dropped_yielded,
             "retries": self.dropped_retries,
             "deadline": self.dropped_deadline,
             "closed": self.dropped_closed,
@@ -65,6 +82,8 @@ class LaneCounters:
         """Counts messages as dropped."""
         if reason == "full":
             self.dropped_full += count
+        elif reason == "yielded":
+            self.dropped_yielded += count
         elif reason == "retries":
             self.dropped_retries += count
         elif reason == "deadline":
@@ -234,6 +253,7 @@ class Lane:
     """The way to one sink: a bounded queue and its workers. Belongs to the loop; every method is called there.
 
     `max_bytes` bounds the weight of what waits, what is under way included; `max_messages` bounds its number.
+    `gives_way`: it may be told to leave the processor to others (`Precedence`).
     """
 
     def __init__(
@@ -244,6 +264,7 @@ class Lane:
         max_messages: int = 100_000,
         queue: Queue | None = None,
         counters: LaneCounters | None = None,
+        gives_way: bool = False,
     ) -> None:
         self.sink = sink
         self.name = sink.name
@@ -252,6 +273,11 @@ class Lane:
         """Set when the sink is gone before its time: everything offered from then on is dropped."""
         self._queue: Queue = Batches() if queue is None else queue
         self.max_bytes = max_bytes
+        self.gives_way = gives_way
+        self.yielding = False
+        """It gives way now: whatever is offered is dropped, and no batch is begun."""
+        self._yielded_before = 0
+        self._yield_said = False
         self._max_messages = max_messages
         self._bytes = 0
         self._taking = True
@@ -277,6 +303,9 @@ class Lane:
         self.counters.offered += count
         if not self._taking:
             self._drop("closed", count)
+            return
+        if self.yielding:
+            self.counters.drop("yielded", count)
             return
         if size is None:
             size = weigh(batch)
@@ -313,6 +342,7 @@ class Lane:
         after it has returned is dropped.
         """
         self._draining = True
+        self.yielding = False
         if deadline is not None:
             self.sink.drain(deadline)
         self._start()
@@ -331,9 +361,42 @@ class Lane:
             self._ripening.cancel()
         await self.sink.close()
         self._losses.flush()
+        self._say_yielded()
 
     def report(self) -> None:
         """Called at every statistics interval: says what is still wrong."""
+        self._say_yielded()
+
+    @property
+    def crowded(self) -> bool:
+        """It is not as good as empty any more."""
+        return self._bytes * CROWDED > self.max_bytes or self.counters.waiting * CROWDED > self._max_messages
+
+    def give_way(self) -> None:
+        """Takes nothing until `go_on`; what waits stays. Said once in each statistics interval."""
+        if self._draining or self.yielding:
+            return
+        self.yielding = True
+        if not self._yield_said:
+            self._yield_said = True
+            log.warning("an output gives way to the others: it gets a part of the messages", extra=self._named())
+
+    def go_on(self) -> None:
+        """Ends giving way."""
+        if self.yielding:
+            self.yielding = False
+            self._start()
+
+    def _say_yielded(self) -> None:
+        yielded = self.counters.dropped_yielded - self._yielded_before
+        self._yielded_before += yielded
+        if yielded:
+            log.warning("an output has given way to the others", extra=self._named(dropped=yielded))
+        else:
+            self._yield_said = False
+
+    def _named(self, **more: object) -> dict[str, object]:
+        return {"fields": {"sink": self.name, **more}}
 
     async def _settled(self) -> None:
         """Returns when nothing is left to wait for in a drain."""
@@ -352,11 +415,15 @@ class Lane:
             size = more
         return batch, size
 
+    @property
+    def _ready(self) -> bool:
+        return self._taking and not self.yielding
+
     def _start(self) -> None:
         """Sets idle workers to what is ready."""
         if self._draining:
             self._queue.ripen(last=True)
-        while self._taking and len(self._flights) < self._queue.workers and (taken := self._queue.take()):
+        while self._ready and len(self._flights) < self._queue.workers and (taken := self._queue.take()):
             flight = Flight(len(taken[0]))
             self._flights[asyncio.create_task(self._work(taken, flight), name=f"lane {self.name}")] = flight
         if self._queue.ripening and self._ripening is None:
@@ -383,7 +450,9 @@ class Lane:
                 self._bytes -= size
                 self._queue.done(batch)
                 self._tell()
-            taken = self._queue.take() if self._taking else None
+            if self.gives_way:  # its sink may work on the loop: then others have their turn after each batch
+                await asyncio.sleep(0)
+            taken = self._queue.take() if self._ready else None
             if taken is None:
                 self._flights.pop(task, None)
             self._start()
@@ -474,6 +543,82 @@ class Lane:
         dropped = self.counters.dropped_deadline - before
         if dropped:
             log.warning("lane did not drain in time", extra={"fields": {"sink": self.name, "dropped": dropped}})
+
+
+class Precedence:
+    """Whose turn it is where there is too little processor for all lanes: those that give way do so first, and at once.
+
+    They do when messages back up before the pump (`behind`), and when they back up in a lane of the others while those
+    that give way work for more than a little of the time. This is looked at with every batch, long before anything is
+    full. They go on when nothing is backed up any more; and for a moment every now and then where that does not come,
+    since a lane may be crowded because it waits for whoever reads it: then giving way helps nobody.
+    """
+
+    def __init__(self, behind: Callable[[], bool], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._behind = behind
+        self._clock = clock
+        self._firm: list[Lane] = []
+        self._giving: list[Lane] = []
+        self._again: asyncio.TimerHandle | None = None
+        self._until = 0.0
+        """They go on at the latest then."""
+        self._seconds = YIELD_SECONDS
+        """How long they give way where it does not help."""
+        self._marks = [(clock(), 0.0)] * 2
+        """When those that give way had worked for how long: twice, the older first."""
+
+    def add(self, lane: Lane) -> None:
+        """One more lane."""
+        (self._giving if lane.gives_way else self._firm).append(lane)
+
+    def look(self) -> None:
+        """Called before each batch is offered."""
+        if not self._giving or self._again is not None:
+            return
+        share = self._share()
+        if not (self._behind() or (share > LITTLE and self._crowded())) or not self._stands():
+            return
+        for lane in self._giving:
+            lane.give_way()
+        self._until = self._clock() + self._seconds
+        self._again = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look_again)
+
+    def close(self) -> None:
+        """Nobody has to give way any more."""
+        if self._again is not None:
+            self._again.cancel()
+
+    def _look_again(self) -> None:
+        now = self._clock()
+        if self._stands() and (self._behind() or self._crowded()):
+            if now < self._until:
+                self._again = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look_again)
+                return
+            self._seconds = min(2 * self._seconds, MOST_YIELD_SECONDS)
+        else:
+            self._seconds = YIELD_SECONDS
+        self._again = None
+        self._marks = [(now, self._worked())] * 2
+        for lane in self._giving:
+            lane.go_on()
+
+    def _stands(self) -> bool:
+        """Whether there is anybody to give way to."""
+        return any(not lane.closed.is_set() for lane in self._firm)
+
+    def _crowded(self) -> bool:
+        return any(lane.crowded for lane in self._firm)
+
+    def _worked(self) -> float:
+        return sum(lane.sink.worked for lane in self._giving)
+
+    def _share(self) -> float:
+        """The part of the last moments for which the lanes that give way have worked."""
+        now, worked = self._clock(), self._worked()
+        if now - self._marks[1][0] > WORK_SECONDS:
+            self._marks = [self._marks[1], (now, worked)]
+        then, before = self._marks[0]
+        return (worked - before) / max(now - then, 0.001)
 
 
 class _Losses:

@@ -173,6 +173,7 @@ LANE: Final = (
     Counter("delivered", "messages that its sink took"),
     Counter("rejected", "messages that its sink refused for good (a final answer of the collector)"),
     Counter("dropped_full", "messages dropped because the lane was full"),
+    Counter("dropped_yielded", "messages dropped because the lane gave way to the other outputs"),
     Counter("dropped_retries", "messages dropped after the last retry"),
     Counter("dropped_deadline", "messages that the drain did not deliver in time"),
     Counter("dropped_closed", "messages dropped because the sink has ended (closed pipe, left iteration)"),

@@ -25,7 +25,7 @@ from sniffer.capture import Capture, Event, FileSource, HandOff, LiveSource, Sou
 from sniffer.config import SnifferConfig
 from sniffer.errors import CaptureError, SnifferError, ValidationError
 from sniffer.exchanges import ByExchange, ExchangeSink
-from sniffer.lanes import ByConnection, Lane, weigh
+from sniffer.lanes import ByConnection, Lane, Precedence, weigh
 from sniffer.ledger import RENAMED_GAUGES, Ledger, Snapshot
 from sniffer.message import HttpMessage, Placement, decode, from_raw
 from sniffer.sinks import INSTANCE_HEADER, CallbackSink, IteratorSink, Retrying, Sink, StdoutSink, where
@@ -40,6 +40,10 @@ BEAT_SECONDS: Final = 5.0
 """A capture thread that has not shown itself for so long is stuck."""
 PATIENCE_SECONDS: Final = 30.0
 """An output of exchanges shows a request of a live capture alone when it has waited so long for its response."""
+LAG_SECONDS: Final = 0.1
+"""A capture that has not read all there was for so long is behind."""
+FIRM_SHARE: Final = 4
+"""A lane that stands has so many times the bytes of one that gives way."""
 THREAD_END_SECONDS: Final = 1.0
 """A capture thread that has not ended so long after the deadline is left behind."""
 CARRY: Final = ("user-agent", "host", INSTANCE_HEADER.lower())
@@ -61,6 +65,9 @@ DROPS: Final = {
     "kernel_if_dropped": "the interface drops packets",
     "handoff_dropped": "messages are dropped: the hand-off is full",
 }
+
+NOT_LOST: Final = ("dropped_closed", "dropped_yielded")
+"""What an output did not get because nobody reads it any more, or because it gave way to those that must have all."""
 
 EVICTIONS: Final = (
     "flows_evicted_silent",
@@ -126,6 +133,7 @@ class Sniffer:
         self._placement = Placement(*where_it_runs) if any(where_it_runs) else None
         self._leaves_out = _filters(config, live=self._live)
         self._lanes: list[Lane] = []
+        self._precedence = Precedence(self._behind)
         self._iterators: list[IteratorSink] = []
         self._news = asyncio.Event()
         self._finished = asyncio.Event()
@@ -351,8 +359,11 @@ class Sniffer:
 
     def _exchange_lane(self, sink: ExchangeSink, share: int) -> Lane:
         queue = ByExchange(max_bytes=share // 4, patience=PATIENCE_SECONDS if self._live else None)
-        lane = Lane(sink, max_bytes=share, queue=queue)
-        sink.lossy = lambda: bool(lane.counters.dropped_full or self._handoff.drops()["handoff_dropped"])
+        lane = Lane(sink, max_bytes=share, queue=queue, gives_way=self._live)
+        counters = lane.counters
+        sink.lossy = lambda: bool(
+            counters.dropped_full or counters.dropped_yielded or self._handoff.drops()["handoff_dropped"]
+        )
         return lane
 
     def _make_url_lane(self, sink: Sink, share: int) -> Lane:
@@ -379,9 +390,10 @@ class Sniffer:
 
     def _add(self, lane: Lane) -> None:
         self._lanes.append(lane)
-        taking = [lane for lane in self._lanes if not lane.closed.is_set()]
-        for each in taking:
-            each.max_bytes = self._lane_bytes // len(taking)
+        self._precedence.add(lane)
+        shares = {lane: 1 if lane.gives_way else FIRM_SHARE for lane in self._lanes if not lane.closed.is_set()}
+        for each, share in shares.items():
+            each.max_bytes = self._lane_bytes * share // sum(shares.values())
         self.ledger.lane(lane.name, partial(asdict, lane.counters))
 
     def _opened(self, error: Exception | None) -> None:
@@ -455,6 +467,10 @@ class Sniffer:
         log.warning("nothing is captured; waiting to be stopped")
         await self._stop_called.wait()
 
+    def _behind(self) -> bool:
+        """Whether messages back up before the lanes, or packets before the capture thread."""
+        return self._handoff.behind() or time.monotonic() - self._capture.source.caught_up > LAG_SECONDS
+
     async def _pump(self) -> None:
         handoff = self._handoff
         while True:
@@ -484,7 +500,8 @@ class Sniffer:
                 for lane in self._lanes:
                     await lane.room()
         finally:  # at the deadline too: then the lanes count what they drop
-            if any(lane.sink.wants_messages for lane in self._lanes):
+            self._precedence.look()
+            if any(lane.sink.wants_messages and not lane.yielding for lane in self._lanes):
                 raws = self._with_messages(raws)
                 add("pump_waiting", len(raws) - count)
                 count, size = len(raws), weigh(raws)
@@ -552,6 +569,7 @@ class Sniffer:
 
     async def _drain(self) -> None:
         self._draining = True
+        self._precedence.close()
         await asyncio.gather(*(lane.drain(self._deadline) for lane in self._lanes))
 
     async def _end(self, error: BaseException | None) -> None:
@@ -579,7 +597,7 @@ class Sniffer:
         lost: int = snapshot["handoff_dropped"] + snapshot["handoff_discarded"] + snapshot["messages_failed"]
         for counters in snapshot["lanes"].values():
             lost += sum(
-                count for name, count in counters.items() if name.startswith("dropped_") and name != "dropped_closed"
+                count for name, count in counters.items() if name.startswith("dropped_") and name not in NOT_LOST
             )
         return lost
 

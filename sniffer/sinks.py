@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Reason = Literal["full", "retries", "deadline", "closed", "error", "evicted"]
-"""Why a lane drops: its queue was full, every retry failed, the drain's deadline came, the sink is gone, it failed; the
-spool was full of newer messages."""
+Reason = Literal["full", "yielded", "retries", "deadline", "closed", "error", "evicted"]
+"""Why a lane drops: its queue was full, it gave way to other lanes, every retry failed, the drain's deadline came, the
+sink is gone, it failed; the spool was full of newer messages."""
 
 RETRY_DELAYS: Final = (1.0, 2.0, 4.0)
 """Seconds before each further try."""
@@ -132,6 +132,9 @@ class Sink(Protocol):
 
     wants_messages: bool = False
     """Whether `deliver` looks at the records' `message`. What JSON is enough for costs far less."""
+
+    worked: float = 0.0
+    """Seconds of processor time that its work has taken. Only a sink whose lane gives way need say."""
 
     async def open(self) -> None:
         """Called once, on the loop, before the first batch. An exception ends the start."""

@@ -124,9 +124,17 @@ async def lane_to(
     max_messages: int = 100_000,
     queue: Queue | None = None,
     counters: LaneCounters | None = None,
+    gives_way: bool = False,
 ) -> AsyncIterator[Lane]:
     """An open lane; drained (at once, where the test has not done so) and closed at the end, when it must balance."""
-    lane = Lane(sink, max_bytes=max_bytes, max_messages=max_messages, queue=queue, counters=counters)
+    lane = Lane(
+        sink,
+        max_bytes=max_bytes,
+        max_messages=max_messages,
+        queue=queue,
+        counters=counters,
+        gives_way=gives_way,
+    )
     await lane.open()
     try:
         yield lane

@@ -7,7 +7,7 @@ import logging
 import random
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sniffer.lanes import Batches, ByConnection, Lane, LaneCounters, weigh
+from sniffer import lanes as module
+from sniffer.lanes import Batches, ByConnection, Lane, LaneCounters, Precedence, weigh
 from sniffer.sinks import Cut, Failed, Record, Rejected, Retry, Sink, SinkClosed, TooLarge
 from tests.deliveries import BOUND, Recorder, Sent, balanced, lane_to, message, messages, settled, until
 
@@ -371,6 +372,10 @@ async def everything_happens(counters: LaneCounters) -> bool:
         lane.offer(messages(count))
         held.append(balanced(counters))
     await sink.called(4)
+    lane.give_way()
+    lane.offer(messages(3))
+    held.append(balanced(counters))
+    lane.go_on()
     await settled(lane)
     held.append(balanced(counters))
     late = Recorder()
@@ -407,6 +412,191 @@ async def test_the_law_notices_each_broken_increment(name: str) -> None:
 
     broken = type("Broken", (LaneCounters,), {name: property(lambda _self: 0, stuck)})
     assert not await everything_happens(broken())
+
+
+# Giving way
+
+
+async def test_a_lane_that_gives_way_takes_nothing_and_keeps_what_waits(caplog: pytest.LogCaptureFixture) -> None:
+    """What is offered then is counted as yielded; what waited is delivered later; an interval has one line for it."""
+    sink = Recorder()
+    sink.gate.clear()
+    async with lane_to(sink, gives_way=True) as lane:
+        lane.offer(messages(2))
+        lane.offer(messages(2, connection=1))
+        await sink.called(1)
+        for _ in range(3):
+            lane.give_way()
+            lane.offer(messages(5, connection=2))
+            lane.go_on()
+        lane.give_way()
+        sink.gate.set()
+        await until(lambda: lane.counters.delivered == 2)
+        assert lane.counters.waiting == 2
+        assert len(sink.batches) == 1
+        lane.go_on()
+        await until(lambda: lane.counters.delivered == 4)
+        assert lane.counters.dropped == {**LaneCounters().dropped, "yielded": 15}
+        lane.report()
+        lane.give_way()
+        lane.offer(messages(1))
+        lane.report()
+        lane.go_on()
+        lane.report()
+        lane.give_way()
+    assert [(line.getMessage(), line.__dict__["fields"]) for line in caplog.records] == [
+        ("an output gives way to the others: it gets a part of the messages", {"sink": "recorder"}),
+        ("an output has given way to the others", {"sink": "recorder", "dropped": 15}),
+        ("an output has given way to the others", {"sink": "recorder", "dropped": 1}),
+        ("an output gives way to the others: it gets a part of the messages", {"sink": "recorder"}),
+    ]
+
+
+async def test_a_drain_ends_giving_way() -> None:
+    """At the end what waits is delivered, whatever else there is to do, and giving way begins no more."""
+    sink = Recorder()
+    async with lane_to(sink, gives_way=True) as lane:
+        lane.give_way()
+        lane.go_on()
+        lane.offer(messages(3))
+        lane.give_way()
+        counters = await settled(lane)
+        lane.give_way()
+        assert not lane.yielding
+    assert counters.delivered == 3
+
+
+async def test_a_lane_that_may_give_way_lets_others_have_their_turn() -> None:
+    """Between two batches of a sink that never waits the loop goes round, so that it can be told to give way."""
+    sink = Recorder()
+    async with lane_to(sink, gives_way=True) as lane:
+        for number in range(4):
+            lane.offer(messages(1, connection=number))
+        await sink.called(1)
+        lane.give_way()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert len(sink.batches) == 1
+
+
+class Scales:
+    """A lane that stands, one that gives way, and what tells whose turn it is, with a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.behind = False
+        self.precedence = Precedence(lambda: self.behind, clock=lambda: self.now)
+        self.firm_sink, self.giving_sink = Recorder(), Recorder()
+        self.firm = Lane(self.firm_sink, max_bytes=1 << 24, max_messages=80)
+        self.giving = Lane(self.giving_sink, max_bytes=1 << 24, gives_way=True)
+        self.precedence.add(self.firm)
+        self.precedence.add(self.giving)
+
+    def yields(self) -> bool:
+        """Whether the lane that may does give way."""
+        return self.giving.yielding
+
+    def crowd(self) -> None:
+        """Fills an eighth of the lane that stands, whose sink takes nothing."""
+        self.firm_sink.gate.clear()
+        self.firm.offer(messages(11))
+
+    def work(self, seconds: float, of: float) -> None:
+        """Time passes, of which the sink that gives way works a part."""
+        self.now += of
+        self.giving_sink.worked += seconds
+
+    async def looks(self, times: int) -> None:
+        """Waits until it has been looked at so often whether they can go on."""
+        for _ in range(times):
+            handle = self.precedence._again
+            assert handle is not None
+            self.now += module.LOOK_SECONDS
+            handle.cancel()
+            self.precedence._look_again()
+
+    async def close(self) -> None:
+        """Ends all of it."""
+        self.precedence.close()
+        for lane in (self.firm, self.giving):
+            await lane.drain(time.monotonic())
+            await lane.close()
+
+
+@pytest.fixture
+async def scales() -> AsyncIterator[Scales]:
+    """One that is closed at the end."""
+    made = Scales()
+    yield made
+    await made.close()
+
+
+async def test_it_gives_way_at_once_where_messages_back_up(scales: Scales) -> None:
+    """As soon as the pump is behind the lane yields, and it goes on as soon as that is over."""
+    scales.precedence.look()
+    assert not scales.yields()
+    scales.behind = True
+    scales.precedence.look()
+    assert (scales.yields(), scales.firm.yielding) == (True, False)
+    await scales.looks(3)
+    assert scales.yields()
+    scales.behind = False
+    await scales.looks(1)
+    assert not scales.yields()
+
+
+async def test_it_gives_way_to_a_crowded_lane_if_it_works_much(scales: Scales) -> None:
+    """A crowded lane is a reason where the other works for more than a little of the time, and else none."""
+    scales.crowd()
+    scales.work(0.001, of=1.0)
+    scales.precedence.look()
+    assert not scales.yields()
+    for _ in range(3):
+        scales.work(0.15, of=0.3)
+        scales.precedence.look()
+    assert scales.yields()
+
+
+async def test_work_of_long_ago_is_no_reason(scales: Scales) -> None:
+    """Only the last moments count."""
+    scales.work(5.0, of=10.0)
+    scales.precedence.look()
+    for _ in range(3):
+        scales.work(0.0, of=1.0)
+        scales.precedence.look()
+    scales.crowd()
+    scales.precedence.look()
+    assert not scales.yields()
+
+
+async def test_it_goes_on_where_giving_way_does_not_help(scales: Scales) -> None:
+    """A lane that its reader keeps full does not silence another for ever: each time it yields for twice as long."""
+    scales.crowd()
+    taken = []
+    for _ in range(7):
+        scales.work(0.2, of=0.2)
+        scales.precedence.look()
+        times = 0
+        while scales.yields():
+            await scales.looks(1)
+            times += 1
+        taken.append(round(times * module.LOOK_SECONDS))
+    assert taken == [1, 2, 4, 8, 16, 30, 30]
+    scales.firm_sink.gate.set()
+    await until(lambda: not scales.firm.crowded)
+    scales.behind = True
+    scales.precedence.look()
+    scales.behind = False
+    await scales.looks(1)
+    assert scales.precedence._seconds == module.YIELD_SECONDS
+
+
+async def test_alone_it_gives_way_to_nobody(scales: Scales) -> None:
+    """Where no lane stands, or the last one has ended, there is nobody to give way to."""
+    scales.behind = True
+    scales.firm.closed.set()
+    scales.precedence.look()
+    assert not scales.yields()
 
 
 # ByConnection

@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from sniffer.capture import LiveSource
 from sniffer.collector import INSTANCE_HEADER
 from sniffer.config import SnifferConfig
 from sniffer.errors import CaptureError, Problem, SnifferError, ValidationError
-from sniffer.exchanges import ExchangeSink
+from sniffer.exchanges import ExchangeSink, pairs
 from sniffer.ledger import Ledger
 from sniffer.message import HttpMessage
 from sniffer.pipeline import Sniffer, create_sniffer
+from sniffer.sinks import Record
 from tests import captures
 from tests.captures import connection, exchanges, get, ok, write
 from tests.deliveries import BOUND, until
@@ -939,6 +940,79 @@ async def test_no_file_can_be_read(tmp_path: Path) -> None:
 
 
 # Outputs of exchanges
+
+
+class SlowView(ExchangeSink):
+    """Works for a while on each exchange, on the loop, as the live view does."""
+
+    name = "view"
+
+    async def deliver(self, batch: Sequence[Record]) -> None:
+        with self.working():
+            for _ in pairs(batch):
+                until = time.monotonic() + 0.002
+                while time.monotonic() < until:
+                    pass
+
+
+async def test_the_view_gives_way_first(scripted: ScriptedSource, caplog: pytest.LogCaptureFixture) -> None:
+    """A view that cannot follow costs no other output a message: it gets a part, counted, and one line says so."""
+    got: list[HttpMessage] = []
+    config = SnifferConfig(ports=[8080], interface="x", on_http_message=got.append, memory_budget=8 << 20)
+    sniffer = Sniffer(config, view=SlowView())
+    rounds, each = 150, 20
+    feeds = [connection([(get(), ok(bytes(100)))] * each, client_port=20000 + number) for number in range(rounds)]
+
+    def traffic() -> None:
+        for packets in feeds:
+            scripted.say(packets)
+            time.sleep(0.01)  # 2,000 exchanges a second, of which the view can do 500
+
+    async with sniffer:
+        await asyncio.to_thread(traffic)
+        await until(lambda: sniffer.ledger.snapshot()["messages_offered"] == 2 * rounds * each)
+        await until(lambda: not sniffer.ledger.snapshot()["lanes"]["callback"]["waiting"])
+    snapshot = sniffer.ledger.snapshot()
+    view = snapshot["lanes"]["view"]
+    assert snapshot["handoff_dropped"] == 0
+    assert snapshot["lanes"]["callback"]["delivered"] == len(got) == 2 * rounds * each
+    assert view["dropped_yielded"] > 0
+    assert view["delivered"] > 0
+    assert logged(caplog, "an output gives way to the others: it gets a part of the messages") == [{"sink": "view"}]
+    assert logged(caplog, "an output has given way to the others") == [
+        {"sink": "view", "dropped": view["dropped_yielded"]}
+    ]
+    assert sniffer.undelivered == 0
+    assert_balanced(sniffer)
+
+
+async def test_nothing_is_made_for_an_output_that_gives_way(
+    scripted: ScriptedSource, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """While the only output that wants Python objects gives way, none is made; the others get everything."""
+    monkeypatch.setattr(pipeline, "from_raw", None)
+    sniffer = Sniffer(SnifferConfig(ports=[8080], interface="x", output_stdout=True), view=SlowView())
+    async with sniffer:
+        sniffer._precedence._behind = lambda: True
+        scripted.say(connection(exchanges(5)))
+        await until(lambda: sniffer.ledger.snapshot()["lanes"]["stdout"]["delivered"] == 10)
+        assert sniffer.ledger.snapshot()["lanes"]["view"]["dropped_yielded"] == 10
+    assert capfd.readouterr().out.count("\n") == 10
+    assert_balanced(sniffer)
+
+
+def test_who_gives_way(tmp_path: Path) -> None:
+    """Live, what shows exchanges gives way; of a file nothing does. Those that stand have most of the lanes' bytes."""
+    outputs: dict[str, Any] = {"output_stdout": True, "har": str(tmp_path / "out.har")}
+    cases: list[tuple[dict[str, Any], set[str]]] = [({"interface": "x"}, {"view", "har"}), ({"read": "x.pcap"}, set())]
+    for source, giving in cases:
+        sniffer = Sniffer(SnifferConfig(ports=[8080], **source, **outputs), view=SlowView())
+        for lane in sniffer._make_lanes():
+            sniffer._add(lane)
+        assert {lane.name for lane in sniffer._lanes if lane.gives_way} == giving
+        assert sum(lane.max_bytes for lane in sniffer._lanes) <= sniffer._lane_bytes
+        shares = {lane.name: lane.max_bytes for lane in sniffer._lanes}
+        assert shares["stdout"] >= shares["view"] * (4 if giving else 1)
 
 
 async def test_outputs_of_exchanges_know_of_drops(tmp_path: Path) -> None:

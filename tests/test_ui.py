@@ -574,6 +574,14 @@ async def test_statistics_come_every_second(served: Served, monkeypatch: pytest.
                 break
 
 
+async def test_it_is_told_how_much_the_page_gave_way(served: Served) -> None:
+    """What this page did not get because it gave way to other outputs is told, and it is among the drops."""
+    sniffer: Any = served.server._sniffer
+    sniffer.ledger.lane("ui", lambda: {"dropped_yielded": 7})
+    said = (await served.events(2))[1][1]
+    assert (said["notShown"], said["drops"]) == (7, {"ui": 7})
+
+
 @pytest.mark.parametrize(
     ("changes", "state"),
     [

@@ -378,6 +378,7 @@ class Server:
             "connections": snapshot["flows"],
             "packets": snapshot["packets_seen"],
             "drops": losses(snapshot),
+            "notShown": snapshot["lanes"].get(self._sink.name, {}).get("dropped_yielded", 0),
             "unread": {
                 "TLS": snapshot["flows_tls"],
                 "HTTP/2": snapshot["flows_http2"],

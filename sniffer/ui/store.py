@@ -333,9 +333,10 @@ class LiveSink(ExchangeSink):
     async def deliver(self, batch: Sequence[Record]) -> None:
         """Keeps the exchanges of a batch."""
         lossy = self.lossy()
-        for request, response in pairs(batch):
-            self.store.add(request, response, lossy=lossy)
-            self.plot.add(exchange_of(request, response))
+        with self.working():
+            for request, response in pairs(batch):
+                self.store.add(request, response, lossy=lossy)
+                self.plot.add(exchange_of(request, response))
         for listener in self.listeners:
             listener()
 

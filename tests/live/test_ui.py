@@ -25,6 +25,7 @@ import pytest
 from tests.browser import Browser, Page, chromium, needs_chromium
 from tests.captures import connection, get, ok, write
 from tests.daemon import DEMO, SECONDS, Daemon, needs_capture, serving
+from tests.test_ui import serving as serving_page
 
 pytestmark = [needs_chromium, pytest.mark.slow, pytest.mark.live]
 
@@ -598,6 +599,22 @@ async def test_what_is_lost_and_unread_is_shown(scene: Scene) -> None:
             client.recv(1000)
     await page.wait("document.querySelector('#facts').innerText.includes('unread: TLS')")
     await page.wait("document.querySelector('#facts').innerText.includes('unread: HTTP/2')")
+
+
+async def test_the_page_says_that_it_gives_way() -> None:
+    """While messages are left out because the page gives way it says so, with their number; then only the number."""
+    yielded = 0
+    async with serving_page() as served, chromium() as browser:
+        sniffer: Any = served.server._sniffer
+        sniffer.ledger.lane("ui", lambda: {"dropped_yielded": yielded})
+        page = await browser.page(served.server.url)
+        await page.wait("document.querySelector('#state').textContent === 'live'")
+        assert await page.eval("document.querySelector('#notice').hidden")
+        yielded = 1_234
+        await page.wait("document.querySelector('#facts').innerText.replace(/\\s+/g, ' ').includes('not shown 1,234')")
+        assert "so this page gives way" in await page.text("#notice")
+        await page.wait("document.querySelector('#notice').hidden")
+        assert page.errors == []
 
 
 @needs_capture

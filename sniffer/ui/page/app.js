@@ -9,6 +9,7 @@ import { count, element, plain } from "./text.js";
 const SILENT_MS = 5000;         // without a word for so long the sniffer is said not to answer
 const HIDDEN_MS = 3000;         // a tab in the background lets its connection go: a browser has six for each server
 const AGAIN_MS = [500, 1000, 2000, 5000];
+const YIELDED_MS = 5000;        // so long after it has given way the page says that it does
 const TELL_MS = 5000;           // between two sentences for a screen reader
 const MOST_METHODS = 50;
 
@@ -19,6 +20,7 @@ let held = [];                  // that wait for the end of the pause
 let last = 0;                   // number of the last row that came
 let skipped = 0;
 let paused = false;
+let yielded = 0;                // when messages were last left out because the page gave way
 let facts = null;               // the newest of what is told every second
 let hello = null;
 let events = null;
@@ -65,7 +67,12 @@ function connect() {
     plots.begin(hello);
   });
   on("rows", take);
-  on("stats", (stats) => { facts = stats; plots.update(stats); say(); });
+  on("stats", (stats) => {
+    if (stats.notShown > (facts?.notShown ?? 0)) yielded = Date.now();
+    facts = stats;
+    plots.update(stats);
+    say();
+  });
   on("end", () => { ended = true; events.close(); say(); });
   events.onerror = () => { events.close(); if (!ended) retry(); };
 }
@@ -122,7 +129,8 @@ function say(trouble = "") {
   $("state").textContent = (state === "paused" && held.length ? `paused, ${count(held.length)} wait` : STATES[state] ?? state) + progress;
   const notice = ended ? "tcp-sniffer has ended, or was started anew. What is shown here stays, but exchanges can no longer be opened. A new run writes a new link to its log."
     : trouble === "no answer" ? "tcp-sniffer does not answer. This page tries again by itself."
-    : trouble === "crowded" ? "Too many browsers show this page. It tries again by itself." : "";
+    : trouble === "crowded" ? "Too many browsers show this page. It tries again by itself."
+    : Date.now() - yielded < YIELDED_MS ? "There is more traffic than can be shown beside the other outputs, so this page gives way to them: it shows a part. The plots count that part too." : "";
   $("notice").hidden = !notice;
   if ($("notice").textContent !== notice) $("notice").textContent = notice;
   if (!facts) return;
@@ -141,6 +149,7 @@ function say(trouble = "") {
     ["drops", count(dropped), dropped ? "bad" : "", drops.map(([name, number]) => `${name} ${count(number)}`).join(", ") || "nothing was lost"],
   ];
   if (facts.first > 1) list.push(["forgotten", count(facts.first - 1), "", "older exchanges, which are not kept"]);
+  if (facts.notShown) list.push(["not shown", count(facts.notShown), "warn", "messages that this page did not get because it gave way to the other outputs"]);
   if (skipped) list.push(["rows skipped", count(skipped), "warn", "this browser was too slow, or away for too long"]);
   for (const [name, number] of unread) list.push([`unread: ${name}`, count(number), "warn", "connections whose messages cannot be read"]);
   const shown = JSON.stringify(list);
