@@ -19,7 +19,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, cast
 
@@ -32,8 +33,8 @@ CUT_SECONDS: Final = 0.25
 LOG_SECONDS: Final = 1.0
 """Losses of a lane are logged at most this often, with counts."""
 
-CROWDED: Final = 8
-"""A lane is crowded when this part of it, an eighth, is full."""
+CROWDED: Final = 4
+"""A lane is crowded when this part of it, a fourth, is full."""
 LITTLE: Final = 0.1
 """A lane that gives way may work for this part of the time while others are crowded: so little is no reason."""
 WORK_SECONDS: Final = 0.25
@@ -322,6 +323,11 @@ class Lane:
         self._queue.put(batch, size)
         self._start()
 
+    def failed(self, count: int) -> None:
+        """Messages that should have been offered, but could not be made."""
+        self.counters.offered += count
+        self._drop("error", count)
+
     async def room(self) -> None:
         """Waits until half of the lane is free. The next offer is then taken whole, whatever its size.
 
@@ -557,8 +563,12 @@ class Precedence:
     def __init__(self, behind: Callable[[], bool], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._behind = behind
         self._clock = clock
-        self._firm: list[Lane] = []
-        self._giving: list[Lane] = []
+        self.firm: list[Lane] = []
+        """Those that stand."""
+        self.giving: list[Lane] = []
+        """Those that give way."""
+        self._making = 0.0
+        """Seconds of processor time spent for those that give way, beside what their sinks say."""
         self._again: asyncio.TimerHandle | None = None
         self._until = 0.0
         """They go on at the latest then."""
@@ -569,16 +579,30 @@ class Precedence:
 
     def add(self, lane: Lane) -> None:
         """One more lane."""
-        (self._giving if lane.gives_way else self._firm).append(lane)
+        (self.giving if lane.gives_way else self.firm).append(lane)
+
+    @property
+    def yielding(self) -> bool:
+        """Whether they give way now."""
+        return self._again is not None
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """What is done within is done for those that give way."""
+        before = time.thread_time()
+        try:
+            yield
+        finally:
+            self._making += time.thread_time() - before
 
     def look(self) -> None:
         """Called before each batch is offered."""
-        if not self._giving or self._again is not None:
+        if not self.giving or self.yielding:
             return
         share = self._share()
         if not (self._behind() or (share > LITTLE and self._crowded())) or not self._stands():
             return
-        for lane in self._giving:
+        for lane in self.giving:
             lane.give_way()
         self._until = self._clock() + self._seconds
         self._again = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look_again)
@@ -599,24 +623,25 @@ class Precedence:
             self._seconds = YIELD_SECONDS
         self._again = None
         self._marks = [(now, self._worked())] * 2
-        for lane in self._giving:
+        for lane in self.giving:
             lane.go_on()
 
     def _stands(self) -> bool:
         """Whether there is anybody to give way to."""
-        return any(not lane.closed.is_set() for lane in self._firm)
+        return any(not lane.closed.is_set() for lane in self.firm)
 
     def _crowded(self) -> bool:
-        return any(lane.crowded for lane in self._firm)
+        return any(lane.crowded for lane in self.firm)
 
     def _worked(self) -> float:
-        return sum(lane.sink.worked for lane in self._giving)
+        return self._making + sum(lane.sink.worked for lane in self.giving)
 
     def _share(self) -> float:
         """The part of the last moments for which the lanes that give way have worked."""
         now, worked = self._clock(), self._worked()
-        if now - self._marks[1][0] > WORK_SECONDS:
-            self._marks = [self._marks[1], (now, worked)]
+        since = now - self._marks[1][0]
+        if since > WORK_SECONDS:  # nothing came for long: what was then says nothing of now
+            self._marks = [self._marks[1] if since < 2 * WORK_SECONDS else (now, worked), (now, worked)]
         then, before = self._marks[0]
         return (worked - before) / max(now - then, 0.001)
 

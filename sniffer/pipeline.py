@@ -42,6 +42,8 @@ PATIENCE_SECONDS: Final = 30.0
 """An output of exchanges shows a request of a live capture alone when it has waited so long for its response."""
 LAG_SECONDS: Final = 0.1
 """A capture that has not read all there was for so long is behind."""
+GIVING_SLICE: Final = 128
+"""Messages that are made at a time for lanes that give way."""
 FIRM_SHARE: Final = 4
 """A lane that stands has so many times the bytes of one that gives way."""
 THREAD_END_SECONDS: Final = 1.0
@@ -500,20 +502,42 @@ class Sniffer:
                 for lane in self._lanes:
                     await lane.room()
         finally:  # at the deadline too: then the lanes count what they drop
-            self._precedence.look()
-            if any(lane.sink.wants_messages and not lane.yielding for lane in self._lanes):
+            firm = self._precedence.firm
+            made = any(lane.sink.wants_messages for lane in firm)
+            if made:
                 raws = self._with_messages(raws)
+                add("messages_failed", count - len(raws))
                 add("pump_waiting", len(raws) - count)
                 count, size = len(raws), weigh(raws)
             if raws:
                 self._watch.lanes(bool(self._lanes))
-                for lane in self._lanes:
+                for lane in firm:
                     lane.offer(raws, size)
+                self._offer_to_those_that_give_way(raws, made=made)
                 if self.observe is not None:
                     self.observe(raws)
             add("messages_offered", count)
             add("pump_waiting", -count)
         await asyncio.sleep(0)
+
+    def _offer_to_those_that_give_way(self, raws: list[RawMessage], *, made: bool) -> None:
+        """Offers messages, some at a time: what is made for these lanes alone is their work too."""
+        precedence = self._precedence
+        at = 0
+        while precedence.giving and at < len(raws):
+            precedence.look()
+            if precedence.yielding:
+                for lane in precedence.giving:
+                    lane.offer(raws[at:], 0)
+                return
+            part = raws[at : at + GIVING_SLICE]
+            at += GIVING_SLICE
+            with precedence.working():
+                whole = part if made else self._with_messages(part)
+                size = weigh(whole)
+                for lane in precedence.giving:
+                    lane.offer(whole, size)
+                    lane.failed(len(part) - len(whole))
 
     def _kept(self, raws: list[RawMessage], leaves_out: Filter) -> list[RawMessage]:
         kept = []
@@ -532,7 +556,6 @@ class Sniffer:
             try:
                 raw.message = from_raw(raw, self._placement)
             except Exception as error:  # a defect of ours must not cost more than the message that shows it
-                self.ledger.add("messages_failed")
                 self._watch.failed_message(error)
             else:
                 made.append(raw)

@@ -497,9 +497,9 @@ class Scales:
         return self.giving.yielding
 
     def crowd(self) -> None:
-        """Fills an eighth of the lane that stands, whose sink takes nothing."""
+        """Fills a fourth of the lane that stands, whose sink takes nothing."""
         self.firm_sink.gate.clear()
-        self.firm.offer(messages(11))
+        self.firm.offer(messages(21))
 
     def work(self, seconds: float, of: float) -> None:
         """Time passes, of which the sink that gives way works a part."""
@@ -554,6 +554,29 @@ async def test_it_gives_way_to_a_crowded_lane_if_it_works_much(scales: Scales) -
     for _ in range(3):
         scales.work(0.15, of=0.3)
         scales.precedence.look()
+    assert scales.yields()
+
+
+async def test_what_is_made_for_it_is_its_work(scales: Scales) -> None:
+    """What is done for the lane before it is offered anything counts as its work."""
+    scales.crowd()
+    scales.precedence.look()
+    with scales.precedence.working():
+        until = time.thread_time() + 0.05
+        while time.thread_time() < until:
+            pass
+    scales.now += 0.1
+    scales.precedence.look()
+    assert scales.yields()
+
+
+async def test_work_after_a_long_rest_counts_at_once(scales: Scales) -> None:
+    """A rest before it does not hide that the lane works all the time now."""
+    scales.now += 3600
+    scales.precedence.look()
+    scales.crowd()
+    scales.work(0.02, of=0.02)
+    scales.precedence.look()
     assert scales.yields()
 
 

@@ -1001,6 +1001,25 @@ async def test_nothing_is_made_for_an_output_that_gives_way(
     assert_balanced(sniffer)
 
 
+async def test_a_record_that_cannot_be_made_for_the_view_costs_the_others_nothing(
+    scripted: ScriptedSource, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What only the view needs and cannot have is an error of its lane; the others get the message."""
+
+    def broken(*_: object) -> HttpMessage:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(pipeline, "from_raw", broken)
+    sniffer = Sniffer(SnifferConfig(ports=[8080], interface="x", output_stdout=True), view=SlowView())
+    async with sniffer:
+        scripted.say(connection(exchanges(5)))
+        await until(lambda: sniffer.ledger.snapshot()["lanes"]["stdout"]["delivered"] == 10)
+    snapshot = sniffer.ledger.snapshot()
+    assert (snapshot["lanes"]["view"]["dropped_error"], snapshot["messages_failed"]) == (10, 0)
+    assert capfd.readouterr().out.count("\n") == 10
+    assert_balanced(sniffer)
+
+
 def test_who_gives_way(tmp_path: Path) -> None:
     """Live, what shows exchanges gives way; of a file nothing does. Those that stand have most of the lanes' bytes."""
     outputs: dict[str, Any] = {"output_stdout": True, "har": str(tmp_path / "out.har")}
