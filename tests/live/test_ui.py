@@ -8,10 +8,12 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import struct
 import subprocess
+import tempfile
 import threading
 import zlib
 from collections.abc import AsyncIterator, Iterator
@@ -419,29 +421,126 @@ async def test_hostile_values_do_nothing(scene: Scene) -> None:
     assert page.errors == []
 
 
-async def test_a_copied_command_is_a_command() -> None:
-    """What `Copy as curl` gives sends the request; no captured text leaves its quotes, whatever it holds."""
-    evil = "'; touch /tmp/evil; $(id) `id` \"!!\\ \x1b[201~\n-o x \u00fc"
+SHELLS = [shell for shell in ("dash", "bash", "zsh", "ksh", "busybox") if shutil.which(shell)]
+EVIL = "'; touch evil; $(touch evil) `touch evil` \"!!\\ \\' \x1b[201~\r -o x %s %d \\101 \xfc\xff\xc3\xa9 \x9b1m"
+"""What leaves quotes of any kind, expands, steers a terminal, or is a format; every character a byte of ISO-8859-1."""
+
+
+async def command(page: Page, request: dict[str, Any]) -> str:
+    """What `Copy as curl` gives for a request."""
+    made: str = await page.eval(f"import('./detail.js').then(module => module.curl({json.dumps(request)}))")
+    assert re.fullmatch(r"[\x20-\x7e]+", made), made
+    assert "$'" not in made.replace("'$'", "")
+    return made
+
+
+def in_shell(shell: str, text: str, folder: Path) -> bytes:
+    """What a command writes to standard output in a shell; nothing may come of it but that."""
+    line = [shell, "sh"] if shell == "busybox" else [shell]
+    with tempfile.NamedTemporaryFile("w") as script:  # an argument could not be that long
+        script.write(text)
+        script.flush()
+        done = subprocess.run([*line, script.name], capture_output=True, cwd=folder, timeout=SECONDS, check=False)
+    assert (done.returncode, done.stderr) == (0, b""), (text, done)
+    assert list(folder.iterdir()) == []
+    return done.stdout
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+async def test_a_copied_command_is_a_command(shell: str, tmp_path: Path) -> None:
+    """What `Copy as curl` gives is words of any POSIX shell; no captured text leaves its quotes, whatever it holds."""
     request = {
         "method": "PO'ST",
         "path": "/a?b='$(id)'&c=[1-9]{x}",
         "receiver": {"ip": "::1", "port": 8080},
-        "headers": {"x-evil": evil, "set-cookie": ["a", "b'"], "content-length": "3"},
-        "body": evil,
+        "headers": {"x-evil": EVIL, "set-cookie": ["a", "b'"], "content-length": "3", "x-none": "", "@f": "x"},
+        "body": f"{EVIL}\nx\n\t\u20ac\u202e",
     }
-    with Daemon("--ports", "8080", "--read", str(DEMO), "--ui") as daemon:
-        async with chromium() as browser:
+    async with serving_page() as served, chromium() as browser:
+        page = await browser.page(served.server.url)
+        made = await command(page, request)
+        arguments = in_shell(shell, f"curl() {{ printf '%s\\0' \"$@\"; }}\n{made}", tmp_path).split(b"\0")[:-1]
+        assert arguments == [
+            *(b"--globoff", b"--path-as-is", b"--request", b"PO'ST", b"--url", b"http://[::1]:8080/a?b='$(id)'&c=[1-9]{x}"),
+            *(b"--header", b"x-evil: " + EVIL.encode("latin-1"), b"--header", b"set-cookie: a"),
+            *(b"--header", b"set-cookie: b'", b"--header", b"x-none;", b"--data-raw", request["body"].encode()),
+        ]  # fmt: skip
+
+
+class Raw:
+    """A server that keeps the bytes of each request."""
+
+    def __init__(self) -> None:
+        self.got: list[bytes] = []
+        self.port = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+        self.got.append(head + await reader.readexactly(int(length[1]) if length else 0))
+        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+
+FIELDS = b"Host: shop\r\nUser-Agent: u\r\nAccept: a\r\nContent-Type: t/x\r\n"
+
+
+def post(body: bytes, *, target: bytes = b"/x", fields: bytes = b"", method: bytes = b"POST") -> bytes:
+    """A request of one body."""
+    length = b"Content-Length: %d\r\n" % len(body) if body else b""
+    return method + b" " + target + b" HTTP/1.1\r\n" + FIELDS + fields + length + b"\r\n" + body
+
+
+REQUESTS = {
+    "case": post(b"", fields=b"X-Note: caf\xc3\xa9'; touch PWNED #\r\n"),
+    "evil": post(EVIL.encode("latin-1"), fields=b"X-Evil: " + EVIL.replace("\r", "").encode("latin-1") + b"\r\n"),
+    "utf-8": post("\u20ac\u202e \U0001f600 'x'".encode()),
+    "every byte": post(bytes(range(256)) * 3),
+    "nul": post(b"a\0b\0"),
+    "line ends": post(b"\n\r\n{\n  'a': 1\n}\n\n"),
+    "a file, for curl": post(b"@/etc/passwd", fields=b"X-At: @/etc/passwd\r\n"),
+    "options": post(b"-o evil", fields=b"X-Minus: --output evil\r\n"),
+    "formats": post(b"%s%n%d%%\\n\\0101", fields=b"X-Format: %s\xff%d%%\\n\r\n"),
+    "globs": post(b"", target=b"/[1-3]{a,b}/../x//?q=%41&r=*"),
+    "a target that is no URL": post(b"x", target=b"/a b#c\\d\xff'$(touch evil)`\""),
+    "an asterisk": post(b"", target=b"*", method=b"OPTIONS"),
+    "quotes only": post(b"'" * 300, fields=b"X-Q: ''\"\"''\r\n"),
+    "history": post(b"!!\x01!x", fields=b"X-H: !!\xe9!$\r\n"),
+    "HEAD": post(b"", method=b"HEAD"),
+    "GET with a body": post(b"q=1", method=b"GET"),
+    "long": post(b"'\x80x" * 20_000),
+    "long text": post(b"'" * 60_000),
+    "empty": post(b"", fields=b"X-Empty:\r\n"),
+}
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+@pytest.mark.parametrize("shell", SHELLS)
+async def test_a_copied_command_sends_the_same(shell: str, tmp_path: Path) -> None:
+    """In each shell the copied command makes curl send what was captured: target, fields and body, byte by byte."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    capture = write(tmp_path / "a.pcap", connection([(request, ok()) for request in REQUESTS.values()]))
+    raw = Raw()
+    server = await asyncio.start_server(raw.serve, "127.0.0.1", 0, limit=1 << 20)
+    port = server.sockets[0].getsockname()[1]
+    async with server, chromium() as browser:
+        with Daemon("--ports", "8080", "--read", capture, "--ui", "--max-body-size", "200000") as daemon:
             page = await browser.page(daemon.log("live view")["url"])
-            made = await page.eval(f"import('./detail.js').then(module => module.curl({json.dumps(request)}))")
-        assert daemon.stop() == 0
-    shell = ["bash", "-c", f"curl() {{ printf '%s\\0' \"$@\"; }}\n{made}"]
-    done = await asyncio.to_thread(subprocess.run, shell, capture_output=True, check=True)
-    assert done.stdout.decode().split("\0")[:-1] == [
-        *("--globoff", "--path-as-is", "--request", "PO'ST", "--url", "http://[::1]:8080/a?b='$(id)'&c=[1-9]{x}"),
-        *("--header", f"x-evil: {evil}", "--header", "set-cookie: a", "--header", "set-cookie: b'"),
-        *("--data-raw", evil),
-    ]
-    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", made)
+            await shows(page, len(REQUESTS))
+            for number, (name, request) in enumerate(REQUESTS.items()):
+                record = json.loads(await page.eval(f"fetch('exchange/{number + 1}').then(r => r.text())"))["request"]
+                made = await command(page, record)
+                options = f"curl --silent --show-error --noproxy '*' --connect-to ::127.0.0.1:{port} "
+                await asyncio.to_thread(in_shell, shell, options.join(made.rsplit("curl ", 1)), folder)
+                got = raw.got.pop()
+                start, _, fields = request.partition(b"\r\n\r\n")[0].partition(b"\r\n")
+                sent_start, _, sent_fields = got.partition(b"\r\n\r\n")[0].partition(b"\r\n")
+                assert sent_start == start, name
+                assert sorted(sent_fields.lower().split(b"\r\n")) == sorted(fields.lower().split(b"\r\n")), name
+                assert got.partition(b"\r\n\r\n")[2] == request.partition(b"\r\n\r\n")[2], name
+                assert raw.got == []
+            assert daemon.stop() == 0
 
 
 @needs_capture

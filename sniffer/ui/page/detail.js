@@ -189,30 +189,75 @@ function fields(values, title) {
 
 // For a shell
 
-function quoted(text) {
-  const escapes = { "\n": "\\n", "\r": "\\r", "\t": "\\t" };
-  if (/^[\x20-\x7e]*$/.test(text)) return `'${text.replaceAll("'", "'\\''")}'`;
-  const data = new TextEncoder().encode(text);
-  return `$'${[...data].map((byte) => {
+const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;          // a header's name (RFC 9110)
+const HOST = /^([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$/;
+const PATH = /^\/[!-"$-\[\]-~]*$/;                       // that a URL holds as it is: no blank, no #, no backslash
+const ABSOLUTE = /^https?:\/\/[!-"$-\[\]-~]+$/i;
+const MOST_ARGUMENT = 100_000;                          // characters; Linux takes no argument of more than 128 KiB
+const BY_CURL = ["host", "content-length", "transfer-encoding", "connection"];
+
+const utf8 = (text) => [...new TextEncoder().encode(text)];
+/** The bytes of a start line or a header field, which a record has as ISO-8859-1. */
+const latin = (text) => (/^[\x00-\xff]*$/.test(text) ? [...text].map((character) => character.charCodeAt(0)) : utf8(text));
+const isText = (data) => data.every((byte) => byte > 31 && byte < 127);
+const ascii = (data) => data.map((byte) => String.fromCharCode(byte)).join("");
+
+/** Bytes as a format of POSIX printf, within single quotes: printable ASCII, all else in octal numbers. */
+function format(data, escaped) {
+  return data.map((byte, at) => {
     const character = String.fromCharCode(byte);
-    if (character === "'" || character === "\\") return `\\${character}`;
-    if (byte > 31 && byte < 127) return character;
-    return escapes[character] ?? `\\x${byte.toString(16).padStart(2, "0")}`;
-  }).join("")}'`;
+    if (character === "%") return "%%";
+    const plain = byte > 31 && byte < 127 && !escaped.includes(character) && (at || character !== "-");
+    return plain ? character : `\\${byte.toString(8).padStart(3, "0")}`;
+  }).join("");
 }
 
-/** A command that sends the request again; no captured text can leave its quotes. */
+/** A word of a POSIX shell that stands for bytes, of which none is NUL and the last no line end. */
+function word(data) {
+  if (isText(data)) return `'${ascii(data).replaceAll("'", "'\\''")}'`;
+  return `"$(printf '${format(data, "'\\!\"`$()")}')"`;
+}
+
+/** The same of the text of a field or a start line; a NUL, which no argument can hold, is left out. */
+const field = (text) => word(latin(text).filter((byte) => byte));
+
+/** What is kept of the body. */
+function sent(request) {
+  if (!request.body) return [];
+  if (request.bodyEncoding !== "base64") return utf8(request.body);
+  return [...atob(request.body)].map((character) => character.charCodeAt(0));
+}
+
+/**
+ * A command for any POSIX shell that sends the request again, byte for byte. It is one line of printable ASCII, so that
+ * no captured text steers a terminal or leaves its quotes: what is not ASCII is written by printf, in octal numbers.
+ */
 export function curl(request) {
-  const host = request.headers.host ?? (request.receiver.ip.includes(":") ? `[${request.receiver.ip}]` : request.receiver.ip) + `:${request.receiver.port}`;
-  const path = request.path.startsWith("/") ? request.path : `/${request.path}`;
-  const url = /^https?:\/\//i.test(request.path) ? request.path : `http://${host}${path}`;
+  const { ip, port } = request.receiver;
+  const place = `${ip.includes(":") ? `[${ip}]` : ip}:${port}`;
+  const host = request.headers.host ?? "";
+  const target = request.path ?? "/";
+  const absolute = ABSOLUTE.test(target);
+  const data = sent(request);
   const parts = ["curl", "--globoff", "--path-as-is"];
-  if (request.method !== "GET") parts.push("--request", quoted(request.method));
-  parts.push("--url", quoted(url));
+  if (request.method === "HEAD" && !data.length) parts.push("--head");
+  else if (request.method !== "GET" || data.length) parts.push("--request", field(request.method));
+  const server = `http://${HOST.test(host) ? host : place}`;
+  if (absolute) parts.push("--url", field(target));
+  else if (PATH.test(target)) parts.push("--url", field(server + target));
+  else parts.push("--request-target", field(target), "--url", field(`${server}/`));
+  if (host && !HOST.test(host)) parts.push("--header", field(`host: ${host}`));
   for (const [name, value] of Object.entries(request.headers)) {
-    if (["host", "content-length", "transfer-encoding", "connection"].includes(name)) continue;
-    for (const each of Array.isArray(value) ? value : [value]) parts.push("--header", quoted(`${name}: ${each}`));
+    if (BY_CURL.includes(name) || !TOKEN.test(name)) continue;
+    if (name === "content-encoding" && request.bodyDecoded) continue;    // the body is not as it was sent
+    for (const each of Array.isArray(value) ? value : [value]) {
+      parts.push("--header", field(each.trim() ? `${name}: ${each}` : `${name};`));
+    }
   }
-  if (request.body && request.bodyEncoding !== "base64") parts.push("--data-raw", quoted(request.body));
-  return parts.join(" ");
+  if (!data.length) return parts.join(" ");
+  const written = isText(data) ? ascii(data) : format(data, "'\\!");
+  if (written.length > MOST_ARGUMENT || data.includes(0) || data[data.length - 1] === 0x0a) {
+    return `printf '${format(data, "'\\!")}' | ${[...parts, "--data-binary", "@-"].join(" ")}`;
+  }
+  return [...parts, "--data-raw", word(data)].join(" ");
 }
