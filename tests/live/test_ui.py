@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import http.client
 import json
@@ -24,9 +25,12 @@ from typing import Any
 
 import pytest
 
+from sniffer.message import Fields
 from tests.browser import Browser, Page, chromium, needs_chromium
 from tests.captures import connection, get, ok, write
 from tests.daemon import DEMO, SECONDS, Daemon, needs_capture, serving
+from tests.deliveries import Sent, answer, message
+from tests.test_ui import changed
 from tests.test_ui import serving as serving_page
 
 pytestmark = [needs_chromium, pytest.mark.slow, pytest.mark.live]
@@ -541,6 +545,128 @@ async def test_a_copied_command_sends_the_same(shell: str, tmp_path: Path) -> No
                 assert got.partition(b"\r\n\r\n")[2] == request.partition(b"\r\n\r\n")[2], name
                 assert raw.got == []
             assert daemon.stop() == 0
+
+
+MIB = 1 << 20
+HUGE_PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 30_000, 30_000, 8, 0, 0, 0, 0)
+IMAGES = {
+    "image/png": HUGE_PNG,
+    "image/gif": b"GIF89a" + struct.pack("<HH", 60_000, 60_000) + bytes(20),
+    "image/bmp": b"BM" + bytes(16) + struct.pack("<ii", 30_000, -30_000) + bytes(40),
+    "image/jpeg": b"\xff\xd8\xff\xe0" + struct.pack(">H", 16) + bytes(14)
+    + b"\xff\xc2" + struct.pack(">HBHH", 17, 8, 60_000, 60_000) + bytes(40),
+    "image/webp": b"RIFF\0\0\0\0WEBPVP8X" + struct.pack("<II", 10, 0) + b"\x00\xff\x00" * 2 + bytes(20),
+    "image/avif": bytes(4) + b"ftypavif" + bytes(20) + b"ispe" + struct.pack(">III", 0, 60_000, 60_000),
+    "image/x-icon": b"\0\0\1\0\1\0" + bytes(16) + HUGE_PNG,
+}  # fmt: skip
+"""Each says that it has hundreds of millions of pixels, in a few bytes."""
+TEXTS = {
+    "arrays in arrays": ("application/json", "[" * 5_000 + "]" * 5_000),
+    "many more": ("application/json", "[" * 400_000 + "]" * 400_000),
+    "objects in objects": ("application/json", '{"a":' * 5_000 + "1" + "}" * 5_000),
+    "both, with blanks": ("", '[ {"a" :\n' * 5_000 + "1" + "}]" * 5_000),
+    "never closed": ("application/json", "[" * 500_000),
+    "deep behind a flat part": ("application/json", "[" + "1," * 50_000 + "[" * 3_000 + "]" * 3_001),
+    "a wide array": ("application/json", "[" + "1," * 400_000 + "1]"),
+    "wide, and as deep as may be": ("application/json", "[" * 63 + "[],{}," * 100_000 + "1" + "]" * 63),
+    "a wide object": ("application/json", "{" + '"a":1,' * 150_000 + '"a":1}'),
+    "strings": ("application/json", "[" + '"",' * 200_000 + '""]'),
+    "one string": ("application/json", '"' + "x" * MIB + '"'),
+    "a string of escapes": ("application/json", '["' + "\\\\" * 400_000 + '"]'),
+    "a long number": ("application/json", "[" + "1" * (MIB - 10) + "]"),
+    "blanks": ("application/json", "[" + " " * (MIB - 10) + "]"),
+    "one line": ("text/plain", "x" * (2 * MIB)),
+    "words": ("text/plain", "x " * MIB),
+    "lines": ("text/plain", "\n" * (2 * MIB)),
+    "returns": ("text/plain", "\r\n" * MIB),
+    "controls": ("text/plain", "\x01" * MIB),
+    "bidi": ("text/plain", "\u202e\u05d0" * (MIB // 2)),
+    "marks": ("text/plain", "a" + "\u0301" * MIB),
+    "tabs": ("text/plain", "\t" * MIB),
+    "XML": ("application/xml", "<a>" * 300_000),
+    "HTML": ("text/html", "<table><tr><td>" * 60_000),
+    "a form": ("application/x-www-form-urlencoded", "a&" * 500_000),
+    "a form of escapes": ("application/x-www-form-urlencoded", "%41=%42&" * 120_000),
+    "a form of one field": ("application/x-www-form-urlencoded", "a=" + "x" * MIB),
+}
+
+
+def hostile_exchanges() -> Iterator[tuple[str, Sent, Sent]]:
+    """Exchanges that say much in few bytes: (name, request, response)."""
+    for name, (kind, text) in TEXTS.items():
+        fields = Fields({"content-type": kind} if kind else {})
+        yield name, message(), changed(answer(body=text), headers=fields)
+    for kind, data in IMAGES.items():
+        body = base64.b64encode(data + bytes(200)).decode()
+        fields = Fields({"content-type": kind})
+        yield kind, message(), changed(answer(body=body), headers=fields, body_encoding="base64")
+    zeros = base64.b64encode(bytes(2 * MIB)).decode()
+    yield "bytes", message(), changed(answer(body=zeros), body_encoding="base64")
+    long = "x" * MIB
+    yield "a long target", changed(message(), path=f"/?{long}", method=long), answer()
+    yield "a long field", changed(message(), headers=Fields({"a": long, long: "b"})), answer()
+    many = Fields({f"x-{number}": "y" for number in range(30_000)})
+    yield "many fields", changed(message(), headers=many), changed(answer(), headers=many, trailers=many)
+    cookies = Fields({"set-cookie": ("a=b",) * 50_000, "cookie": "a=b; " * 100_000})
+    yield "many cookies", changed(message(), headers=cookies), changed(answer(), headers=cookies, reason=long)
+
+
+async def show_exchange(page: Page, number: int) -> None:
+    """Has the page show an exchange, wherever its row is, and waits until that is laid out."""
+    row = [number, 0, "GET", "", "/", 200, None, None, None, "a", "b", "", []]
+    await page.eval(
+        "import('./detail.js').then(async (module) => { document.body.classList.add('split');"
+        " window.view ??= new module.Detail(document.querySelector('#detail'), { closed: () => {} });"
+        f" await window.view.show({json.dumps(row)}); return document.querySelector('#detail').offsetHeight; }})"
+    )
+
+
+async def test_what_is_built_of_a_body_is_bounded() -> None:
+    """However deep, wide, long or many what was captured is, the page builds of it no more than a bounded number."""
+    async with serving_page(max_bytes=1 << 28) as served, chromium() as browser:
+        names = []
+        for name, request, response in hostile_exchanges():
+            await served.deliver((request, response))
+            names.append(name)
+        page = await browser.page(served.server.url)
+        await shows(page, len(names))
+        for number, name in enumerate(names):
+            await show_exchange(page, number + 1)
+            ways = await page.eval("[...document.querySelectorAll('.ways button')].map(button => button.textContent)")
+            assert not (name in IMAGES and "Image" in ways), name
+            for way in range(len(ways)):
+                await page.eval(f"document.querySelectorAll('.ways button')[{way}].click()")
+                nodes, letters = await page.eval(
+                    "(d => [d.querySelectorAll('*').length, d.textContent.length])(document.querySelector('#detail'))"
+                )
+                assert nodes < 45_000, (name, ways[way], nodes)
+                assert letters < 2_000_000, (name, ways[way], letters)
+        assert page.errors == []
+
+
+async def test_what_is_not_shown_is_said() -> None:
+    """JSON that is too deep is shown as text; of what is too much the beginning is shown, and the page says so."""
+    deep = "[" * 65 + "]" * 65
+    async with serving_page(max_bytes=1 << 26) as served, chromium() as browser:
+        kind = Fields({"content-type": "application/json"})
+        for body in (deep, deep[1:-1], "[" + "1," * 50_000 + "1]"):
+            await served.deliver((message(), changed(answer(body=body), headers=kind)))
+        many = Fields({f"x-{number}": "y" for number in range(501)})
+        await served.deliver((changed(message(), headers=many), changed(answer(body="x\n" * 20_000))))
+        page = await browser.page(served.server.url)
+        await shows(page, 4)
+        found = []
+        for _ in range(4):
+            await show_exchange(page, len(found) + 1)
+            ways = await page.eval("[...document.querySelectorAll('.ways button')].map(button => button.textContent)")
+            found.append((ways, await page.text("#detail")))
+        assert found[0][0] == ["Text", "Hex"]
+        assert "nested deeper than 64" in found[0][1]
+        assert found[1][0] == ["JSON", "Text", "Hex"]
+        assert "nested" not in found[1][1]
+        assert "The beginning is shown." in found[2][1]
+        assert "The first 500 are shown." in found[3][1]
+        assert "The first 19,999 of 40,000 characters are shown." in found[3][1]
 
 
 @needs_capture

@@ -1,10 +1,16 @@
 // Ways to look at a body: as JSON, form, text, image, bytes.
 
-import { bytes, count, element, show } from "./text.js";
+import { MOST_VALUE, bytes, count, cut, element, show, showBlock } from "./text.js";
 
-const MOST_TEXT = 1 << 20;      // characters that are shown
-const MOST_BYTES = 1 << 16;     // bytes that are shown as hex
+// What a body makes the browser build is bounded before it is built: a few kilobytes may say a lot.
+const MOST_TEXT = 1 << 18;      // characters that are shown
+const MOST_LINES = 10_000;      // that are shown
+const MOST_JSON = 1 << 20;      // characters that are looked at as JSON
+const MOST_DEPTH = 64;          // of JSON that is indented
 const MOST_TOKENS = 20_000;     // of JSON that get a colour
+const MOST_FIELDS = 1_000;      // of a form
+const MOST_BYTES = 1 << 16;     // bytes that are shown as hex
+const MOST_PIXELS = 1 << 24;    // of an image: its file says nothing of what it takes
 
 const IMAGES = [    // what a raster image begins with; SVG is none, it is shown as text
   ["image/png", [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]],
@@ -22,6 +28,50 @@ function imageType(data, type) {
   return found ? found[0] : null;
 }
 
+/** The most pixels that an image may have, by what it says of itself; Infinity where it says nothing. */
+function pixels(type, data) {
+  const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
+  try {
+    return {
+      "image/png": () => areas(data, "IHDR", (at) => view.getUint32(at + 4) * view.getUint32(at + 8)),
+      "image/x-icon": () => areas(data, "IHDR", (at) => view.getUint32(at + 4) * view.getUint32(at + 8), 256 * 256),
+      "image/gif": () => view.getUint16(6, true) * view.getUint16(8, true),
+      "image/bmp": () => Math.abs(view.getInt32(18, true) * view.getInt32(22, true)),
+      "image/webp": () => webp(data, view),
+      "image/avif": () => areas(data, "ispe", (at) => view.getUint32(at + 8) * view.getUint32(at + 12)),
+      "image/jpeg": () => jpeg(view),
+    }[type]();
+  } catch {     // it ends before it has said it
+    return Infinity;
+  }
+}
+
+/** The largest of what stands behind each place of a word, wherever it is. */
+function areas(data, word, area, least = 0) {
+  const letters = [...word].map((letter) => letter.charCodeAt(0));
+  let most = least;
+  for (let at = data.indexOf(letters[0]); at >= 0; at = data.indexOf(letters[0], at + 1)) {
+    if (letters.every((letter, number) => data[at + number] === letter)) most = Math.max(most, area(at));
+  }
+  return most || Infinity;
+}
+
+function webp(data, view) {
+  const kind = String.fromCharCode(...data.subarray(12, 16));
+  if (kind === "VP8X") return (1 + (view.getUint32(24, true) & 0xffffff)) * (1 + (view.getUint32(26, true) >>> 8));
+  if (kind === "VP8L") return (1 + (view.getUint16(21, true) & 0x3fff)) * (1 + ((view.getUint32(21, true) >>> 14) & 0x3fff));
+  return kind === "VP8 " ? (view.getUint16(26, true) & 0x3fff) * (view.getUint16(28, true) & 0x3fff) : Infinity;
+}
+
+function jpeg(view) {
+  for (let at = 2; ; at += 2 + view.getUint16(at + 2)) {
+    while (view.getUint8(at) === 0xff && view.getUint8(at + 1) === 0xff) at++;
+    const mark = view.getUint8(at + 1);
+    if (view.getUint8(at) !== 0xff || mark === 0xda) return Infinity;
+    if (mark >= 0xc0 && mark <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(mark)) return view.getUint16(at + 5) * view.getUint16(at + 7);
+  }
+}
+
 function decoded(message) {
   if (message.bodyEncoding !== "base64") return new TextEncoder().encode(message.body);
   const text = atob(message.body);
@@ -32,7 +82,7 @@ function decoded(message) {
 
 /** JSON with line breaks, from its text: numbers keep all of their digits, and nothing is put in order. */
 function* tokens(text) {
-  const pattern = /("(?:[^"\\]|\\.)*")(\s*:)?|(-?\d[\d.eE+-]*)|(true|false|null)|([{}[\],])|\s+/gy;
+  const pattern = /("[^"\\]*(?:\\.[^"\\]*)*")(\s*:)?|(-?\d[\d.eE+-]*)|(true|false|null)|([{}[\],])|\s+/gy;
   let depth = 0;
   let opened = false;     // right behind a bracket
   const line = () => "\n" + "  ".repeat(depth);
@@ -54,12 +104,24 @@ function* tokens(text) {
   }
 }
 
+/** Whether brackets of JSON are nested no deeper than is shown. */
+function isFlat(text) {
+  let depth = 0;
+  for (const [mark] of text.matchAll(/"[^"\\]*(?:\\.[^"\\]*)*"|[{}[\]]/gs)) {
+    if (mark === "{" || mark === "[") { if (++depth > MOST_DEPTH) return false; }
+    else if (mark === "}" || mark === "]") depth--;
+  }
+  return true;
+}
+
 const isJson = (text) => { try { JSON.parse(text); return true; } catch { return false; } };
 
 function block(text) {
   const made = element("pre", { tabindex: "0" });
-  show(made, text.slice(0, MOST_TEXT), true);
-  return text.length > MOST_TEXT ? [made, note(`The first ${count(MOST_TEXT)} characters are shown.`)] : [made];
+  const lines = text.slice(0, MOST_TEXT).split("\n", MOST_LINES + 1);
+  const shown = lines.slice(0, MOST_LINES).join("\n");
+  showBlock(made, shown);
+  return shown.length < text.length ? [made, note(`The first ${count(shown.length)} of ${count(text.length)} characters are shown.`)] : [made];
 }
 
 const note = (text) => element("p", { class: "note" }, text);
@@ -67,22 +129,28 @@ const note = (text) => element("p", { class: "note" }, text);
 function json(text) {
   const made = element("pre", { tabindex: "0" });
   let number = 0;
-  let rest = "";
+  let lines = 0;
+  let size = 0;
   for (const [kind, token] of tokens(text)) {
-    if (number > MOST_TOKENS) rest += token;
-    else if (kind) { made.append(show(element("span", { class: kind }), token, true)); number++; }
-    else made.append(token);
+    if (token.includes("\n")) lines++;
+    const shown = token.slice(0, MOST_TEXT - size);
+    size += shown.length;
+    if (kind) { made.append(showBlock(element("span", { class: kind }), shown)); number++; }
+    else made.append(shown);
+    if (number === MOST_TOKENS || lines === MOST_LINES || size === MOST_TEXT) {
+      return [made, note("The beginning is shown.")];
+    }
   }
-  if (rest) show(made, rest, true);
   return [made];
 }
 
 function form(text) {
   const fields = element("dl", { class: "fields" });
-  for (const [name, value] of new URLSearchParams(text)) {
-    fields.append(element("div", {}, show(element("dt"), name), show(element("dd"), value)));
+  const parts = text.slice(0, MOST_TEXT).split("&", MOST_FIELDS);
+  for (const [name, value] of new URLSearchParams(parts.join("&"))) {
+    fields.append(element("div", {}, show(element("dt"), cut(name, MOST_VALUE)), show(element("dd"), cut(value, MOST_VALUE))));
   }
-  return [fields];
+  return parts.join("&").length < text.length ? [fields, note("The beginning is shown.")] : [fields];
 }
 
 function hex(data) {
@@ -118,17 +186,21 @@ function ways(message, type, urls) {
   if (text === null) {
     const data = decoded(message);
     const image = imageType(data, type);
-    if (image) found.push(["Image", () => picture(data, image, urls)]);
+    if (image && pixels(image, data) <= MOST_PIXELS) found.push(["Image", () => picture(data, image, urls)]);
     found.push(["Hex", () => hex(data)]);
-    found.push(["Text", () => block(new TextDecoder().decode(data))]);
+    found.push(["Text", () => block(new TextDecoder().decode(data.subarray(0, 4 * MOST_TEXT)))]);
     return found;
   }
+  const asBytes = ["Hex", () => hex(decoded(message))];
   if (/[/+]json\b/.test(type) || /^\s*[{[]/.test(text)) {
-    if (text.length <= MOST_TEXT && isJson(text)) found.push(["JSON", () => json(text)]);
+    if (text.length <= MOST_JSON) {
+      if (!isFlat(text)) return [["Text", () => [...block(text), note(`It is nested deeper than ${MOST_DEPTH}: it is shown as it came.`)]], asBytes];
+      if (isJson(text)) found.push(["JSON", () => json(text)]);
+    }
   }
   if (type === "application/x-www-form-urlencoded") found.push(["Form", () => form(text)]);
   found.push(["Text", () => block(text)]);
-  found.push(["Hex", () => hex(decoded(message))]);
+  found.push(asBytes);
   return found;
 }
 

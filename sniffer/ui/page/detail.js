@@ -1,9 +1,11 @@
 // One exchange: request and response side by side.
 
 import { body } from "./body.js";
-import { bytes, clock, count, day, duration, element, plain, show, statusClass } from "./text.js";
+import { MOST_VALUE, bytes, clock, count, cut, day, duration, element, plain, show, statusClass } from "./text.js";
 import { CLIENT, ID, LATENCY, METHOD, SERVER, STATUS, TIME } from "./table.js";
 
+const MOST_TITLE = 2_000;       // characters of a path in the title
+const MOST_FIELDS = 500;        // headers that are shown
 const MOST_KEPT = 30;   // exchanges that this page remembers, for when the sniffer does not any more
 
 const INCOMPLETE = {
@@ -78,7 +80,7 @@ export class Detail {
     const { request, response } = exchange;
     const message = request ?? response;
     const title = element("h2", { class: `s${statusClass(row[STATUS])}` },
-      show(element("b"), row[METHOD]), " ", show(element("span", { class: "path" }), message.path ?? "?"), " ",
+      show(element("b"), row[METHOD]), " ", show(element("span", { class: "path" }), cut(message.path ?? "?", MOST_TITLE)), " ",
       element("b", { class: "status" }, String(row[STATUS] ?? "no response")),
     );
     const copy = element("button", { type: "button", onclick: () => this.copy(copy, curl(request)) }, "Copy as curl");
@@ -146,7 +148,7 @@ function side(name, message, missing, urls) {
   const start = message.direction === "request"
     ? `${message.method} ${message.path} HTTP/${message.httpVersion}`
     : `HTTP/${message.httpVersion} ${message.statusCode} ${message.reason ?? ""}`;
-  made.append(show(element("p", { class: "start" }), start));
+  made.append(show(element("p", { class: "start" }), cut(start, MOST_VALUE)));
   for (const text of remarks(message)) made.append(show(element("p", { class: "callout" }), text));
   made.append(fields(message.headers, "Headers"));
   if (message.trailers) made.append(fields(message.trailers, "Trailers"));
@@ -179,11 +181,12 @@ function fields(values, title) {
   let number = 0;
   for (const [name, value] of Object.entries(values)) {
     for (const each of Array.isArray(value) ? value : [value]) {
-      const shown = show(element("dd", { class: each.startsWith("[REDACTED") ? "redacted" : "" }), each);
-      list.append(element("div", {}, show(element("dt"), name), shown));
-      number++;
+      if (number++ >= MOST_FIELDS) continue;
+      const shown = show(element("dd", { class: each.startsWith("[REDACTED") ? "redacted" : "" }), cut(each, MOST_VALUE));
+      list.append(element("div", {}, show(element("dt"), cut(name, MOST_VALUE)), shown));
     }
   }
+  if (number > MOST_FIELDS) list.append(element("p", { class: "note" }, `The first ${count(MOST_FIELDS)} are shown.`));
   return element("details", { open: true }, element("summary", {}, `${title} `, element("span", {}, String(number))), list);
 }
 

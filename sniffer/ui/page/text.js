@@ -26,13 +26,13 @@ export function element(name, properties = {}, ...children) {
 export const plain = (text) => text.replace(CONTROLS, escaped);
 
 /** Puts text into an element, its controls set apart. In a block, line ends and tabs stay. */
-export function show(target, text, block = false) {
+export function show(target, text, block = false, most = MOST_MARKED) {
   const controls = block ? CONTROLS_IN_BLOCK : CONTROLS;
   const source = block ? text.replaceAll("\r\n", "\n") : text;
   let from = 0;
   let marked = 0;
   for (const match of source.matchAll(controls)) {
-    if (marked++ === MOST_MARKED) {
+    if (marked++ >= most) {
       target.append(source.slice(from).replace(controls, escaped));
       return target;
     }
@@ -41,6 +41,29 @@ export function show(target, text, block = false) {
   }
   target.append(source.slice(from));
   return target;
+}
+
+export const MOST_VALUE = 1 << 13;      // characters of a field's name, its value, a start line; one long word costs much
+
+/** As much of a text as is shown in one place. */
+export const cut = (text, most) => (text.length > most ? `${text.slice(0, most)}… (${count(text.length)} characters)` : text);
+
+const MOST_LINE = 4096;     // characters in one line of a block; laying out a long one costs their square where they run both ways
+
+/** Puts a text of any length into a block: what is longer than a line may be goes on in the next one. */
+export function showBlock(target, text) {
+  const parts = text.match(new RegExp(`[^\\n]{1,${MOST_LINE}}\\n?|\\n`, "gu")) ?? [];
+  const most = Math.ceil(MOST_MARKED / Math.max(1, Math.ceil(text.length / MOST_LINE)));
+  let short = "";
+  for (const part of parts) {
+    if (part.length < MOST_LINE || part.endsWith("\n")) short += part;
+    else {
+      show(target, short, true, most);
+      target.append(show(element("span", { class: "line-part" }), part, true, most));
+      short = "";
+    }
+  }
+  return show(target, short, true, most);
 }
 
 // Numbers
