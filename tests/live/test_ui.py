@@ -453,12 +453,13 @@ def in_shell(shell: str, text: str, folder: Path) -> bytes:
 @pytest.mark.parametrize("shell", SHELLS)
 async def test_a_copied_command_is_a_command(shell: str, tmp_path: Path) -> None:
     """What `Copy as curl` gives is words of any POSIX shell; no captured text leaves its quotes, whatever it holds."""
-    request = {
+    body = f"{EVIL}\nx\n\t\u20ac\u202e"
+    request: dict[str, Any] = {
         "method": "PO'ST",
         "path": "/a?b='$(id)'&c=[1-9]{x}",
         "receiver": {"ip": "::1", "port": 8080},
         "headers": {"x-evil": EVIL, "set-cookie": ["a", "b'"], "content-length": "3", "x-none": "", "@f": "x"},
-        "body": f"{EVIL}\nx\n\t\u20ac\u202e",
+        "body": body,
     }
     async with serving_page() as served, chromium() as browser:
         page = await browser.page(served.server.url)
@@ -467,7 +468,7 @@ async def test_a_copied_command_is_a_command(shell: str, tmp_path: Path) -> None
         assert arguments == [
             *(b"--globoff", b"--path-as-is", b"--request", b"PO'ST", b"--url", b"http://[::1]:8080/a?b='$(id)'&c=[1-9]{x}"),
             *(b"--header", b"x-evil: " + EVIL.encode("latin-1"), b"--header", b"set-cookie: a"),
-            *(b"--header", b"set-cookie: b'", b"--header", b"x-none;", b"--data-raw", request["body"].encode()),
+            *(b"--header", b"set-cookie: b'", b"--header", b"x-none;", b"--data-raw", body.encode()),
         ]  # fmt: skip
 
 
@@ -655,7 +656,7 @@ async def test_what_is_not_shown_is_said() -> None:
         await served.deliver((changed(message(), headers=many), changed(answer(body="x\n" * 20_000))))
         page = await browser.page(served.server.url)
         await shows(page, 4)
-        found = []
+        found: list[tuple[list[str], str]] = []
         for _ in range(4):
             await show_exchange(page, len(found) + 1)
             ways = await page.eval("[...document.querySelectorAll('.ways button')].map(button => button.textContent)")
