@@ -20,7 +20,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, cast
 
@@ -340,6 +340,13 @@ class Lane:
             await self._roomy.wait()
         self._promised = True
 
+    async def batch_done(self, seconds: float) -> None:
+        """Waits until a batch is settled, but no longer than this."""
+        self._roomy.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._roomy.wait()
+
     async def drain(self, deadline: float | None = None) -> None:
         """Returns when every message is accounted for: at the latest at `deadline`, in `time.monotonic` seconds.
 
@@ -600,7 +607,7 @@ class Precedence:
         if not self.giving or self.yielding:
             return
         share = self._share()
-        if not (self._behind() or (share > LITTLE and self._crowded())) or not self._stands():
+        if self.alone or not (self._behind() or (share > LITTLE and self._crowded())):
             return
         for lane in self.giving:
             lane.give_way()
@@ -614,7 +621,7 @@ class Precedence:
 
     def _look_again(self) -> None:
         now = self._clock()
-        if self._stands() and (self._behind() or self._crowded()):
+        if not self.alone and (self._behind() or self._crowded()):
             if now < self._until:
                 self._again = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look_again)
                 return
@@ -626,9 +633,10 @@ class Precedence:
         for lane in self.giving:
             lane.go_on()
 
-    def _stands(self) -> bool:
-        """Whether there is anybody to give way to."""
-        return any(not lane.closed.is_set() for lane in self.firm)
+    @property
+    def alone(self) -> bool:
+        """Whether there is nobody to give way to."""
+        return all(lane.closed.is_set() for lane in self.firm)
 
     def _crowded(self) -> bool:
         return any(lane.crowded for lane in self.firm)

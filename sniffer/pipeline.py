@@ -42,6 +42,10 @@ PATIENCE_SECONDS: Final = 30.0
 """An output of exchanges shows a request of a live capture alone when it has waited so long for its response."""
 LAG_SECONDS: Final = 0.1
 """A capture that has not read all there was for so long is behind."""
+FOLLOW_SECONDS: Final = 0.1
+"""The pump waits so long at most, each time, for a lane that gives way to follow."""
+LOOK_SECONDS: Final = 0.01
+"""While it waits it looks this often whether it may."""
 GIVING_SLICE: Final = 128
 """Messages that are made at a time for lanes that give way."""
 FIRM_SHARE: Final = 4
@@ -519,6 +523,18 @@ class Sniffer:
             add("messages_offered", count)
             add("pump_waiting", -count)
         await asyncio.sleep(0)
+        if self._live:
+            await self._let_follow()
+
+    async def _let_follow(self) -> None:
+        """Waits a moment for lanes that give way, as long as that costs nobody anything."""
+        precedence = self._precedence
+        until = time.monotonic() + FOLLOW_SECONDS
+        while not precedence.yielding and time.monotonic() < until and (precedence.alone or not self._behind()):
+            lane = next((lane for lane in precedence.giving if lane.crowded), None)
+            if lane is None:
+                return
+            await lane.batch_done(LOOK_SECONDS)
 
     def _offer_to_those_that_give_way(self, raws: list[RawMessage], *, made: bool) -> None:
         """Offers messages, some at a time: what is made for these lanes alone is their work too."""

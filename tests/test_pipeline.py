@@ -986,6 +986,17 @@ async def test_the_view_gives_way_first(scripted: ScriptedSource, caplog: pytest
     assert_balanced(sniffer)
 
 
+async def test_alone_the_view_gets_everything(scripted: ScriptedSource) -> None:
+    """With no other output a burst waits before a view that follows slowly, and it gets all of it."""
+    sniffer = Sniffer(SnifferConfig(ports=[8080], interface="x"), view=SlowView())
+    async with sniffer:
+        for number in range(40):
+            scripted.say(connection([(get(), ok(bytes(100)))] * 20, client_port=20000 + number))
+        await until(lambda: sniffer.ledger.snapshot()["lanes"]["view"]["delivered"] == 1_600)
+    assert not sum(sniffer.ledger.snapshot()["lanes"]["view"][f"dropped_{why}"] for why in ("full", "yielded"))
+    assert_balanced(sniffer)
+
+
 async def test_nothing_is_made_for_an_output_that_gives_way(
     scripted: ScriptedSource, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
