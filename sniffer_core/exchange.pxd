@@ -62,7 +62,7 @@ cdef struct Exchange:
     uint32_t number
     int64_t start           # the request in its stream
     int64_t end             # -1: not ended
-    int64_t ack             # Run.ack of its first byte
+    int64_t ack             # Run.ack of its first byte; of lost ones at most this, -1 unknown
     int64_t stamp_end       # of its last byte
     bint end_read           # the last byte was read, so that stamp_end is its stamp
     bint end_unsure         # .. if `end` is where a malformed request ends
@@ -122,8 +122,10 @@ cdef void exchanges_settle(Exchanges* queue) noexcept nogil
 cdef Exchange* exchanges_request(Exchanges* queue, Conn* conn, Message* message, const Carry* carry,
                                  uint32_t most) noexcept nogil
     # A request's head: a new entry at the tail, which `message` refers to. NULL without memory.
-cdef void exchanges_lost_request(Exchanges* queue, Conn* conn, int64_t start, bint whole) noexcept nogil
+cdef void exchanges_lost_request(Exchanges* queue, Conn* conn, int64_t start, int64_t end, int64_t ack,
+                                 bint whole) noexcept nogil
     # Bytes of unknown extent were lost from the request stream at `start`; `whole`: one request at least with them.
+    # Reading goes on at `end`; who sent what was lost had read no further than `ack` (-1: unknown).
 cdef void exchanges_lost_responses(Exchanges* queue, bint whole) noexcept nogil
     # Bytes of unknown extent were lost from the response stream; `whole`: one response at least with them.
 cdef void exchanges_refute(Exchanges* queue) noexcept nogil

@@ -103,6 +103,8 @@ cdef void push(Exchanges* queue, Exchange* entry, uint32_t most) noexcept nogil:
     if queue.tail == NULL:
         queue.head = entry
     else:
+        if queue.tail.lost and queue.tail.end != entry.start:
+            queue.tail.ack = -1     # bytes between them were skipped, with whatever began in them
         queue.tail.next = entry
     queue.tail = entry
     queue.count += 1
@@ -246,11 +248,14 @@ cdef void exchanges_refute(Exchanges* queue) noexcept nogil:
         first = first.next
 
 
-cdef void exchanges_lost_request(Exchanges* queue, Conn* conn, int64_t start, bint whole) noexcept nogil:
+cdef void exchanges_lost_request(Exchanges* queue, Conn* conn, int64_t start, int64_t end, int64_t ack,
+                                 bint whole) noexcept nogil:
     cdef Exchange* entry
     if queue.tail != NULL and queue.tail.lost:
         if whole:
             queue.tail.counted = False
+        queue.tail.ack = ack if start == queue.tail.end and 0 <= queue.tail.ack <= ack else -1
+        queue.tail.end = end
         return      # the losses touch: one entry says all that is known
     entry = new_exchange(queue, conn, 0)
     if entry == NULL:
@@ -259,6 +264,8 @@ cdef void exchanges_lost_request(Exchanges* queue, Conn* conn, int64_t start, bi
     entry.lost = True
     entry.counted = not whole
     entry.start = start
+    entry.end = end
+    entry.ack = ack
     push(queue, entry, OPEN_MAX)
 
 
@@ -303,6 +310,7 @@ cdef bint exchanges_plausible(const Exchanges* queue, int64_t ack, int64_t start
                     # Its sender had received more than that of the one before: then that was answered, as in exchanges_pick().
                     if before.lost:
                         waiting = 0
+                        lost = lost and not 0 <= before.ack < entry.ack
                     elif before.ack < entry.ack:
                         waiting = 0
                         lost = False
@@ -365,13 +373,13 @@ cdef Exchange* exchanges_pick(Exchanges* queue, int64_t ack, int64_t start) noex
     if ack < 0:
         return NULL
     while entry != NULL:
-        if entry.ack > start and 0 <= entry.end <= ack:
+        if entry.ack > start and 0 <= entry.end <= ack and not entry.lost:
             return NULL         # the ACKs contradict each other: one of them is of a retransmission
         if fits(entry, ack, start) or (     # or it has begun, and is answered before its end
                 entry.known and entry.end < 0 and entry.doubt == SURE and entry.start < ack and entry.ack <= start):
             # Pipelined with the one before it (nothing was received in between), or perhaps with one that was lost: a
             # doubt. Otherwise all before it were answered by what its sender had received.
-            doubt = latest != NULL and (latest.lost or entry.ack == latest.ack or queue.sliding)
+            doubt = latest != NULL and (entry.ack <= latest.ack or (latest.lost and latest.ack < 0) or queue.sliding)
             latest = entry
         entry = entry.next
     return NULL if latest == NULL or latest.lost or doubt else latest

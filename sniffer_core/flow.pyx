@@ -38,7 +38,8 @@ from sniffer_core.memory cimport Pool, pool_give, pool_resize, pool_take
 from sniffer_core.proxy cimport PROXY_MORE, PROXY_MOST, PROXY_NONE, Proxied, proxy_parse
 from sniffer_core.message cimport Rules, build_message, forget_conn, name_end
 from sniffer_core.stream cimport (
-    BASE_KNOWN, BASE_NONE, BASE_PROVISIONAL, ORIGIN, REACH_BACK, Held, Run, Stream, held_data, stream_free, stream_front,
+    BASE_KNOWN, BASE_NONE, BASE_PROVISIONAL, ORIGIN, REACH_BACK, Held, Run, Stream, held_data, stream_acknowledge,
+    stream_free, stream_front,
     stream_hold, stream_init, stream_map, stream_offset, stream_read, stream_take)
 from sniffer_core.wire cimport (
     TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, WIRE_CUT, WIRE_FRAGMENT, WIRE_MALFORMED, WIRE_NOT_IP, WIRE_NOT_TCP, WIRE_TCP,
@@ -829,11 +830,11 @@ cdef void on_end(Table* table, Flow* flow, Half* half, const Run* run) noexcept 
                 start = message.start
                 exchanges_refute(&flow.exchanges)       # the message is one of those that it frees
                 http1_skip(parser)
-                on_lost(table, flow, half, start, False)
+                on_lost(table, flow, half, start, False, -1)
             return
         if message.incomplete == INCOMPLETE_MALFORMED_ and message.anomalies & BIT_BAD_HEADER_LINE and \
                 parser.transfer and parser.chunked and message.missing < 0:
-            on_lost(table, flow, half, message.end - 1, False)      # the next request stands among its trailers
+            on_lost(table, flow, half, message.end - 1, False, -1)      # the next request stands among its trailers
         emit(table, message)
         if half.tunnel_next:
             half.tunnel_next = False
@@ -887,11 +888,14 @@ cdef void switch_client(Table* table, Flow* flow, const Exchange* exchange) noex
         on_end(table, flow, half, NULL)
 
 
-cdef void on_lost(Table* table, Flow* flow, Half* half, int64_t start, bint between) noexcept nogil:
-    """The parser lost its place at offset `start`; `between`: between two messages, so that one at least is lost whole."""
+cdef void on_lost(Table* table, Flow* flow, Half* half, int64_t start, bint between, int64_t acked) noexcept nogil:
+    """The parser lost its place at offset `start`; `between`: between two messages, so that one at least is lost whole.
+
+    `acked`: who sent what was lost had received no more of the other direction than up to there; -1: unknown.
+    """
     cdef Half* other
     if half.parser.kind == REQUEST:
-        exchanges_lost_request(&flow.exchanges, flow.conn, start, between)
+        exchanges_lost_request(&flow.exchanges, flow.conn, start, half.stream.next, acked, between)
     else:
         exchanges_lost_responses(&flow.exchanges, between)
         other = &flow.half[1 - flow.server]
@@ -1014,7 +1018,7 @@ cdef void read_run(Table* table, Flow* flow, Half* half, Run* run) noexcept nogi
                 exchange.doubt == TENTATIVE:
             exchanges_refute(&flow.exchanges)       # ... or inside of what would follow it
             http1_skip(parser)
-            on_lost(table, flow, half, parser.first_offset, False)
+            on_lost(table, flow, half, parser.first_offset, False, -1)
     while True:
         if flow.early.head != NULL and parser.kind == RESPONSE and run.size and at_rest(parser) and \
                 http1_starts(RESPONSE, run.data, run.size) >= 0:
@@ -1030,7 +1034,7 @@ cdef void read_run(Table* table, Flow* flow, Half* half, Run* run) noexcept nogi
                 exchanges_refute(&flow.exchanges)   # no message follows what was taken for one
             elif half.doubtful:
                 disbelieve(table, flow, half)
-            on_lost(table, flow, half, offset, False)
+            on_lost(table, flow, half, offset, False, -1)
         if event == EVENT_MORE:
             break
         act(table, flow, half, event, run)
@@ -1052,6 +1056,7 @@ cdef void skip_gap(Table* table, Flow* flow, Half* half, int64_t size) noexcept 
     cdef uint8_t state = parser.state
     cdef int64_t start = stream.next
     cdef uint32_t proxy = <uint32_t>min(size, <int64_t>half.proxy_left)
+    cdef int64_t acked = -1
     cdef int64_t mark = parser.boundary if parser.kind == REQUEST else exchanges_mark(&flow.exchanges, start, -1)
     cdef bint refused = parser.kind == REQUEST and parser.message != NULL and parser.message.exchange != NULL and \
         is_body_due(parser) and refuses(<Exchange*>parser.message.exchange)
@@ -1062,6 +1067,10 @@ cdef void skip_gap(Table* table, Flow* flow, Half* half, int64_t size) noexcept 
     stream.next += size
     if stream.top < stream.next:
         stream.top = stream.next
+    if stream.count and stream_front(stream).offset == stream.next:
+        acked = stream_front(stream).acked_at
+    elif stream.acked >= stream.next:
+        acked = stream.acked_at
     half.proxy_left -= proxy
     size -= proxy
     if size == 0:
@@ -1081,7 +1090,7 @@ cdef void skip_gap(Table* table, Flow* flow, Half* half, int64_t size) noexcept 
     if half.doubtful and parser.message == NULL:
         believe(table, flow, half, False)
     if parser.state == SKIP and (state != SKIP or between):
-        on_lost(table, flow, half, start, between)
+        on_lost(table, flow, half, start, between, acked)
 
 
 cdef int64_t hole(const Flow* flow, const Half* half, bint forced) noexcept nogil:
@@ -1412,7 +1421,7 @@ cdef bint ends_without_crlf(Table* table, Flow* flow, Half* half, const Run* run
     http1_cease(parser, WHOLE if whole else INCOMPLETE_MALFORMED_, BIT_LAST_CRLF_MISSING if whole else 0)
     on_end(table, flow, half, NULL)
     if not whole:
-        on_lost(table, flow, half, start, False)
+        on_lost(table, flow, half, start, False, -1)
     return False
 
 
@@ -1477,7 +1486,7 @@ cdef void read_as(Table* table, Flow* flow, Reading verdict) noexcept nogil:
         http1_cease(parser, INCOMPLETE_MALFORMED_, 0)
     on_end(table, flow, half, NULL)
     if verdict == REFUSED_BODY:     # nobody can tell: a head in it must not stand in a body in clear
-        on_lost(table, flow, half, start, False)
+        on_lost(table, flow, half, start, False, -1)
 
 
 cdef void finish_half(Table* table, Flow* flow, Half* half, Incomplete reason) noexcept nogil:
@@ -1893,7 +1902,7 @@ cdef void on_segment(Table* table, Flow* flow, const Packet* packet, int d, int6
             other.stream.start = ORIGIN     # it is heard of: bytes from here on are missed if they do not come
         ack = stream_offset(&other.stream, packet.ack)
         if ack > other.stream.acked and ack <= other.stream.top + WINDOW:
-            other.stream.acked = ack
+            stream_acknowledge(&other.stream, ack, max(offset, stream.top))      # a retransmission tells nothing new
         elif ack < 0 or ack > other.stream.top + WINDOW:
             ack = -1
         if other.stream.base != BASE_KNOWN and size and other.stream.start - REACH_BACK <= ack < other.stream.start:

@@ -35,6 +35,7 @@ cdef struct Held:           # a Run that waits; its bytes follow the struct in t
     int64_t offset
     int64_t stamp
     int64_t ack
+    int64_t acked_at        # offset in the other direction of the first segment that acknowledges all before it; -1 none
     uint32_t size
     uint32_t taken          # bytes before these that the reader took already
     bint segment_start
@@ -52,6 +53,8 @@ cdef struct Stream:
     int64_t next            # the next byte to hand over (base known)
     int64_t top             # one past the highest byte seen
     int64_t acked           # the other side's highest ACK; -1 none
+    int64_t acked_at        # ... and the offset, in the other direction, of the first segment that had it
+    bint unacked            # the last of the held pieces (all whose acked_at is -1) wait for an ACK
     int64_t end             # where FIN or RST stands; -1 not seen
     Held** held
     uint32_t first
@@ -77,6 +80,14 @@ cdef inline Held* stream_front(const Stream* stream) noexcept nogil:
 cdef inline uint8_t* held_data(Held* held) noexcept nogil:
     return <uint8_t*>held + sizeof(Held) + held.taken
 
+cdef inline void stream_acknowledge(Stream* stream, int64_t ack, int64_t at) noexcept nogil:
+    """A segment that stands at offset `at` of the other direction is the first that acknowledges all before `ack`."""
+    stream.acked = ack
+    stream.acked_at = at
+    if stream.unacked:
+        stream_mark(stream)
+
+cdef void stream_mark(Stream* stream) noexcept nogil
 cdef void stream_init(Stream* stream, Pool* pool, uint64_t* counters) noexcept nogil
 cdef int64_t stream_free(Stream* stream) noexcept nogil
     # Drops everything held; returns its payload bytes (the caller counts them).

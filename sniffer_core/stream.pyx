@@ -19,6 +19,8 @@ cdef void stream_init(Stream* stream, Pool* pool, uint64_t* counters) noexcept n
     stream.next = ORIGIN
     stream.top = ORIGIN
     stream.acked = -1
+    stream.acked_at = -1
+    stream.unacked = False
     stream.end = -1
     stream.held = NULL
     stream.first = 0
@@ -84,6 +86,9 @@ cdef bint insert(Stream* stream, uint32_t at, const uint8_t* data, int64_t size,
     held.taken = 0
     held.stamp = run.stamp
     held.ack = run.ack
+    held.acked_at = stream.acked_at if stream.acked >= offset else -1
+    if held.acked_at < 0:
+        stream.unacked = True
     held.segment_start = segment_start
     held.conflict = run.conflict
     memcpy(held_data(held), data, <size_t>size)
@@ -94,6 +99,15 @@ cdef bint insert(Stream* stream, uint32_t at, const uint8_t* data, int64_t size,
     stream.pool.held += size
     stream.held_memory += size + <int64_t>sizeof(Held)
     return True
+
+
+cdef void stream_mark(Stream* stream) noexcept nogil:
+    cdef uint32_t at = stream.first + stream.count
+    stream.unacked = stream.count > 0 and stream.held[at - 1].offset > stream.acked
+    while at > stream.first and stream.held[at - 1].acked_at < 0:
+        at -= 1
+        if stream.held[at].offset <= stream.acked:
+            stream.held[at].acked_at = stream.acked_at
 
 
 cdef void stream_hold(Stream* stream, const Run* run) noexcept nogil:

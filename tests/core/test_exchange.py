@@ -141,3 +141,41 @@ def test_a_doubt_ends_when_nothing_is_in_flight() -> None:
     dialogue.server(answer("C"))
     dialogue.server(answer("D"))
     assert pairs(dialogue) == {"B": "/b", "C": "/c", "D": "/d"}
+
+
+@pytest.mark.parametrize(
+    ("count", "requests", "responses", "acks"),
+    [
+        (40, {9}, {9}, True),
+        (120, {37}, {15, 23}, True),
+        (40, {9}, {8}, False),
+        (40, {9, 10}, {9, 10}, True),
+    ],
+)
+def test_the_pair_behind_a_lost_one(count: int, requests: set[int], responses: set[int], acks: bool) -> None:
+    """What acknowledged the lost request says how far its sender had read: a later request is not in doubt for it."""
+    dialogue = Dialogue()
+    for number in range(count):
+        dialogue.client(get(str(number)), lost=number in requests)
+        if acks:
+            dialogue.server()
+        dialogue.server(answer(str(number)), lost=number in responses)
+        if acks:
+            dialogue.client()
+    expected = {str(n): f"/{n}" for n in range(count) if n not in responses and n not in requests}
+    expected |= {str(n): None for n in requests - responses}
+    assert pairs(dialogue) == expected
+
+
+def test_a_request_that_may_be_pipelined_with_a_lost_one() -> None:
+    """Where the lost bytes may hold a request of the same burst, the answer stays unpaired."""
+    dialogue = Dialogue()
+    dialogue.client(get("0"))
+    dialogue.server(answer("0"))
+    dialogue.client(get("1"), lost=True)
+    dialogue.client(get("2"))
+    dialogue.server(answer("1"), lost=True)
+    dialogue.server(answer("2"))
+    dialogue.client(get("3"))
+    dialogue.server(answer("3"))
+    assert pairs(dialogue) == {"0": "/0", "2": None, "3": "/3"}
