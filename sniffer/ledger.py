@@ -47,6 +47,10 @@ CORE: Final = (
     Counter("packets_fragment", "a fragment that completed nothing yet"),
     Counter("packets_fragment_dropped", "a fragment that the bounds or contradictions refused"),
     Counter("datagrams_given_up", "datagrams whose fragments were dropped: too many, too old, too large"),
+    Counter(
+        "stamps_ahead",
+        "packets of a file whose stamp was not believed: further ahead than the idle timeout, and from the next one's too",
+    ),
     Counter("segments_other_port", "segments of a port that is not captured"),
     Counter("segments_sampled_out", "segments of connections that the sample leaves out"),
     Counter("segments_own", "segments of the sniffer's own deliveries"),
@@ -138,6 +142,7 @@ CORE: Final = (
     Counter("memory_blocks", "blocks of memory that the table holds", gauge=True),
     Counter("messages_open", "messages begun and not ended", gauge=True),
     Counter("messages_long_open", "messages open for 60 s", gauge=True),
+    Counter("packets_waiting", "packets of a file that wait for the next one's stamp", gauge=True),
 )
 
 HANDOFF: Final = (
@@ -197,6 +202,7 @@ LAWS: Final = (
             "packets_cut",
             "packets_fragment",
             "packets_fragment_dropped",
+            "packets_waiting",
         ),
     ),
     Law(

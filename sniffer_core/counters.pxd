@@ -15,6 +15,7 @@ cpdef enum Counter:
     PACKETS_FRAGMENT_DROPPED    # a fragment that the bounds or contradictions refused
 
     DATAGRAMS_GIVEN_UP          # whose fragments were dropped: too many, too old, too large
+    STAMPS_AHEAD                # of packets whose stamp was not believed: the next one's is far behind, or ahead again
 
     # what became of parsed segments that no HTTP stream took
     SEGMENTS_OTHER_PORT

@@ -62,7 +62,7 @@ cdef enum:
     PEEK = 256                  # bytes looked at to answer it
     READY_COUNT = 32768         # messages after which feed() returns early
     READY_BYTES = 8 << 20
-    CLOCK_SLACK = 1_000_000     # µs that the stamps of one batch may run ahead of the monotonic clock
+    CLOCK_SLACK = 1_000_000     # µs that the stamps may run ahead of the monotonic clock, and one behind the others
     DOUBTED_MAX = 16            # responses in a row that may wait for what tells whether they are any
     EARLY_MAX = 16              # responses in a row that may wait for the requests that they answer
     EVENTS = 256
@@ -111,6 +111,7 @@ cdef struct Half:
     bint eof                    # its end was handed over
     bint absent                 # known by the other side only: nothing waits for it
     bint long_open
+    int64_t opened              # core time at which its open message began
     bint doubtful               # what is read is in step with a response that may be a start line in a body
     bint gapping                # inside skip_gap()
     uint8_t end_reason          # Incomplete: WHOLE for FIN, INCOMPLETE_CLOSED_ for RST
@@ -177,6 +178,10 @@ cdef struct Own:
     uint8_t address[16]
     uint16_t port
 
+cdef struct Ahead:              # its bytes follow the struct in the same block
+    int64_t stamp
+    uint32_t size
+
 cdef struct Table:
     Pool pool
     uint64_t counters[<int>Counter.COUNTERS_END]
@@ -200,9 +205,10 @@ cdef struct Table:
     Timers later                # GRACE_ONE_SIDED
     Fragments fragments
     int64_t now                 # core time, µs; 0 before the first packet
-    int64_t last_stamp
+    int64_t skew                # live: from stamps to core time; changes only when the clock of the stamps jumps
     int64_t clock               # monotonic at the last batch; -1 for a file
-    int64_t clock_limit         # core time may not pass this in the present batch
+    int64_t clock_limit         # core time may not pass this: the monotonic clock since the first packet, and the slack
+    Ahead* ahead                # a file's packet that waits for the stamp of the next, or NULL
     int64_t due                 # nothing expires before this core time
     Message* ready
     Message* ready_tail
@@ -489,6 +495,12 @@ cdef void emit_waiting(Table* table, Flow* flow) noexcept nogil:
         exchange = exchange.next
 
 
+cdef void opened(Table* table, Half* half) noexcept nogil:
+    """The half has an open message from now on."""
+    table.messages_open += 1
+    half.opened = table.now
+
+
 cdef void shut(Table* table, Half* half) noexcept nogil:
     """The half's open message is one no more."""
     table.messages_open -= 1
@@ -612,7 +624,7 @@ cdef void on_request(Table* table, Flow* flow, Half* half, bint cut) noexcept no
         exchanges.sliding = True    # all that it acknowledges was read, and did not answer the one before
     if exchange == NULL:
         return      # no memory: http1_frame() reads on, on_end() lets the message go
-    table.messages_open += 1
+    opened(table, half)
     if other.seen and (
             (message.resynced and not message.sure)
             or (exchanges.head != exchange and tail.doubt == TENTATIVE and message.start != half.parser.boundary)):
@@ -663,7 +675,7 @@ cdef void on_doubtful(Table* table, Flow* flow, Half* half, bint cut) noexcept n
         return
     flow.tunnels = False
     if exchanges_unpaired(&flow.exchanges, flow.conn, message):
-        table.messages_open += 1
+        opened(table, half)
     if message.ack >= 0:
         flow.half[1 - flow.server].parser.boundary = message.ack
     if not cut:
@@ -707,7 +719,7 @@ cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept n
         http1_frame(&half.parser, False, False)
         return
     exchange = <Exchange*>message.exchange
-    table.messages_open += 1
+    opened(table, half)
     flow.tunnels = switches(message, exchange)
     if flow.tunnels:
         table.counters[<int>Counter.FLOWS_TUNNEL] += 1
@@ -1037,7 +1049,7 @@ cdef void read_run(Table* table, Flow* flow, Half* half, Run* run) noexcept nogi
         if run.size and not readable(flow, half, run.ack):
             break
     if parser.message != NULL and not half.long_open and parser.message.exchange != NULL and \
-            table.now - parser.message.stamp >= LONG:
+            table.now - half.opened >= LONG:
         half.long_open = True
         table.messages_long += 1
         table.counters[<int>Counter.MESSAGES_LONG] += 1
@@ -2225,18 +2237,76 @@ cdef void relieve(Table* table) noexcept nogil:
         end_flow(table, table.recent.head, INCOMPLETE_EVICTED_, <int>Counter.FLOWS_EVICTED_MEMORY)
 
 
-cdef inline void on_packet(Table* table, const uint8_t* data, uint32_t size, int64_t stamp) noexcept nogil:
-    cdef Packet packet
-    cdef Verdict verdict
-    cdef int64_t now = stamp
-    table.counters[<int>Counter.PACKETS_SEEN] += 1
-    if table.clock >= 0:
-        now = min(table.now + stamp - table.last_stamp, table.clock_limit)
-        table.last_stamp = stamp
+cdef inline void pass_time(Table* table, int64_t now) noexcept nogil:
+    """Lets time pass up to `now`, which may be earlier than what it is already."""
     if now >= table.due:
-        expire(table, now)
+        expire(table, max(now, table.now))
     elif now > table.now:
         table.now = now
+
+
+cdef inline int64_t live_time(Table* table, int64_t stamp) noexcept nogil:
+    """Core time at a live packet's stamp.
+
+    It is the stamp and a constant, so that neither the time that tick() let pass nor a stamp behind the others counts
+    twice. The constant changes where the clock of the stamps was set: forward, beyond what has really passed, or back.
+    """
+    cdef int64_t now = stamp + table.skew
+    if now > table.clock_limit:
+        table.skew -= now - table.clock_limit
+        return table.clock_limit
+    if now < table.now - CLOCK_SLACK:
+        table.skew += table.now - now
+        return table.now
+    return now
+
+
+cdef void read_ahead(Table* table, bint believed) noexcept nogil:
+    """Reads the packet that waited for the stamp of the next: at its own time if that `believed` it, else now."""
+    cdef Ahead* ahead = table.ahead
+    table.ahead = NULL
+    if believed:
+        pass_time(table, ahead.stamp)
+    else:
+        table.counters[<int>Counter.STAMPS_AHEAD] += 1
+    read_packet(table, <const uint8_t*>ahead + sizeof(Ahead), ahead.size, ahead.stamp)
+    pool_give(&table.pool, ahead, sizeof(Ahead) + ahead.size)
+
+
+cdef bint is_ahead(Table* table, const uint8_t* data, uint32_t size, int64_t stamp) noexcept nogil:
+    """Whether a file's packet must wait for the next one, since its stamp would let every flow expire.
+
+    One wrong stamp is not believed: only the next packet, within the idle timeout of it, shows that time has passed.
+    """
+    cdef Ahead* ahead = table.ahead
+    if ahead != NULL:
+        read_ahead(table, -table.idle_timeout <= stamp - ahead.stamp <= table.idle_timeout)
+    if table.now == 0 or stamp - table.now <= table.idle_timeout:
+        return False
+    ahead = <Ahead*>pool_take(&table.pool, sizeof(Ahead) + size)
+    if ahead == NULL:
+        return False
+    ahead.stamp = stamp
+    ahead.size = size
+    memcpy(<uint8_t*>ahead + sizeof(Ahead), data, size)
+    table.ahead = ahead
+    return True
+
+
+cdef inline void on_packet(Table* table, const uint8_t* data, uint32_t size, int64_t stamp) noexcept nogil:
+    table.counters[<int>Counter.PACKETS_SEEN] += 1
+    if table.clock >= 0:
+        pass_time(table, live_time(table, stamp))
+    elif (stamp - table.now > table.idle_timeout or table.ahead != NULL) and is_ahead(table, data, size, stamp):
+        return
+    else:
+        pass_time(table, stamp)
+    read_packet(table, data, size, stamp)
+
+
+cdef void read_packet(Table* table, const uint8_t* data, uint32_t size, int64_t stamp) noexcept nogil:
+    cdef Packet packet
+    cdef Verdict verdict
     verdict = wire_parse(table.linktype, data, size, &packet)
     if verdict == WIRE_FRAGMENT:
         verdict = fragments_add(&table.fragments, &packet, table.now)
@@ -2371,6 +2441,8 @@ cdef class FlowTable:
         return messages
 
     cdef void _end_all(self):
+        if self.table.ahead != NULL:
+            read_ahead(self.table, False)
         while self.table.created.head != NULL:
             if self.table.created.head.mode == MODE_CLOSED:
                 leave(self.table, self.table.created.head)
@@ -2390,8 +2462,7 @@ cdef class FlowTable:
             raise ValueError("first is negative")
         if clock_us is not None:
             if table.clock < 0 and first < count:
-                table.last_stamp = <int64_t>entries[4 * first] * 1_000_000 + entries[4 * first + 1]
-                table.now = table.last_stamp
+                table.now = <int64_t>entries[4 * first] * 1_000_000 + entries[4 * first + 1]
             self._clock(clock_us)
         with nogil:
             first = on_batch(table, data, size, entries, count, first)
@@ -2405,11 +2476,17 @@ cdef class FlowTable:
         return messages, first
 
     cdef int64_t _clock(self, int64_t clock):
-        """Lets core time pass by at most what has really passed, and a second; returns what has."""
+        """Lets core time pass by at most what has really passed since the first packet, and a second; returns what has
+        since the last call."""
         cdef Table* table = self.table
-        cdef int64_t elapsed = max(0, clock - table.clock) if table.clock >= 0 else 0
-        table.clock = clock
-        table.clock_limit = table.now + elapsed + CLOCK_SLACK
+        cdef int64_t elapsed
+        if table.clock < 0:
+            table.clock = clock
+            table.clock_limit = table.now + CLOCK_SLACK
+            return 0
+        elapsed = max(0, clock - table.clock)
+        table.clock += elapsed
+        table.clock_limit += elapsed
         return elapsed
 
     def tick(self, int64_t clock_us):
@@ -2466,6 +2543,7 @@ cdef class FlowTable:
             "memory_blocks": self.table.pool.blocks,
             "messages_open": self.table.messages_open,
             "messages_long": self.table.messages_long,
+            "packets_waiting": 1 if self.table.ahead != NULL else 0,
         }
 
     def events(self):
