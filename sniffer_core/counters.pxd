@@ -13,6 +13,20 @@ cpdef enum Counter:
     PACKETS_CUT                 # the snaplen cut a header
     PACKETS_FRAGMENT            # a fragment that completed nothing yet
     PACKETS_FRAGMENT_DROPPED    # a fragment that the bounds or contradictions refused
+    # inside of a tunnel, in the order of wire.Tunnel: named, not read
+    PACKETS_TUNNEL_VXLAN
+    PACKETS_TUNNEL_GENEVE
+    PACKETS_TUNNEL_GRE
+    PACKETS_TUNNEL_ERSPAN
+    PACKETS_TUNNEL_IPIP
+    PACKETS_TUNNEL_6IN4
+    PACKETS_TUNNEL_MPLS
+    PACKETS_TUNNEL_SNAP
+    PACKETS_TUNNEL_VLAN_9200
+    PACKETS_TUNNEL_PBB
+    PACKETS_TUNNEL_GTP
+    PACKETS_TUNNEL_L2TP
+    PACKETS_TUNNEL_ESP
 
     DATAGRAMS_GIVEN_UP          # whose fragments were dropped: too many, too old, too large
     STAMPS_AHEAD                # of packets whose stamp was not believed: the next one's is far behind, or ahead again

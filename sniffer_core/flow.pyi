@@ -139,7 +139,7 @@ class FlowTable:
     """Every flow of one capture. Belongs to one thread; not locked. Never raises on traffic.
 
     Time is packet time: with `clock_us` None (a file) it is the greatest stamp so far, but one stamp further ahead than
-    the idle timeout is believed only if the next is near it. Otherwise it advances with the stamps and, between packets,
+    the idle timeout is believed only if the next is near it. Otherwise it advances with the stamps, and between packets
     with the monotonic clock, and is never more than 1 s ahead of that: so a clock that jumps expires nothing.
     """
 

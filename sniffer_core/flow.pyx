@@ -42,7 +42,7 @@ from sniffer_core.stream cimport (
     stream_hold, stream_init, stream_map, stream_offset, stream_read, stream_take)
 from sniffer_core.wire cimport (
     TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, WIRE_CUT, WIRE_FRAGMENT, WIRE_MALFORMED, WIRE_NOT_IP, WIRE_NOT_TCP, WIRE_TCP,
-    Packet, Verdict, wire_link_known, wire_parse)
+    WIRE_TUNNEL, Packet, Verdict, wire_link_known, wire_parse)
 
 from sniffer_core.counters import NAMES
 from sniffer_core.message import Lines, RawMessage, weights
@@ -2328,6 +2328,8 @@ cdef void read_packet(Table* table, const uint8_t* data, uint32_t size, int64_t 
         table.counters[<int>Counter.PACKETS_NOT_IP] += 1
     elif verdict == WIRE_NOT_TCP:
         table.counters[<int>Counter.PACKETS_NOT_TCP] += 1
+    elif verdict == WIRE_TUNNEL:
+        table.counters[<int>Counter.PACKETS_TUNNEL_VXLAN + packet.tunnel] += 1
     elif verdict == WIRE_CUT:
         table.counters[<int>Counter.PACKETS_CUT] += 1
     else:

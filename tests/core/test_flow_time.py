@@ -123,8 +123,8 @@ def two_connections() -> list[p.Packet]:
             dialogue.client(GET % number)
             dialogue.server(OK)
         dialogue.close()
-    pairs = zip(*(dialogue.packets for dialogue in both), strict=True)
-    return [p.Packet(START + place * 1000, packet.data) for place, packet in enumerate(x for pair in pairs for x in pair)]
+    by_turns = (packet for pair in zip(*(d.packets for d in both), strict=True) for packet in pair)
+    return [p.Packet(START + place * 1000, packet.data) for place, packet in enumerate(by_turns)]
 
 
 def stamped(packets: Sequence[p.Packet], stamps: dict[int, int]) -> list[p.Packet]:
@@ -155,7 +155,8 @@ def test_stamps_in_the_future(places: tuple[int, ...], far: int) -> None:
 def test_a_stamp_in_the_future_of_another_protocol() -> None:
     """The packet with that stamp need not be TCP."""
     packets = two_connections()
-    packets.insert(9, p.Packet(START + 40 * YEAR, p.ethernet(p.ipv4("192.0.2.1", "192.0.2.2", b"x" * 8, protocol=p.UDP))))
+    datagram = p.ipv4("192.0.2.1", "192.0.2.2", bytes(8), protocol=p.UDP)
+    packets.insert(9, p.Packet(START + 40 * YEAR, p.ethernet(datagram)))
     table = Table()
     assert sorted(paths(table.run(packets))) == sorted(EXPECTED)
     assert table.counted("stamps_ahead") == {"stamps_ahead": 1}
@@ -187,7 +188,7 @@ def test_a_quiet_time(quiet: int) -> None:
 
 
 def test_the_packet_that_waits() -> None:
-    """It is counted while it waits, whatever batch the next one is in, and read at the end of the file at the latest."""
+    """It is counted while it waits, whichever batch has the next one, and read at the end of the file at the latest."""
     dialogue = Dialogue()
     dialogue.client(GET % 1)
     table = Table()
