@@ -79,6 +79,7 @@ CORE: Final = (
     Counter("bytes_abandoned_not_http", "TLS, HTTP/2, anything else"),
     Counter("bytes_abandoned_tunnel", "after 101 or a 2xx to CONNECT"),
     Counter("bytes_abandoned_late", "after the end of the stream or of the connection"),
+    Counter("bytes_abandoned_rst", "carried by a RST, which carries no stream data"),
     Counter("bytes_abandoned_evicted", "held when their connection was given up"),
     Counter("bytes_abandoned_out_of_window", "too far from everything seen: a bogus sequence number"),
     Counter("bytes_abandoned_undecided", "neither side spoke a start line"),
@@ -89,6 +90,7 @@ CORE: Final = (
     Counter("gaps", "holes in a stream that were given up"),
     Counter("gap_bytes", "bytes missing in those holes"),
     Counter("flows_opened", "connections begun"),
+    Counter("flows_resumed", "closed connections that were read on, since their peers ignored what closed them"),
     Counter("flows_closed", "connections that ended by FIN or RST"),
     Counter("flows_idle", "connections that expired (`CONNECTION_IDLE_TIMEOUT_MS`)"),
     Counter("flows_evicted_silent", "connections evicted that never carried payload (connection or memory cap)"),
@@ -96,6 +98,7 @@ CORE: Final = (
     Counter("flows_evicted_memory", "connections evicted because idle longest (`MEMORY_BUDGET`)"),
     Counter("flows_stopped", "connections alive at the stop"),
     Counter("flows_replaced", "connections whose port was used again"),
+    Counter("ends_ignored", "times that peers ignored a FIN or RST: they went on beyond it"),
     Counter("holds_evicted", "times that the out-of-order bytes of the connection holding most were given up"),
     Counter("bodies_evicted", "times that the kept body of the largest open message was given up"),
     Counter("flows_sampled_out", "connections that the sample leaves out"),
@@ -224,7 +227,7 @@ LAWS: Final = (
     ),
     Law(
         "flows",
-        ("flows_opened",),
+        ("flows_opened", "flows_resumed"),
         ("flows_closed", "flows_idle", "flows_evicted_*", "flows_stopped", "flows_replaced", "flows"),
     ),
     Law(

@@ -49,6 +49,7 @@ cpdef enum Counter:
     BYTES_ABANDONED_NOT_HTTP    # TLS, HTTP/2, anything else
     BYTES_ABANDONED_TUNNEL      # after 101 or a 2xx to CONNECT
     BYTES_ABANDONED_LATE        # after the end of the stream or of the connection
+    BYTES_ABANDONED_RST         # carried by a RST, which carries no stream data
     BYTES_ABANDONED_EVICTED     # held when its flow was given up
     BYTES_ABANDONED_OUT_OF_WINDOW  # too far from everything seen: a bogus sequence number
     BYTES_ABANDONED_UNDECIDED   # neither side spoke a start line
@@ -61,8 +62,9 @@ cpdef enum Counter:
     GAPS
     GAP_BYTES
 
-    # flows_opened = closed + idle + evicted_* + stopped + replaced + live (a gauge)
+    # flows_opened + resumed = closed + idle + evicted_* + stopped + replaced + live (a gauge)
     FLOWS_OPENED
+    FLOWS_RESUMED               # closed, and read on: their peers have ignored what closed them
     FLOWS_CLOSED
     FLOWS_IDLE
     FLOWS_EVICTED_SILENT        # never carried payload; connection or memory cap
@@ -70,6 +72,7 @@ cpdef enum Counter:
     FLOWS_EVICTED_MEMORY        # idle longest, memory cap
     FLOWS_STOPPED               # alive at flush
     FLOWS_REPLACED              # the port was used again
+    ENDS_IGNORED                # FIN or RST that the peers have ignored
     HOLDS_EVICTED               # out-of-order bytes of the flow holding most, memory cap
     BODIES_EVICTED              # kept body of the largest open message, memory cap
     FLOWS_SAMPLED_OUT

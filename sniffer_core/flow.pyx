@@ -115,6 +115,9 @@ cdef struct Half:
     bint doubtful               # what is read is in step with a response that may be a start line in a body
     bint gapping                # inside skip_gap()
     uint8_t end_reason          # Incomplete: WHOLE for FIN, INCOMPLETE_CLOSED_ for RST
+    bint in_step                # at its end the parser stood between two messages
+    int64_t heard               # the other side's highest ACK since its end
+    Stream* late                # holds the bytes beyond its end, at the same offsets: the peers may ignore that end; or NULL
     Stream stream
     Parser parser
 
@@ -156,6 +159,7 @@ cdef struct Flow:
     bint handshake              # made by a SYN or SYN-ACK
     bint tunnels                # the response that is read ends HTTP on both directions
     bint pending                # a successor: nothing of it is read yet
+    bint resumable              # a tombstone of HTTP
     uint16_t reason             # Counter of abandoned bytes, MODE_IGNORED
     int64_t last                # core time of the last packet
     int64_t closed              # core time, MODE_CLOSED
@@ -215,6 +219,7 @@ cdef struct Table:
     uint32_t ready_count
     int64_t ready_bytes
     Conn* dead
+    uint32_t late               # halves that hold bytes beyond their end
     bint pressed                # the limit is passed: what waits for the GIL is freed first, then it is looked at again
     uint32_t messages_open
     uint32_t messages_long
@@ -381,6 +386,7 @@ cdef void leave(Table* table, Flow* flow) noexcept nogil:
     table.total -= 1
     if flow.successor != NULL:
         discard(table, flow.successor)
+    drop_ends(table, flow)
     conn_release(flow.conn)
     pool_give(&table.pool, flow, sizeof(Flow))
 
@@ -388,12 +394,30 @@ cdef void leave(Table* table, Flow* flow) noexcept nogil:
 cdef void discard(Table* table, Flow* flow) noexcept nogil:
     """Frees a successor that never came to be."""
     strip(table, flow, <int>Counter.BYTES_ABANDONED_EVICTED)
+    drop_ends(table, flow)
     conn_release(flow.conn)
     pool_give(&table.pool, flow, sizeof(Flow))
 
 
+cdef void drop_late(Table* table, Half* half) noexcept nogil:
+    """Gives up the bytes beyond the end of a direction."""
+    if half.late == NULL:
+        return
+    table.counters[<int>Counter.BYTES_ABANDONED_LATE] += <uint64_t>stream_free(half.late)
+    pool_give(&table.pool, half.late, sizeof(Stream))
+    half.late = NULL
+    table.late -= 1
+
+
+cdef void drop_ends(Table* table, Flow* flow) noexcept nogil:
+    """Gives up what a flow keeps beyond its end: late bytes, and requests that wait for an answer."""
+    drop_late(table, &flow.half[0])
+    drop_late(table, &flow.half[1])
+    exchanges_free(&flow.exchanges)
+
+
 cdef void strip(Table* table, Flow* flow, int reason) noexcept nogil:
-    """Frees what a flow holds: streams, parsers, exchanges. Held bytes are counted under `reason`."""
+    """Frees the streams and parsers of a flow. Held bytes are counted under `reason`."""
     cdef Half* half
     cdef int d
     for d in range(2):
@@ -405,7 +429,6 @@ cdef void strip(Table* table, Flow* flow, int reason) noexcept nogil:
             http1_free(&half.parser)
     drop_doubted(table, flow)
     drop_early(table, flow)
-    exchanges_free(&flow.exchanges)
 
 
 cdef void note(Table* table, Flow* flow, int kind) noexcept nogil:
@@ -430,15 +453,17 @@ cdef void ignore(Table* table, Flow* flow, int reason) noexcept nogil:
     if flow.mode == MODE_IGNORED:
         return
     strip(table, flow, reason)
+    drop_ends(table, flow)
     flow.mode = MODE_IGNORED
     flow.reason = <uint16_t>reason
 
 
 cdef void close_flow(Table* table, Flow* flow, int why) noexcept nogil:
-    """Ends a flow, counted under `why`; it stays as a tombstone until leave()."""
+    """Ends a flow, counted under `why`; it stays as a tombstone until leave(), with the requests that wait for an answer."""
     if flow.mode == MODE_CLOSED:
         return
     strip(table, flow, <int>Counter.BYTES_ABANDONED_EVICTED)
+    flow.resumable = flow.mode == MODE_HTTP
     flow.mode = MODE_CLOSED
     flow.closed = table.now
     table.live -= 1
@@ -761,7 +786,7 @@ cdef void on_early(Table* table, Flow* flow, Half* half, bint cut) noexcept nogi
     table.counters[<int>Counter.RESPONSES_EARLY] += 1
     flow.tunnels = False
     if exchanges_unpaired(&flow.exchanges, flow.conn, half.parser.message):
-        table.messages_open += 1
+        opened(table, half)
     if not cut:
         http1_frame(&half.parser, named and memcmp(client.buffer, b"HEAD ", 5) == 0, named)
 
@@ -1096,6 +1121,12 @@ cdef void skip_gap(Table* table, Flow* flow, Half* half, int64_t size) noexcept 
         on_lost(table, flow, half, start, between)
 
 
+cdef inline bint is_ahead_of_all(const Half* half) noexcept nogil:
+    """Whether a FIN stands beyond all bytes that were seen or acknowledged: they may have been lost, or it is none."""
+    cdef const Stream* stream = &half.stream
+    return not half.eof and half.end_reason == WHOLE and stream.end > max(stream.top, stream.acked)
+
+
 cdef int64_t hole(const Flow* flow, const Half* half, bint forced) noexcept nogil:
     """Size of the hole at stream.next that is known to be one (`forced`: that can be one), or 0."""
     cdef const Stream* stream = &half.stream
@@ -1110,7 +1141,7 @@ cdef int64_t hole(const Flow* flow, const Half* half, bint forced) noexcept nogi
         limit = stream.acked
         if front != NULL and front.offset < limit:
             limit = front.offset
-        if stream.end >= 0:
+        if stream.end >= 0 and not is_ahead_of_all(half):
             limit = stream.end if front == NULL else front.offset
     if 0 <= stream.end < limit:
         limit = stream.end
@@ -1494,6 +1525,7 @@ cdef void read_as(Table* table, Flow* flow, Reading verdict) noexcept nogil:
 
 cdef void finish_half(Table* table, Flow* flow, Half* half, Incomplete reason) noexcept nogil:
     cdef Event event
+    half.in_step = at_rest(&half.parser)
     while True:
         event = http1_end(&half.parser, reason)
         if event == EVENT_MORE:
@@ -1864,13 +1896,182 @@ cdef bint on_syn(Table* table, Flow* flow, const Packet* packet, int d) noexcept
     return True
 
 
+cdef void end_at(Half* half, int64_t offset, Incomplete reason) noexcept nogil:
+    """A FIN or RST says that the direction ends at `offset`."""
+    half.stream.end = offset
+    half.end_reason = reason
+    half.heard = -1
+    if half.stream.base == BASE_NONE:   # earlier bytes may come late
+        half.stream.base = BASE_PROVISIONAL
+        half.stream.top = offset
+
+
 cdef void cut_off(Half* half) noexcept nogil:
     """A RST: the direction ends where it was seen to."""
-    if half.stream.end < 0:
-        half.stream.end = half.stream.top
-        half.end_reason = INCOMPLETE_CLOSED_
-    if half.stream.base == BASE_NONE:
-        half.stream.base = BASE_PROVISIONAL
+    if half.stream.end < 0 or is_ahead_of_all(half):
+        end_at(half, half.stream.top, INCOMPLETE_CLOSED_)
+
+
+cdef void on_reset(Table* table, Flow* flow, const Packet* packet, int d) noexcept nogil:
+    """A RST. It carries no stream data (RFC 9293 section 3.5.3), and of its numbers only the place counts.
+
+    It counts only at the next expected byte (by us or by the other side's ACK) or at bytes already seen (RFC 5961
+    section 3), before any number of its side is known only with the ACK of the SYN (RFC 9293 section 3.10.7.3).
+    """
+    cdef const Stream* stream = &flow.half[d].stream
+    cdef const Stream* other = &flow.half[1 - d].stream
+    cdef int64_t offset
+    table.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
+    table.counters[<int>Counter.BYTES_ABANDONED_RST] += packet.payload_size
+    if flow.pending:
+        return      # whoever refuses a SYN changes nothing for the connection that it came upon
+    if stream.mapped:
+        offset = stream_offset(stream, packet.seq)
+        if offset > max(stream.top, stream.acked) or offset < stream.next - WINDOW:
+            return
+    elif other.mapped and packet.flags & TCP_ACK:
+        offset = stream_offset(other, packet.ack)
+        if offset > other.top or offset < other.start:
+            return
+    elif other.syn_seen:
+        return
+    cut_off(&flow.half[d])
+    cut_off(&flow.half[1 - d])
+    settle(table, flow)
+
+
+cdef void on_late(Table* table, Half* half, const Run* run) noexcept nogil:
+    """Bytes beyond the end of their direction: they wait for what says that the peers ignore this end."""
+    if half.late == NULL:
+        half.late = <Stream*>pool_take(&table.pool, sizeof(Stream))
+        if half.late != NULL:
+            stream_init(half.late, &table.pool, table.counters)
+            table.late += 1
+    if half.late == NULL or run.offset + run.size > half.stream.end + HOLD_LIMIT or \
+            half.late.held_memory + run.size > HOLD_LIMIT:
+        table.counters[<int>Counter.BYTES_ABANDONED_LATE] += <uint64_t>run.size
+    else:
+        stream_hold(half.late, run)
+
+
+cdef bint end_ignored(const Half* half) noexcept nogil:
+    """Whether the other side has taken bytes from beyond the end: an ACK of a FIN is one more, RFC 9293 section 3.4."""
+    cdef int64_t end = half.stream.end + 1 if half.end_reason == WHOLE else half.stream.end
+    return half.late != NULL and half.late.count > 0 and half.heard > max(end, stream_front(half.late).offset)
+
+
+cdef void reopen(Table* table, Flow* flow, Half* half) noexcept nogil:
+    """The end of a direction was none: it is read on, with what came since."""
+    cdef Stream* stream = &half.stream
+    cdef Run run
+    stream.end = -1
+    half.end_reason = WHOLE
+    stream.acked = max(stream.acked, half.heard)
+    while half.late != NULL and half.late.count:
+        stream_read(half.late, &run)
+        if stream.top < run.offset + run.size:
+            stream.top = run.offset + run.size
+        stream_hold(stream, &run)
+        stream_take(half.late, run.size)
+    drop_late(table, half)
+    if not half.eof:
+        return
+    half.eof = False
+    if not half.in_step and half.parser.state != TUNNEL and half.parser.state != DEAD:
+        http1_skip(&half.parser)    # what was cut was emitted: its rest belongs to nothing
+        half.parser.lost = True
+        on_lost(table, flow, half, stream.next, False)
+
+
+cdef bint resume(Table* table, Flow* flow) noexcept nogil:
+    """Reads on where the peers have ignored a FIN or RST; returns whether they have."""
+    cdef Half* half
+    cdef int d
+    cdef bint ignored[2]
+    ignored[0] = end_ignored(&flow.half[0])
+    ignored[1] = end_ignored(&flow.half[1])
+    if not ignored[0] and not ignored[1]:
+        return False
+    table.counters[<int>Counter.ENDS_IGNORED] += 1
+    if flow.mode == MODE_CLOSED:
+        stage(flow, NULL)
+        list_remove(&table.recent, flow)
+        list_append(&table.recent, flow)
+        flow.mode = MODE_HTTP
+        flow.last = table.now
+        table.live += 1
+        table.counters[<int>Counter.FLOWS_RESUMED] += 1
+    for d in range(2):
+        half = &flow.half[d]
+        if ignored[d] or (half.stream.end >= 0 and half.end_reason != WHOLE):   # a RST had ended both
+            reopen(table, flow, half)
+    return True
+
+
+cdef void on_closed(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil:
+    """A packet of a closed flow: it is late, unless it shows that the peers have not closed."""
+    cdef Half* half = &flow.half[d]
+    cdef Half* other = &flow.half[1 - d]
+    cdef Run run
+    cdef int64_t size = packet.payload_size
+    cdef int64_t early
+    cdef uint32_t seq = packet.seq + (1 if packet.flags & TCP_SYN else 0)
+    table.counters[<int>Counter.BYTES_PAYLOAD] += <uint64_t>size
+    if packet.flags & TCP_RST:
+        table.counters[<int>Counter.BYTES_ABANDONED_RST] += <uint64_t>size
+        return
+    if not half.stream.mapped and half.stream.end >= 0:
+        stream_map(&half.stream, seq)
+    if not flow.resumable or half.stream.end < 0:
+        table.counters[<int>Counter.BYTES_ABANDONED_LATE] += <uint64_t>size
+        return
+    run.data = packet.payload
+    run.size = size
+    run.offset = stream_offset(&half.stream, seq)
+    run.stamp = stamp
+    run.ack = -1
+    run.segment_start = True
+    run.conflict = False
+    if packet.flags & TCP_ACK and other.stream.mapped:
+        run.ack = stream_offset(&other.stream, packet.ack)
+        if other.heard < run.ack <= other.stream.end + HOLD_LIMIT:
+            other.heard = run.ack
+    early = min(run.size, max(<int64_t>0, half.stream.end - run.offset))
+    if early:
+        table.counters[<int>Counter.BYTES_ABANDONED_LATE] += <uint64_t>early
+        run.data += early
+        run.size -= early
+        run.offset += early
+        run.segment_start = False
+    if run.size:
+        on_late(table, half, &run)
+        flow.closed = table.now         # for as long as there is reason to doubt
+        stage(flow, &table.closed)
+    if resume(table, flow):
+        settle(table, flow)
+
+
+cdef bint has_left(const Stream* stream, uint32_t number) noexcept nogil:
+    """Whether a sequence number is far from where a stream that has ended stands."""
+    return stream.mapped and not (-REACH_BACK <= stream_offset(stream, number) - stream.next <= REACH_BACK)
+
+
+cdef int64_t on_beyond(Table* table, Flow* flow, Half* half, Run* run) noexcept nogil:
+    """A segment runs beyond the end of its direction; returns how many of its bytes are to be read now."""
+    cdef Stream* stream = &half.stream
+    cdef int64_t size = run.size
+    cdef int64_t before = max(<int64_t>0, stream.end - run.offset)
+    if is_ahead_of_all(half):
+        stream.end = -1     # nobody knows of it, and these bytes contradict it
+        return size
+    if before:
+        run.data += before
+        run.size -= before
+        run.offset += before
+        run.segment_start = False
+    on_late(table, half, run)
+    resume(table, flow)
+    return before
 
 
 cdef void on_segment(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil:
@@ -1885,6 +2086,9 @@ cdef void on_segment(Table* table, Flow* flow, const Packet* packet, int d, int6
     cdef int64_t ack = -1
     cdef Held* front
     cdef uint32_t seq = packet.seq + (1 if packet.flags & TCP_SYN else 0)
+    if packet.flags & TCP_RST:
+        on_reset(table, flow, packet, d)
+        return
     table.counters[<int>Counter.BYTES_PAYLOAD] += <uint64_t>size
     if not stream.mapped:
         stream_map(stream, seq)
@@ -1908,15 +2112,15 @@ cdef void on_segment(Table* table, Flow* flow, const Packet* packet, int d, int6
             other.stream.acked = ack
         elif ack < 0 or ack > other.stream.top + WINDOW:
             ack = -1
+        if other.stream.end >= 0 and ack > other.heard:
+            other.heard = ack
+            if other.late != NULL:
+                resume(table, flow)
         if other.stream.base != BASE_KNOWN and size and other.stream.start - REACH_BACK <= ack < other.stream.start:
             other.stream.start = ack    # what a sender of data had read, it is heard of
     if size or packet.missing:
         if flow.stage == &table.silent:
             stage(flow, NULL)
-        if 0 <= stream.end < offset + size:     # beyond its own end
-            old = min(size, offset + size - stream.end)
-            table.counters[<int>Counter.BYTES_ABANDONED_LATE] += <uint64_t>old
-            size -= old
         run.data = packet.payload
         run.size = size
         run.offset = offset
@@ -1924,6 +2128,12 @@ cdef void on_segment(Table* table, Flow* flow, const Packet* packet, int d, int6
         run.ack = ack
         run.segment_start = True
         run.conflict = False
+        if 0 <= stream.end < offset + size:     # beyond its own end
+            size = on_beyond(table, flow, half, &run)
+            run.data = packet.payload
+            run.size = size
+            run.offset = offset
+            run.segment_start = True
         if stream.base == BASE_NONE:
             stream.base = BASE_PROVISIONAL
             stream.top = offset
@@ -1968,19 +2178,10 @@ cdef void on_segment(Table* table, Flow* flow, const Packet* packet, int d, int6
                     skip_gap(table, flow, half, packet.missing)
         if stream.top < offset + size:
             stream.top = offset + size
-    if packet.flags & TCP_FIN and stream.end < 0:
+    if packet.flags & TCP_FIN and (stream.end < 0 or is_ahead_of_all(half)):
         offset += packet.payload_size + packet.missing
-        stream.end = offset
-        half.end_reason = WHOLE
-        if stream.base == BASE_NONE:    # earlier bytes may come late
-            stream.base = BASE_PROVISIONAL
-            stream.top = offset
-    if packet.flags & TCP_RST:
-        # Only at the next expected byte (by us or by the other side's ACK) or at bytes already seen: RFC 5961 section 3.
-        offset = stream_offset(stream, seq) + packet.payload_size + packet.missing
-        if offset <= max(stream.top, stream.acked):
-            cut_off(half)
-            cut_off(other)
+        if stream.base != BASE_KNOWN or offset >= stream.next:
+            end_at(half, offset, WHOLE)
     settle(table, flow)
 
 
@@ -2029,13 +2230,26 @@ cdef void succeed(Table* table, Flow* flow) noexcept nogil:
             stage(successor, NULL)
 
 
+cdef bint same_connection(const Flow* flow, const Packet* packet, int d) noexcept nogil:
+    """Whether a packet belongs to a closed flow, and not to another connection on its ports."""
+    cdef const Stream* stream = &flow.half[d].stream
+    cdef const Stream* other = &flow.half[1 - d].stream
+    if packet.flags & TCP_SYN:
+        if stream.syn_seen:
+            return stream.syn_seq == <uint32_t>(packet.seq + 1)
+        return packet.flags & TCP_ACK and other.syn_seen and other.syn_seq == packet.ack
+    if packet.flags & TCP_RST or packet.payload_size == 0 or not packet.flags & TCP_ACK:
+        return True
+    return not (has_left(stream, packet.seq) and has_left(other, packet.ack))     # its SYN was lost
+
+
 cdef void on_tcp(Table* table, const Packet* packet, int64_t stamp) noexcept nogil:
     cdef Key key
     cdef int d = memcmp(packet.source, packet.destination, packet.address_size)
     cdef uint64_t hashed
     cdef Flow* flow
     cdef bint syn = packet.flags & TCP_SYN != 0
-    cdef bint bare = packet.payload_size == 0 and packet.missing == 0
+    cdef bint bare = (packet.payload_size == 0 and packet.missing == 0) or packet.flags & TCP_RST != 0
     if not captured(table, packet.source_port) and not captured(table, packet.destination_port):
         table.counters[<int>Counter.SEGMENTS_OTHER_PORT] += 1
         table.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
@@ -2058,10 +2272,8 @@ cdef void on_tcp(Table* table, const Packet* packet, int64_t stamp) noexcept nog
     flow = lookup(table, &key, hashed)
     if flow != NULL:
         if flow.mode == MODE_CLOSED:
-            if not syn or (flow.half[d].stream.syn_seen and
-                           flow.half[d].stream.syn_seq == <uint32_t>(packet.seq + 1)):
-                table.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
-                table.counters[<int>Counter.BYTES_ABANDONED_LATE] += packet.payload_size
+            if same_connection(flow, packet, d):
+                on_closed(table, flow, packet, d, stamp)
                 return
             leave(table, flow)
             flow = NULL
@@ -2081,6 +2293,8 @@ cdef void on_tcp(Table* table, const Packet* packet, int64_t stamp) noexcept nog
     if flow == NULL:
         if bare and not syn:
             table.counters[<int>Counter.SEGMENTS_NO_FLOW] += 1
+            table.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
+            table.counters[<int>Counter.BYTES_ABANDONED_RST] += packet.payload_size     # of nothing else
             return
         make_room(table)
         flow = new_flow(table, packet, &key, hashed, d, stamp)
@@ -2225,8 +2439,14 @@ cdef void relieve_heaviest(Table* table, int64_t goal, bint bodies) noexcept nog
 cdef void relieve(Table* table) noexcept nogil:
     """The memory limit is passed: evicts in the documented order, to an eighth below it, so that it is done rarely."""
     cdef int64_t goal = table.memory_limit - table.memory_limit // 8
+    cdef Flow* flow
     while used(table) > goal and table.closed.head != NULL:
         leave(table, table.closed.head)
+    flow = table.created.head
+    while used(table) > goal and table.late and flow != NULL:
+        drop_late(table, &flow.half[0])
+        drop_late(table, &flow.half[1])
+        flow = flow.links[CREATED].next
     while used(table) > goal and table.silent.head != NULL:
         end_flow(table, table.silent.head, INCOMPLETE_EVICTED_, <int>Counter.FLOWS_EVICTED_SILENT)
     if used(table) > goal:

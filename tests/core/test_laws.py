@@ -22,6 +22,7 @@ OUTSIDE = {
     "overlap_conflicts": ALONE,
     "gaps": ALONE,
     "gap_bytes": ALONE,
+    "ends_ignored": ALONE,
     "holds_evicted": ALONE,
     "bodies_evicted": ALONE,
     "flows_sampled_out": TOLD_APART,
