@@ -38,8 +38,8 @@ from sniffer_core.memory cimport Pool, pool_give, pool_resize, pool_take
 from sniffer_core.proxy cimport PROXY_MORE, PROXY_MOST, PROXY_NONE, Proxied, proxy_parse
 from sniffer_core.message cimport Rules, build_message, forget_conn, name_end
 from sniffer_core.stream cimport (
-    BASE_KNOWN, BASE_NONE, BASE_PROVISIONAL, ORIGIN, REACH_BACK, Held, Run, Stream, held_data, stream_free, stream_front,
-    stream_hold, stream_init, stream_map, stream_offset, stream_read, stream_take)
+    BASE_KNOWN, BASE_NONE, BASE_PROVISIONAL, ORIGIN, REACH_BACK, Held, Run, Stream, held_data, stream_differs, stream_free,
+    stream_front, stream_hold, stream_init, stream_map, stream_offset, stream_read, stream_take)
 from sniffer_core.wire cimport (
     TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, WIRE_CUT, WIRE_FRAGMENT, WIRE_MALFORMED, WIRE_NOT_IP, WIRE_NOT_TCP, WIRE_TCP,
     WIRE_TUNNEL, Packet, Verdict, wire_link_known, wire_parse)
@@ -67,6 +67,7 @@ cdef enum:
     EARLY_MAX = 16              # responses in a row that may wait for the requests that they answer
     EVENTS = 256
     OWN_MAX = 256
+    RECENT_BYTES = 1024         # of each direction, to be compared with what comes by another way
 
 cdef enum Mode:
     MODE_HTTP = 0
@@ -116,6 +117,9 @@ cdef struct Half:
     bint gapping                # inside skip_gap()
     uint8_t end_reason          # Incomplete: WHOLE for FIN, INCOMPLETE_CLOSED_ for RST
     bint in_step                # at its end the parser stood between two messages
+    uint8_t* recent             # its last bytes, a block of RECENT_BYTES, where they may come by several ways; or NULL
+    uint32_t recent_size
+    int64_t recent_end          # their offset
     int64_t heard               # the other side's highest ACK since its end
     Stream* late                # holds the bytes beyond its end, at the same offsets: the peers may ignore that end; or NULL
     Stream stream
@@ -160,6 +164,8 @@ cdef struct Flow:
     bint tunnels                # the response that is read ends HTTP on both directions
     bint pending                # a successor: nothing of it is read yet
     bint resumable              # a tombstone of HTTP
+    bint shared                 # another flow has the same ends, in another place
+    uint64_t place              # of its first packet
     uint16_t reason             # Counter of abandoned bytes, MODE_IGNORED
     int64_t last                # core time of the last packet
     int64_t closed              # core time, MODE_CLOSED
@@ -220,6 +226,8 @@ cdef struct Table:
     int64_t ready_bytes
     Conn* dead
     uint32_t late               # halves that hold bytes beyond their end
+    uint32_t placed             # flows in the table whose ends another one had first, in another place
+    bint places                 # a packet in a VLAN or of a named interface was seen
     bint pressed                # the limit is passed: what waits for the GIL is freed first, then it is looked at again
     uint32_t messages_open
     uint32_t messages_long
@@ -329,6 +337,15 @@ cdef uint64_t keyed_hash(const uint64_t* secret, const Key* key) noexcept nogil:
     return a ^ b ^ c ^ d
 
 
+cdef inline bint is_placed(const Key* key) noexcept nogil:
+    return key.word[4] >> 40 != 0
+
+
+cdef inline void place_key(Key* key, uint64_t place) noexcept nogil:
+    """Makes the key one of a flow in this place, beside the one that had its ends first."""
+    key.word[4] |= ((place ^ place >> 20 ^ place >> 40) & 0xFFFFF | 0x800000) << 40
+
+
 cdef inline bint captured(const Table* table, uint16_t port) noexcept nogil:
     return table.ports[port >> 3] >> (port & 7) & 1
 
@@ -366,6 +383,7 @@ cdef void enter(Table* table, Flow* flow) noexcept nogil:
     list_append(&table.created, flow)
     list_append(&table.recent, flow)
     stage(flow, &table.silent)
+    table.placed += 1 if is_placed(&flow.key) else 0
     table.total += 1
     table.live += 1
     table.counters[<int>Counter.FLOWS_OPENED] += 1
@@ -383,6 +401,7 @@ cdef void leave(Table* table, Flow* flow) noexcept nogil:
     list_remove(&table.created, flow)
     list_remove(&table.recent, flow)
     stage(flow, NULL)
+    table.placed -= 1 if is_placed(&flow.key) else 0
     table.total -= 1
     if flow.successor != NULL:
         discard(table, flow.successor)
@@ -424,6 +443,8 @@ cdef void strip(Table* table, Flow* flow, int reason) noexcept nogil:
         half = &flow.half[d]
         timer_stop(half)
         table.counters[reason] += <uint64_t>stream_free(&half.stream)
+        pool_give(&table.pool, half.recent, RECENT_BYTES)
+        half.recent = NULL
         if flow.mode == MODE_HTTP:
             drop_open(table, half)
             http1_free(&half.parser)
@@ -1743,6 +1764,8 @@ cdef Flow* new_flow(Table* table, const Packet* packet, const Key* key, uint64_t
     conn.dead = &table.dead
     conn.references = 1
     conn.first_stamp = stamp
+    conn.place = packet.place if is_placed(key) else 0
+    flow.place = packet.place
     conn.address_size = packet.address_size
     memcpy(conn.low, packet.source if d == 0 else packet.destination, packet.address_size)
     memcpy(conn.high, packet.destination if d == 0 else packet.source, packet.address_size)
@@ -2074,6 +2097,19 @@ cdef int64_t on_beyond(Table* table, Flow* flow, Half* half, Run* run) noexcept 
     return before
 
 
+cdef bint is_beyond_window(const Stream* stream, int64_t offset, int64_t size) noexcept nogil:
+    """Whether `size` bytes at an offset are too far from everything that was seen and acknowledged."""
+    return offset > max(stream.top, stream.acked) + WINDOW or offset < 0 or \
+        (stream.base == BASE_KNOWN and offset + size < stream.next - WINDOW)
+
+
+cdef bint is_of_another(const Flow* flow, const Packet* packet, int d) noexcept nogil:
+    """Whether the numbers of both sides say that the port is used again, by a connection whose SYN was lost."""
+    cdef const Stream* other = &flow.half[1 - d].stream
+    return packet.payload_size > 0 and packet.flags & (TCP_ACK | TCP_SYN | TCP_RST) == TCP_ACK and other.mapped and \
+        is_beyond_window(other, stream_offset(other, packet.ack), 0)
+
+
 cdef void on_segment(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil:
     """A segment of a flow that is read (or whose server is not known yet)."""
     cdef Half* half = &flow.half[d]
@@ -2089,14 +2125,13 @@ cdef void on_segment(Table* table, Flow* flow, const Packet* packet, int d, int6
     if packet.flags & TCP_RST:
         on_reset(table, flow, packet, d)
         return
-    table.counters[<int>Counter.BYTES_PAYLOAD] += <uint64_t>size
     if not stream.mapped:
         stream_map(stream, seq)
     offset = stream_offset(stream, seq)
-    if offset > max(stream.top, stream.acked) + WINDOW or offset < 0 or \
-            (stream.base == BASE_KNOWN and offset + size < stream.next - WINDOW):
-        table.counters[<int>Counter.BYTES_ABANDONED_OUT_OF_WINDOW] += <uint64_t>size
+    if is_beyond_window(stream, offset, size):
+        on_beyond_window(table, flow, packet, d, stamp)
         return
+    table.counters[<int>Counter.BYTES_PAYLOAD] += <uint64_t>size
     if not half.seen:
         half.seen = True
         if half.absent:                 # it comes late after all: as if first seen mid-stream
@@ -2139,6 +2174,8 @@ cdef void on_segment(Table* table, Flow* flow, const Packet* packet, int d, int6
             stream.top = offset
             if stream.start < 0:
                 stream.start = offset
+        if table.places and offset + size > stream.next:
+            remember(table, half, &run)
         front = stream_front(stream)
         if stream.base == BASE_PROVISIONAL:
             if front != NULL and offset < front.offset - REACH_BACK:
@@ -2187,13 +2224,35 @@ cdef void on_segment(Table* table, Flow* flow, const Packet* packet, int d, int6
 
 cdef void on_successor(Table* table, Flow* flow, const Packet* packet, const Key* key, uint64_t hashed, int d,
                        int64_t stamp) noexcept nogil:
-    """A SYN of another connection on a live flow: it waits for its SYN-ACK, or data from both sides."""
+    """The first packet of another connection on a live flow: it waits for its SYN-ACK, or data from both sides."""
     if flow.successor != NULL:
         discard(table, flow.successor)
     flow.successor = new_flow(table, packet, key, hashed, d, stamp)
     if flow.successor != NULL:
         flow.successor.pending = True
-        on_syn(table, flow.successor, packet, d)
+        if packet.flags & TCP_SYN:
+            on_syn(table, flow.successor, packet, d)
+
+
+cdef void give_to_successor(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil:
+    """What the first packet of another connection, or its SYN-ACK, carries: data as any other."""
+    if flow.successor != NULL and flow.successor.mode <= MODE_UNDECIDED and packet.payload_size:
+        on_segment(table, flow.successor, packet, d, stamp)
+    else:
+        table.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
+        table.counters[<int>Counter.BYTES_ABANDONED_OUT_OF_WINDOW] += packet.payload_size
+
+
+cdef void on_beyond_window(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil:
+    """A segment too far from all that was seen: a bogus number, or, if both sides' are, another connection."""
+    if flow.pending or not is_of_another(flow, packet, d):
+        table.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
+        table.counters[<int>Counter.BYTES_ABANDONED_OUT_OF_WINDOW] += packet.payload_size
+        return
+    on_successor(table, flow, packet, &flow.key, flow.hashed, d, stamp)
+    give_to_successor(table, flow, packet, d, stamp)
+    if flow.successor != NULL and not flow.half[1 - d].seen:
+        succeed(table, flow)    # the capture sees one side only
 
 
 cdef bint belongs(const Flow* flow, const Packet* packet, int d) noexcept nogil:
@@ -2228,6 +2287,82 @@ cdef void succeed(Table* table, Flow* flow) noexcept nogil:
     if successor.half[0].stream.count or successor.half[1].stream.count or successor.exchanges.next_number:
         if successor.stage == &table.silent:
             stage(successor, NULL)
+
+
+# The same two ends in several places (VLANs, interfaces). Most often it is one connection that is captured more than once,
+# or each direction of it elsewhere; but networks may use the same addresses. It is another connection where its SYN has
+# another number, or the same numbers carry other bytes; the flow that came first keeps the plain key, the other one is
+# told by its place.
+
+cdef void remember(Table* table, Half* half, const Run* run) noexcept nogil:
+    """Keeps the last bytes of a direction."""
+    cdef const uint8_t* data = run.data
+    cdef int64_t size = run.size
+    cdef int64_t kept
+    if half.recent == NULL:
+        half.recent = <uint8_t*>pool_take(&table.pool, RECENT_BYTES)
+        half.recent_size = 0
+        if half.recent == NULL:
+            return
+    if size > RECENT_BYTES:
+        data += size - RECENT_BYTES
+        size = RECENT_BYTES
+    kept = min(<int64_t>half.recent_size, RECENT_BYTES - size) if run.offset == half.recent_end else 0
+    memmove(half.recent, half.recent + half.recent_size - kept, <size_t>kept)
+    memcpy(half.recent + kept, data, <size_t>size)
+    half.recent_size = <uint32_t>(kept + size)
+    half.recent_end = run.offset + run.size
+
+
+cdef bint differs(const Half* half, int64_t offset, const uint8_t* data, int64_t size) noexcept nogil:
+    """Whether other bytes were seen at these offsets."""
+    cdef int64_t start = max(offset, half.recent_end - half.recent_size)
+    cdef int64_t end = min(offset + size, half.recent_end)
+    if half.recent != NULL and start < end and memcmp(
+            half.recent + (start - (half.recent_end - half.recent_size)), data + (start - offset), <size_t>(end - start)) != 0:
+        return True
+    return stream_differs(&half.stream, data, size, offset)
+
+
+cdef bint is_syn_of(const Flow* flow, const Packet* packet, int d) noexcept nogil:
+    """Whether a SYN can be that of the flow, as far as its numbers are known."""
+    cdef const Stream* stream = &flow.half[d].stream
+    cdef int64_t offset
+    if stream.syn_seen:
+        return stream.syn_seq == <uint32_t>(packet.seq + 1)
+    if not stream.mapped:
+        return True
+    offset = stream_offset(stream, packet.seq + 1)
+    return stream.top - REACH_BACK <= offset <= stream.top
+
+
+cdef bint is_elsewhere(const Flow* flow, const Packet* packet, int d) noexcept nogil:
+    """Whether a packet that came by another way than the flow's first is of another connection."""
+    cdef const Half* half = &flow.half[d]
+    if flow.mode > MODE_UNDECIDED or packet.flags & TCP_RST:
+        return False
+    if packet.flags & TCP_SYN:
+        return not is_syn_of(flow, packet, d) and (flow.successor == NULL or not is_syn_of(flow.successor, packet, d))
+    return packet.payload_size > 0 and half.stream.mapped and differs(
+        half, stream_offset(&half.stream, packet.seq), packet.payload, packet.payload_size)
+
+
+cdef Flow* find_place(Table* table, Flow* first, const Packet* packet, Key* key, uint64_t* hashed, int d) noexcept nogil:
+    """The flow of a packet in another place than `first` (NULL: there is none); NULL: none yet, with `key` its key."""
+    cdef Key placed = key[0]
+    cdef uint64_t placed_hash
+    cdef Flow* flow = NULL
+    place_key(&placed, packet.place)
+    placed_hash = keyed_hash(table.secret, &placed)
+    if first == NULL or first.shared:
+        flow = lookup(table, &placed, placed_hash)
+    if flow == NULL and (first == NULL or not is_elsewhere(first, packet, d)):
+        return first
+    if flow == NULL:
+        first.shared = True
+    key[0] = placed
+    hashed[0] = placed_hash
+    return flow
 
 
 cdef bint same_connection(const Flow* flow, const Packet* packet, int d) noexcept nogil:
@@ -2270,6 +2405,10 @@ cdef void on_tcp(Table* table, const Packet* packet, int64_t stamp) noexcept nog
     key.word[4] |= <uint64_t>packet.address_size << 32
     hashed = keyed_hash(table.secret, &key)
     flow = lookup(table, &key, hashed)
+    if packet.place:
+        table.places = True
+    if (flow == NULL and table.placed > 0) or (flow != NULL and flow.place != packet.place):
+        flow = find_place(table, flow, packet, &key, &hashed, d)
     if flow != NULL:
         if flow.mode == MODE_CLOSED:
             if same_connection(flow, packet, d):
@@ -2316,13 +2455,13 @@ cdef void on_tcp(Table* table, const Packet* packet, int64_t stamp) noexcept nog
             end_flow(table, flow, INCOMPLETE_CLOSED_, <int>Counter.FLOWS_REPLACED)
             on_tcp(table, packet, stamp)
             return
-        table.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
-        table.counters[<int>Counter.BYTES_ABANDONED_OUT_OF_WINDOW] += packet.payload_size
         if flow.successor != NULL and on_syn(table, flow.successor, packet, d):
+            give_to_successor(table, flow, packet, d, stamp)
             if packet.flags & TCP_ACK:
                 succeed(table, flow)
             return
         on_successor(table, flow, packet, &key, hashed, d, stamp)
+        give_to_successor(table, flow, packet, d, stamp)
         flow.last = table.now
         return
     flow.last = table.now

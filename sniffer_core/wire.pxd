@@ -1,7 +1,7 @@
 # One packet, from the link header to the TCP payload: views whose every length has been checked against the captured
 # bytes, after which no access can fail. Stateless: fragments are only recognised here (fragment.pyx keeps them).
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum Verdict:
     WIRE_TCP = 0        # packet.payload .. are valid
@@ -40,6 +40,7 @@ cdef struct Packet:
     const uint8_t* destination
     uint8_t address_size            # 4 or 16
     uint8_t flags                   # TCP_*
+    uint64_t place                  # of VLAN tags, 12 bits each, the innermost lowest, and an interface's number; 0 none
     uint16_t source_port            # host order, as everything below
     uint16_t destination_port
     uint32_t seq
@@ -363,6 +364,7 @@ cdef inline Verdict wire_parse_ether(
             return WIRE_NOT_IP
         if captured < 4:
             return WIRE_CUT
+        packet.place = packet.place << 12 | (wire_u16(data) & 0x0FFF)
         protocol = wire_u16(data + 2)
         data += 4
         captured -= 4
@@ -403,6 +405,7 @@ cdef inline Verdict wire_parse(int linktype, const uint8_t* data, uint32_t size,
     `packet` holds something only after WIRE_TCP and WIRE_FRAGMENT.
     """
     cdef uint32_t family
+    packet.place = 0
     if linktype == LINK_ETHERNET:
         if size < 14:
             return WIRE_CUT
@@ -414,6 +417,7 @@ cdef inline Verdict wire_parse(int linktype, const uint8_t* data, uint32_t size,
     if linktype == LINK_SLL2:
         if size < 20:
             return WIRE_CUT
+        packet.place = wire_u32(data + 4)
         return wire_parse_ether(wire_u16(data), data + 20, size - 20, packet)
     if linktype == LINK_NULL or linktype == LINK_LOOP:
         if size < 4:

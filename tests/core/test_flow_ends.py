@@ -195,6 +195,47 @@ def test_port_used_again_with_its_handshake_lost(closed_by: int, first: int) -> 
     }
 
 
+@pytest.mark.parametrize("captured", [(CLIENT,), (SERVER,), (CLIENT, SERVER)], ids=["client", "server", "both"])
+def test_port_used_again_with_its_end_lost_too(captured: tuple[int, ...]) -> None:
+    """Where FIN and SYN are lost, numbers of both sides far from the old ones make another connection, not of one."""
+    old = Dialogue()
+    exchange(old, 0)
+    spoof(old, CLIENT, p.ACK, get(9), ahead=1 << 30)
+    new = Dialogue(isn=(900_000_000, 2**31), handshake=False, start=old.now + 500_000)
+    for number in range(3):
+        exchange(new, number)
+    ports = {CLIENT: b"\x9c\x40", SERVER: b"\0\x50"}
+    sides = {ports[side] for side in captured}
+    table = Table()
+    messages = table.run(x for x in old.packets + new.packets if x.data[34:36] in sides)
+    assert len({m.connection_id for m in messages}) == 2
+    assert len(messages) == 4 * len(captured)
+    assert {m.incomplete for m in messages} == {None}
+    assert table.counted("flows_opened", "flows_replaced") == {"flows_opened": 2, "flows_replaced": 1}
+
+
+@pytest.mark.parametrize("data", [False, True])
+def test_data_in_the_handshake_of_a_port_used_again(data: bool) -> None:
+    """What SYN and SYN-ACK carry is read where they replace a live connection, too."""
+    old = Dialogue()
+    exchange(old, 0)
+    ends = ("192.0.2.1", "198.51.100.7")
+    size = len(get(0)) if data else 0
+    syn = p.tcp(40000, 80, 900_000, 0, p.SYN, get(0)[:size])
+    syn_ack = p.tcp(80, 40000, 2**31, 900_001 + size, p.SYN | p.ACK, ok(0))
+    frames = (p.ethernet(p.ip(*ends, syn)), p.ethernet(p.ip(*ends[::-1], syn_ack)))
+    packets = [p.Packet(old.now + place, frame) for place, frame in enumerate(frames)]
+    new = Dialogue(isn=(900_000, 2**31), handshake=False, start=old.now + 1000)
+    new.sent = [size, len(ok(0))]
+    new.client()
+    exchange(new, 1)
+    table = Table()
+    messages = table.run(old.packets + packets + new.packets)
+    assert [m.reason for m in messages if m.direction == "response"] == ["R0", "R0", "R1"]
+    assert [m.path for m in messages if m.direction == "request"] == (["/0", "/0", "/1"] if data else ["/0", "/1"])
+    assert table.counted("bytes_abandoned_out_of_window") == {"bytes_abandoned_out_of_window": 0}
+
+
 # ---- ends that the peers ignore --------------------------------------------------------------------------------------
 
 
