@@ -13,6 +13,7 @@ cpdef enum Counter:
     PACKETS_CUT                 # the snaplen cut a header
     PACKETS_FRAGMENT            # a fragment that completed nothing yet
     PACKETS_FRAGMENT_DROPPED    # a fragment that the bounds or contradictions refused
+    PACKETS_STAMP_REFUSED       # their stamp does not fit into the index
     # inside of a tunnel, in the order of wire.Tunnel: named, not read
     PACKETS_TUNNEL_VXLAN
     PACKETS_TUNNEL_GENEVE

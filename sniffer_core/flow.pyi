@@ -173,6 +173,7 @@ class FlowTable:
         Starts at packet `first`; returns the messages that ended and the number of the next packet to feed, which is
         smaller than the number of packets when the messages have become many, or the memory limit is passed: call again
         from there.
+        A packet whose `usec` is 2^32 - 1 has a stamp that does not fit: it is counted, and not read.
         Any bytes are safe: an index that points outside of `packets` is counted as malformed.
         """
     def tick(self, clock_us: int) -> list[RawMessage]:

@@ -62,6 +62,7 @@ cdef enum:
     PEEK = 256                  # bytes looked at to answer it
     READY_COUNT = 32768         # messages after which feed() returns early
     READY_BYTES = 8 << 20
+    STAMP_REFUSED = 0xFFFFFFFF  # in place of microseconds: the stamp does not fit into the index
     CLOCK_SLACK = 1_000_000     # µs that the stamps may run ahead of the monotonic clock, and one behind the others
     DOUBTED_MAX = 16            # responses in a row that may wait for what tells whether they are any
     EARLY_MAX = 16              # responses in a row that may wait for the requests that they answer
@@ -2705,6 +2706,10 @@ cdef Py_ssize_t on_batch(Table* table, const uint8_t* packets, uint64_t size, co
         if <uint64_t>entry[2] + entry[3] > size:
             table.counters[<int>Counter.PACKETS_SEEN] += 1
             table.counters[<int>Counter.PACKETS_MALFORMED] += 1
+            continue
+        if entry[1] == STAMP_REFUSED:
+            table.counters[<int>Counter.PACKETS_SEEN] += 1
+            table.counters[<int>Counter.PACKETS_STAMP_REFUSED] += 1
             continue
         on_packet(table, packets + entry[2], entry[3], <int64_t>entry[0] * 1_000_000 + entry[1])
     return at

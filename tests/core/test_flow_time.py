@@ -1,5 +1,6 @@
 """flow.pyx: core time, of a live capture from stamps and the monotonic clock, of a file from stamps alone."""
 
+import struct
 from collections.abc import Sequence
 from random import Random
 
@@ -201,4 +202,20 @@ def test_the_packet_that_waits() -> None:
         "stamps_ahead": 1,
         "packets_seen": 4,
         "packets_parsed": 4,
+    }
+
+
+def test_a_stamp_that_does_not_fit() -> None:
+    """A packet whose stamp is marked as one that does not fit is counted, not read, and changes no time."""
+    dialogue = Dialogue()
+    dialogue.client(GET % 1)
+    data, index = p.to_feed(dialogue.packets)
+    marked = index[:16] + struct.pack("=IIII", 0, 2**32 - 1, 0, 60) + index[16:]
+    table = Table()
+    messages = table.feed_raw(data, marked) + table.flush()
+    assert [m.path for m in messages] == ["/1"]
+    assert table.counted("packets_stamp_refused", "packets_parsed", "stamps_ahead") == {
+        "packets_stamp_refused": 1,
+        "packets_parsed": 4,
+        "stamps_ahead": 0,
     }
