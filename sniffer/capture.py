@@ -57,6 +57,12 @@ SLICE: Final = 1024
 
 BEHIND: Final = 16
 """The loop is behind when this part of the hand-off, a sixteenth, waits for it."""
+PCAPNG: Final = b"\x0a\x0d\x0d\x0a"
+STAMP_REFUSED: Final = 0xFFFFFFFF
+"""Stands in the index for the microseconds of a stamp that does not fit into it."""
+STEP_SECONDS: Final = 86_400
+"""Between the stamps of a batch: a step of so much may be one over the end of 32 bits. (Over 136 years and less than
+this it cannot be seen.)"""
 
 DLT_ETHERNET: Final = 1
 DLT_COOKED: Final = (113, 276)
@@ -472,7 +478,8 @@ class FileSource(Source):
         self.name = path
         self._reader: Any = None
         self._relay: _Relay | None = None
-        self._done = self._size = 0
+        self._done = self._size = self._refused = 0
+        self._wide = False  # pcapng: its stamps have 64 bits
         with suppress(OSError):
             about = Path(path).stat()
             self._size = about.st_size if stat.S_ISREG(about.st_mode) else 0
@@ -488,6 +495,10 @@ class FileSource(Source):
                 self.waiting = True
                 self._relay = _Relay(0 if path == "-" else os.open(path, os.O_RDONLY), stop)
                 path = self._relay.path
+                self._wide = self._relay.wide
+            else:
+                with Path(path).open("rb") as file:
+                    self._wide = file.read(4) == PCAPNG
             self._reader = pcapy.open_offline(path)
         except OSError as error:
             raise CaptureError(f"{self.name} cannot be read: {error.strerror}") from error
@@ -505,6 +516,7 @@ class FileSource(Source):
     def _from_file(self, stop: Stop) -> Iterator[Packets]:
         read = 0
         pace = _Pace()
+        second: int | None = None
         while not stop.is_set():
             try:
                 packets, index = self._reader.next_batch(pace.count)
@@ -515,10 +527,27 @@ class FileSource(Source):
                 return
             if not index:
                 return
+            if self._wide:
+                seconds = memoryview(index).cast("I")[::4]
+                if second is None:
+                    second = self._first_second()
+                if max(seconds) - min(seconds) > STEP_SECONDS or abs(seconds[0] - second) > STEP_SECONDS:
+                    # A batch has 32 bits of each stamp's seconds, a single packet has all of them.
+                    self._skip_to(read)
+                    yield from self._one_by_one(stop, lambda: False)
+                    return
+                second = seconds[-1]
             read += len(index) // 16
             pace.saw(packets, index)
             self._done = os.lseek(self._reader.getfd(), 0, os.SEEK_CUR)
             yield packets, index
+
+    def _first_second(self) -> int:
+        """Of the first packet's stamp, all bits of it."""
+        reader = _pcapy().open_offline(self.name)
+        seconds: int = reader.next()[0].getts()[0]
+        reader.close()
+        return seconds
 
     def _skip_to(self, number: int) -> None:
         self._reader.close()
@@ -540,13 +569,17 @@ class FileSource(Source):
             if header is None:
                 break
             self.waiting = False
-            batch.add(header.getts(), packet)
+            self._refused += not batch.add(header.getts(), packet, wide=self._wide)
             if batch.full() or idle():
                 yield batch.take()
         if batch.index:
             yield batch.take()
         if error is not None and not stop.is_set():
             raise CaptureError(f"{self.name} cannot be read to its end: {error}") from error
+        if self._refused and not stop.is_set():
+            raise CaptureError(
+                f"{self.name} cannot be read whole: {self._refused} packets are stamped beyond 2106 or before 1970"
+            )
 
     def stats(self) -> None:
         """Nothing: no kernel counts for a file."""
@@ -574,11 +607,15 @@ class _Batch:
         self.packets = bytearray()
         self.index = bytearray()
 
-    def add(self, stamp: tuple[int, int], packet: bytes) -> None:
-        # A stamp is signed here; next_batch() gives the same bits as unsigned.
+    def add(self, stamp: tuple[int, int], packet: bytes, *, wide: bool) -> bool:
+        """Whether the stamp fits. pcap's has 32 bits, signed here; next_batch() gives the same bits as unsigned."""
         seconds, micros = (part & 0xFFFFFFFF for part in stamp)
+        fits = not wide or seconds == stamp[0]
+        if not fits:
+            micros = STAMP_REFUSED
         self.index += struct.pack("=IIII", seconds, micros, len(self.packets), len(packet))
         self.packets += packet
+        return fits
 
     def full(self) -> bool:
         return len(self.index) >= 16 * BATCH_PACKETS or len(self.packets) >= BATCH_BYTES
@@ -611,6 +648,7 @@ class _Relay(threading.Thread):
         head = bytearray()
         while not self._ended and not _has_file_header(head) and len(head) < 32 << 10:
             head += self._read()
+        self.wide = head.startswith(PCAPNG)
         os.write(self._writer, head)
         if self._ended:
             os.close(self._writer)
@@ -648,7 +686,7 @@ def _has_file_header(data: bytes | bytearray) -> bool:
     """Whether `data` holds everything that opening it reads: pcap's header, or pcapng's blocks up to an interface."""
     if len(data) < 12:
         return False
-    if data[:4] != b"\x0a\x0d\x0d\x0a":
+    if data[:4] != PCAPNG:
         return len(data) >= 24
     order = "<" if data[8:12] == b"\x4d\x3c\x2b\x1a" else ">"
     at = 0

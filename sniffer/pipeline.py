@@ -26,7 +26,7 @@ from sniffer.config import SnifferConfig
 from sniffer.errors import CaptureError, SnifferError, ValidationError
 from sniffer.exchanges import ByExchange, ExchangeSink
 from sniffer.lanes import ByConnection, Lane, Precedence, weigh
-from sniffer.ledger import RENAMED_GAUGES, Ledger, Snapshot
+from sniffer.ledger import CORE, RENAMED_GAUGES, Ledger, Snapshot
 from sniffer.message import HttpMessage, Placement, decode, from_raw
 from sniffer.sinks import INSTANCE_HEADER, CallbackSink, IteratorSink, Retrying, Sink, StdoutSink, where
 
@@ -89,6 +89,13 @@ HELD_FOR: Final[Mapping[type[SnifferError], str]] = {
     SnifferError: "the start has failed; waiting to be stopped",
 }
 """What is said at every statistics interval of what keeps it from capturing."""
+
+TUNNELS: Final = {
+    counter.name: counter.meaning.removeprefix("inside ").removesuffix(", not read")
+    for counter in CORE
+    if counter.name.startswith("packets_tunnel_")
+}
+"""What each kind of tunnel is called."""
 
 State = Literal["new", "starting", "running", "ending", "held", "stopped"]
 
@@ -743,6 +750,11 @@ class _Watch:
             "handoffDropped": now["handoff_dropped"],
         }
         log.info("Capture stats", extra={"fields": fields})
+        for name, tunnel in TUNNELS.items():
+            if now[name] > self._last[name]:
+                count = "1 packet" if now[name] == 1 else f"{now[name]:,} packets"
+                text = f"{count} inside {tunnel}, not read"
+                log.warning(text, extra={"fields": {"count": now[name]}})
         evicted = {name: count for name in EVICTIONS if (count := now[name] - self._last[name])}
         if evicted:
             log.warning("evicted since the last statistics", extra={"fields": evicted})

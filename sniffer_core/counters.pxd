@@ -13,8 +13,24 @@ cpdef enum Counter:
     PACKETS_CUT                 # the snaplen cut a header
     PACKETS_FRAGMENT            # a fragment that completed nothing yet
     PACKETS_FRAGMENT_DROPPED    # a fragment that the bounds or contradictions refused
+    PACKETS_STAMP_REFUSED       # their stamp does not fit into the index
+    # inside of a tunnel, in the order of wire.Tunnel: named, not read
+    PACKETS_TUNNEL_VXLAN
+    PACKETS_TUNNEL_GENEVE
+    PACKETS_TUNNEL_GRE
+    PACKETS_TUNNEL_ERSPAN
+    PACKETS_TUNNEL_IPIP
+    PACKETS_TUNNEL_6IN4
+    PACKETS_TUNNEL_MPLS
+    PACKETS_TUNNEL_SNAP
+    PACKETS_TUNNEL_VLAN_9200
+    PACKETS_TUNNEL_PBB
+    PACKETS_TUNNEL_GTP
+    PACKETS_TUNNEL_L2TP
+    PACKETS_TUNNEL_ESP
 
     DATAGRAMS_GIVEN_UP          # whose fragments were dropped: too many, too old, too large
+    STAMPS_AHEAD                # of packets whose stamp was not believed: the next one's is far behind, or ahead again
 
     # what became of parsed segments that no HTTP stream took
     SEGMENTS_OTHER_PORT
@@ -34,6 +50,7 @@ cpdef enum Counter:
     BYTES_ABANDONED_NOT_HTTP    # TLS, HTTP/2, anything else
     BYTES_ABANDONED_TUNNEL      # after 101 or a 2xx to CONNECT
     BYTES_ABANDONED_LATE        # after the end of the stream or of the connection
+    BYTES_ABANDONED_RST         # carried by a RST, which carries no stream data
     BYTES_ABANDONED_EVICTED     # held when its flow was given up
     BYTES_ABANDONED_OUT_OF_WINDOW  # too far from everything seen: a bogus sequence number
     BYTES_ABANDONED_UNDECIDED   # neither side spoke a start line
@@ -46,8 +63,9 @@ cpdef enum Counter:
     GAPS
     GAP_BYTES
 
-    # flows_opened = closed + idle + evicted_* + stopped + replaced + live (a gauge)
+    # flows_opened + resumed = closed + idle + evicted_* + stopped + replaced + live (a gauge)
     FLOWS_OPENED
+    FLOWS_RESUMED               # closed, and read on: their peers have ignored what closed them
     FLOWS_CLOSED
     FLOWS_IDLE
     FLOWS_EVICTED_SILENT        # never carried payload; connection or memory cap
@@ -55,6 +73,7 @@ cpdef enum Counter:
     FLOWS_EVICTED_MEMORY        # idle longest, memory cap
     FLOWS_STOPPED               # alive at flush
     FLOWS_REPLACED              # the port was used again
+    ENDS_IGNORED                # FIN or RST that the peers have ignored
     HOLDS_EVICTED               # out-of-order bytes of the flow holding most, memory cap
     BODIES_EVICTED              # kept body of the largest open message, memory cap
     FLOWS_SAMPLED_OUT

@@ -40,6 +40,7 @@ cdef struct Conn:           # who a connection is: shared by its flow and by mes
     Conn** dead             # where the table gathers those whose Python objects wait for the GIL
     Conn* next_dead
     int64_t first_stamp     # packet time of the first packet seen, µs
+    uint64_t place          # wire.Packet.place, where another connection has the same ends in another place; else 0
     uint32_t references
     uint8_t address_size    # 4 or 16
     uint8_t low[16]         # the ends, sorted as packed address + port

@@ -138,8 +138,9 @@ def weights(messages: Sequence[_Weighed]) -> list[int]:
 class FlowTable:
     """Every flow of one capture. Belongs to one thread; not locked. Never raises on traffic.
 
-    Time is packet time: with `clock_us` None (a file) it is the greatest stamp so far, otherwise it advances by the
-    least of the stamps' step and the monotonic time elapsed + 1 s, so that a clock that jumps expires nothing.
+    Time is packet time: with `clock_us` None (a file) it is the greatest stamp so far, but one stamp further ahead than
+    the idle timeout is believed only if the next is near it. Otherwise it advances with the stamps, and between packets
+    with the monotonic clock, and is never more than 1 s ahead of that: so a clock that jumps expires nothing.
     """
 
     def __init__(
@@ -172,6 +173,7 @@ class FlowTable:
         Starts at packet `first`; returns the messages that ended and the number of the next packet to feed, which is
         smaller than the number of packets when the messages have become many, or the memory limit is passed: call again
         from there.
+        A packet whose `usec` is 2^32 - 1 has a stamp that does not fit: it is counted, and not read.
         Any bytes are safe: an index that points outside of `packets` is counted as malformed.
         """
     def tick(self, clock_us: int) -> list[RawMessage]:
@@ -186,7 +188,7 @@ class FlowTable:
         """Cumulative since the table was made; names in COUNTERS, explained in docs/COUNTERS.md."""
     def gauges(self) -> dict[str, int]:
         """`flows`, `held_bytes` (out of order), `memory_bytes`, `memory_blocks`, `messages_open`,
-        `messages_long` (open for 60 s)."""
+        `messages_long` (open for 60 s), `packets_waiting` (for the stamp of the next one: at most 1)."""
     def events(self) -> list[tuple[str, tuple[str, int], tuple[str, int]]]:
         """What is worth a log line since the last call: (kind, receiver, destination), kinds `tls`, `http2`,
         `other-protocol`, `undecided`, `tunnel`, `snapped`, `long-message`; at most 256 between two calls."""

@@ -39,11 +39,10 @@ from sniffer_core.proxy cimport PROXY_MORE, PROXY_MOST, PROXY_NONE, Proxied, pro
 from sniffer_core.message cimport Rules, build_message, forget_conn, name_end
 from sniffer_core.stream cimport (
     BASE_KNOWN, BASE_NONE, BASE_PROVISIONAL, ORIGIN, REACH_BACK, Held, Run, Stream, held_data, stream_acknowledge,
-    stream_free, stream_front,
-    stream_hold, stream_init, stream_map, stream_offset, stream_read, stream_take)
+    stream_differs, stream_free, stream_front, stream_hold, stream_init, stream_map, stream_offset, stream_read, stream_take)
 from sniffer_core.wire cimport (
     TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, WIRE_CUT, WIRE_FRAGMENT, WIRE_MALFORMED, WIRE_NOT_IP, WIRE_NOT_TCP, WIRE_TCP,
-    Packet, Verdict, wire_link_known, wire_parse)
+    WIRE_TUNNEL, Packet, Verdict, wire_link_known, wire_parse)
 
 from sniffer_core.counters import NAMES
 from sniffer_core.message import Lines, RawMessage, weights
@@ -63,11 +62,13 @@ cdef enum:
     PEEK = 256                  # bytes looked at to answer it
     READY_COUNT = 32768         # messages after which feed() returns early
     READY_BYTES = 8 << 20
-    CLOCK_SLACK = 1_000_000     # µs that the stamps of one batch may run ahead of the monotonic clock
+    STAMP_REFUSED = 0xFFFFFFFF  # in place of microseconds: the stamp does not fit into the index
+    CLOCK_SLACK = 1_000_000     # µs that the stamps may run ahead of the monotonic clock, and one behind the others
     DOUBTED_MAX = 16            # responses in a row that may wait for what tells whether they are any
     EARLY_MAX = 16              # responses in a row that may wait for the requests that they answer
     EVENTS = 256
     OWN_MAX = 256
+    RECENT_BYTES = 1024         # of each direction, to be compared with what comes by another way
 
 cdef enum Mode:
     MODE_HTTP = 0
@@ -112,9 +113,16 @@ cdef struct Half:
     bint eof                    # its end was handed over
     bint absent                 # known by the other side only: nothing waits for it
     bint long_open
+    int64_t opened              # core time at which its open message began
     bint doubtful               # what is read is in step with a response that may be a start line in a body
     bint gapping                # inside skip_gap()
     uint8_t end_reason          # Incomplete: WHOLE for FIN, INCOMPLETE_CLOSED_ for RST
+    bint in_step                # at its end the parser stood between two messages
+    uint8_t* recent             # its last bytes, a block of RECENT_BYTES, where they may come by several ways; or NULL
+    uint32_t recent_size
+    int64_t recent_end          # their offset
+    int64_t heard               # the other side's highest ACK since its end
+    Stream* late                # holds the bytes beyond its end, at the same offsets: the peers may ignore that end; or NULL
     Stream stream
     Parser parser
 
@@ -156,6 +164,9 @@ cdef struct Flow:
     bint handshake              # made by a SYN or SYN-ACK
     bint tunnels                # the response that is read ends HTTP on both directions
     bint pending                # a successor: nothing of it is read yet
+    bint resumable              # a tombstone of HTTP
+    bint shared                 # another flow has the same ends, in another place
+    uint64_t place              # of its first packet
     uint16_t reason             # Counter of abandoned bytes, MODE_IGNORED
     int64_t last                # core time of the last packet
     int64_t closed              # core time, MODE_CLOSED
@@ -177,6 +188,10 @@ cdef struct Own:
     uint8_t size
     uint8_t address[16]
     uint16_t port
+
+cdef struct Ahead:              # its bytes follow the struct in the same block
+    int64_t stamp
+    uint32_t size
 
 cdef struct Table:
     Pool pool
@@ -201,15 +216,19 @@ cdef struct Table:
     Timers later                # GRACE_ONE_SIDED
     Fragments fragments
     int64_t now                 # core time, µs; 0 before the first packet
-    int64_t last_stamp
+    int64_t skew                # live: from stamps to core time; changes only when the clock of the stamps jumps
     int64_t clock               # monotonic at the last batch; -1 for a file
-    int64_t clock_limit         # core time may not pass this in the present batch
+    int64_t clock_limit         # core time may not pass this: the monotonic clock since the first packet, and the slack
+    Ahead* ahead                # a file's packet that waits for the stamp of the next, or NULL
     int64_t due                 # nothing expires before this core time
     Message* ready
     Message* ready_tail
     uint32_t ready_count
     int64_t ready_bytes
     Conn* dead
+    uint32_t late               # halves that hold bytes beyond their end
+    uint32_t placed             # flows in the table whose ends another one had first, in another place
+    bint places                 # a packet in a VLAN or of a named interface was seen
     bint pressed                # the limit is passed: what waits for the GIL is freed first, then it is looked at again
     uint32_t messages_open
     uint32_t messages_long
@@ -319,6 +338,15 @@ cdef uint64_t keyed_hash(const uint64_t* secret, const Key* key) noexcept nogil:
     return a ^ b ^ c ^ d
 
 
+cdef inline bint is_placed(const Key* key) noexcept nogil:
+    return key.word[4] >> 40 != 0
+
+
+cdef inline void place_key(Key* key, uint64_t place) noexcept nogil:
+    """Makes the key one of a flow in this place, beside the one that had its ends first."""
+    key.word[4] |= ((place ^ place >> 20 ^ place >> 40) & 0xFFFFF | 0x800000) << 40
+
+
 cdef inline bint captured(const Table* table, uint16_t port) noexcept nogil:
     return table.ports[port >> 3] >> (port & 7) & 1
 
@@ -356,6 +384,7 @@ cdef void enter(Table* table, Flow* flow) noexcept nogil:
     list_append(&table.created, flow)
     list_append(&table.recent, flow)
     stage(flow, &table.silent)
+    table.placed += 1 if is_placed(&flow.key) else 0
     table.total += 1
     table.live += 1
     table.counters[<int>Counter.FLOWS_OPENED] += 1
@@ -373,9 +402,11 @@ cdef void leave(Table* table, Flow* flow) noexcept nogil:
     list_remove(&table.created, flow)
     list_remove(&table.recent, flow)
     stage(flow, NULL)
+    table.placed -= 1 if is_placed(&flow.key) else 0
     table.total -= 1
     if flow.successor != NULL:
         discard(table, flow.successor)
+    drop_ends(table, flow)
     conn_release(flow.conn)
     pool_give(&table.pool, flow, sizeof(Flow))
 
@@ -383,24 +414,43 @@ cdef void leave(Table* table, Flow* flow) noexcept nogil:
 cdef void discard(Table* table, Flow* flow) noexcept nogil:
     """Frees a successor that never came to be."""
     strip(table, flow, <int>Counter.BYTES_ABANDONED_EVICTED)
+    drop_ends(table, flow)
     conn_release(flow.conn)
     pool_give(&table.pool, flow, sizeof(Flow))
 
 
+cdef void drop_late(Table* table, Half* half) noexcept nogil:
+    """Gives up the bytes beyond the end of a direction."""
+    if half.late == NULL:
+        return
+    table.counters[<int>Counter.BYTES_ABANDONED_LATE] += <uint64_t>stream_free(half.late)
+    pool_give(&table.pool, half.late, sizeof(Stream))
+    half.late = NULL
+    table.late -= 1
+
+
+cdef void drop_ends(Table* table, Flow* flow) noexcept nogil:
+    """Gives up what a flow keeps beyond its end: late bytes, and requests that wait for an answer."""
+    drop_late(table, &flow.half[0])
+    drop_late(table, &flow.half[1])
+    exchanges_free(&flow.exchanges)
+
+
 cdef void strip(Table* table, Flow* flow, int reason) noexcept nogil:
-    """Frees what a flow holds: streams, parsers, exchanges. Held bytes are counted under `reason`."""
+    """Frees the streams and parsers of a flow. Held bytes are counted under `reason`."""
     cdef Half* half
     cdef int d
     for d in range(2):
         half = &flow.half[d]
         timer_stop(half)
         table.counters[reason] += <uint64_t>stream_free(&half.stream)
+        pool_give(&table.pool, half.recent, RECENT_BYTES)
+        half.recent = NULL
         if flow.mode == MODE_HTTP:
             drop_open(table, half)
             http1_free(&half.parser)
     drop_doubted(table, flow)
     drop_early(table, flow)
-    exchanges_free(&flow.exchanges)
 
 
 cdef void note(Table* table, Flow* flow, int kind) noexcept nogil:
@@ -425,15 +475,17 @@ cdef void ignore(Table* table, Flow* flow, int reason) noexcept nogil:
     if flow.mode == MODE_IGNORED:
         return
     strip(table, flow, reason)
+    drop_ends(table, flow)
     flow.mode = MODE_IGNORED
     flow.reason = <uint16_t>reason
 
 
 cdef void close_flow(Table* table, Flow* flow, int why) noexcept nogil:
-    """Ends a flow, counted under `why`; it stays as a tombstone until leave()."""
+    """Ends a flow, counted under `why`; it stays as a tombstone until leave(), with the requests that wait for an answer."""
     if flow.mode == MODE_CLOSED:
         return
     strip(table, flow, <int>Counter.BYTES_ABANDONED_EVICTED)
+    flow.resumable = flow.mode == MODE_HTTP
     flow.mode = MODE_CLOSED
     flow.closed = table.now
     table.live -= 1
@@ -488,6 +540,12 @@ cdef void emit_waiting(Table* table, Flow* flow) noexcept nogil:
             emit(table, exchange.waiting)
             exchange.waiting = NULL
         exchange = exchange.next
+
+
+cdef void opened(Table* table, Half* half) noexcept nogil:
+    """The half has an open message from now on."""
+    table.messages_open += 1
+    half.opened = table.now
 
 
 cdef void shut(Table* table, Half* half) noexcept nogil:
@@ -613,7 +671,7 @@ cdef void on_request(Table* table, Flow* flow, Half* half, bint cut) noexcept no
         exchanges.sliding = True    # all that it acknowledges was read, and did not answer the one before
     if exchange == NULL:
         return      # no memory: http1_frame() reads on, on_end() lets the message go
-    table.messages_open += 1
+    opened(table, half)
     if other.seen and (
             (message.resynced and not message.sure)
             or (exchanges.head != exchange and tail.doubt == TENTATIVE and message.start != half.parser.boundary)):
@@ -664,7 +722,7 @@ cdef void on_doubtful(Table* table, Flow* flow, Half* half, bint cut) noexcept n
         return
     flow.tunnels = False
     if exchanges_unpaired(&flow.exchanges, flow.conn, message):
-        table.messages_open += 1
+        opened(table, half)
     if message.ack >= 0:
         flow.half[1 - flow.server].parser.boundary = message.ack
     if not cut:
@@ -708,7 +766,7 @@ cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept n
         http1_frame(&half.parser, False, False)
         return
     exchange = <Exchange*>message.exchange
-    table.messages_open += 1
+    opened(table, half)
     flow.tunnels = switches(message, exchange)
     if flow.tunnels:
         table.counters[<int>Counter.FLOWS_TUNNEL] += 1
@@ -750,7 +808,7 @@ cdef void on_early(Table* table, Flow* flow, Half* half, bint cut) noexcept nogi
     table.counters[<int>Counter.RESPONSES_EARLY] += 1
     flow.tunnels = False
     if exchanges_unpaired(&flow.exchanges, flow.conn, half.parser.message):
-        table.messages_open += 1
+        opened(table, half)
     if not cut:
         http1_frame(&half.parser, named and memcmp(client.buffer, b"HEAD ", 5) == 0, named)
 
@@ -1041,7 +1099,7 @@ cdef void read_run(Table* table, Flow* flow, Half* half, Run* run) noexcept nogi
         if run.size and not readable(flow, half, run.ack):
             break
     if parser.message != NULL and not half.long_open and parser.message.exchange != NULL and \
-            table.now - parser.message.stamp >= LONG:
+            table.now - half.opened >= LONG:
         half.long_open = True
         table.messages_long += 1
         table.counters[<int>Counter.MESSAGES_LONG] += 1
@@ -1093,6 +1151,12 @@ cdef void skip_gap(Table* table, Flow* flow, Half* half, int64_t size) noexcept 
         on_lost(table, flow, half, start, between, acked)
 
 
+cdef inline bint is_ahead_of_all(const Half* half) noexcept nogil:
+    """Whether a FIN stands beyond all bytes that were seen or acknowledged: they may have been lost, or it is none."""
+    cdef const Stream* stream = &half.stream
+    return not half.eof and half.end_reason == WHOLE and stream.end > max(stream.top, stream.acked)
+
+
 cdef int64_t hole(const Flow* flow, const Half* half, bint forced) noexcept nogil:
     """Size of the hole at stream.next that is known to be one (`forced`: that can be one), or 0."""
     cdef const Stream* stream = &half.stream
@@ -1107,7 +1171,7 @@ cdef int64_t hole(const Flow* flow, const Half* half, bint forced) noexcept nogi
         limit = stream.acked
         if front != NULL and front.offset < limit:
             limit = front.offset
-        if stream.end >= 0:
+        if stream.end >= 0 and not is_ahead_of_all(half):
             limit = stream.end if front == NULL else front.offset
     if 0 <= stream.end < limit:
         limit = stream.end
@@ -1491,6 +1555,7 @@ cdef void read_as(Table* table, Flow* flow, Reading verdict) noexcept nogil:
 
 cdef void finish_half(Table* table, Flow* flow, Half* half, Incomplete reason) noexcept nogil:
     cdef Event event
+    half.in_step = at_rest(&half.parser)
     while True:
         event = http1_end(&half.parser, reason)
         if event == EVENT_MORE:
@@ -1708,6 +1773,8 @@ cdef Flow* new_flow(Table* table, const Packet* packet, const Key* key, uint64_t
     conn.dead = &table.dead
     conn.references = 1
     conn.first_stamp = stamp
+    conn.place = packet.place if is_placed(key) else 0
+    flow.place = packet.place
     conn.address_size = packet.address_size
     memcpy(conn.low, packet.source if d == 0 else packet.destination, packet.address_size)
     memcpy(conn.high, packet.destination if d == 0 else packet.source, packet.address_size)
@@ -1861,13 +1928,195 @@ cdef bint on_syn(Table* table, Flow* flow, const Packet* packet, int d) noexcept
     return True
 
 
+cdef void end_at(Half* half, int64_t offset, Incomplete reason) noexcept nogil:
+    """A FIN or RST says that the direction ends at `offset`."""
+    half.stream.end = offset
+    half.end_reason = reason
+    half.heard = -1
+    if half.stream.base == BASE_NONE:   # earlier bytes may come late
+        half.stream.base = BASE_PROVISIONAL
+        half.stream.top = offset
+
+
 cdef void cut_off(Half* half) noexcept nogil:
     """A RST: the direction ends where it was seen to."""
-    if half.stream.end < 0:
-        half.stream.end = half.stream.top
-        half.end_reason = INCOMPLETE_CLOSED_
-    if half.stream.base == BASE_NONE:
-        half.stream.base = BASE_PROVISIONAL
+    if half.stream.end < 0 or is_ahead_of_all(half):
+        end_at(half, half.stream.top, INCOMPLETE_CLOSED_)
+
+
+cdef void on_reset(Table* table, Flow* flow, const Packet* packet, int d) noexcept nogil:
+    """A RST. It carries no stream data (RFC 9293 section 3.5.3), and of its numbers only the place counts.
+
+    It counts only at the next expected byte (by us or by the other side's ACK) or at bytes already seen (RFC 5961
+    section 3), before any number of its side is known only with the ACK of the SYN (RFC 9293 section 3.10.7.3).
+    """
+    cdef const Stream* stream = &flow.half[d].stream
+    cdef const Stream* other = &flow.half[1 - d].stream
+    cdef int64_t offset
+    table.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
+    table.counters[<int>Counter.BYTES_ABANDONED_RST] += packet.payload_size
+    if flow.pending:
+        return      # whoever refuses a SYN changes nothing for the connection that it came upon
+    if stream.mapped:
+        offset = stream_offset(stream, packet.seq)
+        if offset > max(stream.top, stream.acked) or offset < stream.next - WINDOW:
+            return
+    elif other.mapped and packet.flags & TCP_ACK:
+        offset = stream_offset(other, packet.ack)
+        if offset > other.top or offset < other.start:
+            return
+    elif other.syn_seen:
+        return
+    cut_off(&flow.half[d])
+    cut_off(&flow.half[1 - d])
+    settle(table, flow)
+
+
+cdef void on_late(Table* table, Half* half, const Run* run) noexcept nogil:
+    """Bytes beyond the end of their direction: they wait for what says that the peers ignore this end."""
+    if half.late == NULL:
+        half.late = <Stream*>pool_take(&table.pool, sizeof(Stream))
+        if half.late != NULL:
+            stream_init(half.late, &table.pool, table.counters)
+            table.late += 1
+    if half.late == NULL or run.offset + run.size > half.stream.end + HOLD_LIMIT or \
+            half.late.held_memory + run.size > HOLD_LIMIT:
+        table.counters[<int>Counter.BYTES_ABANDONED_LATE] += <uint64_t>run.size
+    else:
+        stream_hold(half.late, run)
+
+
+cdef bint end_ignored(const Half* half) noexcept nogil:
+    """Whether the other side has taken bytes from beyond the end: an ACK of a FIN is one more, RFC 9293 section 3.4."""
+    cdef int64_t end = half.stream.end + 1 if half.end_reason == WHOLE else half.stream.end
+    return half.late != NULL and half.late.count > 0 and half.heard > max(end, stream_front(half.late).offset)
+
+
+cdef void reopen(Table* table, Flow* flow, Half* half) noexcept nogil:
+    """The end of a direction was none: it is read on, with what came since."""
+    cdef Stream* stream = &half.stream
+    cdef Run run
+    stream.end = -1
+    half.end_reason = WHOLE
+    stream.acked = max(stream.acked, half.heard)
+    while half.late != NULL and half.late.count:
+        stream_read(half.late, &run)
+        if stream.top < run.offset + run.size:
+            stream.top = run.offset + run.size
+        stream_hold(stream, &run)
+        stream_take(half.late, run.size)
+    drop_late(table, half)
+    if not half.eof:
+        return
+    half.eof = False
+    if not half.in_step and half.parser.state != TUNNEL and half.parser.state != DEAD:
+        http1_skip(&half.parser)    # what was cut was emitted: its rest belongs to nothing
+        half.parser.lost = True
+        on_lost(table, flow, half, stream.next, False)
+
+
+cdef bint resume(Table* table, Flow* flow) noexcept nogil:
+    """Reads on where the peers have ignored a FIN or RST; returns whether they have."""
+    cdef Half* half
+    cdef int d
+    cdef bint ignored[2]
+    ignored[0] = end_ignored(&flow.half[0])
+    ignored[1] = end_ignored(&flow.half[1])
+    if not ignored[0] and not ignored[1]:
+        return False
+    table.counters[<int>Counter.ENDS_IGNORED] += 1
+    if flow.mode == MODE_CLOSED:
+        stage(flow, NULL)
+        list_remove(&table.recent, flow)
+        list_append(&table.recent, flow)
+        flow.mode = MODE_HTTP
+        flow.last = table.now
+        table.live += 1
+        table.counters[<int>Counter.FLOWS_RESUMED] += 1
+    for d in range(2):
+        half = &flow.half[d]
+        if ignored[d] or (half.stream.end >= 0 and half.end_reason != WHOLE):   # a RST had ended both
+            reopen(table, flow, half)
+    return True
+
+
+cdef void on_closed(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil:
+    """A packet of a closed flow: it is late, unless it shows that the peers have not closed."""
+    cdef Half* half = &flow.half[d]
+    cdef Half* other = &flow.half[1 - d]
+    cdef Run run
+    cdef int64_t size = packet.payload_size
+    cdef int64_t early
+    cdef uint32_t seq = packet.seq + (1 if packet.flags & TCP_SYN else 0)
+    table.counters[<int>Counter.BYTES_PAYLOAD] += <uint64_t>size
+    if packet.flags & TCP_RST:
+        table.counters[<int>Counter.BYTES_ABANDONED_RST] += <uint64_t>size
+        return
+    if not half.stream.mapped and half.stream.end >= 0:
+        stream_map(&half.stream, seq)
+    if not flow.resumable or half.stream.end < 0:
+        table.counters[<int>Counter.BYTES_ABANDONED_LATE] += <uint64_t>size
+        return
+    run.data = packet.payload
+    run.size = size
+    run.offset = stream_offset(&half.stream, seq)
+    run.stamp = stamp
+    run.ack = -1
+    run.segment_start = True
+    run.conflict = False
+    if packet.flags & TCP_ACK and other.stream.mapped:
+        run.ack = stream_offset(&other.stream, packet.ack)
+        if other.heard < run.ack <= other.stream.end + HOLD_LIMIT:
+            other.heard = run.ack
+    early = min(run.size, max(<int64_t>0, half.stream.end - run.offset))
+    if early:
+        table.counters[<int>Counter.BYTES_ABANDONED_LATE] += <uint64_t>early
+        run.data += early
+        run.size -= early
+        run.offset += early
+        run.segment_start = False
+    if run.size:
+        on_late(table, half, &run)
+        flow.closed = table.now         # for as long as there is reason to doubt
+        stage(flow, &table.closed)
+    if resume(table, flow):
+        settle(table, flow)
+
+
+cdef bint has_left(const Stream* stream, uint32_t number) noexcept nogil:
+    """Whether a sequence number is far from where a stream that has ended stands."""
+    return stream.mapped and not (-REACH_BACK <= stream_offset(stream, number) - stream.next <= REACH_BACK)
+
+
+cdef int64_t on_beyond(Table* table, Flow* flow, Half* half, Run* run) noexcept nogil:
+    """A segment runs beyond the end of its direction; returns how many of its bytes are to be read now."""
+    cdef Stream* stream = &half.stream
+    cdef int64_t size = run.size
+    cdef int64_t before = max(<int64_t>0, stream.end - run.offset)
+    if is_ahead_of_all(half):
+        stream.end = -1     # nobody knows of it, and these bytes contradict it
+        return size
+    if before:
+        run.data += before
+        run.size -= before
+        run.offset += before
+        run.segment_start = False
+    on_late(table, half, run)
+    resume(table, flow)
+    return before
+
+
+cdef bint is_beyond_window(const Stream* stream, int64_t offset, int64_t size) noexcept nogil:
+    """Whether `size` bytes at an offset are too far from everything that was seen and acknowledged."""
+    return offset > max(stream.top, stream.acked) + WINDOW or offset < 0 or \
+        (stream.base == BASE_KNOWN and offset + size < stream.next - WINDOW)
+
+
+cdef bint is_of_another(const Flow* flow, const Packet* packet, int d) noexcept nogil:
+    """Whether the numbers of both sides say that the port is used again, by a connection whose SYN was lost."""
+    cdef const Stream* other = &flow.half[1 - d].stream
+    return packet.payload_size > 0 and packet.flags & (TCP_ACK | TCP_SYN | TCP_RST) == TCP_ACK and other.mapped and \
+        is_beyond_window(other, stream_offset(other, packet.ack), 0)
 
 
 cdef void on_segment(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil:
@@ -1882,14 +2131,16 @@ cdef void on_segment(Table* table, Flow* flow, const Packet* packet, int d, int6
     cdef int64_t ack = -1
     cdef Held* front
     cdef uint32_t seq = packet.seq + (1 if packet.flags & TCP_SYN else 0)
-    table.counters[<int>Counter.BYTES_PAYLOAD] += <uint64_t>size
+    if packet.flags & TCP_RST:
+        on_reset(table, flow, packet, d)
+        return
     if not stream.mapped:
         stream_map(stream, seq)
     offset = stream_offset(stream, seq)
-    if offset > max(stream.top, stream.acked) + WINDOW or offset < 0 or \
-            (stream.base == BASE_KNOWN and offset + size < stream.next - WINDOW):
-        table.counters[<int>Counter.BYTES_ABANDONED_OUT_OF_WINDOW] += <uint64_t>size
+    if is_beyond_window(stream, offset, size):
+        on_beyond_window(table, flow, packet, d, stamp)
         return
+    table.counters[<int>Counter.BYTES_PAYLOAD] += <uint64_t>size
     if not half.seen:
         half.seen = True
         if half.absent:                 # it comes late after all: as if first seen mid-stream
@@ -1905,15 +2156,15 @@ cdef void on_segment(Table* table, Flow* flow, const Packet* packet, int d, int6
             stream_acknowledge(&other.stream, ack, max(offset, stream.top))      # a retransmission tells nothing new
         elif ack < 0 or ack > other.stream.top + WINDOW:
             ack = -1
+        if other.stream.end >= 0 and ack > other.heard:
+            other.heard = ack
+            if other.late != NULL:
+                resume(table, flow)
         if other.stream.base != BASE_KNOWN and size and other.stream.start - REACH_BACK <= ack < other.stream.start:
             other.stream.start = ack    # what a sender of data had read, it is heard of
     if size or packet.missing:
         if flow.stage == &table.silent:
             stage(flow, NULL)
-        if 0 <= stream.end < offset + size:     # beyond its own end
-            old = min(size, offset + size - stream.end)
-            table.counters[<int>Counter.BYTES_ABANDONED_LATE] += <uint64_t>old
-            size -= old
         run.data = packet.payload
         run.size = size
         run.offset = offset
@@ -1921,11 +2172,19 @@ cdef void on_segment(Table* table, Flow* flow, const Packet* packet, int d, int6
         run.ack = ack
         run.segment_start = True
         run.conflict = False
+        if 0 <= stream.end < offset + size:     # beyond its own end
+            size = on_beyond(table, flow, half, &run)
+            run.data = packet.payload
+            run.size = size
+            run.offset = offset
+            run.segment_start = True
         if stream.base == BASE_NONE:
             stream.base = BASE_PROVISIONAL
             stream.top = offset
             if stream.start < 0:
                 stream.start = offset
+        if table.places and offset + size > stream.next:
+            remember(table, half, &run)
         front = stream_front(stream)
         if stream.base == BASE_PROVISIONAL:
             if front != NULL and offset < front.offset - REACH_BACK:
@@ -1965,31 +2224,44 @@ cdef void on_segment(Table* table, Flow* flow, const Packet* packet, int d, int6
                     skip_gap(table, flow, half, packet.missing)
         if stream.top < offset + size:
             stream.top = offset + size
-    if packet.flags & TCP_FIN and stream.end < 0:
+    if packet.flags & TCP_FIN and (stream.end < 0 or is_ahead_of_all(half)):
         offset += packet.payload_size + packet.missing
-        stream.end = offset
-        half.end_reason = WHOLE
-        if stream.base == BASE_NONE:    # earlier bytes may come late
-            stream.base = BASE_PROVISIONAL
-            stream.top = offset
-    if packet.flags & TCP_RST:
-        # Only at the next expected byte (by us or by the other side's ACK) or at bytes already seen: RFC 5961 section 3.
-        offset = stream_offset(stream, seq) + packet.payload_size + packet.missing
-        if offset <= max(stream.top, stream.acked):
-            cut_off(half)
-            cut_off(other)
+        if stream.base != BASE_KNOWN or offset >= stream.next:
+            end_at(half, offset, WHOLE)
     settle(table, flow)
 
 
 cdef void on_successor(Table* table, Flow* flow, const Packet* packet, const Key* key, uint64_t hashed, int d,
                        int64_t stamp) noexcept nogil:
-    """A SYN of another connection on a live flow: it waits for its SYN-ACK, or data from both sides."""
+    """The first packet of another connection on a live flow: it waits for its SYN-ACK, or data from both sides."""
     if flow.successor != NULL:
         discard(table, flow.successor)
     flow.successor = new_flow(table, packet, key, hashed, d, stamp)
     if flow.successor != NULL:
         flow.successor.pending = True
-        on_syn(table, flow.successor, packet, d)
+        if packet.flags & TCP_SYN:
+            on_syn(table, flow.successor, packet, d)
+
+
+cdef void give_to_successor(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil:
+    """What the first packet of another connection, or its SYN-ACK, carries: data as any other."""
+    if flow.successor != NULL and flow.successor.mode <= MODE_UNDECIDED and packet.payload_size:
+        on_segment(table, flow.successor, packet, d, stamp)
+    else:
+        table.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
+        table.counters[<int>Counter.BYTES_ABANDONED_OUT_OF_WINDOW] += packet.payload_size
+
+
+cdef void on_beyond_window(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil:
+    """A segment too far from all that was seen: a bogus number, or, if both sides' are, another connection."""
+    if flow.pending or not is_of_another(flow, packet, d):
+        table.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
+        table.counters[<int>Counter.BYTES_ABANDONED_OUT_OF_WINDOW] += packet.payload_size
+        return
+    on_successor(table, flow, packet, &flow.key, flow.hashed, d, stamp)
+    give_to_successor(table, flow, packet, d, stamp)
+    if flow.successor != NULL and not flow.half[1 - d].seen:
+        succeed(table, flow)    # the capture sees one side only
 
 
 cdef bint belongs(const Flow* flow, const Packet* packet, int d) noexcept nogil:
@@ -2026,13 +2298,102 @@ cdef void succeed(Table* table, Flow* flow) noexcept nogil:
             stage(successor, NULL)
 
 
+# The same two ends in several places (VLANs, interfaces). Most often it is one connection that is captured more than once,
+# or each direction of it elsewhere; but networks may use the same addresses. It is another connection where its SYN has
+# another number, or the same numbers carry other bytes; the flow that came first keeps the plain key, the other one is
+# told by its place.
+
+cdef void remember(Table* table, Half* half, const Run* run) noexcept nogil:
+    """Keeps the last bytes of a direction."""
+    cdef const uint8_t* data = run.data
+    cdef int64_t size = run.size
+    cdef int64_t kept
+    if half.recent == NULL:
+        half.recent = <uint8_t*>pool_take(&table.pool, RECENT_BYTES)
+        half.recent_size = 0
+        if half.recent == NULL:
+            return
+    if size > RECENT_BYTES:
+        data += size - RECENT_BYTES
+        size = RECENT_BYTES
+    kept = min(<int64_t>half.recent_size, RECENT_BYTES - size) if run.offset == half.recent_end else 0
+    memmove(half.recent, half.recent + half.recent_size - kept, <size_t>kept)
+    memcpy(half.recent + kept, data, <size_t>size)
+    half.recent_size = <uint32_t>(kept + size)
+    half.recent_end = run.offset + run.size
+
+
+cdef bint differs(const Half* half, int64_t offset, const uint8_t* data, int64_t size) noexcept nogil:
+    """Whether other bytes were seen at these offsets."""
+    cdef int64_t start = max(offset, half.recent_end - half.recent_size)
+    cdef int64_t end = min(offset + size, half.recent_end)
+    if half.recent != NULL and start < end and memcmp(
+            half.recent + (start - (half.recent_end - half.recent_size)), data + (start - offset), <size_t>(end - start)) != 0:
+        return True
+    return stream_differs(&half.stream, data, size, offset)
+
+
+cdef bint is_syn_of(const Flow* flow, const Packet* packet, int d) noexcept nogil:
+    """Whether a SYN can be that of the flow, as far as its numbers are known."""
+    cdef const Stream* stream = &flow.half[d].stream
+    cdef int64_t offset
+    if stream.syn_seen:
+        return stream.syn_seq == <uint32_t>(packet.seq + 1)
+    if not stream.mapped:
+        return True
+    offset = stream_offset(stream, packet.seq + 1)
+    return stream.top - REACH_BACK <= offset <= stream.top
+
+
+cdef bint is_elsewhere(const Flow* flow, const Packet* packet, int d) noexcept nogil:
+    """Whether a packet that came by another way than the flow's first is of another connection."""
+    cdef const Half* half = &flow.half[d]
+    if flow.mode > MODE_UNDECIDED or packet.flags & TCP_RST:
+        return False
+    if packet.flags & TCP_SYN:
+        return not is_syn_of(flow, packet, d) and (flow.successor == NULL or not is_syn_of(flow.successor, packet, d))
+    return packet.payload_size > 0 and half.stream.mapped and differs(
+        half, stream_offset(&half.stream, packet.seq), packet.payload, packet.payload_size)
+
+
+cdef Flow* find_place(Table* table, Flow* first, const Packet* packet, Key* key, uint64_t* hashed, int d) noexcept nogil:
+    """The flow of a packet in another place than `first` (NULL: there is none); NULL: none yet, with `key` its key."""
+    cdef Key placed = key[0]
+    cdef uint64_t placed_hash
+    cdef Flow* flow = NULL
+    place_key(&placed, packet.place)
+    placed_hash = keyed_hash(table.secret, &placed)
+    if first == NULL or first.shared:
+        flow = lookup(table, &placed, placed_hash)
+    if flow == NULL and (first == NULL or not is_elsewhere(first, packet, d)):
+        return first
+    if flow == NULL:
+        first.shared = True
+    key[0] = placed
+    hashed[0] = placed_hash
+    return flow
+
+
+cdef bint same_connection(const Flow* flow, const Packet* packet, int d) noexcept nogil:
+    """Whether a packet belongs to a closed flow, and not to another connection on its ports."""
+    cdef const Stream* stream = &flow.half[d].stream
+    cdef const Stream* other = &flow.half[1 - d].stream
+    if packet.flags & TCP_SYN:
+        if stream.syn_seen:
+            return stream.syn_seq == <uint32_t>(packet.seq + 1)
+        return packet.flags & TCP_ACK and other.syn_seen and other.syn_seq == packet.ack
+    if packet.flags & TCP_RST or packet.payload_size == 0 or not packet.flags & TCP_ACK:
+        return True
+    return not (has_left(stream, packet.seq) and has_left(other, packet.ack))     # its SYN was lost
+
+
 cdef void on_tcp(Table* table, const Packet* packet, int64_t stamp) noexcept nogil:
     cdef Key key
     cdef int d = memcmp(packet.source, packet.destination, packet.address_size)
     cdef uint64_t hashed
     cdef Flow* flow
     cdef bint syn = packet.flags & TCP_SYN != 0
-    cdef bint bare = packet.payload_size == 0 and packet.missing == 0
+    cdef bint bare = (packet.payload_size == 0 and packet.missing == 0) or packet.flags & TCP_RST != 0
     if not captured(table, packet.source_port) and not captured(table, packet.destination_port):
         table.counters[<int>Counter.SEGMENTS_OTHER_PORT] += 1
         table.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
@@ -2053,12 +2414,14 @@ cdef void on_tcp(Table* table, const Packet* packet, int64_t stamp) noexcept nog
     key.word[4] |= <uint64_t>packet.address_size << 32
     hashed = keyed_hash(table.secret, &key)
     flow = lookup(table, &key, hashed)
+    if packet.place:
+        table.places = True
+    if (flow == NULL and table.placed > 0) or (flow != NULL and flow.place != packet.place):
+        flow = find_place(table, flow, packet, &key, &hashed, d)
     if flow != NULL:
         if flow.mode == MODE_CLOSED:
-            if not syn or (flow.half[d].stream.syn_seen and
-                           flow.half[d].stream.syn_seq == <uint32_t>(packet.seq + 1)):
-                table.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
-                table.counters[<int>Counter.BYTES_ABANDONED_LATE] += packet.payload_size
+            if same_connection(flow, packet, d):
+                on_closed(table, flow, packet, d, stamp)
                 return
             leave(table, flow)
             flow = NULL
@@ -2078,6 +2441,8 @@ cdef void on_tcp(Table* table, const Packet* packet, int64_t stamp) noexcept nog
     if flow == NULL:
         if bare and not syn:
             table.counters[<int>Counter.SEGMENTS_NO_FLOW] += 1
+            table.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
+            table.counters[<int>Counter.BYTES_ABANDONED_RST] += packet.payload_size     # of nothing else
             return
         make_room(table)
         flow = new_flow(table, packet, &key, hashed, d, stamp)
@@ -2099,13 +2464,13 @@ cdef void on_tcp(Table* table, const Packet* packet, int64_t stamp) noexcept nog
             end_flow(table, flow, INCOMPLETE_CLOSED_, <int>Counter.FLOWS_REPLACED)
             on_tcp(table, packet, stamp)
             return
-        table.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
-        table.counters[<int>Counter.BYTES_ABANDONED_OUT_OF_WINDOW] += packet.payload_size
         if flow.successor != NULL and on_syn(table, flow.successor, packet, d):
+            give_to_successor(table, flow, packet, d, stamp)
             if packet.flags & TCP_ACK:
                 succeed(table, flow)
             return
         on_successor(table, flow, packet, &key, hashed, d, stamp)
+        give_to_successor(table, flow, packet, d, stamp)
         flow.last = table.now
         return
     flow.last = table.now
@@ -2222,8 +2587,14 @@ cdef void relieve_heaviest(Table* table, int64_t goal, bint bodies) noexcept nog
 cdef void relieve(Table* table) noexcept nogil:
     """The memory limit is passed: evicts in the documented order, to an eighth below it, so that it is done rarely."""
     cdef int64_t goal = table.memory_limit - table.memory_limit // 8
+    cdef Flow* flow
     while used(table) > goal and table.closed.head != NULL:
         leave(table, table.closed.head)
+    flow = table.created.head
+    while used(table) > goal and table.late and flow != NULL:
+        drop_late(table, &flow.half[0])
+        drop_late(table, &flow.half[1])
+        flow = flow.links[CREATED].next
     while used(table) > goal and table.silent.head != NULL:
         end_flow(table, table.silent.head, INCOMPLETE_EVICTED_, <int>Counter.FLOWS_EVICTED_SILENT)
     if used(table) > goal:
@@ -2234,18 +2605,76 @@ cdef void relieve(Table* table) noexcept nogil:
         end_flow(table, table.recent.head, INCOMPLETE_EVICTED_, <int>Counter.FLOWS_EVICTED_MEMORY)
 
 
-cdef inline void on_packet(Table* table, const uint8_t* data, uint32_t size, int64_t stamp) noexcept nogil:
-    cdef Packet packet
-    cdef Verdict verdict
-    cdef int64_t now = stamp
-    table.counters[<int>Counter.PACKETS_SEEN] += 1
-    if table.clock >= 0:
-        now = min(table.now + stamp - table.last_stamp, table.clock_limit)
-        table.last_stamp = stamp
+cdef inline void pass_time(Table* table, int64_t now) noexcept nogil:
+    """Lets time pass up to `now`, which may be earlier than what it is already."""
     if now >= table.due:
-        expire(table, now)
+        expire(table, max(now, table.now))
     elif now > table.now:
         table.now = now
+
+
+cdef inline int64_t live_time(Table* table, int64_t stamp) noexcept nogil:
+    """Core time at a live packet's stamp.
+
+    It is the stamp and a constant, so that neither the time that tick() let pass nor a stamp behind the others counts
+    twice. The constant changes where the clock of the stamps was set: forward, beyond what has really passed, or back.
+    """
+    cdef int64_t now = stamp + table.skew
+    if now > table.clock_limit:
+        table.skew -= now - table.clock_limit
+        return table.clock_limit
+    if now < table.now - CLOCK_SLACK:
+        table.skew += table.now - now
+        return table.now
+    return now
+
+
+cdef void read_ahead(Table* table, bint believed) noexcept nogil:
+    """Reads the packet that waited for the stamp of the next: at its own time if that `believed` it, else now."""
+    cdef Ahead* ahead = table.ahead
+    table.ahead = NULL
+    if believed:
+        pass_time(table, ahead.stamp)
+    else:
+        table.counters[<int>Counter.STAMPS_AHEAD] += 1
+    read_packet(table, <const uint8_t*>ahead + sizeof(Ahead), ahead.size, ahead.stamp)
+    pool_give(&table.pool, ahead, sizeof(Ahead) + ahead.size)
+
+
+cdef bint is_ahead(Table* table, const uint8_t* data, uint32_t size, int64_t stamp) noexcept nogil:
+    """Whether a file's packet must wait for the next one, since its stamp would let every flow expire.
+
+    One wrong stamp is not believed: only the next packet, within the idle timeout of it, shows that time has passed.
+    """
+    cdef Ahead* ahead = table.ahead
+    if ahead != NULL:
+        read_ahead(table, -table.idle_timeout <= stamp - ahead.stamp <= table.idle_timeout)
+    if table.now == 0 or stamp - table.now <= table.idle_timeout:
+        return False
+    ahead = <Ahead*>pool_take(&table.pool, sizeof(Ahead) + size)
+    if ahead == NULL:
+        return False
+    ahead.stamp = stamp
+    ahead.size = size
+    memcpy(<uint8_t*>ahead + sizeof(Ahead), data, size)
+    table.ahead = ahead
+    return True
+
+
+cdef inline void on_packet(Table* table, const uint8_t* data, uint32_t size, int64_t stamp) noexcept nogil:
+    table.counters[<int>Counter.PACKETS_SEEN] += 1
+    if table.clock >= 0:
+        pass_time(table, live_time(table, stamp))
+    elif (stamp - table.now > table.idle_timeout or table.ahead != NULL) and is_ahead(table, data, size, stamp):
+        return
+    else:
+        pass_time(table, stamp)
+    read_packet(table, data, size, stamp)
+
+
+cdef void read_packet(Table* table, const uint8_t* data, uint32_t size, int64_t stamp) noexcept nogil:
+    cdef Packet packet
+    cdef Verdict verdict
     verdict = wire_parse(table.linktype, data, size, &packet)
     if verdict == WIRE_FRAGMENT:
         verdict = fragments_add(&table.fragments, &packet, table.now)
@@ -2267,6 +2696,8 @@ cdef inline void on_packet(Table* table, const uint8_t* data, uint32_t size, int
         table.counters[<int>Counter.PACKETS_NOT_IP] += 1
     elif verdict == WIRE_NOT_TCP:
         table.counters[<int>Counter.PACKETS_NOT_TCP] += 1
+    elif verdict == WIRE_TUNNEL:
+        table.counters[<int>Counter.PACKETS_TUNNEL_VXLAN + packet.tunnel] += 1
     elif verdict == WIRE_CUT:
         table.counters[<int>Counter.PACKETS_CUT] += 1
     else:
@@ -2283,6 +2714,10 @@ cdef Py_ssize_t on_batch(Table* table, const uint8_t* packets, uint64_t size, co
         if <uint64_t>entry[2] + entry[3] > size:
             table.counters[<int>Counter.PACKETS_SEEN] += 1
             table.counters[<int>Counter.PACKETS_MALFORMED] += 1
+            continue
+        if entry[1] == STAMP_REFUSED:
+            table.counters[<int>Counter.PACKETS_SEEN] += 1
+            table.counters[<int>Counter.PACKETS_STAMP_REFUSED] += 1
             continue
         on_packet(table, packets + entry[2], entry[3], <int64_t>entry[0] * 1_000_000 + entry[1])
     return at
@@ -2380,6 +2815,8 @@ cdef class FlowTable:
         return messages
 
     cdef void _end_all(self):
+        if self.table.ahead != NULL:
+            read_ahead(self.table, False)
         while self.table.created.head != NULL:
             if self.table.created.head.mode == MODE_CLOSED:
                 leave(self.table, self.table.created.head)
@@ -2399,8 +2836,7 @@ cdef class FlowTable:
             raise ValueError("first is negative")
         if clock_us is not None:
             if table.clock < 0 and first < count:
-                table.last_stamp = <int64_t>entries[4 * first] * 1_000_000 + entries[4 * first + 1]
-                table.now = table.last_stamp
+                table.now = <int64_t>entries[4 * first] * 1_000_000 + entries[4 * first + 1]
             self._clock(clock_us)
         with nogil:
             first = on_batch(table, data, size, entries, count, first)
@@ -2414,11 +2850,17 @@ cdef class FlowTable:
         return messages, first
 
     cdef int64_t _clock(self, int64_t clock):
-        """Lets core time pass by at most what has really passed, and a second; returns what has."""
+        """Lets core time pass by at most what has really passed since the first packet, and a second; returns what has
+        since the last call."""
         cdef Table* table = self.table
-        cdef int64_t elapsed = max(0, clock - table.clock) if table.clock >= 0 else 0
-        table.clock = clock
-        table.clock_limit = table.now + elapsed + CLOCK_SLACK
+        cdef int64_t elapsed
+        if table.clock < 0:
+            table.clock = clock
+            table.clock_limit = table.now + CLOCK_SLACK
+            return 0
+        elapsed = max(0, clock - table.clock)
+        table.clock += elapsed
+        table.clock_limit += elapsed
         return elapsed
 
     def tick(self, int64_t clock_us):
@@ -2475,6 +2917,7 @@ cdef class FlowTable:
             "memory_blocks": self.table.pool.blocks,
             "messages_open": self.table.messages_open,
             "messages_long": self.table.messages_long,
+            "packets_waiting": 1 if self.table.ahead != NULL else 0,
         }
 
     def events(self):

@@ -8,11 +8,14 @@ from sniffer_core.wire cimport (
     WIRE_FRAGMENT,
     WIRE_MALFORMED,
     WIRE_TCP,
+    WIRE_TUNNEL,
     Packet,
     Verdict,
     wire_parse,
     wire_parse_headers,
 )
+
+from sniffer_core.counters import NAMES
 
 
 cdef void fragments_init(Fragments* fragments, Pool* pool) noexcept nogil:
@@ -184,7 +187,8 @@ cdef Verdict fragments_add(Fragments* fragments, Packet* packet, int64_t now) no
     return WIRE_MALFORMED if verdict == WIRE_FRAGMENT else verdict  # fragments within fragments
 
 
-_VERDICTS = ("tcp", "fragment", "not_ip", "not_tcp", "malformed", "cut")
+_VERDICTS = ("tcp", "fragment", "not_ip", "not_tcp", "malformed", "cut", "tunnel")
+_TUNNELS = tuple(name.removeprefix("packets_tunnel_") for name in NAMES if name.startswith("packets_tunnel_"))
 
 
 cdef object _view(Verdict verdict, const Packet* packet):
@@ -209,6 +213,8 @@ cdef object _view(Verdict verdict, const Packet* packet):
             "more": bool(packet.fragment_more),
             "protocol": packet.fragment_protocol,
         }
+    if verdict == WIRE_TUNNEL:
+        return "tunnel", {"tunnel": _TUNNELS[packet.tunnel]}
     return _VERDICTS[verdict], {}
 
 

@@ -186,7 +186,7 @@ cdef void name_conn(Conn* conn):
     cdef tuple high_end = name_end(conn.high, conn.address_size, conn.high_port)
     cdef str id = blake2b(
         b"\x01" + low + (<int>conn.low_port).to_bytes(2, "big") + high + (<int>conn.high_port).to_bytes(2, "big")
-        + conn.first_stamp.to_bytes(8, "big"),
+        + conn.first_stamp.to_bytes(8, "big") + (conn.place.to_bytes(8, "big") if conn.place else b""),
         digest_size=16).hexdigest()
     cdef tuple server = high_end if conn.server_is_high else low_end
     cdef tuple client = low_end if conn.server_is_high else high_end

@@ -94,6 +94,8 @@ cdef int64_t stream_free(Stream* stream) noexcept nogil
 cdef void stream_hold(Stream* stream, const Run* run) noexcept nogil
     # Copies the parts of `run` that are not held yet; first bytes win, what was there already is counted as duplicate,
     # and as a conflict where it differs.
+cdef bint stream_differs(const Stream* stream, const uint8_t* data, int64_t size, int64_t offset) noexcept nogil
+    # Whether other bytes than these are held at these offsets.
 cdef void stream_read(const Stream* stream, Run* run) noexcept nogil
     # Makes `run` the front piece (there must be one); it stays held until taken.
 cdef void stream_take(Stream* stream, int64_t size) noexcept nogil

@@ -138,6 +138,21 @@ cdef void stream_hold(Stream* stream, const Run* run) noexcept nogil:
         stream.counters[<int>Counter.SEGMENTS_RETRANSMITTED] += 1
 
 
+cdef bint stream_differs(const Stream* stream, const uint8_t* data, int64_t size, int64_t offset) noexcept nogil:
+    cdef uint32_t at = search(stream, offset)
+    cdef Held* held
+    cdef int64_t start
+    cdef int64_t end
+    while at < stream.first + stream.count and stream.held[at].offset < offset + size:
+        held = stream.held[at]
+        start = max(offset, held.offset)
+        end = min(offset + size, held.offset + held.size)
+        if memcmp(data + (start - offset), held_data(held) + (start - held.offset), <size_t>(end - start)) != 0:
+            return True
+        at += 1
+    return False
+
+
 cdef void stream_read(const Stream* stream, Run* run) noexcept nogil:
     cdef Held* front = stream_front(stream)
     run.data = held_data(front)

@@ -1,7 +1,7 @@
 # One packet, from the link header to the TCP payload: views whose every length has been checked against the captured
 # bytes, after which no access can fail. Stateless: fragments are only recognised here (fragment.pyx keeps them).
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum Verdict:
     WIRE_TCP = 0        # packet.payload .. are valid
@@ -10,6 +10,22 @@ cdef enum Verdict:
     WIRE_NOT_TCP = 3
     WIRE_MALFORMED = 4
     WIRE_CUT = 5        # a header runs past the captured bytes
+    WIRE_TUNNEL = 6     # packet.tunnel says inside of what: recognised, not read
+
+cdef enum Tunnel:       # the order of PACKETS_TUNNEL_* in counters.pxd
+    TUNNEL_VXLAN = 0
+    TUNNEL_GENEVE = 1
+    TUNNEL_GRE = 2
+    TUNNEL_ERSPAN = 3
+    TUNNEL_IPIP = 4
+    TUNNEL_6IN4 = 5
+    TUNNEL_MPLS = 6
+    TUNNEL_SNAP = 7
+    TUNNEL_VLAN_9200 = 8
+    TUNNEL_PBB = 9
+    TUNNEL_GTP = 10
+    TUNNEL_L2TP = 11
+    TUNNEL_ESP = 12
 
 cdef enum:
     TCP_FIN = 0x01
@@ -24,6 +40,7 @@ cdef struct Packet:
     const uint8_t* destination
     uint8_t address_size            # 4 or 16
     uint8_t flags                   # TCP_*
+    uint64_t place                  # of VLAN tags, 12 bits each, the innermost lowest, and an interface's number; 0 none
     uint16_t source_port            # host order, as everything below
     uint16_t destination_port
     uint32_t seq
@@ -38,6 +55,8 @@ cdef struct Packet:
     uint32_t fragment_id
     uint8_t fragment_more           # bool
     uint8_t fragment_protocol       # IPv4: protocol; IPv6: next header of the fragment header
+    # tunnels only
+    uint8_t tunnel                  # Tunnel
 
 
 cdef enum:
@@ -59,15 +78,40 @@ cdef enum:
     ETHER_PPPOE = 0x8864        # RFC 2516, session stage
     ETHER_QINQ = 0x88A8         # IEEE 802.1ad
     ETHER_QINQ_OLD = 0x9100
+    ETHER_LENGTH = 1500         # up to here it is a length, or says on the cooked types that LLC follows (IEEE 802.3)
+    ETHER_BRIDGE = 0x6558       # Ethernet itself, in tunnels
+    ETHER_MPLS = 0x8847         # RFC 5332
+    ETHER_MPLS_UPSTREAM = 0x8848
+    ETHER_PBB = 0x88E7          # IEEE 802.1ah
+    ETHER_VLAN_9200 = 0x9200    # tags of old switches
+    ETHER_VLAN_9300 = 0x9300
+    ETHER_ERSPAN = 0x88BE       # GRE's protocol of ERSPAN types I and II
+    ETHER_ERSPAN_3 = 0x22EB
     VLAN_TAGS = 8               # more than any network nests
 
 cdef enum:
     PROTOCOL_HOP_BY_HOP = 0
+    PROTOCOL_IPV4 = 4
     PROTOCOL_TCP = 6
+    PROTOCOL_UDP = 17
+    PROTOCOL_IPV6 = 41
     PROTOCOL_ROUTING = 43
     PROTOCOL_FRAGMENT = 44
+    PROTOCOL_GRE = 47
+    PROTOCOL_ESP = 50
     PROTOCOL_AUTHENTICATION = 51
     PROTOCOL_DESTINATION = 60
+    PROTOCOL_L2TP = 115
+    PROTOCOL_MPLS = 137
+
+cdef enum:
+    PORT_L2TP = 1701
+    PORT_GTP = 2152
+    PORT_VXLAN = 4789
+    PORT_VXLAN_GPE = 4790
+    PORT_GENEVE = 6081
+    PORT_MPLS = 6635
+    PORT_VXLAN_LINUX = 8472     # what Linux took before 4789 was assigned, and some overlays take still
 
 
 cdef inline uint32_t wire_u16(const uint8_t* data) noexcept nogil:
@@ -84,6 +128,59 @@ cdef inline int wire_link_known(int linktype) noexcept nogil:
         LINK_NULL, LINK_ETHERNET, LINK_RAW_BSD, LINK_RAW_OPENBSD, LINK_RAW, LINK_LOOP, LINK_SLL, LINK_IPV4, LINK_IPV6,
         LINK_SLL2,
     )
+
+
+cdef inline Verdict wire_inside(Tunnel tunnel, Packet* packet) noexcept nogil:
+    """What is inside of a tunnel is not read."""
+    packet.tunnel = tunnel
+    return WIRE_TUNNEL
+
+
+cdef inline Verdict wire_inside_udp(const uint8_t* data, uint32_t captured, Packet* packet) noexcept nogil:
+    """A datagram (RFC 768): a tunnel's where the port is the assigned one and the header behind it fits."""
+    cdef uint32_t port
+    if captured < 16:
+        return WIRE_NOT_TCP
+    port = wire_u16(data + 2)
+    data += 8
+    if port in (PORT_VXLAN, PORT_VXLAN_GPE, PORT_VXLAN_LINUX):
+        if data[0] & 0x08:                                          # RFC 7348 section 5: the I flag
+            return wire_inside(TUNNEL_VXLAN, packet)
+    elif port == PORT_GENEVE:
+        if data[0] >> 6 == 0 and wire_u16(data + 2) in (ETHER_BRIDGE, ETHER_IPV4, ETHER_IPV6):     # RFC 8926 section 3.4
+            return wire_inside(TUNNEL_GENEVE, packet)
+    elif port == PORT_GTP:
+        if data[0] >> 5 == 1 and data[1] == 255:                    # 3GPP TS 29.281 section 5.1: version 1, G-PDU
+            return wire_inside(TUNNEL_GTP, packet)
+    elif port == PORT_L2TP:
+        if data[0] >> 7 == 0 and data[1] & 0x0F == 2:               # RFC 2661 section 3.1: a data message of version 2
+            return wire_inside(TUNNEL_L2TP, packet)
+    elif port == PORT_MPLS:                                         # RFC 7510
+        return wire_inside(TUNNEL_MPLS, packet)
+    return WIRE_NOT_TCP
+
+
+cdef inline Verdict wire_inside_ip(
+    uint8_t protocol, const uint8_t* data, uint32_t captured, Packet* packet
+) noexcept nogil:
+    """What IP carries where it is no TCP: whether it is a tunnel."""
+    if protocol == PROTOCOL_UDP:
+        return wire_inside_udp(data, captured, packet)
+    if protocol == PROTOCOL_GRE:
+        if captured >= 4 and wire_u16(data + 2) in (ETHER_ERSPAN, ETHER_ERSPAN_3):
+            return wire_inside(TUNNEL_ERSPAN, packet)
+        return wire_inside(TUNNEL_GRE, packet)
+    if protocol == PROTOCOL_IPV4:
+        return wire_inside(TUNNEL_IPIP, packet)
+    if protocol == PROTOCOL_IPV6:
+        return wire_inside(TUNNEL_6IN4, packet)
+    if protocol == PROTOCOL_MPLS:
+        return wire_inside(TUNNEL_MPLS, packet)
+    if protocol == PROTOCOL_L2TP:
+        return wire_inside(TUNNEL_L2TP, packet)
+    if protocol == PROTOCOL_ESP:
+        return wire_inside(TUNNEL_ESP, packet)
+    return WIRE_NOT_TCP
 
 
 cdef inline Verdict wire_parse_tcp(
@@ -141,7 +238,7 @@ cdef inline Verdict wire_parse_headers(
     while protocol != PROTOCOL_TCP:
         if protocol not in (PROTOCOL_HOP_BY_HOP, PROTOCOL_ROUTING, PROTOCOL_FRAGMENT, PROTOCOL_AUTHENTICATION,
                             PROTOCOL_DESTINATION):
-            return WIRE_NOT_TCP
+            return wire_inside_ip(protocol, data, captured, packet)
         if length < 8:
             return WIRE_MALFORMED
         if captured < 8:
@@ -190,7 +287,9 @@ cdef inline Verdict wire_parse_ipv4(const uint8_t* data, uint32_t captured, Pack
     if captured > length:  # Ethernet's padding
         captured = length
     if data[9] != PROTOCOL_TCP:
-        return WIRE_NOT_TCP
+        if captured < header or wire_u16(data + 6) & 0x1FFF:    # of a later fragment nothing can be said
+            return WIRE_NOT_TCP
+        return wire_inside_ip(data[9], data + header, captured - header, packet)
     packet.source = data + 12
     packet.destination = data + 16
     packet.address_size = 4
@@ -250,6 +349,8 @@ cdef inline Verdict wire_parse_pppoe(const uint8_t* data, uint32_t captured, Pac
         return wire_parse_ipv4(data + header, captured - header, packet)
     if protocol == 0x0057:
         return wire_parse_ipv6(data + header, captured - header, packet)
+    if protocol in (0x0281, 0x0283):  # RFC 3032 section 4.3
+        return wire_inside(TUNNEL_MPLS, packet)
     return WIRE_NOT_IP
 
 
@@ -263,6 +364,7 @@ cdef inline Verdict wire_parse_ether(
             return WIRE_NOT_IP
         if captured < 4:
             return WIRE_CUT
+        packet.place = packet.place << 12 | (wire_u16(data) & 0x0FFF)
         protocol = wire_u16(data + 2)
         data += 4
         captured -= 4
@@ -273,6 +375,16 @@ cdef inline Verdict wire_parse_ether(
         return wire_parse_ipv6(data, captured, packet)
     if protocol == ETHER_PPPOE:
         return wire_parse_pppoe(data, captured, packet)
+    if protocol in (ETHER_MPLS, ETHER_MPLS_UPSTREAM):
+        return wire_inside(TUNNEL_MPLS, packet)
+    if protocol in (ETHER_VLAN_9200, ETHER_VLAN_9300):
+        return wire_inside(TUNNEL_VLAN_9200, packet)
+    if protocol == ETHER_PBB:
+        return wire_inside(TUNNEL_PBB, packet)
+    if protocol <= ETHER_LENGTH and captured >= 8:      # RFC 1042: LLC and SNAP in 6 bytes, then the EtherType
+        if wire_u16(data) == 0xAAAA and wire_u16(data + 2) == 0x0300 and wire_u16(data + 4) == 0 and \
+                wire_u16(data + 6) in (ETHER_IPV4, ETHER_IPV6):
+            return wire_inside(TUNNEL_SNAP, packet)
     return WIRE_NOT_IP
 
 
@@ -293,6 +405,7 @@ cdef inline Verdict wire_parse(int linktype, const uint8_t* data, uint32_t size,
     `packet` holds something only after WIRE_TCP and WIRE_FRAGMENT.
     """
     cdef uint32_t family
+    packet.place = 0
     if linktype == LINK_ETHERNET:
         if size < 14:
             return WIRE_CUT
@@ -304,6 +417,7 @@ cdef inline Verdict wire_parse(int linktype, const uint8_t* data, uint32_t size,
     if linktype == LINK_SLL2:
         if size < 20:
             return WIRE_CUT
+        packet.place = wire_u32(data + 4)
         return wire_parse_ether(wire_u16(data), data + 20, size - 20, packet)
     if linktype == LINK_NULL or linktype == LINK_LOOP:
         if size < 4:

@@ -15,10 +15,13 @@ def assert_laws(counters: Mapping[str, int], gauges: Mapping[str, int]) -> None:
         return sum(value for name, value in counters.items() if name.startswith(prefix) and name not in without)
 
     assert all(value >= 0 for value in (*counters.values(), *gauges.values()))
-    assert counters["packets_seen"] == total("packets_", "packets_seen")
+    assert counters["packets_seen"] == total("packets_", "packets_seen") + gauges["packets_waiting"]
     assert counters["bytes_payload"] == total("bytes_", "bytes_payload") + gauges["held_bytes"]
     ends = ("closed", "idle", "evicted_silent", "evicted_capacity", "evicted_memory", "stopped", "replaced")
-    assert counters["flows_opened"] == sum(counters[f"flows_{end}"] for end in ends) + gauges["flows"]
+    assert (
+        counters["flows_opened"] + counters["flows_resumed"]
+        == sum(counters[f"flows_{end}"] for end in ends) + gauges["flows"]
+    )
 
 
 def assert_empty(gauges: Mapping[str, int]) -> None:

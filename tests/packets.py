@@ -13,6 +13,7 @@ FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
 HOP_BY_HOP, TCP, UDP, ROUTING, FRAGMENT, AUTHENTICATION, ICMPV6, DESTINATION = 0, 6, 17, 43, 44, 51, 58, 60
 
 VLAN, QINQ, QINQ_OLD, PPPOE, ARP = 0x8100, 0x88A8, 0x9100, 0x8864, 0x0806
+MPLS, BRIDGE = 0x8847, 0x6558
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,31 @@ def pppoe(packet: bytes, *, compressed: bool = False, code: int = 0) -> bytes:
     protocol = 0x21 if packet[0] >> 4 == 4 else 0x57
     ppp = bytes([protocol]) if compressed else bytes([0, protocol])
     return struct.pack("!BBHH", 0x11, code, 7, len(ppp) + len(packet)) + ppp + packet
+
+
+def udp(source: int, destination: int, payload: bytes) -> bytes:
+    """A datagram (RFC 768), its checksum 0."""
+    return struct.pack("!HHHH", source, destination, 8 + len(payload), 0) + payload
+
+
+def vxlan(frame: bytes, *, flags: int = 0x08) -> bytes:
+    """An Ethernet frame behind the header of VXLAN (RFC 7348 section 5)."""
+    return struct.pack("!B3xI", flags, 77 << 8) + frame
+
+
+def geneve(packet: bytes, protocol: int, *, version: int = 0) -> bytes:
+    """A packet behind the header of GENEVE (RFC 8926 section 3.4)."""
+    return struct.pack("!BBHI", version << 6, 0, protocol, 77 << 8) + packet
+
+
+def gre(packet: bytes, protocol: int) -> bytes:
+    """A packet behind the plain header of GRE (RFC 2784)."""
+    return struct.pack("!HH", 0, protocol) + packet
+
+
+def snap(packet: bytes, protocol: int | None = None) -> bytes:
+    """A packet behind LLC and SNAP (RFC 1042); the EtherType before it is its length."""
+    return b"\xaa\xaa\x03\0\0\0" + struct.pack("!H", ether_type(packet) if protocol is None else protocol) + packet
 
 
 def ethernet(packet: bytes, *, tags: Sequence[int] = (), protocol: int | None = None, padding: bool = False) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import struct
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ import pytest
 
 from sniffer import capture
 from sniffer.capture import (
+    STAMP_REFUSED,
     Capture,
     FileSource,
     HandOff,
@@ -134,6 +136,57 @@ def test_stamps_beyond_2038_are_read_from_a_pipe_as_from_a_file(tmp_path: Path, 
         source.close()
         batches.append((b"".join(data for data, _ in found), [last_stamp_us(batch) for batch in found][-1]))
     assert batches[0] == batches[1] == (b"x" * 180, (2**31 + 2) * 1_000_000 + 2)
+
+
+def indexed(path: str) -> tuple[list[tuple[int, int]], str]:
+    """(seconds, microseconds) of each packet as the core gets them, and the error at the end."""
+    source = FileSource(path)
+    found: list[tuple[int, int]] = []
+    try:
+        source.open(Stop())
+        for batch in source.batches(Stop()):
+            assert batch is not None
+            found += [entry[:2] for entry in struct.iter_unpack("=IIII", batch[1])]
+    except CaptureError as error:
+        return found, str(error)
+    finally:
+        source.close()
+    return found, ""
+
+
+FAR = {
+    "all": range(3000),
+    "the first": range(1),
+    "one in the middle": range(1500, 1501),
+    "the last": range(2999, 3000),
+    "from the middle on": range(1500, 3000),
+    "up to the middle": range(1500),
+}
+
+
+@pytest.mark.parametrize("places", FAR.values(), ids=FAR)
+@pytest.mark.parametrize("seconds", [2**32, 2**32 + 1_800_000_000, 2**43])
+@pytest.mark.parametrize("piped", [False, True], ids=["file", "pipe"])
+def test_stamps_beyond_2106(places: range, seconds: int, piped: bool, tmp_path: Path, feed: Callable[..., str]) -> None:
+    """Each packet of a pcapng file whose seconds take more than 32 bits is marked, and the end of the file says so."""
+    stamps = [(seconds if n in places else 1_700_000_000) * 1_000_000 + n for n in range(3000)]
+    data = packets.pcapng([packets.Packet(stamp, b"x" * 60) for stamp in stamps])
+    path = tmp_path / "capture.pcapng"
+    path.write_bytes(data)
+    found, error = indexed(feed(data) if piped else str(path))
+    assert [n for n, (_, micros) in enumerate(found) if micros == STAMP_REFUSED] == list(places)
+    assert [stamp for n, stamp in enumerate(found) if n not in places] == [
+        (1_700_000_000, n) for n in range(3000) if n not in places
+    ]
+    assert error.endswith(f"cannot be read whole: {len(places)} packets are stamped beyond 2106 or before 1970")
+
+
+@pytest.mark.parametrize("make", [packets.pcap, packets.pcapng])
+def test_stamps_up_to_2106(tmp_path: Path, make: Callable[..., bytes]) -> None:
+    """The last stamp that fits is read, however far the others are from it."""
+    stamps = [(2**32 - 1 if n % 2 else 0) * 1_000_000 + n for n in range(30)]
+    (tmp_path / "capture").write_bytes(make([packets.Packet(stamp, b"x" * 60) for stamp in stamps]))
+    assert indexed(str(tmp_path / "capture")) == ([divmod(stamp, 1_000_000) for stamp in stamps], "")
 
 
 def test_packets_of_a_pipe_come_as_they_arrive(feed: Callable[..., str]) -> None:

@@ -28,7 +28,7 @@ from sniffer.sinks import Record
 from tests import captures
 from tests.captures import connection, exchanges, get, ok, write
 from tests.deliveries import BOUND, until
-from tests.packets import SLL
+from tests.packets import MPLS, SLL, UDP, Packet, ethernet, ipv4, udp, vxlan
 from tests.scripted import ScriptedSource, scripted
 
 __all__ = ["scripted"]
@@ -699,6 +699,22 @@ async def test_what_cannot_be_read_is_said_once_and_counted(
     assert {record.fields["destination"] for record in lines} == {  # type: ignore[attr-defined]
         f"{captures.CLIENT} port {port}" for port in (40001, 40002, 40003)
     }
+    assert_balanced(sniffer)
+
+
+async def test_what_is_inside_of_a_tunnel_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file with tunnels says how many packets are inside of each kind, once, and reads the rest."""
+    inside = [p.data for p in connection(exchanges(200))]
+    packets = connection(exchanges(1))
+    over_udp = [ipv4("203.0.113.1", "203.0.113.2", udp(5555, 4789, vxlan(frame)), protocol=UDP) for frame in inside * 3]
+    frames = [*map(ethernet, over_udp), ethernet(b"\0\x01\x01\x40" + inside[0][14:], protocol=MPLS)]
+    packets += [Packet(packets[-1].stamp + 1 + place, frame) for place, frame in enumerate(frames)]
+    sniffer = create_sniffer(ports=[8080], read=write(tmp_path / "t.pcap", packets), on_http_message=lambda _: None)
+    async with sniffer:
+        await sniffer.wait()
+    lines = [record.getMessage() for record in caplog.records if "not read" in record.getMessage()]
+    assert lines == ["1,218 packets inside VXLAN, not read", "1 packet inside MPLS, not read"]
+    assert sniffer.ledger.snapshot()["messages_offered"] == 2
     assert_balanced(sniffer)
 
 

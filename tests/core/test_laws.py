@@ -11,6 +11,7 @@ ALONE = "nothing else in the ledger happens exactly as often"
 
 OUTSIDE = {
     "datagrams_given_up": ALONE,
+    "stamps_ahead": ALONE,
     "segments_other_port": TOLD_APART,
     "segments_sampled_out": TOLD_APART,
     "segments_own": TOLD_APART,
@@ -21,6 +22,7 @@ OUTSIDE = {
     "overlap_conflicts": ALONE,
     "gaps": ALONE,
     "gap_bytes": ALONE,
+    "ends_ignored": ALONE,
     "holds_evicted": ALONE,
     "bodies_evicted": ALONE,
     "flows_sampled_out": TOLD_APART,

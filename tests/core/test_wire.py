@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sniffer_core.fragment import _py_parse
 from tests import packets as p
+from tests.laws import Table
 
 A4, B4, A6, B6 = "192.0.2.1", "198.51.100.7", "2001:db8::1", "2001:db8::2"
 SEGMENT = p.tcp(40000, 80, 0xFFFFFFF0, 77, p.ACK | p.PSH, b"GET / HTTP/1.1\r\n\r\n", options=b"\x01" * 12)
@@ -107,6 +108,112 @@ def test_loop_family(family: int, packet: bytes) -> None:
 def test_not_ip(linktype: int, data: bytes) -> None:
     """What is no IP by its link header is called so."""
     assert verdict(linktype, data) == "not_ip"
+
+
+FRAME = p.ethernet(V4)
+
+
+def over_udp(port: int, payload: bytes) -> bytes:
+    return p.ipv4(A4, B4, p.udp(40000, port, payload), protocol=p.UDP)
+
+
+TUNNELS = {
+    "vxlan": over_udp(4789, p.vxlan(FRAME)),
+    "vxlan, Linux's old port": over_udp(8472, p.vxlan(FRAME)),
+    "vxlan, GPE": over_udp(4790, p.vxlan(V4, flags=0x0C)),
+    "vxlan, IPv6": p.ipv6(A6, B6, p.udp(40000, 4789, p.vxlan(FRAME)), next_header=p.UDP),
+    "vxlan, its first fragment": p.ipv4(A4, B4, p.udp(1, 4789, p.vxlan(FRAME))[:48], protocol=p.UDP, more=True),
+    "geneve": over_udp(6081, p.geneve(FRAME, p.BRIDGE)),
+    "geneve, IP": over_udp(6081, p.geneve(V4, 0x0800)),
+    "gre": p.ipv4(A4, B4, p.gre(V4, 0x0800), protocol=47),
+    "gre, IPv6": p.ipv6(A6, B6, p.gre(FRAME, p.BRIDGE), next_header=47),
+    "gre, cut": p.ipv4(A4, B4, p.gre(V4, 0x0800), protocol=47)[:22],
+    "erspan": p.ipv4(A4, B4, p.gre(bytes(8) + FRAME, 0x88BE), protocol=47),
+    "erspan, type III": p.ipv4(A4, B4, p.gre(bytes(12) + FRAME, 0x22EB), protocol=47),
+    "ipip": p.ipv4(A4, B4, V4, protocol=4),
+    "ipip, in IPv6": p.ipv6(A6, B6, V4, next_header=4),
+    "ipip, behind extension headers": p.ipv6(A6, B6, p.extension(4) + V4, next_header=p.DESTINATION),
+    "6in4": p.ipv4(A4, B4, V6, protocol=41),
+    "6in4, in IPv6": p.ipv6(A6, B6, V6, next_header=41),
+    "mpls, UDP": over_udp(6635, b"\0\x01\x01\x40" + V4),
+    "mpls, IP": p.ipv4(A4, B4, b"\0\x01\x01\x40" + V4, protocol=137),
+    "gtp": over_udp(2152, b"\x30\xff\0\x40\0\0\0\x01" + V4),
+    "l2tp": over_udp(1701, b"\0\x02\0\x01\0\x01\xff\x03\0\x21" + V4),
+    "l2tp, IP": p.ipv4(A4, B4, bytes(8) + V4, protocol=115),
+    "esp": p.ipv4(A4, B4, bytes(40), protocol=50),
+}
+FRAMES = {
+    "mpls": p.ethernet(b"\0\x01\x01\x40" + V4, protocol=p.MPLS),
+    "mpls, behind a VLAN tag": p.ethernet(b"\0\x01\x01\x40" + V4, tags=(p.VLAN,), protocol=p.MPLS),
+    "mpls, multicast": p.ethernet(b"\0\x01\x01\x40" + V4, protocol=0x8848),
+    "mpls, PPPoE": p.ethernet(p.pppoe(V4)[:6] + b"\x02\x81\0\x01\x01\x40" + V4, protocol=p.PPPOE),
+    "snap": p.ethernet(p.snap(V4), protocol=len(V4) + 8),
+    "snap, IPv6, behind a VLAN tag": p.ethernet(p.snap(V6), tags=(p.VLAN,), protocol=len(V6) + 8),
+    "vlan_9200": p.ethernet(V4, tags=(0x9200,)),
+    "vlan_9200, above a tag": p.ethernet(V4, tags=(0x9300, p.VLAN)),
+    "pbb": p.ethernet(bytes(4) + FRAME, protocol=0x88E7),
+}
+
+
+@pytest.mark.parametrize("kind", TUNNELS)
+def test_tunnels(kind: str) -> None:
+    """What is inside of a tunnel is named, and counted under the tunnel's name, whatever link it came over."""
+    packet = TUNNELS[kind]
+    name = kind.partition(",")[0]
+    assert _py_parse(p.RAW, packet) == ("tunnel", {"tunnel": name})
+    assert _py_parse(p.ETHERNET, p.ethernet(packet, tags=(p.VLAN,))) == ("tunnel", {"tunnel": name})
+    table = Table(linktype=p.SLL)
+    assert table.run([p.Packet(0, p.link(p.SLL, packet))]) == []
+    assert table.counted() == {"packets_seen": 1, f"packets_tunnel_{name}": 1}
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_tunnels_of_a_link(kind: str) -> None:
+    """So are tunnels and tags that stand right behind the link header."""
+    assert _py_parse(p.ETHERNET, FRAMES[kind]) == ("tunnel", {"tunnel": kind.partition(",")[0]})
+
+
+def test_snap_on_a_cooked_link() -> None:
+    """The cooked link types say 4 where LLC follows."""
+    sll = p.link(p.SLL, V4)[:14] + b"\0\x04" + p.snap(V4)
+    sll2 = b"\0\x04" + p.link(p.SLL2, V4)[2:20] + p.snap(V4)
+    assert [_py_parse(p.SLL, sll), _py_parse(p.SLL2, sll2)] == [("tunnel", {"tunnel": "snap"})] * 2
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        over_udp(4788, p.vxlan(FRAME)),
+        over_udp(4789, p.vxlan(FRAME, flags=0)),
+        over_udp(4789, b"\x08"),
+        over_udp(6081, p.geneve(FRAME, p.BRIDGE, version=1)),
+        over_udp(6081, p.geneve(FRAME, 0x1234)),
+        over_udp(2152, b"\x32\x01\0\x04\0\0\0\0" + bytes(8)),
+        over_udp(1701, b"\xc8\x02" + bytes(20)),
+        p.ipv4(A4, B4, p.udp(1, 4789, p.vxlan(FRAME)), protocol=p.UDP, offset=8),
+        p.ipv4(A4, B4, V4, protocol=4)[:19],
+    ],
+    ids=[
+        "port",
+        "no I flag",
+        "short",
+        "GENEVE version",
+        "GENEVE protocol",
+        "GTP echo",
+        "L2TP control",
+        "fragment",
+        "cut",
+    ],
+)
+def test_no_tunnel(packet: bytes) -> None:
+    """A port alone makes no tunnel: where the header behind it does not fit, the packet is what it was before."""
+    assert verdict(p.RAW, packet) in ("not_tcp", "cut")
+
+
+def test_llc_that_is_no_ip() -> None:
+    """LLC without SNAP (spanning tree), or with another protocol, is no IP and no tunnel."""
+    for frame in (b"\x42\x42\x03" + bytes(35), p.snap(V4, protocol=0x2000), p.snap(V4)[:7]):
+        assert verdict(p.ETHERNET, p.ethernet(frame, protocol=38)) == "not_ip"
 
 
 def test_ipv4_options() -> None:

@@ -9,6 +9,7 @@ from random import Random
 
 from tests import packets as p
 from tests.captures import connection, get, ok
+from tests.conversations import Dialogue
 from tests.core.test_flow_memory import traffic
 from tests.fuzz.targets import SEPARATOR, STEPS
 
@@ -55,6 +56,34 @@ def packet_input(packets: Iterable[p.Packet], linktype: int = p.ETHERNET, how: b
     return b"".join(out)
 
 
+def _inside(frame: bytes) -> Iterator[bytes]:
+    """The frame inside of tunnels."""
+    ends = ("203.0.113.1", "203.0.113.2")
+    yield p.ipv4(*ends, p.udp(5555, 4789, p.vxlan(frame)), protocol=p.UDP)
+    yield p.ipv4(*ends, p.udp(5555, 6081, p.geneve(frame, p.BRIDGE)), protocol=p.UDP)
+    yield p.ipv4(*ends, p.gre(frame[14:], 0x0800), protocol=47)
+    yield p.ipv4(*ends, frame[14:], protocol=4)
+    yield p.ipv6("2001:db8::1", "2001:db8::2", p.extension(41) + frame[14:], next_header=p.DESTINATION)
+
+
+def _in_vlan(packet: p.Packet, vlan: int) -> p.Packet:
+    return p.Packet(packet.stamp, packet.data[:12] + struct.pack("!HH", p.VLAN, vlan) + packet.data[12:])
+
+
+def _ignored_ends() -> Iterator[p.Packet]:
+    """Exchanges, and between them FIN and RST that nobody heeds."""
+    dialogue = Dialogue(client=("192.0.2.1", 40000), server=("192.0.2.2", 80))
+    for flags in (p.RST, p.RST | p.ACK, p.FIN | p.ACK):
+        for side in (dialogue.client, dialogue.server):
+            sent = list(dialogue.sent)
+            side(RESPONSES[0] if flags & p.RST else b"", flags=flags)
+            dialogue.sent = sent
+            dialogue.client(REQUESTS[0])
+            dialogue.server(RESPONSES[0])
+    dialogue.close()
+    yield from dialogue.packets
+
+
 def _packets() -> Iterator[bytes]:
     for linktype in p.LINK_TYPES:
         yield packet_input(connection(list(zip(REQUESTS[:2], RESPONSES[:2], strict=True)), linktype=linktype), linktype)
@@ -64,6 +93,13 @@ def _packets() -> Iterator[bytes]:
     tagged = connection([(REQUESTS[0], RESPONSES[0])])
     yield packet_input(p.Packet(t.stamp, p.ethernet(t.data[14:], tags=(p.QINQ, p.VLAN))) for t in tagged)
     yield packet_input(p.Packet(t.stamp, p.ethernet(p.pppoe(t.data[14:]), protocol=p.PPPOE)) for t in tagged)
+    yield packet_input(p.Packet(t.stamp, p.ethernet(packet)) for t in tagged for packet in _inside(t.data))
+    yield packet_input(_ignored_ends())
+    other = connection([(REQUESTS[1], RESPONSES[1])])  # the same numbers, other bytes
+    mixed = (t for pair in zip(tagged, other, strict=True) for t in pair)
+    yield packet_input(_in_vlan(t, 10 + place % 2) for place, t in enumerate(mixed))
+    index = [(1 + 10**9 * (n == 3), 0, n * 60, 60) for n in range(6)]
+    yield b"\x81\0\0\0\x05" + struct.pack("=24I", *sum(index, ())) + b"".join(t.data[:60] for t in tagged[:6])
     six = p.tcp(40000, 80, 1000, payload=REQUESTS[1])
     for piece in (
         [*p.fragments_ipv6("2001:db8::1", "2001:db8::2", six, 32)],
