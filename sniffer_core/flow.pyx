@@ -2012,7 +2012,7 @@ cdef void reopen(Table* table, Flow* flow, Half* half) noexcept nogil:
     if not half.in_step and half.parser.state != TUNNEL and half.parser.state != DEAD:
         http1_skip(&half.parser)    # what was cut was emitted: its rest belongs to nothing
         half.parser.lost = True
-        on_lost(table, flow, half, stream.next, False)
+        on_lost(table, flow, half, stream.next, False, -1)
 
 
 cdef bint resume(Table* table, Flow* flow) noexcept nogil:
