@@ -126,6 +126,8 @@ class Manners:
 
     exchanges: int
     depth: int
+    slides: bool
+    """Asks on with each answer, in place of bursts that wait for all of theirs."""
     together: int
     held: int
     cut: int
@@ -147,6 +149,7 @@ def manners(choices: Choices) -> Manners:
     return Manners(
         exchanges=1100 + choices.below(500) if crowd else 1 + choices.below(choices.pick((8, 1, 30))),
         depth=2000 if crowd else choices.pick((1, 1, 1, 2, 3, 8)),
+        slides=choices.pick((False, False, False, True)),
         together=100 if crowd else choices.pick((0, 30, 100)),
         held=choices.pick((0, 0, 15)),
         cut=choices.below(5),
@@ -232,6 +235,9 @@ class Talk:
         """The request that HTTP ended with."""
         self.reset = False
         self._waiting: Ask | None = None
+        self.slid = False
+        """A request was sent between the answers to others."""
+        self._burst = 0
         self._stopped = False
         self._closing = False
         self._mute = False
@@ -419,6 +425,10 @@ class Talk:
             return False
         if any(answer.closes and answer.end <= self.client.received for answer in self.answers[-1:]):
             return False
+        if open_asks and self._burst != self.client.received:
+            self.slid = self.slid or self.manners.slides
+            return self.manners.slides and len(open_asks) < self.manners.depth
+        self._burst = self.client.received
         return len(open_asks) < self.manners.depth
 
     def _ask(self) -> None:
@@ -648,8 +658,8 @@ Loss = Literal[
     "whole", "late arrivals", "requests only", "responses only", "lossy", "late start", "cut", "snapped", "both"
 ]
 LOSSES: Final[tuple[Loss, ...]] = (
-    "whole", "whole", "late arrivals", "lossy", "lossy", "lossy", "requests only", "responses only", "late start",
-    "cut", "snapped", "both",
+    "whole", "whole", "late arrivals", "requests only", "responses only",
+    "lossy", "lossy", "lossy", "late start", "cut", "snapped", "both",
 )  # fmt: skip
 
 
@@ -657,15 +667,17 @@ class Capture:
     """The packets of a talk that a capture has: all, or those that it did not lose, in some order."""
 
     def __init__(self, talk: Talk, choices: Choices) -> None:
-        self.loss = choices.pick(LOSSES)
+        # Where a client asks on between answers, a lost request looks as if there had been none: nobody can tell.
+        self.loss = choices.pick(LOSSES[:5] if talk.slid else LOSSES)
         self.complete = self.loss in ("whole", "late arrivals")
         """Nothing is missing, and what is late is so within the grace."""
         self._choices = choices
         self._isn = choices.pick(((1000, 5000), (2**32 - 40, 77), (5, 2**32 - 900)))
-        self._step = (
-            1000 if self.loss == "late arrivals" else choices.pick((1000, 10, 1000, 60_000, 300_000, 1_500_000))
-        )
-        self.packets = self._packets(self._kept(talk.segments))
+        self._late = self.loss in ("late arrivals", "both") or (self.loss == "lossy" and choices.chance(30))
+        steps = (1000, 10, 1000, 60_000, 300_000, 1_500_000)
+        self._step = choices.pick(steps[:3] if self._late else steps)
+        self.segments = self._kept(talk.segments)
+        self.packets = self._packets(self.segments)
 
     def _kept(self, segments: list[Segment]) -> list[Segment]:
         choices, loss = self._choices, self.loss
@@ -680,15 +692,16 @@ class Capture:
         if loss in ("lossy", "both"):
             percent = choices.pick((10, 2, 30))
             segments = [segment for segment in segments if not choices.chance(percent)]
-        if loss in ("late arrivals", "both") or (loss == "lossy" and choices.chance(30)):
-            segments = self._late(segments)
-        return segments
+        return self._reordered(segments) if self._late else segments
 
-    def _late(self, segments: list[Segment]) -> list[Segment]:
-        """Some come later by a few places, some twice; first of all one that begins a flow."""
+    def _reordered(self, segments: list[Segment]) -> list[Segment]:
+        """Some come later by a few places, some twice; first of all one that begins a flow, and last a RST."""
         choices = self._choices
         places = []
         for place, segment in enumerate(segments):
+            if segment.flags & p.RST and self.complete:
+                places.append((len(segments) + 9, place, segment))
+                continue
             places.append((place + choices.pick((0, 0, 0, 3, 9)), place, segment))
             if choices.chance(5):
                 places.append((place + 1 + choices.below(6), place, segment))
@@ -699,7 +712,7 @@ class Capture:
     def _packets(self, segments: list[Segment]) -> list[p.Packet]:
         choices, isn, now, result = self._choices, self._isn, START, []
         snaplen = choices.pick((100, 68, 400)) if self.loss == "snapped" else 0
-        pauses = 0 if self.loss == "late arrivals" else choices.pick((0, 0, 4))
+        pauses = 0 if self._late else choices.pick((0, 0, 4))
         for segment in segments:
             now += self._step
             if choices.chance(pauses):
