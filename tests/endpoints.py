@@ -455,7 +455,7 @@ class Talk:
             return
         self.client.stream += ask.coded
         ask.end = len(self.client.stream)
-        if offer == "connect" and not with_body and choices.chance(20):
+        if offer == "connect" and not with_body and ask.answer is None and choices.chance(20):
             ask.hasty = True
             self.client.stream += choices.pick(INSIDE[CLIENT][:3])
 

@@ -81,19 +81,22 @@ class Judge:
 
     def _speaks_otherwise(self) -> bool:
         """Whether only the server's side tells what the client's bytes are."""
-        return any(ask.unsent or ask.hasty for ask in self._talk.asks) or self._talk.tunnel is not None
+        asks = self._talk.asks
+        return any(ask.waits == "expect" or ask.unsent or ask.hasty for ask in asks) or self._talk.tunnel is not None
 
     def _untold(self, message: RawMessage) -> bool:
         """Whether it answers what nobody but the ends can know.
 
-        The first answers in a capture that begins within a burst of requests; and one to a HEAD that is not in the
-        capture, where the next status line is cut into pieces.
+        The first answers in a capture that begins within a burst of requests; one to a HEAD that is not in the capture,
+        where the next status line is cut into pieces; and one to such a CONNECT.
         """
         answer = self._answers.get(message.reason or "") if message.direction == "response" else None
         if answer is None or answer.ask is None:
             return False
         if answer.ask.number < self._first_certain:
             return True
+        if message.path is None and answer.ask is self._talk.tunnel and answer.ask.offer == "connect":
+            return True  # until the connection closes, for who does not know the method
         return message.path is None and answer.ask.method == "HEAD" and self._in_pieces
 
     def _begun(self) -> int:
@@ -104,6 +107,8 @@ class Judge:
         talk, kept = self._talk, self._capture.segments
         if any(segment.flags & p.SYN for segment in kept):
             return 0
+        if any(answer.before_request for answer in talk.answers):
+            return len(talk.asks) + 1
         begins = {ask.start: ask for ask in talk.asks}
         places = {id(segment) for segment in kept if segment.data}
         there, received = False, 0
