@@ -210,6 +210,7 @@ RST_PAYLOADS: Final = (
 HEAD_REFUSED: Final = (400, 403, 408, 414, 431)
 BODY_REFUSED: Final = (413, 401, 417, 302, 403, 500)
 SIZES: Final = (20, 0, 1, 300, 3000, 20_000)
+LONG: Final = 100_000
 MSS: Final = 1460
 
 
@@ -238,6 +239,8 @@ class Talk:
         self.slid = False
         """A request was sent between the answers to others."""
         self._burst = 0
+        self._until = 1 << 60
+        """As far as the client may write: what was announced and not sent must stay longer than what follows it."""
         self._stopped = False
         self._closing = False
         self._mute = False
@@ -387,6 +390,7 @@ class Talk:
         if self._got(ask.answer) and ask.answer is not None:
             refused = ask.waits == "expect" or 300 <= self._status(ask.answer) < 400
             refused = refused or self._status(ask.answer) in (401, 413, 417)
+            refused = refused and not 0 <= ask.announced < LONG
             what = choices.pick(("skip", "skip", "send", "close")) if refused else choices.pick(("send", "close"))
             if ask.answer.closes or what == "close":
                 self._waiting = None
@@ -394,6 +398,8 @@ class Talk:
                 return False
             if what == "skip":
                 ask.end, ask.body, ask.unsent = ask.head_end, b"", True
+                if ask.announced >= 0:
+                    self._until = min(self._until, ask.head_end + ask.announced - LONG // 2)
                 self._waiting = None
                 return True
             self._write_body(ask)
@@ -416,7 +422,7 @@ class Talk:
         self._push(self.client)
 
     def _may_ask(self) -> bool:
-        if len(self.asks) >= self.manners.exchanges or self._waiting is not None:
+        if len(self.asks) >= self.manners.exchanges or self._waiting or len(self.client.stream) > self._until:
             return False
         open_asks = [ask for ask in self.asks[-self.manners.depth - 1 :] if not self._got(ask.answer)]
         if open_asks and not self.manners.behind and any(ask.offer for ask in open_asks):
@@ -480,7 +486,7 @@ class Talk:
         """Gives the request a body; the fields that say so."""
         choices, how = self.choices, self.manners
         expects = choices.chance(how.expects)
-        ask.body = ask.coded = self._body(ask.number, choices.pick((20_000, 100_000, 20, 3000) if expects else SIZES))
+        ask.body = ask.coded = self._body(ask.number, choices.pick((LONG, 20_000, 20, 3000) if expects else SIZES))
         if choices.chance(30):
             ask.coded = chunked(ask.body, choices.pick((5000, 700, 16)))
             fields = "Transfer-Encoding: chunked\r\n"
