@@ -560,7 +560,7 @@ class Talk:
     def _answer_early(self, ask: Ask | None) -> None:
         """Sometimes, once, an answer before the first byte of the next request: an idle timeout, or a refusal."""
         number = len(self.answers)
-        if self._early or number >= self.manners.exchanges:
+        if self._early or number >= self.manners.exchanges or self.server.sent < len(self.server.stream):
             return
         before = self.asks[number - 1].end if number else 0
         if before is None or self.server.received < before:
@@ -572,6 +572,7 @@ class Talk:
             self._answer(None, 408, closes=True)
         else:
             self._answer(ask, self.choices.pick(HEAD_REFUSED), before_request=True)
+        self._push(self.server, all_of_it=True)  # before it receives more: what it acknowledges says what it knew
 
     def _refuses(self, ask: Ask) -> bool:
         """Decides about an offer: whether it is refused, and answered as if it were none."""
