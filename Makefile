@@ -9,8 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := setup.py pyproject.toml $(wildcard sniffer_core/*.pyx sniffer_core/*.pxd)
 
-.PHONY: help run demo test lint coverage sanitize fuzz soak chaos bench e2e dist audit sbom reproducible docs links
-.PHONY: screenshots clean
+.PHONY: help run demo test lint coverage sanitize fuzz agree generated soak chaos bench e2e dist audit sbom reproducible
+.PHONY: docs links screenshots clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -58,6 +58,12 @@ sanitize: $(VENV)/dev.stamp  ## Run the tests on a core built with ASan and UBSa
 fuzz: $(VENV)/dev.stamp  ## Fuzz the core, guided by coverage (clang, atheris); ARGS="--seconds 3600 packets"
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	@exec $(BIN)/python -m tests.fuzz $(ARGS)
+
+agree: $(VENV)/dev.stamp  ## Compare what is found in captures with what tshark finds; ARGS is their folder
+	@exec $(BIN)/python -m tests.agree $(or $(ARGS),tests/data)
+
+generated: $(VENV)/dev.stamp  ## Judge what is read of generated talks by what their endpoints know; ARGS=1000000 for more
+	@exec $(BIN)/python -m tests.generated $(ARGS)
 
 soak: $(VENV)/dev.stamp  ## Load the daemon and the library for minutes while outputs fail, and audit what they say
 	@exec $(BIN)/python -m tests.soak $(ARGS)

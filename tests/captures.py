@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from sniffer_core.flow import RawMessage
+from tests.laws import Table
 from tests.packets import ACK, ETHERNET, FIN, PSH, SYN, Packet, ip, link, pcap, tcp
 
 START = 1_700_000_000_000_000
@@ -64,3 +66,20 @@ def write(path: Path, packets: Iterable[Packet], linktype: int = ETHERNET) -> st
     """A pcap file; returns its path as text."""
     path.write_bytes(pcap(packets, linktype))
     return str(path)
+
+
+def read(path: Path, ports: Iterable[int]) -> tuple[Table, list[RawMessage]]:
+    """All messages of a capture file, through libpcap, unredacted and undecoded; ValueError where it cannot be read."""
+    import pcapy
+
+    try:
+        capture = pcapy.open_offline(str(path))
+        table = Table(linktype=capture.datalink(), ports=ports, max_body=1 << 26, memory_limit=1 << 30)
+        messages: list[RawMessage] = []
+        while True:
+            data, index = capture.next_batch(4096)
+            if not index:
+                return table, messages + table.flush()
+            messages += table.feed_raw(data, index)
+    except pcapy.PcapError as error:
+        raise ValueError(str(error)) from error

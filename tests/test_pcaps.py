@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sniffer_core.flow import RawMessage
+from tests import captures
 from tests.laws import Table
 
 CAPTURES = Path(__file__).parents[2] / "shared" / "pcaps"
@@ -23,16 +24,8 @@ where_there = pytest.mark.skipif(not CAPTURES.is_dir(), reason="the public captu
 
 
 def read(name: str, ports: list[int]) -> tuple[Table, list[RawMessage]]:
-    """All messages of a capture file, through libpcap."""
-    pcapy = pytest.importorskip("pcapy")
-    capture = pcapy.open_offline(str(CAPTURES / name))
-    table = Table(linktype=capture.datalink(), ports=ports, max_body=1 << 20)
-    messages: list[RawMessage] = []
-    while True:
-        data, index = capture.next_batch(4096)
-        if not index:
-            return table, messages + table.flush()
-        messages += table.feed_raw(data, index)
+    """All messages of one of them."""
+    return captures.read(CAPTURES / name, ports)
 
 
 def row(message: RawMessage) -> list[Any]:

@@ -13,7 +13,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from weakref import WeakSet
 
@@ -45,7 +45,8 @@ class Webhook:
     async def end(self) -> None:
         """Cuts connections that API servers keep: a graceful end would outlive the loop."""
         for transport in self.connections:
-            transport.abort()
+            with suppress(AttributeError):  # asyncio of Python 3.11.2: of one over TLS that was closed twice
+                transport.abort()
         await asyncio.sleep(0)  # it is told of in the next turn of the loop
         await asyncio.sleep(0)
 

@@ -11,6 +11,7 @@ from tests import packets as p
 from tests.captures import connection, get, ok
 from tests.conversations import Dialogue
 from tests.core.test_flow_memory import traffic
+from tests.endpoints import Capture, Choices, Talk
 from tests.fuzz.targets import SEPARATOR, STEPS
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n"
@@ -143,6 +144,14 @@ def _conversations() -> Iterator[bytes]:
         yield how + script + SEPARATOR + client + SEPARATOR + server
 
 
+def _talks() -> Iterator[bytes]:
+    yield b"\0"
+    for number in range(30):
+        choices = Choices(Random(number))
+        Capture(Talk(choices), choices)
+        yield bytes(min(choice, 255) for choice in choices.made[:1500])
+
+
 def _files() -> Iterator[bytes]:
     packets = connection(list(zip(REQUESTS, RESPONSES, strict=True)), server_port=80)
     yield p.pcap(packets)
@@ -156,7 +165,10 @@ def _files() -> Iterator[bytes]:
 
 def seeds() -> dict[str, list[bytes]]:
     """The seeds of each target."""
-    made = {"packets": _packets(), "framing": _framing(), "conversation": _conversations(), "file": _files()}
+    made = {
+        "packets": _packets(), "framing": _framing(), "conversation": _conversations(), "talk": _talks(),
+        "file": _files(),
+    }  # fmt: skip
     return {name: list(inputs) for name, inputs in made.items()}
 
 

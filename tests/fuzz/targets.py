@@ -3,6 +3,7 @@
 packets       packets of any link type, or any bytes with any index -> FlowTable
 framing       one direction's bytes, cut anywhere, with gaps -> the parser
 conversation  two streams of bytes, and what the network does to their segments -> FlowTable
+talk          what a client, a server and the capture between them choose to do -> FlowTable
 file          a capture file -> libpcap, the table, the pipeline, JSON lines
 """
 
@@ -24,6 +25,8 @@ from sniffer.message import HttpMessage, decode, from_raw
 from sniffer_core.flow import LINK_TYPES, FlowTable, Lines, RawMessage
 from tests import packets as p
 from tests.core.test_http1 import Gap, Piece, Rest, agree_on, comparable, reading, recognised
+from tests.endpoints import Choices
+from tests.generated import play, shown
 from tests.laws import Table, assert_empty, assert_laws
 
 PORTS: Final = (80, 8080)
@@ -315,6 +318,12 @@ def _assert_sent(message: RawMessage, streams: tuple[bytes, bytes]) -> None:
         assert any(message.body in stream for stream in streams), "an invented body"
 
 
+def talk(data: bytes) -> None:
+    """Whatever the endpoints choose, and the capture loses: what comes out is judged by what they know."""
+    case = play(Choices(given=data))
+    assert not case.violations, "\n".join(shown(case))
+
+
 def file(data: bytes) -> None:
     """A capture file gives the same lines each time, as the table alone gives them; the ledger balances.
 
@@ -388,5 +397,6 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "packets": packets,
     "framing": framing,
     "conversation": conversation,
+    "talk": talk,
     "file": file,
 }
