@@ -719,7 +719,7 @@ class HandOff:
         self._table: Mapping[str, int] = {}
         self._kernel = (0, 0, 0)
         self._accepted = self._dropped = self._taken = self._discarded = 0
-        self._held = self._waiting = self._bytes = 0
+        self._held = self._waiting = self._bytes = self._passing = 0
         self.ended = False
         """The thread has put its last."""
         self.error: CaptureError | None = None
@@ -746,7 +746,9 @@ class HandOff:
         sizes = weights(messages)
         at = 0
         while at < len(messages):
-            end = at + SLICE
+            end = min(at + SLICE, len(messages))
+            if self._wait and sum(sizes[at:end]) > self._max_bytes // 4:  # else all of it might wait in the pump
+                end = at + max(1, _count(sizes[at:end], self._max_bytes // 4))
             with self._lock:
                 while not (count := self._fitting(sizes[at:end])) and self._wait:
                     alive()
@@ -767,8 +769,8 @@ class HandOff:
         room = self._max_bytes - self._bytes
         count = min(len(sizes), self._max_messages - self._waiting)
         if sum(sizes[:count]) > room:
-            count = sum(total <= room for total in accumulate(sizes[:count]))
-        if not count and self._wait and not self._waiting:
+            count = _count(sizes[:count], room)
+        if not count and self._wait and not self._bytes:
             return 1  # a message larger than all of the hand-off must not stop a file
         return max(count, 0)
 
@@ -798,16 +800,20 @@ class HandOff:
     # The loop
 
     def take(self) -> tuple[list[RawMessage], int] | None:
-        """The oldest messages, at most SLICE of them, and their weight; None when there are none."""
+        """The oldest messages, at most SLICE of them, and their weight; None when there are none.
+
+        They count as bytes of the hand-off until the next call: then they are passed on.
+        """
         with self._lock:
+            self._bytes -= self._passing
+            self._passing = 0
+            self._lock.notify_all()
             if not self._slices:
                 return None
-            part, size = self._slices.popleft()
+            part, self._passing = self._slices.popleft()
             self._taken += len(part)
             self._waiting -= len(part)
-            self._bytes -= size
-            self._lock.notify_all()
-            return part, size
+            return part, self._passing
 
     def take_events(self) -> list[Event]:
         """What is worth a log line since the last call."""
@@ -824,7 +830,7 @@ class HandOff:
         with self._lock:
             self._slices.clear()
             self._discarded += self._waiting
-            self._waiting = self._bytes = 0
+            self._waiting = self._bytes = self._passing = 0
             self._wait, self._max_messages = False, 0
             self._lock.notify_all()
 
@@ -852,6 +858,11 @@ class HandOff:
                 "handoff_waiting": self._waiting,
                 "handoff_bytes": self._bytes,
             }
+
+
+def _count(sizes: Iterable[int], room: int) -> int:
+    """How many of these, from the first, there is room for."""
+    return sum(total <= room for total in accumulate(sizes))
 
 
 # The thread

@@ -184,7 +184,7 @@ def run(arguments: Sequence[str], **keywords: Any) -> int:
         threading.excepthook = _log_thread
         # The capture thread hands over often; by default each hand-off would wait 5 ms behind a busy loop.
         sys.setswitchinterval(0.001)
-        memory.share_heap()
+        memory.share_heap(config.memory_budget)
         privileges.raise_descriptors()
         try:
             _load(config)
@@ -325,10 +325,11 @@ def _live_view(config: SnifferConfig) -> tuple[LiveSink, Server] | tuple[None, N
     """The live view: what gets the messages, and what shows them."""
     if config.ui_address is None:
         return None, None
+    from sniffer.pipeline import traffic_budget
     from sniffer.ui import LiveSink, Server
 
     address, port = split_address(config.ui_address)
-    sink = LiveSink(max_bytes=config.memory_budget // 8, live=not config.read)
+    sink = LiveSink(max_bytes=traffic_budget(config) // 8, live=not config.read)
     return sink, Server(sink, address=address, port=port, ports=config.ports, live=not config.read)
 
 

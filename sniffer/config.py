@@ -640,8 +640,10 @@ variables beat defaults. Every problem is reported at once, each with the option
   Port 0 is a free one; none of `PORTS` is taken. The [live view](UI.md) and the metrics are the daemon's: the library
   serves neither.
 - `MEMORY_BUDGET` is one budget for everything that traffic can fill: half for reassembly, a quarter for the hand-off to
-  the outputs, a quarter for their queues (and, with a live view, half of that for what it shows). One that does not fit
-  into the container's limit beside the process itself is lowered, one below 8 MiB is used; both are warned about.
+  the outputs, a quarter for their queues (and, with a live view, half of that for what it shows). What the process
+  works with (a batch of packets, a decoder, records being written, 4 to 12 MiB by its outputs) has a quarter of the
+  budget on top; where that is too little, the rest comes out of the budget. One that does not fit into the container's
+  limit beside the process itself is lowered, one below 8 MiB is used as it is; both are warned about.
 """
 
 

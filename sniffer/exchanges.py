@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BATCH_MESSAGES: Final = 128
 """What is made of an exchange costs much: others have their turn after so many messages."""
 BATCH_BYTES: Final = 1 << 20
-GIVEN_UP: Final = 10_000
+GIVEN_UP: Final = 2_000
 """Connections of which it is remembered that a request was given out alone."""
 
 

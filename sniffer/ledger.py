@@ -178,6 +178,13 @@ PUMP: Final = (
     Counter("messages_excluded_user_agent", "messages left out by `EXCLUDE_USER_AGENTS`"),
     Counter("messages_foreign", "messages left out as deliveries of another sniffer to our `OUTPUT_URL`"),
     Counter("messages_failed", "messages that could not be made into a record (a defect: please report it)"),
+    Counter("bodies_decoded", "bodies of which every content coding was removed"),
+    Counter(
+        "bodies_left_coded_window",
+        "bodies left coded because they want a larger window than they get (brotli: 22 bits, zstd: 8 MiB)",
+    ),
+    Counter("bodies_left_coded_broken", "bodies left coded because a decoder got nothing out of them"),
+    Counter("bodies_left_coded_unknown", "bodies left coded because no decoder knows their coding, or of a fifth one"),
     Counter("pump_waiting", "messages that the pump holds", gauge=True),
 )
 

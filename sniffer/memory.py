@@ -15,6 +15,8 @@ LEAST_BUDGET: Final = MIB
 PROCESS: Final = 72 * MIB
 """What the daemon with every output takes before any traffic, rounded up."""
 
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 """Of glibc's malloc.h."""
 UNLIMITED: Final = 1 << 60
@@ -77,16 +79,38 @@ def resident(proc: Path = Path("/proc")) -> int:
     return 0
 
 
-def share_heap() -> None:
+def for_traffic(budget: int, working: int) -> int:
+    """What traffic may fill of a budget, where the process works with `working` bytes beside that.
+
+    A quarter of the budget may be used on top of it, for that and for what the allocator cannot give back. What does
+    not fit into the quarter comes out of the budget, three quarters of it at most. A small budget is used as it is.
+    """
+    if budget < SMALL_BUDGET:
+        return budget
+    return max(budget // 4, budget - max(0, working - budget // 4))
+
+
+def promised(rss: int, budget: int, working: int) -> int:
+    """What the process never takes more than, where it takes `rss` without traffic."""
+    return rss + max(budget * 5 // 4, for_traffic(budget, working) + working)
+
+
+def share_heap(budget: int) -> None:
     """Makes all threads of this process take their memory from one heap. Before any is started, and on glibc only.
 
     By default each thread has a heap of its own. What the capture thread takes is given back by others, and a heap
-    shrinks only from its end: the holes of each would add up.
+    shrinks only from its end: the holes of each would add up. And by default the C library keeps the more at that end,
+    the larger the blocks that it has seen: here it keeps a small part of the budget. (From 16 MiB on that is more than
+    a batch of packets takes, which comes and goes all the time.)
     """
     import ctypes  # of the daemon only
 
+    kept = max(budget // 32, MIB // 8)
     with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_ARENA_MAX, 1)
+        library.mallopt(_M_TRIM_THRESHOLD, kept)
+        library.mallopt(_M_MMAP_THRESHOLD, kept)
 
 
 def fit_budget(wanted: int | None, limit: int | None, rss: int) -> tuple[int, list[str]]:

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
 from fnmatch import translate
@@ -27,8 +28,9 @@ from sniffer.errors import CaptureError, SnifferError, ValidationError
 from sniffer.exchanges import ByExchange, ExchangeSink
 from sniffer.lanes import ByConnection, Lane, Precedence, weigh
 from sniffer.ledger import CORE, RENAMED_GAUGES, Ledger, Snapshot
-from sniffer.message import HttpMessage, Placement, decode, from_raw
-from sniffer.sinks import INSTANCE_HEADER, CallbackSink, IteratorSink, Retrying, Sink, StdoutSink, where
+from sniffer.memory import for_traffic, promised, resident
+from sniffer.message import HttpMessage, Placement, decode, decoder_bytes, from_raw
+from sniffer.sinks import INSTANCE_HEADER, CallbackSink, CallThread, IteratorSink, Retrying, Sink, StdoutSink, where
 
 if TYPE_CHECKING:
     from sniffer_core.flow import FlowTable, RawMessage
@@ -52,6 +54,19 @@ FIRM_SHARE: Final = 4
 """A lane that stands has so many times the bytes of one that gives way."""
 THREAD_END_SECONDS: Final = 1.0
 """A capture thread that has not ended so long after the deadline is left behind."""
+PART: Final = 32
+"""What the pump makes of messages before it offers them, plain bodies and Python objects, it makes of as many at a time
+as weigh this part of the budget: the lanes may have no room for more."""
+WORKING: Final = {
+    "capture": 2 << 20,
+    "stdout": 3 << 19,
+    "url": 2 << 20,
+    "har": 3 << 19,
+    "ui": 1 << 20,
+    "callback": 1 << 19,
+}
+"""Bytes that each part works with beside what waits in its queue: a batch of packets, records being rendered, posts
+under way. `python -m tests.adversarial` measures them together."""
 CARRY: Final = ("user-agent", "host", INSTANCE_HEADER.lower())
 """Request fields that the filters look at."""
 
@@ -109,6 +124,28 @@ def create_sniffer(config: SnifferConfig | None = None, **options: Any) -> Sniff
     return Sniffer(config)
 
 
+def traffic_budget(config: SnifferConfig) -> int:
+    """What traffic may fill of the budget: all of it, unless that is too small for what the process works with."""
+    return for_traffic(config.memory_budget, _working(config))
+
+
+def _working(config: SnifferConfig) -> int:
+    """Bytes that the process works with."""
+    working = WORKING["capture"]
+    if config.decode_bodies and config.max_body_size:
+        working += decoder_bytes(config.max_body_size)
+    for name, used in (
+        ("stdout", config.output_stdout),
+        ("url", config.output_url),
+        ("har", config.har),
+        ("ui", config.ui_address),
+        ("callback", config.on_http_message),
+    ):
+        if used:
+            working += WORKING[name]
+    return working
+
+
 class Sniffer:
     """One capture, from start to stop; it cannot be started again. Belongs to one event loop.
 
@@ -123,7 +160,10 @@ class Sniffer:
         self.ledger = Ledger()
         """Every counter, at any time."""
         self._view = view
-        self._lane_bytes = config.memory_budget // 4 - (view.keeps if view is not None else 0)
+        self._decoder = CallThread("sniffer decoder") if config.decode_bodies and config.max_body_size else None
+        self._budget = traffic_budget(config)
+        quarter = self._budget // 4
+        self._lane_bytes = quarter - (view.keeps if view is not None else 0)
         self.observe: Callable[[Sequence[RawMessage]], None] | None = None
         """Called on the loop with messages as they are offered to the lanes, e.g. for a histogram. Must not raise."""
         self.began = False
@@ -133,7 +173,7 @@ class Sniffer:
         sources: list[Source] = [FileSource(path) for path in config.read] or [
             LiveSource(config.interface, ports=config.ports, buffer_size=config.capture_buffer_size)
         ]
-        self._handoff = HandOff(max_bytes=config.memory_budget // 4, wait=not self._live, wake=self._wake)
+        self._handoff = HandOff(max_bytes=quarter, wait=not self._live, wake=self._wake)
         self._capture = Capture(
             sources[0],
             self._make_table,
@@ -179,6 +219,8 @@ class Sniffer:
             for lane in self._make_lanes():
                 self._add(lane)
                 await lane.open()
+            if self._decoder is not None:
+                self._decoder.start()
             self._capture.start()
             await self._open_result
         except BaseException as error:
@@ -317,7 +359,7 @@ class Sniffer:
             max_body=config.max_body_size,
             max_flows=config.max_concurrent_connections,
             idle_timeout_us=config.connection_idle_timeout_ms * 1000,
-            memory_limit=config.memory_budget // 2,
+            memory_limit=self._budget // 2,
             sample_rate=config.sample_rate,
             carry=CARRY if self._leaves_out is not None else (),
             redact_headers=config.redact_headers,
@@ -507,28 +549,22 @@ class Sniffer:
             raws = self._kept(raws, self._leaves_out)
             add("pump_waiting", len(raws) - count)
             if len(raws) != count:
-                count, size = len(raws), weigh(raws)
-        try:
-            if not self._live:
-                for lane in self._lanes:
-                    await lane.room()
-        finally:  # at the deadline too: then the lanes count what they drop
-            firm = self._precedence.firm
-            made = any(lane.sink.wants_messages for lane in firm)
-            if made:
-                raws = self._with_messages(raws)
-                add("messages_failed", count - len(raws))
-                add("pump_waiting", len(raws) - count)
-                count, size = len(raws), weigh(raws)
-            if raws:
-                self._watch.lanes(bool(self._lanes))
-                for lane in firm:
-                    lane.offer(raws, size)
-                self._offer_to_those_that_give_way(raws, made=made)
-                if self.observe is not None:
-                    self.observe(raws)
-            add("messages_offered", count)
-            add("pump_waiting", -count)
+                size = weigh(raws)
+        while raws:
+            part, rest = raws, raws[:0]
+            try:
+                part, size = await self._part(raws, size)
+                rest = raws[len(part) :]
+                if not self._live:
+                    for lane in self._lanes:
+                        await lane.room()
+            except asyncio.CancelledError:
+                part, rest = raws, raws[:0]  # the deadline: the lanes count what they drop
+                size = weigh(part)
+                raise
+            finally:
+                self._offer(part, size)
+            raws, size = rest, weigh(rest)
         await asyncio.sleep(0)
         if self._live:
             await self._let_follow()
@@ -561,6 +597,45 @@ class Sniffer:
                 for lane in precedence.giving:
                     lane.offer(whole, size)
                     lane.failed(len(part) - len(whole))
+
+    async def _part(self, raws: list[RawMessage], size: int) -> tuple[list[RawMessage], int]:
+        """The first of these messages, their bodies without content codings; and their weight.
+
+        Bodies are decoded here and nowhere else: once for all outputs, in the order of the messages, and on a thread.
+        """
+        from sniffer_core.flow import coded
+
+        most = self._budget // PART
+        if self._decoder is not None and coded(raws):
+            part, size, left = await self._decoder.call(partial(_undo, raws, most))
+            for reason, count in left.items():
+                self.ledger.add(f"bodies_left_coded_{reason}" if reason else "bodies_decoded", count)
+            return part, size
+        if size > most and any(lane.sink.wants_messages for lane in self._precedence.firm):
+            part, size, _ = _undo(raws, most)
+            return part, size
+        return raws, size
+
+    def _offer(self, raws: list[RawMessage], size: int) -> None:
+        """Offers messages whose weight is `size` to every lane, now."""
+        add = self.ledger.add
+        count = len(raws)
+        firm = self._precedence.firm
+        made = any(lane.sink.wants_messages for lane in firm)
+        if made:
+            raws = self._with_messages(raws)
+            add("messages_failed", count - len(raws))
+            add("pump_waiting", len(raws) - count)
+            count, size = len(raws), weigh(raws)
+        if raws:
+            self._watch.lanes(bool(self._lanes))
+            for lane in firm:
+                lane.offer(raws, size)
+            self._offer_to_those_that_give_way(raws, made=made)
+            if self.observe is not None:
+                self.observe(raws)
+        add("messages_offered", count)
+        add("pump_waiting", -count)
 
     def _kept(self, raws: list[RawMessage], leaves_out: Filter) -> list[RawMessage]:
         kept = []
@@ -622,6 +697,8 @@ class Sniffer:
         """Closes every lane and says how it went. Iterators end with `error`, once all is taken."""
         for sink in self._iterators:
             sink.error = error
+        if self._decoder is not None:
+            self._decoder.end()
         for failure in await asyncio.gather(*(lane.close() for lane in self._lanes), return_exceptions=True):
             if failure is not None:
                 log.error("an output does not close", exc_info=failure)
@@ -657,6 +734,7 @@ class Sniffer:
             "outputs": [lane.name for lane in self._lanes],
             "sampleRate": config.sample_rate,
             "memoryBudget": config.memory_budget,
+            "memoryAtMost": promised(resident(), config.memory_budget, _working(config)),
         }
         if self._live:
             fields["interface"] = self._capture.source.name
@@ -794,6 +872,22 @@ class _Watch:
             log.error(
                 "a message could not be made into a record; further ones are only counted", extra={"fields": fields}
             )
+
+
+def _undo(raws: list[RawMessage], most: int) -> tuple[list[RawMessage], int, Counter[str]]:
+    """The first of these messages, up to the one with which they weigh `most`, without content codings; their weight;
+    and how many bodies had one, by why it was left.
+    """
+    left: Counter[str] = Counter()
+    size = 0
+    for count, raw in enumerate(raws, 1):
+        reason = raw.decode()
+        if reason is not None:
+            left[reason] += 1
+        size += raw.weight
+        if size >= most:
+            return raws[:count], size, left
+    return raws, size, left
 
 
 async def _nothing(error: BaseException | None) -> AsyncIterator[HttpMessage]:

@@ -38,7 +38,7 @@ LONGEST_RETRY_AFTER: Final = 60.0
 """Seconds; a receiver that asks for more is asked again after this."""
 INSTANCE_HEADER: Final = "Tcp-Sniffer-Instance"
 """Names the sniffer that posts, so that another one can leave its deliveries out."""
-PART_BYTES: Final = 512 << 10
+PART_BYTES: Final = 256 << 10
 """About how much is rendered at a time: what a message is in JSON may be many times its weight."""
 WRITE_BYTES: Final = 1 << 16
 """What a pipe holds: more in one call would tell nothing of how far a slow reader has come."""

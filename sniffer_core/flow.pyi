@@ -9,9 +9,9 @@ COUNTERS: tuple[str, ...]
 LINK_TYPES: frozenset[int]
 """The libpcap link types (DLT) that can be read: 0, 1, 12, 14, 101, 108, 113, 228, 229, 276."""
 
-Decode: TypeAlias = Callable[[bytes, str, int], tuple[bytes, str, bool, bool]]
+Decode: TypeAlias = Callable[[bytes, str, int], tuple[bytes, str, bool, bool, str]]
 """Removes content codings: (body, the Content-Encoding, most bytes to keep) -> (body, names of the codings removed or
-"", whether there is more than was kept, whether a coding was broken or ended early)."""
+"", whether there is more than was kept, whether a coding was broken or ended early, why one was left or "")."""
 
 @final
 class RawMessage:
@@ -26,6 +26,12 @@ class RawMessage:
 
     def to_json(self) -> bytes:
         """The record of docs/RECORD.md as JSON, without a line end; the same bytes each time."""
+    def decode(self) -> str | None:
+        """Removes the content codings of the body, once: what is asked for later is made of it, and `weight` is known.
+
+        Whoever is asked for the body first does so else. Returns why a coding was left, "" where none was, and None
+        where there was nothing to do. May be called by several threads.
+        """
     @property
     def idempotency_key(self) -> str:
         """`<connectionId>-<exchange>-<direction>`."""
@@ -130,6 +136,9 @@ class Lines:
         At least one, where there is one. A line is what `to_json()` gives, shortened where asked, and a line end. What
         is no RawMessage is asked for its `to_json()`.
         """
+
+def coded(messages: Iterable[_Weighed]) -> list[RawMessage]:
+    """Those whose body has a content coding that nobody has tried to remove yet."""
 
 def weights(messages: Sequence[_Weighed]) -> list[int]:
     """The `weight` of each."""

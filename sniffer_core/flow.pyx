@@ -45,7 +45,7 @@ from sniffer_core.wire cimport (
     WIRE_TUNNEL, Packet, Verdict, wire_link_known, wire_parse)
 
 from sniffer_core.counters import NAMES
-from sniffer_core.message import Lines, RawMessage, weights
+from sniffer_core.message import Lines, RawMessage, coded, weights
 
 COUNTERS = NAMES
 LINK_TYPES = frozenset(link for link in range(512) if wire_link_known(link))

@@ -72,12 +72,18 @@ cdef class RawMessage:
     cdef bytes opening          # the JSON up to the direction, the same for all messages of a connection
     cdef tuple behind           # (source, destination, their JSON), where a PROXY protocol header named them
     cdef bytes json
+    cdef bint coded             # the body has a content coding that nobody has tried to remove yet
+    cdef bytes plain            # the body without it, once removed
+    cdef str removed            # the codings removed
+    cdef bint full              # there was more than the cap
+    cdef bint broken            # a coding was broken, or ended early
     cdef tuple made             # `content`, once made
     cdef public object message
     cdef int64_t latency(self)
     cdef str coding(self)
-    cdef tuple decoded(self)
-    cdef tuple readable(self, tuple decoded)
+    cdef bint truncated(self)
+    cdef bint cut(self)
+    cdef tuple readable(self)
     cdef size_t text(self)
     cdef size_t body_text(self)
     cdef size_t foreseen(self)

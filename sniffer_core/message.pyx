@@ -29,6 +29,9 @@ from sniffer_core.redact cimport (
 from sniffer_core.shorten cimport SHORTEN_ROOM, shorten
 
 cdef extern from "Python.h":
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
+    int PyUnicode_KIND(object text)
+    bint PyUnicode_IS_ASCII(object text)
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
 
 cdef enum:
@@ -790,61 +793,70 @@ cdef class RawMessage:
         return self.source.truncated
 
     cdef str coding(self):
-        """The Content-Encoding to remove, or None."""
+        """The Content-Encoding."""
         cdef const Field* field = NULL
         cdef uint32_t i
-        if self.rules.decode is None:
-            return None
         for i in range(self.source.count):
             if is_named(&self.source.fields[i], self.source.text, b"content-encoding", 16):
                 if field != NULL:       # repeated: joined, as elsewhere
                     return build_fields(
                         self.source.fields, self.source.count, self.source.text, self.rules)["content-encoding"]
                 field = &self.source.fields[i]
-        if field == NULL:
-            return None
-        if kind_of(&self.rules.headers, self.source.text + field.name.at, field.name.size) == SECRET:
+        if field == NULL or kind_of(
+                &self.rules.headers, self.source.text + field.name.at, field.name.size) == SECRET:
             return REDACTED
         return latin1(self.source.text + field.value.at, field.value.size)
 
-    cdef tuple decoded(self):
-        """(body, the codings removed, whether it is truncated, whether it ends before its end).
+    def decode(self):
+        """See flow.pyi."""
+        cdef bytes body
+        cdef str removed
+        cdef bint full
+        cdef bint broken
+        if not self.coded:
+            return None
+        body, removed, full, broken, left = self.rules.decode(self.body, self.coding(), self.rules.max_body)
+        if not self.coded:      # another thread was faster: what it has put in place may be in use
+            return left
+        self.coded = False
+        if removed:
+            self.plain = body
+            self.removed = removed
+            self.full = full
+            self.broken = broken
+        return left
+
+    cdef bint truncated(self):
+        """Whether the body is shown up to the cap only."""
+        return self.source.truncated or self.full
+
+    cdef bint cut(self):
+        """Whether the body ends before its end."""
+        return self.truncated() or self.broken or self.source.incomplete != WHOLE
+
+    cdef tuple readable(self):
+        """`content`, which is kept.
 
         The bytes before the first missing one, at most the cap as sent, then decoded to at most the cap.
         """
-        cdef bytes body = self.body
-        cdef bint truncated = self.source.truncated
-        cdef bint cut = truncated or self.source.incomplete != WHOLE
-        cdef str removed = ""
-        cdef str coding = self.coding() if body else None
-        if coding:
-            body, removed, full, broken = self.rules.decode(body, coding, self.rules.max_body)
-            truncated = truncated or full
-            cut = cut or full or broken
-        return body, removed, truncated, cut
-
-    cdef tuple readable(self, tuple decoded):
-        """What decoded() gave as `content`, which is kept."""
         cdef bytes body
-        cdef str removed
-        cdef bint truncated
-        cdef bint cut
-        body, removed, truncated, cut = decoded
-        if not body and not removed:
-            self.made = (None, None, truncated, None)
+        self.decode()
+        body = self.plain if self.plain is not None else self.body
+        if not body and self.removed is None:
+            self.made = (None, None, self.truncated(), None)
             return self.made
         try:
             # Not final: a last UTF-8 sequence that is incomplete is left out.
-            text = utf_8_decode(body, "strict", False)[0] if cut else body.decode()
+            text = utf_8_decode(body, "strict", False)[0] if self.cut() else body.decode()
         except UnicodeDecodeError:
-            self.made = (b2a_base64(body, newline=False).decode("ascii"), "base64", truncated, removed or None)
+            self.made = (b2a_base64(body, newline=False).decode("ascii"), "base64", self.truncated(), self.removed)
         else:
-            self.made = (text, None, truncated, removed or None)
+            self.made = (text, None, self.truncated(), self.removed)
         return self.made
 
     @property
     def content(self):
-        return self.made if self.made is not None else self.readable(self.decoded())
+        return self.made if self.made is not None else self.readable()
 
     @property
     def incomplete(self):
@@ -894,9 +906,11 @@ cdef class RawMessage:
         return text if self.source.trailers == NULL else text + self.source.trailers.size
 
     cdef size_t body_text(self):
-        """How much the body may decode to: that is not known before; eight times is more than usual."""
+        """How long the body is. Before it is decoded that is not known; eight times is more than usual."""
         cdef size_t body = self.source.body_kept
-        if body and self.coding():
+        if self.plain is not None:
+            body = <size_t>PyBytes_GET_SIZE(self.plain)
+        elif self.coded:
             body = max(body, min(8 * body, <size_t>self.rules.max_body))
         return body
 
@@ -920,7 +934,10 @@ cdef class RawMessage:
         else:
             size += 512 + text + 2 * body
         if self.message is not None:
-            size += 1024 + 96 * self.source.count + text + body + body // 3     # of base64
+            size += 1024 + 96 * self.source.count + text
+            size += max(body + body // 3, 0 if self.made is None else text_size(self.made[0]))     # of base64; as it is
+        if self.plain is not None:
+            size += body
         return size
 
     def to_json(self):
@@ -939,9 +956,6 @@ cdef class RawMessage:
         cdef Message* message = self.source
         cdef Exchange* exchange = self.exchanged
         cdef str path
-        cdef tuple decoded
-        cdef bytes body
-        cdef str removed
         memset(face, 0, sizeof(Face))
         face.message = message
         face.exchange = exchange
@@ -962,23 +976,20 @@ cdef class RawMessage:
         if message.trailers != NULL and message.trailers.count and (
                 self.rules.key is not None or message.trailers.count > FOLD_MAX):
             span(&face.trailers, json_of(self.trailers, kept))
-        face.truncated = message.truncated
         if self.made is not None:
             self.show_made(face)
             return 0
+        if self.coded:
+            self.decode()
+        face.truncated = self.truncated()
+        face.cut = self.cut()
         face.data = message.body
         face.size = message.body_kept
-        face.cut = message.truncated or message.incomplete != WHOLE
-        face.form = RAW
-        if face.size and self.coding() is not None:
-            decoded = self.decoded()
-            kept.append(decoded)
-            body, removed, face.truncated, face.cut = decoded
-            face.data = <const uint8_t*>PyBytes_AS_STRING(body)
-            face.size = <size_t>PyBytes_GET_SIZE(body)
-            face.removed.data = PyUnicode_AsUTF8AndSize(removed, &face.removed.size)
-        if not face.size and not face.removed.size:
-            face.form = NONE
+        if self.plain is not None:
+            face.data = <const uint8_t*>PyBytes_AS_STRING(self.plain)
+            face.size = <size_t>PyBytes_GET_SIZE(self.plain)
+            face.removed.data = PyUnicode_AsUTF8AndSize(self.removed, &face.removed.size)
+        face.form = RAW if face.size or face.removed.size else NONE
         return 0
 
     cdef int show_made(self, Face* face) except -1:
@@ -1001,6 +1012,20 @@ cdef class RawMessage:
         begin(&buffer)
         put_record(&buffer, &face)
         return written(&buffer)
+
+
+cdef size_t text_size(str text):
+    """Bytes of a string: one emoji makes each character take four, and as UTF-8 it keeps a second copy."""
+    cdef size_t length
+    if text is None:
+        return 0
+    length = <size_t>PyUnicode_GET_LENGTH(text)
+    return length if PyUnicode_IS_ASCII(text) else length * <size_t>(PyUnicode_KIND(text) + 3)
+
+
+def coded(messages):
+    """See flow.pyi."""
+    return [raw for raw in messages if type(raw) is RawMessage and (<RawMessage>raw).coded]
 
 
 def weights(messages):
@@ -1216,6 +1241,14 @@ cdef class Lines:
         return done, written(out)
 
 
+cdef bint is_coded(const Message* message) noexcept nogil:
+    cdef uint32_t i
+    for i in range(message.count):
+        if is_named(&message.fields[i], message.text, b"content-encoding", 16):
+            return True
+    return False
+
+
 cdef RawMessage build_message(Message* message, Pool* pool, Rules rules):
     cdef RawMessage raw = RawMessage.__new__(RawMessage)
     cdef Exchange* exchange = <Exchange*>message.exchange
@@ -1244,4 +1277,5 @@ cdef RawMessage build_message(Message* message, Pool* pool, Rules rules):
         pool.bytes -= <int64_t>message.trailers.size
         pool.blocks -= 1
     raw.source = message
+    raw.coded = message.body_kept != 0 and rules.decode is not None and is_coded(message)
     return raw

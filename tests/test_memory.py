@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sniffer.memory import MIB, fit_budget, memory_limit, resident
+from sniffer.memory import MIB, fit_budget, for_traffic, memory_limit, promised, resident
 
 V1_UNLIMITED = "9223372036854771712"
 
@@ -112,3 +112,19 @@ def test_limit_below_the_process_itself() -> None:
     budget, warnings = fit_budget(None, 32 * MIB, 64 * MIB)
     assert budget == MIB
     assert len(warnings) == 2
+
+
+def test_what_the_process_works_with_is_in_the_budget() -> None:
+    """A quarter of the budget is on top of it for that; what does not fit comes out of it, three quarters at most."""
+    assert for_traffic(128 * MIB, 9 * MIB) == 128 * MIB
+    assert for_traffic(32 * MIB, 10 * MIB) == 30 * MIB
+    assert for_traffic(8 * MIB, 9 * MIB) == 2 * MIB
+    assert for_traffic(4 * MIB, 9 * MIB) == 4 * MIB  # warned about, and used as it is
+    for budget in range(8 * MIB, 64 * MIB, MIB):
+        assert for_traffic(budget, 6 * MIB) + 6 * MIB <= budget * 5 // 4
+
+
+def test_what_is_promised_is_said_in_bytes() -> None:
+    """1.25 times the budget beside the process; with a small one, what the process works with comes on top."""
+    assert promised(40 * MIB, 64 * MIB, 9 * MIB) == 120 * MIB
+    assert promised(40 * MIB, 4 * MIB, 9 * MIB) == 53 * MIB

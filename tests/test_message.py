@@ -13,14 +13,16 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import brotli
 import jsonschema
 import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sniffer import message as message_module
 from sniffer.config import REDACT_HEADERS, REDACT_QUERY
-from sniffer.message import HttpMessage, Placement, _gzip_whole, decode, from_raw, json_schema
+from sniffer.message import HttpMessage, Placement, _brotli_window, _gzip_whole, decode, from_raw, json_schema
 from sniffer_core.flow import RawMessage
 from tests.captures import connection
 from tests.laws import Table
@@ -595,6 +597,228 @@ def test_sound_gzip_takes_the_fast_decoder() -> None:
     assert _gzip_whole(coded, 99) is None
     assert _gzip_whole(coded[:-9] + bytes([coded[-9] ^ 1]) + coded[-8:], 100) is None
     assert _gzip_whole(coded + b"x", 100) is None
+
+
+ANY_CODING = st.sampled_from(["gzip", "deflate", "br", "zstd"])
+BROTLI_BOMB = bytes.fromhex("00 24 00 e2 b1 40 72 ef ff 07")
+"""Fills the window with one copy of 16 MiB, behind the four bytes that say how large the window is."""
+
+
+def brotli_bomb(window: int) -> bytes:
+    """14 bytes that make a decoder fill a window of so many bits, 18 to 24, before it gives a byte."""
+    return bytes([0xC0 | (window - 17) << 1 | 1]) + bytes.fromhex("ff ff 7f") + BROTLI_BOMB
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> bytes:
+    """Some bytes, part of which repeat what came before."""
+    parts = draw(st.lists(st.binary(max_size=300), min_size=1, max_size=4))
+    return b"".join(part * draw(st.integers(1, 40)) for part in parts)
+
+
+@given(ANY_CODING, bodies(), st.integers(0, 20_000))
+def test_any_cap_gives_the_beginning_of_the_whole(coding: str, body: bytes, room: int) -> None:
+    """Decoding up to a cap is decoding the whole and cutting it there; `full` says that there was more."""
+    assert decode(CODECS[coding](body), coding, room) == (body[:room], coding, len(body) > room, False, "")
+
+
+def step_sizes() -> st.SearchStrategy[tuple[int, ...]]:
+    """Other steps, which come down to single bytes too."""
+    return st.tuples(st.integers(2, 5000), st.just(1)) | st.just((1,))
+
+
+@given(ANY_CODING, bodies(), st.integers(0, 20_000), step_sizes(), st.data())
+def test_the_steps_change_nothing(
+    coding: str, body: bytes, room: int, steps: tuple[int, ...], data: st.DataObject
+) -> None:
+    """A coded body, cut or damaged anywhere, decodes to the same in steps of any size: its bytes alone decide."""
+    coded = bytearray(CODECS[coding](body))
+    damage = data.draw(st.sampled_from(("none", "cut", "flip", "trail")))
+    if damage == "cut":
+        del coded[data.draw(st.integers(0, len(coded) - 1)) :]
+    elif damage == "flip":
+        coded[data.draw(st.integers(0, len(coded) - 1))] ^= data.draw(st.integers(1, 255))
+    elif damage == "trail":
+        coded += data.draw(st.sampled_from((b"\0", b"xyz", bytes(5000), CODECS[coding](b"more"))))
+    if not coded:
+        return
+    usual = decode(bytes(coded), coding, room)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(message_module, "STEPS", steps)
+        assert decode(bytes(coded), coding, room) == usual
+    if damage == "cut" and usual.removed:
+        assert body[:room].startswith(usual.body)
+
+
+class Counting:
+    """In place of a module of decoders: counts what goes into them."""
+
+    def __init__(self, module: Any, maker: str, method: str) -> None:
+        self._module, self._maker, self._method = module, maker, method
+        self.calls = self.fed = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name != self._maker:
+            return getattr(self._module, name)
+        return lambda *given: _Counted(getattr(self._module, name)(*given), self, self._method)
+
+
+class _Counted:
+    def __init__(self, decoder: Any, count: Counting, method: str) -> None:
+        self._decoder, self._count, self._method = decoder, count, method
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._decoder, name)
+        if name != self._method:
+            return found
+
+        def call(data: bytes, *given: Any, **keywords: Any) -> Any:
+            self._count.calls += 1
+            self._count.fed += len(data)
+            return found(data, *given, **keywords)
+
+        return call
+
+
+def work(patch: pytest.MonkeyPatch, coding: str, body: bytes, room: int) -> int:
+    """Calls of a decoder, and a hundredth of the bytes that go into it, to decode a body."""
+    made = (
+        ("zlib", "decompressobj", "decompress")
+        if coding in ("gzip", "deflate")
+        else ("brotli", "Decompressor", "process")
+    )
+    count = Counting({"zlib": zlib, "brotli": brotli}[made[0]], *made[1:])
+    patch.setattr(message_module, made[0], count)
+    decode(body, coding, room)
+    return count.calls + count.fed // 100
+
+
+def test_work_is_linear_in_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty members, empty blocks, tiny ones, an error at the end: sixteen times the body is sixteen times the work."""
+    empty, tiny = gzip.compress(b"", mtime=0), gzip.compress(b"x", mtime=0)
+    shapes: list[tuple[str, bytes, bytes, bytes]] = [
+        ("gzip", b"", empty, b""),
+        ("gzip", b"", tiny, b""),
+        ("gzip", b"", empty, b"broken"),
+        ("deflate", b"", b"\0\0\0\xff\xff", b"\x01\0\0\xff\xff"),
+        ("br", b"\x0c", b"\x06", b"\x03"),
+    ]
+    for coding, first, each, last in shapes:
+        small, large = (work(monkeypatch, coding, first + each * count + last, 1 << 20) for count in (2_000, 32_000))
+        assert large <= 18 * small, (coding, each, small, large)
+
+
+def test_many_frames_of_zstd_take_time_in_proportion() -> None:
+    """Empty frames, skippable ones and windows that change from frame to frame are read in one pass."""
+    small = bytes.fromhex("28b52ffd 00 00 010000")
+    shapes = [small, bytes.fromhex("502a4d18 00000000"), bytes.fromhex("28b52ffd 00 68 010000") + small * 130]
+    for each in shapes:
+        body = each * ((1 << 20) // len(each))
+        began = time.process_time()
+        assert decode(body + zstandard.compress(b"end"), "zstd", 1000).body == b"end"
+        assert time.process_time() - began < 0.5
+
+
+@pytest.mark.parametrize("window", range(18, 25))
+def test_brotli_fills_no_more_of_a_window_than_the_cap_wants(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows up to 22 bits are decoded, and the decoder is given the smallest one that the cap fits into."""
+    seen: list[bytes] = []
+    make = brotli.Decompressor
+
+    class Spy:
+        def __init__(self) -> None:
+            self._decoder = make()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._decoder, name)
+
+        def process(self, data: bytes, **limit: int) -> bytes:
+            seen.append(bytes(data))
+            return self._decoder.process(data, **limit)
+
+    monkeypatch.setattr(brotli, "Decompressor", Spy)
+    for room in (1, 65_536, (1 << 18) - 17, 1 << 18, 1 << 20):
+        seen.clear()
+        decoded = decode(brotli_bomb(window), "br", room)
+        if window > 22:
+            assert decoded == (brotli_bomb(window), "", False, False, "window")
+            assert seen == []
+        else:
+            assert (len(decoded.body), decoded[1:]) == (room, ("br", True, False, ""))
+            assert _brotli_window(seen[0][0]) <= max(18, (2 * room).bit_length())
+
+
+@pytest.mark.parametrize("window", range(10, 25))
+def test_brotli_windows_of_all_sizes_give_the_same(window: int) -> None:
+    """What is decoded with a smaller window than the stream asks for is what the stream says, up to any cap."""
+    body = (noise(65_536) + bytes(40_000)) * 6 + b"end"
+    coded = brotli.compress(body, quality=5, lgwin=window)
+    assert _brotli_window(coded[0]) == window
+    for room in (1, 1000, 65_536, (1 << 18) - 17, (1 << 18) - 16, 1 << 18, 500_000, 1 << 20):
+        expected = (
+            (coded, "", False, False, "window") if window > 22 else (body[:room], "br", len(body) > room, False, "")
+        )
+        assert decode(coded, "br", room) == expected
+
+
+def test_large_window_brotli_is_left_coded() -> None:
+    """The large-window form of brotli, which no browser reads, is left coded for its window."""
+    assert decode(bytes([0x11, 30]) + bytes(20), "br", 1000)[1:] == ("", False, False, "window")
+
+
+def test_what_is_left_coded_says_why() -> None:
+    """Nothing was left, the window, no output, no such coding, one too many."""
+    frame = zstandard.ZstdCompressionParameters(window_log=24, write_content_size=False)
+    large = zstandard.ZstdCompressor(compression_params=frame).compressobj()
+    assert decode(gzip.compress(b"x"), "gzip", 10).left == ""
+    assert decode(large.compress(noise(100)) + large.flush(), "zstd", 10).left == "window"
+    assert decode(b"plain text", "gzip", 10).left == "broken"
+    assert decode(gzip.compress(b"x"), "aws-chunked, gzip", 10) == (b"x", "gzip", False, False, "unknown")
+    body = b"deep"
+    for _ in range(5):
+        body = gzip.compress(body)
+    assert decode(body, "gzip, gzip, gzip, gzip, gzip", 1000).left == "unknown"
+    assert decode(b"x", "identity", 10).left == ""
+
+
+def test_a_skippable_frame_of_zstd_is_skipped() -> None:
+    """RFC 8878 section 3.1.2: a frame that holds no data says nothing of the length of what follows."""
+    skipped = bytes.fromhex("5f2a4d18") + (100).to_bytes(4, "little") + bytes(100)
+    assert decode(skipped + zstandard.compress(b"seen"), "zstd", 1000) == (b"seen", "zstd", False, False, "")
+
+
+def test_a_body_is_decoded_once() -> None:
+    """`RawMessage.decode` says what became of the codings, once; the record is made of what it gave, and weighed so."""
+    calls = []
+
+    def counted(body: bytes, coding: str, room: int) -> Any:
+        calls.append(coding)
+        return decode(body, coding, room)
+
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 14\r\n\r\n"
+    sent = [(b"GET / HTTP/1.1\r\n\r\n", head + brotli_bomb(22))]
+    _, raw = Table(ports=(8080,), max_body=65_536, decode=counted).run(connection(sent))
+    assert raw.weight < 4096
+    assert [raw.decode(), raw.decode()] == ["", None]
+    weight = raw.weight
+    assert weight > 3 * 65_536
+    assert len(raw.to_json()) > 65_536
+    assert raw.weight <= weight
+    assert from_raw(raw).to_json() == raw.to_json()
+    assert calls == ["br"]
+    assert raw.body == brotli_bomb(22)
+
+
+def test_the_weight_counts_wide_text() -> None:
+    """One emoji makes each character of a string take four bytes: `weight` says so once the text is made."""
+    body = "x" * 60_000 + "\N{GRINNING FACE}"
+    raw = read(
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body.encode()), body.encode()),
+        max_body=65_536,
+    )[1]
+    raw.message = from_raw(raw)
+    assert raw.weight > 4 * 60_000 + len(raw.to_json()) + 60_000
 
 
 def test_a_broken_body_of_the_cap_is_decoded_in_bounded_time() -> None:

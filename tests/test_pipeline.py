@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 import os
@@ -21,8 +22,9 @@ from sniffer.collector import INSTANCE_HEADER
 from sniffer.config import SnifferConfig
 from sniffer.errors import CaptureError, Problem, SnifferError, ValidationError
 from sniffer.exchanges import ExchangeSink, pairs
+from sniffer.lanes import Lane, weigh
 from sniffer.ledger import Ledger
-from sniffer.message import HttpMessage
+from sniffer.message import HttpMessage, decode
 from sniffer.pipeline import Sniffer, create_sniffer
 from sniffer.sinks import Record
 from tests import captures
@@ -119,6 +121,127 @@ async def test_secrets_are_in_no_lane_and_no_log(tmp_path: Path, caplog: pytest.
         assert b"s3cret" not in message.to_json()
         assert "s3cret" not in repr(message)
     assert "s3cret" not in "".join(str(record.__dict__) for record in caplog.records)
+
+
+def coded_answer(coding: str, body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Encoding: %s\r\nContent-Length: %d\r\n\r\n%s" % (
+        coding.encode(),
+        len(body),
+        body,
+    )
+
+
+BROTLI_BOMB = bytes.fromhex("cb ff ff 7f 00 24 00 e2 b1 40 72 ef ff 07")
+"""Decodes to 16 MiB, through a window of 22 bits."""
+
+
+async def test_bodies_are_decoded_once_on_a_thread_and_in_their_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """However many outputs there are, a coded body is decoded once, not on the loop; the order of a file stays."""
+    threads: list[str] = []
+
+    def counted(body: bytes, coding: str, room: int) -> Any:
+        threads.append(threading.current_thread().name)
+        return decode(body, coding, room)
+
+    monkeypatch.setattr(pipeline, "decode", counted)
+    answers = [coded_answer("gzip", gzip.compress(b"%d" % number)) if number % 3 else ok() for number in range(60)]
+    path = write(tmp_path / "file", connection([(get(f"/{n}"), answer) for n, answer in enumerate(answers)]))
+    called: list[HttpMessage] = []
+    sniffer = create_sniffer(
+        ports=[8080], read=path, on_http_message=called.append, output_stdout=True, har=str(tmp_path / "har")
+    )
+    async with sniffer:
+        iterated = [message async for message in sniffer]
+        await sniffer.wait()
+    assert threads == ["sniffer decoder"] * 40
+    assert [message.path for message in called[::2]] == [f"/{number}" for number in range(60)]
+    assert [message.body for message in called[1::2] if message.body_decoded] == [str(n) for n in range(60) if n % 3]
+    assert iterated == called
+    assert capfd.readouterr().out.splitlines() == [message.to_json().decode() for message in called]
+    assert sniffer.ledger.snapshot()["bodies_decoded"] == 40
+    assert_balanced(sniffer)
+
+
+async def test_what_is_left_coded_is_counted(tmp_path: Path) -> None:
+    """Each body that stays as it was sent is in one counter, by why."""
+    larger = b"\xcf" + BROTLI_BOMB[1:]
+    answers = [
+        *[coded_answer("br", larger)] * 3,
+        *[coded_answer("gzip", b"no gzip")] * 2,
+        coded_answer("aws-chunked", b"x"),
+        coded_answer("br", BROTLI_BOMB),
+        ok(b"plain"),
+    ]
+    path = write(tmp_path / "file", connection([(get(), answer) for answer in answers]))
+    sniffer = create_sniffer(ports=[8080], read=path, on_http_message=lambda _: None)
+    async with sniffer:
+        await sniffer.wait()
+    snapshot = sniffer.ledger.snapshot()
+    assert {name: count for name, count in snapshot.items() if name.startswith("bodies_") and count} == {
+        "bodies_left_coded_window": 3,
+        "bodies_left_coded_broken": 2,
+        "bodies_left_coded_unknown": 1,
+        "bodies_decoded": 1,
+    }
+
+
+@pytest.mark.parametrize("output", ["stdout", "callback"])
+async def test_bombs_are_offered_by_parts_of_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], output: str
+) -> None:
+    """200 bodies of 14 bytes that decode to 64 KiB each are not all decoded before a lane was asked for room; each
+    part is offered with its own weight.
+    """
+    offered: list[tuple[int, int | None]] = []
+    offer = Lane.offer
+
+    def spy(self: Lane, batch: Any, size: int | None = None) -> None:
+        offered.append((weigh(batch), size))
+        offer(self, batch, size)
+
+    monkeypatch.setattr(Lane, "offer", spy)
+    sent = [(get(), coded_answer("br", BROTLI_BOMB))] * 200 + exchanges(100)
+    path = write(tmp_path / "file", connection(sent))
+    got: list[str] = []
+    sniffer = create_sniffer(
+        ports=[8080],
+        read=path,
+        memory_budget=8 << 20,
+        output_stdout=output == "stdout",
+        on_http_message=(lambda message: got.append(message.to_json().decode())) if output == "callback" else None,
+    )
+    async with sniffer:
+        await sniffer.wait()
+    got += capfd.readouterr().out.splitlines()
+    assert [len(json.loads(line).get("body", "")) for line in got[:400]] == [0, 65_536] * 200
+    assert len(got) == 600
+    assert all(weight == given for weight, given in offered)
+    assert max(weight for weight, _ in offered) <= (8 << 20) // 32 + 6 * 65_536
+    assert_balanced(sniffer)
+
+
+async def test_a_drain_does_not_wait_for_a_decoder(scripted: ScriptedSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop goes on while a body is decoded; at the deadline the messages behind it are dropped, and counted."""
+    entered, release = threading.Event(), threading.Event()
+
+    def slow(body: bytes, coding: str, room: int) -> Any:
+        entered.set()
+        if threading.current_thread().name == "sniffer decoder":
+            release.wait(BOUND)
+        return decode(body, coding, room)
+
+    monkeypatch.setattr(pipeline, "decode", slow)
+    sniffer = create_sniffer(ports=[8080], interface="x", on_http_message=lambda _: None, drain_timeout_ms=200)
+    await sniffer.start()
+    scripted.say(connection([(get(), coded_answer("gzip", gzip.compress(b"x")))] * 3))
+    await until(entered.is_set)
+    await sniffer.stop()
+    release.set()
+    snapshot = sniffer.ledger.snapshot()
+    assert snapshot["lanes"]["callback"]["offered"] + snapshot["handoff_discarded"] == 6
+    assert_balanced(sniffer)
 
 
 async def test_reading_a_file_twice_gives_the_same_bytes(file: str) -> None:

@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from tests.adversarial.attacks import ATTACKS
-from tests.adversarial.daemon import attack_daemon
+from tests.adversarial.daemon import attack_daemon, attack_every_output
 
 BUDGET = 64 << 20
 GROWTH = 2.0
@@ -42,6 +42,17 @@ def main() -> int:
             assert growth <= GROWTH, "the CPU for a byte grows"
         except AssertionError as error:
             print(f"BROKEN: {name}: {error}")
+            broken = 1
+    print("\n| all at once, every output: budget, MiB | packets | MB | RSS at start | peak | bound | CPU, s |")
+    print("|---|---|---|---|---|---|---|")
+    for budget in (8, 64, 128):
+        run = attack_every_output(lambda attack: int(attack.short * given.scale), budget=budget << 20)
+        sizes = " | ".join(f"{size / (1 << 20):.0f}" for size in (run.at_start, run.peak, run.bound))
+        print(f"| {budget} | {run.packets:,} | {run.size / 1e6:.0f} | {sizes} | {run.cpu:.1f} |", flush=True)
+        try:
+            run.check()
+        except AssertionError as error:
+            print(f"BROKEN: {budget} MiB: {error}")
             broken = 1
     return broken
 

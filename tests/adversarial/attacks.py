@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from ipaddress import ip_address
 from typing import Final, NamedTuple
 
 import brotli
 import zstandard
 
-from tests.bench.captures import START, Link
+from tests.bench.captures import SERVER, START, Link
 from tests.packets import ACK, SYN, Packet
 
 HONEST: Final = 59_000_000
@@ -116,11 +117,37 @@ BOMBS: Final[dict[bytes, Callable[[bytes], bytes]]] = {
 
 def bombs(size: int) -> Iterator[bytes]:
     """Small bodies that would decode to 20 MiB, in each coding and nested."""
-    bodies = [(coding, compress(ZEROS)) for coding, compress in BOMBS.items()]
-    for number in range(0, size, 25):
-        coding, body = bodies[number // 25 % len(bodies)]
+    yield from _answered(size, 25, [(coding, compress(ZEROS)) for coding, compress in BOMBS.items()])
+
+
+COSTLY: Final = (
+    (b"br", bytes.fromhex("cb ff ff 7f 00 24 00 e2 b1 40 72 ef ff 07")),  # one copy of 16 MiB fills a window of 4 MiB
+    (b"gzip", gzip.compress(b"", mtime=0) * 3000),
+    (b"zstd", bytes.fromhex("28b52ffd 00 68 010000 28b52ffd 00 00 010000") * 3000),  # empty frames, of other windows
+    (b"zstd", bytes.fromhex("502a4d18 00000000") * 7000),  # frames to skip
+    (b"deflate", b"\0\0\0\xff\xff" * 12_000),  # empty blocks
+    (b"br", b"\x0c" + b"\x06" * 60_000),
+)
+
+
+def costly_codings(size: int) -> Iterator[bytes]:
+    """Bodies that keep a decoder busy, or make it take a whole window, for next to nothing that comes out."""
+    yield from _answered(size, 40, COSTLY)
+
+
+def swelling_text(size: int) -> Iterator[bytes]:
+    """Bodies that are many times their size in JSON (control characters), or as Python's strings (an emoji)."""
+    yield from _answered(
+        size, 50, [(b"identity", b"\x01" * 65_000), (b"identity", b"x" * 65_000 + b"\xf0\x9f\x98\x80")]
+    )
+
+
+def _answered(size: int, each: int, bodies: Sequence[tuple[bytes, bytes]]) -> Iterator[bytes]:
+    """Exchanges whose responses have these coded bodies in turn, `each` packets or so for one."""
+    for number in range(size // each):
+        coding, body = bodies[number % len(bodies)]
         head = b"HTTP/1.1 200 OK\r\nContent-Encoding: %s\r\nContent-Length: %d\r\n\r\n" % (coding, len(body))
-        link = Link(number // 25)
+        link = Link(number)
         yield from link.open()
         yield link.up(b"GET /bomb HTTP/1.1\r\n\r\n")
         data = head + body
@@ -187,6 +214,8 @@ ATTACKS: Final = {
     "endless chunk extensions": Attack(chunk_extensions, 6_000, 300_000, ("incomplete_malformed",)),
     "endless trailers": Attack(trailers, 6_000, 300_000, ("incomplete_limit",)),
     "decompression bombs": Attack(bombs, 1_000, 20_000, ("messages_response",)),
+    "costly codings": Attack(costly_codings, 2_000, 40_000, ("messages_response",)),
+    "text that swells": Attack(swelling_text, 2_000, 40_000, ("messages_response",)),
     "requests without answers": Attack(pipelined, 6_000, 1_000_000, ("requests_unanswered",)),
     "header floods": Attack(header_flood, 1_000, 40_000, ("messages_request",)),
     "dribble on many connections": Attack(dribble, 20_000, 1_000_000, ("messages_request",)),
@@ -194,14 +223,27 @@ ATTACKS: Final = {
 }
 
 
-def packets(attack: Attack, size: int) -> Iterator[Packet]:
+def mixed(size: Callable[[Attack], int]) -> Iterator[bytes]:
+    """All attacks at once, packet by packet in turn, each on a server of its own."""
+    running = {number: attack.make(size(attack)) for number, attack in enumerate(ATTACKS.values())}
+    server = ip_address(SERVER).packed
+    while running:
+        for number, attack in list(running.items()):
+            packet = next(attack, None)
+            if packet is None:
+                del running[number]
+            else:
+                yield packet.replace(server, bytes([192, 0, 2, 100 + number]), 1)
+
+
+def packets(attack: Iterator[bytes]) -> Iterator[Packet]:
     """The attack with an honest exchange after each 200 packets, 10 µs from packet to packet."""
     stamp = START
     honest = Link(HONEST)
     for packet in honest.open():
         yield Packet(stamp, packet)
     number = 0
-    for place, packet in enumerate(attack.make(size)):
+    for place, packet in enumerate(attack):
         stamp += 10
         yield Packet(stamp, packet)
         if place % EVERY == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -11,10 +12,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-from tests.adversarial.attacks import ATTACKS, Attack, packets
+from tests.adversarial.attacks import ATTACKS, Attack, mixed, packets
 from tests.packets import Packet, pcap
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +69,7 @@ def _cpu(pid: int) -> float:
 def _all_packets(names: Sequence[str], size: Callable[[Attack], int]) -> Iterator[Packet]:
     for number, name in enumerate(names):
         attack = ATTACKS[name]
-        for packet in packets(attack, size(attack)):
+        for packet in packets(attack.make(size(attack))):
             yield Packet(packet.stamp + number * APART, packet.data)
 
 
@@ -90,21 +93,63 @@ class _Sampler(threading.Thread):
 
 
 def attack_daemon(names: Sequence[str], size: Callable[[Attack], int], *, budget: int) -> Outcome:
-    """Runs these attacks one after the other through one daemon."""
-    flows = max(ATTACKS[name].max_flows for name in names)
+    """Runs these attacks one after the other through one daemon that writes to standard output."""
+    return _run(_all_packets(names, size), budget, max(ATTACKS[name].max_flows for name in names))
+
+
+def attack_every_output(size: Callable[[Attack], int], *, budget: int) -> Outcome:
+    """Runs all attacks at once through one daemon with every output: a file, HAR, the page, a collector."""
+    with tempfile.TemporaryDirectory() as folder, _collector() as url:
+        outputs = [
+            *("--har", str(Path(folder, "har")), "--ui"),
+            *("--output-url", url, "--output-batch-size", "100", "--output-batch-wait-ms", "20"),
+        ]
+        return _run(packets(mixed(size)), budget, 10_000_000, outputs)
+
+
+class _Taker(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        left = int(self.headers["Content-Length"])
+        while left:
+            left -= len(self.rfile.read(min(left, 1 << 16)))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def _collector() -> Iterator[str]:
+    """A collector that takes everything."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Taker) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _run(feed: Iterator[Packet], budget: int, flows: int, outputs: Sequence[str] = ()) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         pipe, log, output = (Path(folder, name) for name in ("pipe", "log", "output"))
         os.mkfifo(pipe)
         arguments = [
             *("--ports", "80", "--read", str(pipe), "--stdout", "--stats-interval-ms", "0", "--log-format", "json"),
-            *("--memory-budget", str(budget), "--max-concurrent-connections", str(flows)),
+            *("--memory-budget", str(budget), "--max-concurrent-connections", str(flows), *outputs),
         ]
         with log.open("wb") as errors, output.open("wb") as lines:
             process = subprocess.Popen(
                 [sys.executable, "-m", "sniffer", *arguments], cwd=ROOT, stdout=lines, stderr=errors
             )
             try:
-                return _watch(process, pipe, log, output, _all_packets(names, size), budget)
+                return _watch(process, pipe, log, output, feed, budget)
             finally:
                 process.kill()
                 process.wait()
@@ -114,7 +159,7 @@ def _watch(
     process: subprocess.Popen[bytes], pipe: Path, log: Path, output: Path, feed: Iterator[Packet], budget: int
 ) -> Outcome:
     sent = size = honest = 0
-    with pipe.open("wb") as writer:
+    with _writer(process, pipe, log) as writer:
         writer.write(pcap([]))
         writer.flush()
         deadline = time.monotonic() + 60
@@ -132,13 +177,29 @@ def _watch(
             sent += 1
             size += len(packet.data)
             honest += b"GET /honest/" in packet.data
-    code = process.wait(600)
+    while process.poll() is None and not _lines(log, "stopped"):  # the page stays until a signal
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    code = process.wait(60)
     sampler.join()
     ledger: dict[str, Any] = _lines(log, "stopped")[-1]["ledger"]
     assert ledger["packets_seen"] == sent
     return Outcome(
         sent, size, budget, at_start, sampler.peak, sampler.cpu - cpu_at_start, honest, _whole(output), ledger, code
     )
+
+
+def _writer(process: subprocess.Popen[bytes], pipe: Path, log: Path) -> BinaryIO:
+    """The pipe, once the daemon reads it; one that has ended instead would be waited for without an end."""
+    while True:
+        try:
+            descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.02)
+        else:
+            os.set_blocking(descriptor, True)
+            return os.fdopen(descriptor, "wb")
 
 
 def _whole(output: Path) -> int:

@@ -13,7 +13,7 @@ import pytest
 from sniffer.message import decode
 from sniffer_core.flow import _hash
 from tests.adversarial.attacks import ATTACKS, Attack, packets
-from tests.adversarial.daemon import Outcome, attack_daemon
+from tests.adversarial.daemon import Outcome, attack_daemon, attack_every_output
 from tests.laws import Table
 from tests.packets import ETHERNET, Packet, to_feed
 
@@ -38,7 +38,7 @@ def honest(sent: Sequence[Packet]) -> int:
 def test_bounds(name: str) -> None:
     """Memory stays below the limit after each packet's batch, evictions are counted, every honest exchange is whole."""
     attack = ATTACKS[name]
-    sent = list(packets(attack, attack.short))
+    sent = list(packets(attack.make(attack.short)))
     victim = table(attack)
     messages = []
     for at in range(0, len(sent), BATCH):
@@ -50,6 +50,7 @@ def test_bounds(name: str) -> None:
     found = [m for m in messages if (m.path or "").startswith("/honest/")]
     assert [m.incomplete for m in found] == [None] * (2 * honest(sent))
     for message in messages:
+        message.decode()  # as the pump does, before it asks for the weight
         foreseen = message.weight
         assert len(message.to_json()) <= 7 * MAX_BODY  # a bomb is a cut body
         assert message.weight <= foreseen  # what is kept for the next lane is no more than was accounted for
@@ -57,7 +58,7 @@ def test_bounds(name: str) -> None:
 
 def seconds(attack: Attack, size: int) -> float:
     """CPU that a table takes for this attack, JSON included: the best of three."""
-    data, index = to_feed(packets(attack, size))
+    data, index = to_feed(packets(attack.make(size)))
     best = float("inf")
     for _ in range(3):
         victim = table(attack)
@@ -97,7 +98,10 @@ def test_flows_cannot_be_chosen_to_collide() -> None:
     assert len({_hash(some, number.to_bytes(40)) & 0x3FF for number in range(4000)}) > 900  # of 1024 buckets
 
 
-@pytest.mark.skipif("TCP_SNIFFER_SANITIZED" in os.environ, reason="a sanitizer takes memory of its own")
+unsanitized = pytest.mark.skipif("TCP_SNIFFER_SANITIZED" in os.environ, reason="a sanitizer takes memory of its own")
+
+
+@unsanitized
 def test_the_daemon_keeps_its_promise() -> None:
     """Every attack at once, through the real daemon: RSS after start + 1.25 × budget is never passed, nothing honest
     is lost, all evictions are in the ledger.
@@ -105,4 +109,17 @@ def test_the_daemon_keeps_its_promise() -> None:
     outcome: Outcome = attack_daemon(list(ATTACKS), lambda attack: attack.short, budget=16 << 20)
     outcome.check()
     for counter in ("flows_evicted_silent", "holds_evicted", "incomplete_limit"):
+        assert outcome.ledger.get(counter, 0) > 0, counter
+
+
+@unsanitized
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", [8, 64, 128])
+def test_the_daemon_keeps_its_promise_with_every_output(budget: int) -> None:
+    """All shapes at once, packet by packet in turn, through a daemon that writes, keeps a HAR file, serves the page and
+    posts: RSS after start + 1.25 × budget is never passed, from the smallest budget on that is not warned about.
+    """
+    outcome = attack_every_output(lambda attack: attack.short * max(1, budget // 32), budget=budget << 20)
+    outcome.check()
+    for counter in ("flows_evicted_silent", "bodies_decoded", "bodies_left_coded_broken"):
         assert outcome.ledger.get(counter, 0) > 0, counter
