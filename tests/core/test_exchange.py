@@ -162,8 +162,9 @@ def test_the_pair_behind_a_lost_one(count: int, requests: set[int], responses: s
         dialogue.server(answer(str(number)), lost=number in responses)
         if acks:
             dialogue.client()
-    expected = {str(n): f"/{n}" for n in range(count) if n not in responses and n not in requests}
-    expected |= {str(n): None for n in requests - responses}
+    expected: dict[str | None, str | None] = {
+        str(n): None if n in requests else f"/{n}" for n in range(count) if n not in responses
+    }
     assert pairs(dialogue) == expected
 
 
