@@ -1451,7 +1451,10 @@ cdef Reading weigh_body(const Table* table, const Flow* flow, bint last) noexcep
     if http1_starts(REQUEST, bytes, size) < 0 or (exchange.answered and followed):
         verdict = BODY
     elif acked > 0:
-        verdict = NEXT_REQUEST if head and head <= acked else REFUSED_BODY
+        if head and head <= acked:
+            verdict = NEXT_REQUEST
+        else:
+            verdict = BODY if filled and acked >= announced else REFUSED_BODY
     elif last:
         verdict = BODY if filled and exchange.answered else REFUSED_BODY
     elif head and exchange.answered == 0 and flow.early.head == NULL:

@@ -32,6 +32,8 @@ from tests.laws import Table
 
 NUMBER: Final = re.compile(r"m(\d+)")
 QUERY: Final = ("token",)
+OPEN: Final = 1024
+"""Open requests of a connection that the core keeps."""
 KEPT: Final = 10
 """Talks that each batch keeps of each kind of violation."""
 
@@ -125,7 +127,16 @@ class Judge:
     def _key(self, message: RawMessage) -> str:
         if message.direction == "request" or message.path is not None:
             return f"request {message.path}"
-        return f"response {message.reason} alone"
+        request = self._counted(message)
+        return f"response {message.reason} alone" if request is None else f"request {request.path}"
+
+    def _counted(self, message: RawMessage) -> RawMessage | None:
+        """The request of a response that says no path but its exchange: of many open requests only numbers are kept."""
+        answer = self._answers.get(message.reason or "")
+        request = self._requests.get(answer.ask.number) if answer is not None and answer.ask is not None else None
+        if request is None or request.connection_id != message.connection_id:
+            return None
+        return request if request.exchange == message.exchange >= OPEN else None
 
     def _secrets(self, message: RawMessage) -> Iterator[Violation]:
         line = message.to_json()
@@ -234,7 +245,7 @@ class Judge:
             last = number + 1 == len(talk.answers)
             if answer.ask is None or (answer.before_request and last) or answer.ask.number not in self._requests:
                 continue
-            if message.path is None:
+            if message.path is None and self._counted(message) is None:
                 yield Violation("unpaired", f"{told(message)} answers request {answer.ask.number}")
 
 
