@@ -17,7 +17,6 @@ from sniffer.config import (
     SnifferConfig,
     check_file,
     check_ports,
-    check_url,
     read_ports,
 )
 from sniffer.errors import Problem, SnifferError, ValidationError
@@ -32,6 +31,7 @@ from sniffer.injector.values import (
     check_interface,
     check_label_key,
     check_label_value,
+    check_output_url,
     check_secret_key,
     check_variables,
     contradictions,
@@ -58,12 +58,13 @@ from sniffer.options import (
     whole,
 )
 
+NATIVE_ANNOTATION: Final = "tcp-sniffer/native-sidecar"
 ANNOTATIONS: Final = {
     "tcp-sniffer/ports": "default_ports",
     "tcp-sniffer/interface": "default_interface",
     "tcp-sniffer/output-url": "output_url",
     "tcp-sniffer/resources": "resources",
-    "tcp-sniffer/native-sidecar": "native_sidecar",
+    NATIVE_ANNOTATION: "native_sidecar",
     "tcp-sniffer/run-as-root": "run_as_root",
     "tcp-sniffer/spool": "spool_size",
 }
@@ -142,7 +143,7 @@ class InjectorOptions(Options):
         help="INTERFACE of the container, where annotation tcp-sniffer/interface does not say otherwise",
     )
     output_url: MaybeText = Option(
-        check_url,
+        check_output_url,
         group=CONTAINER,
         metavar="URL",
         shown="none: messages go to the container's standard output",
@@ -185,7 +186,7 @@ class InjectorOptions(Options):
         default=JOBS,
         group=CONTAINER,
         metavar=f"{NEVER}|{JOBS}|{ALWAYS}",
-        help="inject as a native sidecar (Kubernetes 1.29 or later): never, into the pods of Jobs, always",
+        help="inject as a native sidecar (Kubernetes 1.29 or later): never, for Jobs and workflows, always",
     )
     run_as_root: Switch = switch(
         False,

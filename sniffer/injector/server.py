@@ -53,7 +53,7 @@ EXPLANATIONS: Final[Mapping[Reason, str]] = {
     Reason.NO_CONTAINERS: "the pod has no containers",
     Reason.HOST_NETWORK: "the pod uses the network of its node",
     Reason.WINDOWS: "the pod runs on Windows",
-    Reason.JOB_WITHOUT_NATIVE_SIDECAR: "a regular container would keep the Job from completing",
+    Reason.JOB_WITHOUT_NATIVE_SIDECAR: "a regular container would keep its Job or workflow from completing",
     Reason.INTERNAL_ERROR: "the injector failed; its log says why",
 }
 
