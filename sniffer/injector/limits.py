@@ -149,8 +149,8 @@ class _Connection:
 class Door:
     """Accepts connections, no more than fit, and makes those leave that hold a place without using it.
 
-    Where all places are taken, the peer that holds most gives one up: first a connection that has been busy with
-    nothing but itself for a while (its handshake, its first head, a body), then the one that has been idle longest.
+    Where all places are taken, one is given up: of those that have been busy with nothing but themselves for a while
+    (their handshake, their first head, a body), else of those that are idle, the oldest of the peer that holds most.
     """
 
     def __init__(
@@ -276,7 +276,7 @@ class Door:
         """The address of the connection that has to go; None: nobody has held a place for long enough."""
         now, of_peer = time.monotonic(), Counter(one.peer for one in self._connections.values())
         ready = [
-            ((of_peer[one.peer], one.stuck, -one.since), address)
+            ((one.stuck, of_peer[one.peer], -one.since), address)
             for address, one in self._connections.items()
             if not one.stuck or now - one.since >= PATIENCE_S
         ]

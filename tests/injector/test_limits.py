@@ -416,6 +416,7 @@ async def test_the_peer_that_holds_most_makes_way(tmp_path: Path, monkeypatch: p
     async with door(tmp_path, 4) as (_, port, _, closed):
         other = await from_peer("127.0.0.2", port)
         many = [await from_peer("127.0.0.3", port) for _ in range(3)]
+        await asyncio.sleep(0.2)  # all of them have been patient
         more = [await from_peer("127.0.0.4", port), await from_peer("127.0.0.3", port)]
         assert await ended(many[0]) == b""
         assert await ended(many[1]) == b""
