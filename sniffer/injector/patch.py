@@ -13,6 +13,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final, Literal
 
+from sniffer import presence
 from sniffer.errors import ValidationError
 from sniffer.injector.options import ALWAYS, JOBS, NATIVE_ANNOTATION, NEVER, InjectorOptions
 from sniffer.injector.values import STDOUT_BODY_SIZE, opts_out, plain_variable, quantity
@@ -208,6 +209,9 @@ def build_sniffer_container(
     }
     if native:
         container["restartPolicy"] = "Always"
+    if native and options.on_capture_error == "hold":
+        # What follows waits until the sniffer watches. One that ends where it cannot would be waited for, for ever.
+        container["startupProbe"] = build_startup_probe()
     if resources := options.resources.manifest():
         container["resources"] = resources
     user = 0 if options.run_as_root else UID
@@ -224,6 +228,16 @@ def build_sniffer_container(
     if _spools(options):
         container["volumeMounts"] = [{"name": SPOOL_VOLUME, "mountPath": SPOOL_DIR}]
     return container
+
+
+def build_startup_probe() -> dict[str, Any]:
+    """Of a native sidecar: looked at each second. Only a container that hangs altogether is restarted by it."""
+    return {
+        "exec": {"command": list(presence.PROBE)},
+        "periodSeconds": 1,
+        "timeoutSeconds": 5,
+        "failureThreshold": 3 * int(presence.LATEST_S),
+    }
 
 
 def build_spool_volume(options: InjectorOptions) -> dict[str, Any]:

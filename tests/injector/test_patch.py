@@ -377,15 +377,28 @@ def test_without_a_url_nothing_is_spooled() -> None:
     ],
 )
 def test_native_sidecar(init: Any, path: str) -> None:
-    """A native sidecar is the first init container, restarts always, has no probes and no stop delay."""
+    """A native sidecar is the first init container, restarts always, has a startup probe and no stop delay."""
     spec = {} if init == "absent" else {"initContainers": init}
     _, patch, result = answered(pod(**spec), InjectorOptions(native_sidecar="always"))
     assert paths(patch) == [path, GRACE]
     container = result["spec"]["initContainers"][0]
     assert (container["name"], container["restartPolicy"]) == ("tcp-sniffer", "Always")
     assert env_of(container)["STOP_DELAY_MS"] == "0"
-    assert not {"startupProbe", "readinessProbe", "livenessProbe", "ports"} & container.keys()
+    assert container["startupProbe"] == {
+        "exec": {"command": ["/bin/grep", "-q", "-F", "@tcp-sniffer/started", "/proc/net/unix"]},
+        "periodSeconds": 1,
+        "timeoutSeconds": 5,
+        "failureThreshold": 60,
+    }
+    assert not {"readinessProbe", "livenessProbe", "ports"} & container.keys()
     assert len(result["spec"]["containers"]) == 1
+
+
+def test_who_has_a_startup_probe() -> None:
+    """Nobody waits for a regular container, nor for a native one that ends where it cannot capture."""
+    assert "startupProbe" not in build_sniffer_container(InjectorOptions())
+    assert "startupProbe" not in build_sniffer_container(InjectorOptions(on_capture_error="exit"), native=True)
+    assert "startupProbe" in build_sniffer_container(InjectorOptions(), native=True)
 
 
 @pytest.mark.parametrize(
