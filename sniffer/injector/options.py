@@ -23,6 +23,7 @@ from sniffer.errors import Problem, SnifferError, ValidationError
 from sniffer.flags import NO_VALUE, FlagParser
 from sniffer.injector.values import (
     STDOUT_BODY_SIZE,
+    STDOUT_MAX_LINE,
     Resources,
     SecretKey,
     Variable,
@@ -283,8 +284,8 @@ class InjectorOptions(Options):
         sizes = [body_size.read(one.value) for one in self.sniffer_env if one.name == "MAX_BODY_SIZE" and one.value]
         if self.output_url is None and sizes and sizes[0] > STDOUT_BODY_SIZE:
             found.append(
-                f"sniffer_env: with a MAX_BODY_SIZE above {STDOUT_BODY_SIZE} and no output_url, container runtimes"
-                " split the lines of long messages"
+                f"sniffer_env: with a MAX_BODY_SIZE above {STDOUT_BODY_SIZE} and no output_url, bodies are cut all the"
+                f" same, to what fits into a line of {STDOUT_MAX_LINE} bytes"
             )
         return tuple(found)
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 from sniffer import presence
 from sniffer.errors import ValidationError
 from sniffer.injector.options import ALWAYS, JOBS, NATIVE_ANNOTATION, NEVER, InjectorOptions
-from sniffer.injector.values import STDOUT_BODY_SIZE, opts_out, plain_variable, quantity
+from sniffer.injector.values import STDOUT_BODY_SIZE, STDOUT_MAX_LINE, opts_out, plain_variable, quantity
 
 OptedInBy = Literal["namespace", "pod"]
 """What the API server has matched: the label of the namespace, or that of the pod."""
@@ -269,6 +269,7 @@ def build_env(
     ]
     if options.output_url is None:
         env.append(plain_variable("OUTPUT_STDOUT", "true"))
+        env.append(plain_variable("OUTPUT_STDOUT_MAX_LINE", str(STDOUT_MAX_LINE)))
         if all(variable.name != "MAX_BODY_SIZE" for variable in options.sniffer_env):
             env.append(plain_variable("MAX_BODY_SIZE", str(STDOUT_BODY_SIZE)))
     if secret := options.output_url_auth_token_secret:

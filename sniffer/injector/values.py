@@ -23,6 +23,7 @@ SET_BY_INJECTOR: Final = frozenset(
         "INTERFACE",
         "OUTPUT_URL",
         "OUTPUT_STDOUT",
+        "OUTPUT_STDOUT_MAX_LINE",
         "OUTPUT_URL_AUTH_TOKEN",
         "OUTPUT_URL_AUTH_TOKEN_FILE",  # not both
         "POD_NAME",
@@ -41,8 +42,10 @@ SET_BY_INJECTOR: Final = frozenset(
 Reference = Literal["secretKeyRef", "configMapKeyRef"]
 REFERENCES: Final[Mapping[Reference, str]] = {"secretKeyRef": "Secret", "configMapKeyRef": "ConfigMap"}
 
+STDOUT_MAX_LINE: Final = 16_000
+"""OUTPUT_STDOUT_MAX_LINE with OUTPUT_STDOUT: container runtimes split lines at 16 KiB, their own prefix included."""
 STDOUT_BODY_SIZE: Final = 8192
-"""MAX_BODY_SIZE with OUTPUT_STDOUT: container runtimes split lines at 16 KiB."""
+"""MAX_BODY_SIZE with OUTPUT_STDOUT: few lines are then longer than that, and cut, but for what has to be escaped."""
 
 _QUANTITY: Final = re.compile(
     r"([+-]?[0-9]{1,18}(?:\.[0-9]{0,18})?|[+-]?\.[0-9]{1,18})([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]{1,2})?"

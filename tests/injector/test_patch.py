@@ -48,6 +48,7 @@ def test_a_plain_pod_gets_two_operations() -> None:
             {"name": "INTERFACE", "value": "eth0"},
             {"name": "OUTPUT_URL", "value": ""},
             {"name": "OUTPUT_STDOUT", "value": "true"},
+            {"name": "OUTPUT_STDOUT_MAX_LINE", "value": "16000"},
             {"name": "MAX_BODY_SIZE", "value": "8192"},
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}},
             {"name": "NAMESPACE", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}},
@@ -111,7 +112,7 @@ def test_output_url() -> None:
     ):
         env = env_of(sniffer_of(answered(pod(given), options)[2]))
         assert env["OUTPUT_URL"] == "https://c.example/m"
-        assert not {"OUTPUT_STDOUT", "MAX_BODY_SIZE"} & env.keys()
+        assert not {"OUTPUT_STDOUT", "OUTPUT_STDOUT_MAX_LINE", "MAX_BODY_SIZE"} & env.keys()
 
 
 def test_ports_and_interface() -> None:
@@ -660,6 +661,7 @@ def test_the_injected_environment_is_the_sniffers_own() -> None:
             assert config.interface == made.default_interface
             assert config.output_url == made.output_url
             assert config.output_stdout is (made.output_url is None)
+            assert config.output_stdout_max_line == (16000 if made.output_url is None else 0)
             assert config.production is made.production
             assert config.drain_timeout_ms == 25000
             assert config.stop_delay_ms == (0 if native else 5000)
