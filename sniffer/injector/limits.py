@@ -102,8 +102,9 @@ class Bodies:
                 self._held.remove(mine)
 
     def _evict(self, body: _Body) -> None:
-        body.evicted = True
-        body.timeout.reschedule(0)  # ends the read in its own task, which then lets go of what it has
+        if not body.timeout.expired():
+            body.evicted = True
+            body.timeout.reschedule(0)  # ends the read in its own task, which then lets go of what it has
         self._held.remove(body)
 
 
@@ -120,7 +121,6 @@ class _Connection:
     """A request of it is being read or answered."""
     transport: asyncio.BaseTransport | None = None
     timer: asyncio.TimerHandle | None = None
-
     given_away: bool = False
     """Its socket is the event loop's to close."""
 

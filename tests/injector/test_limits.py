@@ -377,6 +377,21 @@ async def test_nobody_makes_way_at_once() -> None:
     first.cancel()
 
 
+async def test_a_body_whose_time_ends_as_it_has_to_make_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where both come at once, the one is late, and the other has its room."""
+    monkeypatch.setattr(limits, "PATIENCE_S", 0)
+    bodies = Bodies(100)
+    first = asyncio.create_task(held(bodies, 100, [], seconds=0.01))
+    await asyncio.sleep(0)
+    time.sleep(0.02)  # noqa: ASYNC251 - nothing may run until its time is over
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # now it is about to be told
+    assert bodies._held[0].timeout.expired()
+    async with bodies.room(50, 5):
+        pass
+    assert await first == "late"
+
+
 async def test_a_body_that_was_read_leaves_room() -> None:
     """Room that was held comes back, however its holder ended."""
     bodies = Bodies(100)
