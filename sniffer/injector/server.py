@@ -38,7 +38,7 @@ BODIES_LIMIT: Final = 4 * BODY_LIMIT
 """Bytes of all requests that are being read."""
 KEPT_BODY: Final = 64 << 10
 """Bytes: aiohttp holds a connection's last body until the next one, so after a larger one the connection is closed."""
-VALUES_LIMIT: Final = 400_000
+VALUES_LIMIT: Final = 200_000
 """Values in a request: each takes up to 72 bytes of memory, however short. No object of Kubernetes has so many."""
 LONGEST_UID: Final = 128
 LONGEST_DETAIL: Final = 1024
