@@ -363,8 +363,8 @@ class _Daemon:
         # Plain handlers, not the loop's: a third signal must end a loop that is stuck.
         signals.take(self._on_stop)
         signal.signal(signal.SIGUSR1, self._on_usr1)
-        if not config.read:
-            self._loop.call_later(presence.LATEST_S, presence.say)
+        if config.read:
+            presence.cancel()
         async with contextlib.AsyncExitStack() as opened:
             try:
                 await self._open(opened, display, page)

@@ -78,9 +78,8 @@ def test_it_says_so_when_it_waits() -> None:
 def test_a_start_that_hangs_is_given_out_for_one() -> None:
     """What takes longer than LATEST_S, as a spool on a disk that does not answer, holds up no pod."""
     code = (
-        "import asyncio, sys; from sniffer import cli, presence, pipeline; presence.LATEST_S = 0.3;"
-        "pipeline.Sniffer.start = lambda self: asyncio.sleep(60);"
-        "cli.leave(cli.run(['--ports', '80', '--interface', 'any', '--stdout']))"
+        "import time; from sniffer import __main__, cli, presence; presence.LATEST_S = 0.3;"
+        "cli.run = lambda _: time.sleep(60); __main__.main()"
     )
     how: dict[str, Any] = {"preexec_fn": alone, "stderr": 2}
     with subprocess.Popen([sys.executable, "-c", code], **how) as process:
