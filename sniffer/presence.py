@@ -11,6 +11,7 @@ the first messages of a pod, and nothing more.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import sys
@@ -42,10 +43,11 @@ def say() -> None:
     cancel()
     if _said is not None or not sys.platform.startswith("linux"):
         return
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        made.bind(f"\0{NAME}")
-    except OSError:
-        made.close()
-    else:
+    with contextlib.suppress(OSError):  # the name is taken, or this process may have no such socket
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            made.bind(f"\0{NAME}")
+        except OSError:
+            made.close()
+            raise
         _said = made

@@ -107,6 +107,17 @@ def test_a_second_daemon() -> None:
     assert done.stdout == "None\n"
 
 
+def test_where_no_such_socket_may_be_made() -> None:
+    """A system that allows no Unix sockets keeps no daemon from its work."""
+    code = (
+        "import errno, socket; from sniffer import presence\n"
+        "def refused(*_): raise OSError(errno.EAFNOSUPPORT, 'planted')\n"
+        "socket.socket = refused; presence.say(); print(presence._said)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "None\n"
+
+
 def test_the_probe_is_cheap() -> None:
     """The probe costs a few milliseconds of CPU: it is run each second, within what the container is given."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

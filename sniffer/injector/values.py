@@ -43,7 +43,7 @@ Reference = Literal["secretKeyRef", "configMapKeyRef"]
 REFERENCES: Final[Mapping[Reference, str]] = {"secretKeyRef": "Secret", "configMapKeyRef": "ConfigMap"}
 
 STDOUT_MAX_LINE: Final = 16_000
-"""OUTPUT_STDOUT_MAX_LINE with OUTPUT_STDOUT: container runtimes split lines at 16 KiB, their own prefix included."""
+"""OUTPUT_STDOUT_MAX_LINE with OUTPUT_STDOUT: container runtimes split lines at 16 KiB."""
 STDOUT_BODY_SIZE: Final = 8192
 """MAX_BODY_SIZE with OUTPUT_STDOUT: few lines are then longer than that, and cut, but for what has to be escaped."""
 
