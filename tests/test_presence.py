@@ -75,6 +75,19 @@ def test_it_says_so_when_it_waits() -> None:
         assert process.poll() is None
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"PORTS": "nonsense"}, {"OUTPUT_URL": "http://c/", "TCP_SNIFFER_PRODUCTION": "yes"}, {"UI_ADDRESS": "x"}]
+)
+def test_it_says_so_when_its_configuration_is_wrong(wrong: dict[str, str]) -> None:
+    """A wrong variable that is held has started too; a stop ends it with 1."""
+    environ = {"PORTS": "80", "INTERFACE": "any", "OUTPUT_STDOUT": "true", "ON_CAPTURE_ERROR": "hold"}
+    with in_a_pod(**environ | wrong) as (process, probe):
+        until(probe)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 1
+
+
 def test_a_start_that_hangs_is_given_out_for_one() -> None:
     """What takes longer than LATEST_S, as a spool on a disk that does not answer, holds up no pod."""
     code = (
