@@ -110,6 +110,14 @@ CASES = (
     ),
     # dry, since a pod whose owner does not exist is collected at once
     Case(pod("job", PLAIN, IN, owners=[_JOB]), "initContainers", dry_run=True),
+    Case(pod("workflow", PLAIN, IN | {"workflows.argoproj.io/workflow": "none"}), "initContainers"),
+    Case(
+        pod("reference", PLAIN, IN, annotations={"tcp-sniffer/interface": "$(PORTS)"}),
+        "containers",
+        {"INTERFACE": "$$(PORTS)"},
+    ),
+    Case(pod("namespace-no", OPTED_IN, {"tcp-sniffer/inject": "False"}), None),
+    Case(pod("windows", PLAIN, IN, nodeSelector={"kubernetes.io/os": "windows"}), None),
     Case(pod("host-network", PLAIN, IN, hostNetwork=True), None),
     Case(pod("restricted", RESTRICTED, IN), None),
 )
