@@ -11,6 +11,7 @@ import asyncio
 import socket
 import ssl
 import time
+import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -93,8 +94,9 @@ class Bodies:
         try:
             async with mine.timeout:
                 yield
-        except TimeoutError:
-            if mine.evicted:
+        except BaseException as error:
+            _let_go(error)
+            if mine.evicted and isinstance(error, TimeoutError):
                 raise Evicted from None
             raise
         finally:
@@ -106,6 +108,14 @@ class Bodies:
             body.evicted = True
             body.timeout.reschedule(0)  # ends the read in its own task, which then lets go of what it has
         self._held.remove(body)
+
+
+def _let_go(error: BaseException) -> None:
+    """Empties the frames that an error has ended: what was read of a body may wait for the collector in one."""
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__context__
 
 
 @dataclass(eq=False)

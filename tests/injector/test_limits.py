@@ -14,6 +14,7 @@ import ssl
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -398,6 +399,41 @@ async def test_a_body_whose_time_ends_as_it_has_to_make_way(monkeypatch: pytest.
     async with bodies.room(50, 5):
         pass
     assert await first == "late"
+
+
+class Large:
+    """What was read of a body."""
+
+
+@pytest.mark.parametrize("why", ["late", "evicted", "broken"])
+async def test_what_was_read_of_a_body_is_let_go_of(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that does not become whole is gone with its error, which may be in a cycle and wait for the collector."""
+    monkeypatch.setattr(limits, "PATIENCE_S", 0)
+    bodies, kept = Bodies(100), []
+
+    async def read() -> None:
+        large = Large()
+        kept.append(weakref.ref(large))
+        if why == "broken":
+            raise ConnectionResetError
+        await asyncio.Event().wait()
+
+    async def reading() -> BaseException:
+        try:
+            async with bodies.room(100, 0.1 if why == "late" else 20):
+                await read()
+        except (TimeoutError, Evicted, ConnectionError) as error:
+            assert kept[0]() is None
+            return error
+        raise AssertionError
+
+    task = asyncio.create_task(reading())
+    await asyncio.sleep(0)
+    if why == "evicted":
+        async with bodies.room(100, 5):
+            pass
+    expected = {"late": TimeoutError, "evicted": Evicted, "broken": ConnectionResetError}[why]
+    assert isinstance(await task, expected)
 
 
 async def test_a_body_that_was_read_leaves_room() -> None:
