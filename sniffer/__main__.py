@@ -37,6 +37,9 @@ def main() -> None:
     signals.take(_leave)
     try:
         _open_standard_streams()
+        from sniffer import presence
+
+        presence.expect()
         from sniffer import cli  # after the handlers: this takes a while, and may fail
     except Exception as error:
         print(f"tcp-sniffer: cannot start: {type(error).__name__}: {error}", file=sys.stderr)

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from sniffer import __version__, logs, memory, privileges, signals
+from sniffer import __version__, logs, memory, presence, privileges, signals
 from sniffer import config as config_module
 from sniffer.config import SnifferConfig, split_address
 from sniffer.errors import EXIT_CONFIG, EXIT_OK, EXIT_RUNTIME, Problem, SnifferError, ValidationError
@@ -363,6 +363,8 @@ class _Daemon:
         # Plain handlers, not the loop's: a third signal must end a loop that is stuck.
         signals.take(self._on_stop)
         signal.signal(signal.SIGUSR1, self._on_usr1)
+        if config.read:
+            presence.cancel()
         async with contextlib.AsyncExitStack() as opened:
             try:
                 await self._open(opened, display, page)
@@ -379,6 +381,8 @@ class _Daemon:
                 self._tasks.append(self._loop.create_task(self._stop_without_outputs()))
             else:
                 await sniffer.hold(self._failed)
+            if not config.read:
+                presence.say()
             # What the imports made stays: the collector need not look through it again and again. The collection tells
             # it how little is left, so that it comes in time.
             gc.freeze()

@@ -17,13 +17,13 @@ from sniffer.config import (
     SnifferConfig,
     check_file,
     check_ports,
-    check_url,
     read_ports,
 )
 from sniffer.errors import Problem, SnifferError, ValidationError
 from sniffer.flags import NO_VALUE, FlagParser
 from sniffer.injector.values import (
     STDOUT_BODY_SIZE,
+    STDOUT_MAX_LINE,
     Resources,
     SecretKey,
     Variable,
@@ -32,6 +32,7 @@ from sniffer.injector.values import (
     check_interface,
     check_label_key,
     check_label_value,
+    check_output_url,
     check_secret_key,
     check_variables,
     contradictions,
@@ -58,12 +59,13 @@ from sniffer.options import (
     whole,
 )
 
+NATIVE_ANNOTATION: Final = "tcp-sniffer/native-sidecar"
 ANNOTATIONS: Final = {
     "tcp-sniffer/ports": "default_ports",
     "tcp-sniffer/interface": "default_interface",
     "tcp-sniffer/output-url": "output_url",
     "tcp-sniffer/resources": "resources",
-    "tcp-sniffer/native-sidecar": "native_sidecar",
+    NATIVE_ANNOTATION: "native_sidecar",
     "tcp-sniffer/run-as-root": "run_as_root",
     "tcp-sniffer/spool": "spool_size",
 }
@@ -142,7 +144,7 @@ class InjectorOptions(Options):
         help="INTERFACE of the container, where annotation tcp-sniffer/interface does not say otherwise",
     )
     output_url: MaybeText = Option(
-        check_url,
+        check_output_url,
         group=CONTAINER,
         metavar="URL",
         shown="none: messages go to the container's standard output",
@@ -185,7 +187,7 @@ class InjectorOptions(Options):
         default=JOBS,
         group=CONTAINER,
         metavar=f"{NEVER}|{JOBS}|{ALWAYS}",
-        help="inject as a native sidecar (Kubernetes 1.29 or later): never, into the pods of Jobs, always",
+        help="inject as a native sidecar (Kubernetes 1.29 or later): never, for Jobs and workflows, always",
     )
     run_as_root: Switch = switch(
         False,
@@ -282,8 +284,8 @@ class InjectorOptions(Options):
         sizes = [body_size.read(one.value) for one in self.sniffer_env if one.name == "MAX_BODY_SIZE" and one.value]
         if self.output_url is None and sizes and sizes[0] > STDOUT_BODY_SIZE:
             found.append(
-                f"sniffer_env: with a MAX_BODY_SIZE above {STDOUT_BODY_SIZE} and no output_url, container runtimes"
-                " split the lines of long messages"
+                f"sniffer_env: with a MAX_BODY_SIZE above {STDOUT_BODY_SIZE} and no output_url, bodies are cut all the"
+                f" same, to what fits into a line of {STDOUT_MAX_LINE} bytes"
             )
         return tuple(found)
 

@@ -13,9 +13,10 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final, Literal
 
+from sniffer import presence
 from sniffer.errors import ValidationError
-from sniffer.injector.options import ALWAYS, JOBS, NEVER, InjectorOptions
-from sniffer.injector.values import STDOUT_BODY_SIZE, quantity
+from sniffer.injector.options import ALWAYS, JOBS, NATIVE_ANNOTATION, NEVER, InjectorOptions
+from sniffer.injector.values import STDOUT_BODY_SIZE, STDOUT_MAX_LINE, opts_out, plain_variable, quantity
 
 OptedInBy = Literal["namespace", "pod"]
 """What the API server has matched: the label of the namespace, or that of the pod."""
@@ -23,6 +24,7 @@ OptedInBy = Literal["namespace", "pod"]
 Operation = dict[str, Any]
 JsonPatch = list[Operation]
 
+CONTAINERS: Final = ("containers", "initContainers")
 SYSTEM_NAMESPACES: Final = frozenset({"kube-system", "kube-public", "kube-node-lease"})
 UID: Final = 10001
 """The user of the image."""
@@ -31,6 +33,32 @@ SPOOL_DIR: Final = "/var/lib/tcp-sniffer/spool"
 SPOOL_ROOM: Final = 16 << 20
 """A kubelet evicts a pod whose emptyDir is over its limit: so that is a spool, one set aside, and this much more."""
 DOWNWARD: Final = {"POD_NAME": "metadata.name", "NAMESPACE": "metadata.namespace", "NODE_NAME": "spec.nodeName"}
+
+OS_LABELS: Final = ("kubernetes.io/os", "beta.kubernetes.io/os")
+WINDOWS_BUILD_LABEL: Final = "node.kubernetes.io/windows-build"
+"""A label of Windows nodes alone."""
+
+WAITING_OWNERS: Final[Mapping[str, frozenset[str]]] = {
+    "batch": frozenset({"Job"}),
+    "batch.volcano.sh": frozenset({"Job"}),
+    "argoproj.io": frozenset({"Workflow"}),
+    "tekton.dev": frozenset({"TaskRun", "PipelineRun", "Run", "CustomRun"}),
+    "sparkoperator.k8s.io": frozenset({"SparkApplication", "ScheduledSparkApplication"}),
+    "spark.apache.org": frozenset({"SparkApplication", "SparkCluster"}),
+}
+"""Controllers that take a pod for done when all of its containers have ended, by API group and kind."""
+WAITING_LABELS: Final = frozenset(
+    {
+        "batch.kubernetes.io/job-name",
+        "volcano.sh/job-name",
+        "workflows.argoproj.io/workflow",
+        "tekton.dev/taskRun",
+        "tekton.dev/pipelineRun",
+        "sparkoperator.k8s.io/app-name",
+        "spark-role",  # Spark's own: an executor is owned by the pod of its driver
+    }
+)
+"""What these put on their pods, for those that another object owns."""
 
 
 class Reason(StrEnum):
@@ -81,11 +109,11 @@ def build_patch(
         options = options.for_pod(annotations)
     except ValidationError as error:
         return Decision(None, Reason.INVALID_ANNOTATION, str(error))
-    is_job = _belongs_to_job(metadata)
+    waited_for = _is_waited_for(metadata)
     # A pod's own annotation that says never is respected: its owner may end the container in another way.
-    if is_job and options.native_sidecar == NEVER and not annotations.get("tcp-sniffer/native-sidecar"):
+    if waited_for and options.native_sidecar == NEVER and not str(annotations.get(NATIVE_ANNOTATION) or "").strip():
         return Decision(None, Reason.JOB_WITHOUT_NATIVE_SIDECAR)
-    native = options.native_sidecar == ALWAYS or (options.native_sidecar == JOBS and is_job)
+    native = options.native_sidecar == ALWAYS or (options.native_sidecar == JOBS and waited_for)
 
     grace = spec.get("terminationGracePeriodSeconds")
     resulting = options.termination_grace_period_seconds if grace is None else int(grace)
@@ -118,7 +146,7 @@ def _skip(
     if namespace_name in SYSTEM_NAMESPACES:
         return Decision(None, Reason.SYSTEM_NAMESPACE, namespace_name)
     label = _mapping(metadata.get("labels")).get(options.inject_label_key)
-    if label == "false":
+    if opts_out(label):
         return Decision(None, Reason.OPTED_OUT)
     if opted_in_by == "pod" and label != options.inject_label_value:
         return Decision(None, Reason.NOT_OPTED_IN)
@@ -131,11 +159,42 @@ def _skip(
         return Decision(None, Reason.NO_CONTAINERS)
     if spec.get("hostNetwork"):
         return Decision(None, Reason.HOST_NETWORK)
-    if _mapping(spec.get("os")).get("name") == "windows":
+    if _runs_on_windows(spec):
         return Decision(None, Reason.WINDOWS)
     if options.sniffer_container_name in _names(spec):
         return Decision(None, Reason.ALREADY_INJECTED)
     return None
+
+
+def _runs_on_windows(spec: Mapping[str, Any]) -> bool:
+    """Whether the pod says so, or chooses nodes that have nothing else."""
+    if _says_windows(_mapping(spec.get("os")).get("name")):
+        return True
+    selector = _mapping(spec.get("nodeSelector"))
+    if WINDOWS_BUILD_LABEL in selector or any(_says_windows(selector.get(key)) for key in OS_LABELS):
+        return True
+    affinity = _mapping(_mapping(spec.get("affinity")).get("nodeAffinity"))
+    required = _mapping(affinity.get("requiredDuringSchedulingIgnoredDuringExecution"))
+    # one of the terms has to match, all expressions of that one; an empty term matches no node
+    terms = [term for term in _mappings(required.get("nodeSelectorTerms")) if any(term.values())]
+    return bool(terms) and all(any(map(_matches_windows_only, _mappings(t.get("matchExpressions")))) for t in terms)
+
+
+def _matches_windows_only(expression: Mapping[str, Any]) -> bool:
+    key, operator = expression.get("key"), expression.get("operator")
+    values = expression.get("values")
+    values = values if isinstance(values, list) else []
+    if key == WINDOWS_BUILD_LABEL:
+        return operator not in ("NotIn", "DoesNotExist")
+    if key not in OS_LABELS:
+        return False
+    return (operator == "In" and bool(values) and all(map(_says_windows, values))) or (
+        operator == "NotIn" and "linux" in values
+    )
+
+
+def _says_windows(value: object) -> bool:
+    return isinstance(value, str) and value.lower() == "windows"
 
 
 def build_sniffer_container(
@@ -150,6 +209,9 @@ def build_sniffer_container(
     }
     if native:
         container["restartPolicy"] = "Always"
+    if native and options.on_capture_error == "hold":
+        # What follows waits until the sniffer watches. One that ends where it cannot would be waited for, for ever.
+        container["startupProbe"] = build_startup_probe()
     if resources := options.resources.manifest():
         container["resources"] = resources
     user = 0 if options.run_as_root else UID
@@ -166,6 +228,16 @@ def build_sniffer_container(
     if _spools(options):
         container["volumeMounts"] = [{"name": SPOOL_VOLUME, "mountPath": SPOOL_DIR}]
     return container
+
+
+def build_startup_probe() -> dict[str, Any]:
+    """Of a native sidecar: looked at each second. Only a container that hangs altogether is restarted by it."""
+    return {
+        "exec": {"command": list(presence.PROBE)},
+        "periodSeconds": 1,
+        "timeoutSeconds": 5,
+        "failureThreshold": 3 * int(presence.LATEST_S),
+    }
 
 
 def build_spool_volume(options: InjectorOptions) -> dict[str, Any]:
@@ -190,15 +262,16 @@ def build_env(
     grace = options.termination_grace_period_seconds if grace_seconds is None else grace_seconds
     drain_ms = min(25, max(1, grace - 5)) * 1000
     delay_ms = 0 if native else min(5000, drain_ms // 2)
-    env: list[dict[str, Any]] = [
-        {"name": "PORTS", "value": ",".join(map(str, options.default_ports))},
-        {"name": "INTERFACE", "value": options.default_interface},
-        {"name": "OUTPUT_URL", "value": options.output_url or ""},
+    env = [
+        plain_variable("PORTS", ",".join(map(str, options.default_ports))),
+        plain_variable("INTERFACE", options.default_interface),
+        plain_variable("OUTPUT_URL", options.output_url or ""),
     ]
     if options.output_url is None:
-        env.append({"name": "OUTPUT_STDOUT", "value": "true"})
+        env.append(plain_variable("OUTPUT_STDOUT", "true"))
+        env.append(plain_variable("OUTPUT_STDOUT_MAX_LINE", str(STDOUT_MAX_LINE)))
         if all(variable.name != "MAX_BODY_SIZE" for variable in options.sniffer_env):
-            env.append({"name": "MAX_BODY_SIZE", "value": str(STDOUT_BODY_SIZE)})
+            env.append(plain_variable("MAX_BODY_SIZE", str(STDOUT_BODY_SIZE)))
     if secret := options.output_url_auth_token_secret:
         # optional: a missing Secret must not keep the pod from starting
         reference = {"name": secret.name, "key": secret.key, "optional": True}
@@ -206,13 +279,13 @@ def build_env(
     for name, path in DOWNWARD.items():
         env.append({"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}})
     if options.production:
-        env.append({"name": "TCP_SNIFFER_PRODUCTION", "value": "true"})
-    env.append({"name": "DRAIN_TIMEOUT_MS", "value": str(drain_ms)})
-    env.append({"name": "STOP_DELAY_MS", "value": str(delay_ms)})
-    env.append({"name": "ON_CAPTURE_ERROR", "value": options.on_capture_error})
+        env.append(plain_variable("TCP_SNIFFER_PRODUCTION", "true"))
+    env.append(plain_variable("DRAIN_TIMEOUT_MS", str(drain_ms)))
+    env.append(plain_variable("STOP_DELAY_MS", str(delay_ms)))
+    env.append(plain_variable("ON_CAPTURE_ERROR", options.on_capture_error))
     if _spools(options):
-        env.append({"name": "SPOOL_DIR", "value": SPOOL_DIR})
-        env.append({"name": "SPOOL_SIZE", "value": str(options.spool_size)})
+        env.append(plain_variable("SPOOL_DIR", SPOOL_DIR))
+        env.append(plain_variable("SPOOL_SIZE", str(options.spool_size)))
     env.extend(variable.manifest() for variable in options.sniffer_env)
     return env
 
@@ -288,18 +361,19 @@ def _amount(resources: Mapping[str, Any], side: str, kind: str) -> Decimal | Non
     return None if value is None else quantity(str(value))
 
 
-def _belongs_to_job(metadata: Mapping[str, Any]) -> bool:
+def _is_waited_for(metadata: Mapping[str, Any]) -> bool:
+    """Whether a controller waits for all containers of the pod to end: a regular sidecar would keep it for ever."""
+    if WAITING_LABELS & _mapping(metadata.get("labels")).keys():
+        return True
     return any(
-        owner.get("kind") == "Job" and str(owner.get("apiVersion", "")).startswith("batch/")
-        for owner in metadata.get("ownerReferences") or ()
+        owner.get("kind") in WAITING_OWNERS.get(str(owner.get("apiVersion")).partition("/")[0], ())
+        for owner in _mappings(metadata.get("ownerReferences"))
     )
 
 
 def _names(spec: Mapping[str, Any], *keys: str) -> list[Any]:
     """Names in these lists, by default of all containers: native sidecars are init containers."""
-    return [
-        _mapping(entry).get("name") for key in keys or ("containers", "initContainers") for entry in spec.get(key) or ()
-    ]
+    return [_mapping(entry).get("name") for key in keys or CONTAINERS for entry in spec.get(key) or ()]
 
 
 def _add(path: str, value: Any) -> Operation:
@@ -309,3 +383,8 @@ def _add(path: str, value: Any) -> Operation:
 def _mapping(value: Any) -> Mapping[str, Any]:
     """`value` if it is an object, else an empty one: absent, null and broken are the same here."""
     return value if isinstance(value, Mapping) else {}
+
+
+def _mappings(value: Any) -> list[Mapping[str, Any]]:
+    """The objects of `value` if it is a list, else none."""
+    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []

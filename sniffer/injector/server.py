@@ -12,8 +12,10 @@ import json
 import logging
 import ssl
 import time
+import zlib
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +24,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from sniffer.errors import SnifferError
+from sniffer.injector.limits import BODY_S, GOODBYE_S, Bodies, Door, Evicted, Seldom, short
 from sniffer.injector.options import InjectorOptions
 from sniffer.injector.patch import Decision, OptedInBy, Reason, build_patch
 from sniffer.options import read_small
@@ -31,6 +34,19 @@ log: Final = logging.getLogger("sniffer.injector")
 API_VERSION: Final = "admission.k8s.io/v1"
 BODY_LIMIT: Final = 6 << 20
 """Bytes of a request: twice what an API server takes for an object, since a review may hold two."""
+BODIES_LIMIT: Final = 4 * BODY_LIMIT
+"""Bytes of all requests that are being read."""
+KEPT_BODY: Final = 64 << 10
+"""Bytes: aiohttp holds a connection's last body until the next one, so after a larger one the connection is closed."""
+VALUES_LIMIT: Final = 200_000
+"""Values in a request: each takes up to 72 bytes of memory, however short. No object of Kubernetes has so many."""
+LONGEST_UID: Final = 128
+LONGEST_DETAIL: Final = 1024
+HEAD_LIMITS: Final[Any] = {"max_line_size": 4096, "max_field_size": 8190, "max_headers": 32, "read_bufsize": 16384}
+"""Bytes of a request line and of a field, number of fields, and bytes of a body that are read before anybody asks."""
+REPEAT_S: Final = 10.0
+"""An API server calls again for the same pod within this time, or not at all."""
+MOST_REMEMBERED: Final = 1024
 MOST_PAIR_FILE: Final = 1 << 20
 """Bytes of a certificate or a key."""
 KEEPALIVE_S: Final = 150
@@ -53,7 +69,7 @@ EXPLANATIONS: Final[Mapping[Reason, str]] = {
     Reason.NO_CONTAINERS: "the pod has no containers",
     Reason.HOST_NETWORK: "the pod uses the network of its node",
     Reason.WINDOWS: "the pod runs on Windows",
-    Reason.JOB_WITHOUT_NATIVE_SIDECAR: "a regular container would keep the Job from completing",
+    Reason.JOB_WITHOUT_NATIVE_SIDECAR: "a regular container would keep its Job or workflow from completing",
     Reason.INTERNAL_ERROR: "the injector failed; its log says why",
 }
 
@@ -142,6 +158,61 @@ def _try_out(server: ssl.SSLContext, certificate: bytes) -> float:
     return float(ssl.cert_time_to_seconds(str(shown["notAfter"])))
 
 
+class _Sent(msgspec.Struct):
+    """What of an object API servers set before they call webhooks, as it stands in the request."""
+
+    name: msgspec.Raw = msgspec.Raw()
+    generateName: msgspec.Raw = msgspec.Raw()  # noqa: N815 - as the API has it
+    managedFields: msgspec.Raw = msgspec.Raw()  # noqa: N815
+
+
+class _SentObject(msgspec.Struct):
+    metadata: _Sent
+
+
+class _SentRequest(msgspec.Struct):
+    object: msgspec.Raw
+    namespace: msgspec.Raw = msgspec.Raw()
+
+
+class _SentReview(msgspec.Struct):
+    request: _SentRequest
+
+
+class Decided:
+    """The pods of the last seconds, to know the second call for one: another webhook has changed it after the first.
+
+    A call carries nothing that tells. But an API server notes who has sent a pod, and when, before it calls the first
+    webhook, so that both calls agree in that, and the pods differ in something else.
+    """
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[int, tuple[float, int, Reason]] = OrderedDict()
+
+    def again(self, body: bytes, reason: Reason) -> bool:
+        """Whether this pod's decision has been told already. Remembers it where it is the first."""
+        try:
+            request = msgspec.json.decode(body, type=_SentReview).request
+            sent = msgspec.json.decode(request.object, type=_SentObject).metadata
+        except msgspec.DecodeError:  # no pod
+            return False
+        parts = (request.namespace, sent.name, sent.generateName, sent.managedFields)
+        key, content, now = hash(tuple(map(bytes, parts))), hash(bytes(request.object)), time.monotonic()
+        while self._known and (len(self._known) >= MOST_REMEMBERED or self._oldest() + REPEAT_S < now):
+            self._known.popitem(last=False)
+        first = self._known.get(key)
+        if first is not None and content != first[1]:
+            follows = Reason.ALREADY_INJECTED if first[2] is Reason.INJECTED else first[2]
+            if reason is follows:
+                return True
+        self._known[key] = now, content, reason
+        self._known.move_to_end(key)
+        return False
+
+    def _oldest(self) -> float:
+        return next(iter(self._known.values()))[0]
+
+
 class Metrics:
     """What is counted, in a registry of its own."""
 
@@ -149,7 +220,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.reviews = Counter(
             "tcp_sniffer_injector_reviews",
-            "Admission reviews answered, by result and reason",
+            "Pods decided on, by result and reason",
             ["result", "reason"],
             registry=self.registry,
         )
@@ -157,6 +228,12 @@ class Metrics:
             "tcp_sniffer_injector_bad_requests",
             "Requests that were no admission review, by status",
             ["status"],
+            registry=self.registry,
+        )
+        self.connections_closed = Counter(
+            "tcp_sniffer_injector_connections_closed",
+            "Connections that had to make way, or sent no request in time, by reason",
+            ["reason"],
             registry=self.registry,
         )
         self.seconds = Histogram(
@@ -180,6 +257,8 @@ class Metrics:
             self.reviews.labels(result_of(reason), reason)
         for result in ("replaced", "refused"):
             self.reloads.labels(result)
+        for cause in ("limit", "late"):
+            self.connections_closed.labels(cause)
 
 
 def result_of(reason: Reason) -> str:
@@ -189,6 +268,8 @@ def result_of(reason: Reason) -> str:
 
 def read_review(body: bytes) -> dict[str, Any]:
     """The `request` of an AdmissionReview v1; BadReview says what is wrong with anything else."""
+    if sum(map(body.count, (b",", b"[", b"{"))) > VALUES_LIMIT:
+        raise BadReview(f"more than {VALUES_LIMIT} values")
     try:
         review = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -201,8 +282,8 @@ def read_review(body: bytes) -> dict[str, Any]:
     request = review.get("request")
     if not isinstance(request, dict):
         raise BadReview("no request")
-    if not isinstance(request.get("uid"), str) or not request["uid"]:
-        raise BadReview("no request.uid")
+    if not isinstance(request.get("uid"), str) or not 0 < len(request["uid"]) <= LONGEST_UID:
+        raise BadReview("no request.uid, or none that is one")
     return request
 
 
@@ -228,7 +309,7 @@ def answer(request: Mapping[str, Any], decision: Decision) -> dict[str, Any]:
         "auditAnnotations": {"result": result_of(decision.reason), "reason": str(decision.reason)},
     }
     if decision.detail:
-        response["auditAnnotations"]["detail"] = decision.detail
+        response["auditAnnotations"]["detail"] = short(decision.detail, LONGEST_DETAIL)
     if decision.patch:
         rendered = json.dumps(decision.patch, separators=(",", ":")).encode("ascii")
         response["patchType"] = "JSONPatch"
@@ -261,6 +342,10 @@ class Webhook:
         self.metrics = Metrics()
         self.metrics.not_after.set_function(lambda: certificate.not_after)
         self.draining = False
+        self.door: Door | None = None
+        self._bodies = Bodies(BODIES_LIMIT)
+        self._decided = Decided()
+        self._bad, self._closed = Seldom(), Seldom()
 
     def application(self) -> web.Application:
         """The routes; anything else is 404, another method 405."""
@@ -296,29 +381,24 @@ class Webhook:
     ) -> web.StreamResponse:
         """Counts refused requests, and turns clients away gently while the server drains."""
         try:
-            response = await handler(request)
+            with self.door.request(request.transport) if self.door is not None else nullcontext():
+                response = await handler(request)
         except web.HTTPException as error:
             self.metrics.bad_requests.labels(error.status).inc()
             response = web.Response(status=error.status, text=error.text, headers=_kept(error.headers))
-        if self.draining:
+        if self.draining or (request.content_length or 0) > KEPT_BODY or "Transfer-Encoding" in request.headers:
             response.force_close()
         return response
 
     async def _mutate(self, request: web.Request) -> web.Response:
         if request.content_type != "application/json":
             raise web.HTTPUnsupportedMediaType(text="the content type must be application/json")
-        try:
-            async with asyncio.timeout(_deadline(request)):
-                body = await request.read()
-        except TimeoutError:
-            raise web.HTTPRequestTimeout(text="the request did not arrive in time") from None
-        except web.RequestPayloadError as error:
-            raise web.HTTPBadRequest(text=f"the body cannot be read: {error}") from None
+        body = await self._read(request)
         started = time.perf_counter()
         try:
             review = read_review(body)
         except BadReview as error:
-            log.warning("bad request", extra={"fields": {"error": str(error)}})
+            self.bad_request(str(error))
             raise web.HTTPBadRequest(text=str(error)) from None
         opted_in_by = PATHS[request.path]
         decision = decide(review, opted_in_by, self.options)
@@ -329,10 +409,46 @@ class Webhook:
             decision = Decision(None, Reason.INTERNAL_ERROR, type(error).__name__)
             rendered = msgspec.json.encode(answer(review, decision))
         elapsed = time.perf_counter() - started
-        self.metrics.reviews.labels(result_of(decision.reason), decision.reason).inc()
         self.metrics.seconds.observe(elapsed)
-        _log_decision(review, opted_in_by, decision, elapsed)
+        if not self._decided.again(body, decision.reason):
+            self.metrics.reviews.labels(result_of(decision.reason), decision.reason).inc()
+            _log_decision(review, opted_in_by, decision, elapsed)
         return web.Response(body=rendered, content_type="application/json")
+
+    async def _read(self, request: web.Request) -> bytes:
+        """The body, without its content coding; the HTTPException that says why there is none."""
+        announced = BODY_LIMIT if request.content_length is None else request.content_length
+        if announced > BODY_LIMIT:
+            raise web.HTTPRequestEntityTooLarge(BODY_LIMIT)
+        try:
+            async with self._bodies.room(announced, min(BODY_S, _deadline(request))):
+                body = await request.read()
+            return _decoded(body, request.headers.get("Content-Encoding", "identity").strip().lower())
+        except TimeoutError:
+            raise web.HTTPRequestTimeout(text="the request did not arrive in time") from None
+        except Evicted:
+            raise web.HTTPServiceUnavailable(text="too many requests are on their way") from None
+        except (web.RequestPayloadError, ConnectionError, zlib.error) as error:
+            raise web.HTTPBadRequest(text=f"the body cannot be read: {error}") from None
+
+    def bad_request(self, error: str) -> None:
+        """Logs a request that is none of an API server's, with those since the last line."""
+        if (fields := self._bad.due()) is not None:
+            log.warning("bad request", extra={"fields": {"error": short(error, LONGEST_WARNING), **fields}})
+
+    def connection_closed(self, reason: str) -> None:
+        """Counts and logs a connection that had to go."""
+        self.metrics.connections_closed.labels(reason).inc()
+        if (fields := self._closed.due()) is not None:
+            log.warning("connection closed", extra={"fields": {"reason": reason, **fields}})
+
+    def in_one_line(self, record: logging.LogRecord) -> bool:
+        """What is no HTTP (a port scan, plain text) is one line without a traceback, as a request that is no review."""
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, HttpProcessingError):
+            return True
+        self.bad_request(" ".join(error.message.split()))
+        return False
 
     async def _healthz(self, request: web.Request) -> web.Response:  # noqa: ARG002
         return web.Response(text="ok\n")
@@ -348,14 +464,19 @@ class Webhook:
         return web.Response(body=generate_latest(self.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-def _in_one_line(record: logging.LogRecord) -> bool:
-    """What is no HTTP (a port scan, plain text) is one line without a traceback, like a request that is no review."""
-    error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, HttpProcessingError):
-        record.levelno, record.levelname = logging.WARNING, "WARNING"
-        record.msg, record.args, record.exc_info = "bad request", (), None
-        record.fields = {"error": " ".join(error.message.split())[:LONGEST_WARNING]}
-    return True
+def _decoded(body: bytes, coding: str) -> bytes:
+    """A body without its content coding, no more of it than BODY_LIMIT. zlib.error where it is in another."""
+    if coding in ("", "identity"):
+        return body
+    if coding not in ("gzip", "deflate"):
+        raise zlib.error("only gzip and deflate are understood")
+    decoder = zlib.decompressobj(zlib.MAX_WBITS + (16 if coding == "gzip" else 0))
+    made = decoder.decompress(body, BODY_LIMIT + 1)
+    if len(made) > BODY_LIMIT:
+        raise web.HTTPRequestEntityTooLarge(BODY_LIMIT)
+    if not decoder.eof:
+        raise zlib.error("it is cut")
+    return made
 
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:
@@ -375,8 +496,8 @@ def _log_decision(request: Mapping[str, Any], opted_in_by: OptedInBy, decision: 
     metadata = metadata if isinstance(metadata, dict) else {}
     fields = {
         "uid": request["uid"],
-        "namespace": request.get("namespace"),
-        "pod": request.get("name") or metadata.get("name") or metadata.get("generateName"),
+        "namespace": short(request.get("namespace")),
+        "pod": short(request.get("name") or metadata.get("name") or metadata.get("generateName")),
         "optedInBy": opted_in_by,
         "dryRun": request.get("dryRun") is True,
         "result": result_of(decision.reason),
@@ -384,7 +505,7 @@ def _log_decision(request: Mapping[str, Any], opted_in_by: OptedInBy, decision: 
         "durationMs": round(elapsed * 1000, 3),
     }
     if decision.detail:
-        fields["detail"] = decision.detail
+        fields["detail"] = short(decision.detail, LONGEST_DETAIL)
     level = logging.INFO if decision.reason in QUIET or decision.patch else logging.WARNING
     log.log(level, "admission", extra={"fields": fields})
 
@@ -406,19 +527,26 @@ async def serve(
     port = options.port if port is None else port
     webhook = Webhook(options, Certificate(str(options.tls_cert_file), str(options.tls_key_file)))
     http_log = logging.getLogger("sniffer.injector.http")
-    http_log.addFilter(_in_one_line)
+    http_log.addFilter(webhook.in_one_line)
     runner = web.AppRunner(
-        webhook.application(), access_log=None, keepalive_timeout=KEEPALIVE_S, shutdown_timeout=5.0, logger=http_log
+        webhook.application(),
+        access_log=None,
+        keepalive_timeout=KEEPALIVE_S,
+        shutdown_timeout=5.0,
+        logger=http_log,
+        lingering_time=GOODBYE_S,
+        auto_decompress=False,
+        **HEAD_LIMITS,
     )
     await runner.setup()
+    assert runner.server is not None  # noqa: S101 - made by setup
+    webhook.door = door = Door(runner.server, webhook.certificate.context, closed=webhook.connection_closed)
     watch = asyncio.create_task(webhook.watch_certificate(certificate_poll_s))
     try:
-        site = web.TCPSite(runner, options.address, port, ssl_context=webhook.certificate.context)
         try:
-            await site.start()
+            port = door.open(options.address, port)
         except OSError as error:
             raise SnifferError(f"cannot listen on port {port}: {error.strerror or error}") from error
-        port = runner.addresses[0][1]
         log.info("listening", extra={"fields": {"port": port, "notAfter": webhook.certificate.not_after}})
         if on_listening is not None:
             on_listening(port)
@@ -430,5 +558,7 @@ async def serve(
         watch.cancel()
         with suppress(asyncio.CancelledError):
             await watch
+        await door.close()
         await runner.cleanup()
+        http_log.removeFilter(webhook.in_one_line)
     log.info("stopped")

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import yaml
 
-from sniffer.config import SnifferConfig
+from sniffer.config import SnifferConfig, check_url
 from sniffer.errors import ValidationError
 from sniffer.options import likely, quote, split
 
@@ -23,6 +23,7 @@ SET_BY_INJECTOR: Final = frozenset(
         "INTERFACE",
         "OUTPUT_URL",
         "OUTPUT_STDOUT",
+        "OUTPUT_STDOUT_MAX_LINE",
         "OUTPUT_URL_AUTH_TOKEN",
         "OUTPUT_URL_AUTH_TOKEN_FILE",  # not both
         "POD_NAME",
@@ -41,8 +42,10 @@ SET_BY_INJECTOR: Final = frozenset(
 Reference = Literal["secretKeyRef", "configMapKeyRef"]
 REFERENCES: Final[Mapping[Reference, str]] = {"secretKeyRef": "Secret", "configMapKeyRef": "ConfigMap"}
 
+STDOUT_MAX_LINE: Final = 16_000
+"""OUTPUT_STDOUT_MAX_LINE with OUTPUT_STDOUT: container runtimes split lines at 16 KiB."""
 STDOUT_BODY_SIZE: Final = 8192
-"""MAX_BODY_SIZE with OUTPUT_STDOUT: container runtimes split lines at 16 KiB."""
+"""MAX_BODY_SIZE with OUTPUT_STDOUT: few lines are then longer than that, and cut, but for what has to be escaped."""
 
 _QUANTITY: Final = re.compile(
     r"([+-]?[0-9]{1,18}(?:\.[0-9]{0,18})?|[+-]?\.[0-9]{1,18})([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]{1,2})?"
@@ -174,6 +177,15 @@ def check_secret_key(value: object, kind: str = "Secret") -> SecretKey | None:
     return SecretKey(name, key)
 
 
+def plain_variable(name: str, value: str) -> dict[str, Any]:
+    """A variable as a container lists it, whose process gets just this value.
+
+    A kubelet puts the value of the variable NAME in place of `$(NAME)`, so that a pod's own annotation could send a
+    secret of the container to whom it likes. It reads `$$` as `$`, wherever it stands; so every `$` is doubled.
+    """
+    return {"name": name, "value": value.replace("$", "$$")}
+
+
 class Variable(NamedTuple):
     """One further variable of the container: its value, or where each pod finds it."""
 
@@ -186,8 +198,7 @@ class Variable(NamedTuple):
         """As in a container. A reference is optional: what is missing must not keep a pod from starting."""
         if self.reference is not None and self.key is not None:
             return {"name": self.name, "valueFrom": {self.reference: {**self.key._asdict(), "optional": True}}}
-        # A kubelet reads $$ as $, and $(NAME) as another variable: what was checked is what the sniffer gets.
-        return {"name": self.name, "value": (self.value or "").replace("$", "$$")}
+        return plain_variable(self.name, self.value or "")
 
 
 def check_variables(value: object) -> tuple[Variable, ...]:
@@ -298,6 +309,14 @@ def check_image(value: object) -> str:
     return value
 
 
+def check_output_url(value: object) -> str | None:
+    """What the sniffer takes as OUTPUT_URL, without a reference to a variable, which nobody means to be posted to."""
+    url = check_url(value)
+    if url is not None and "$(" in url:
+        raise ValueError("must not contain '$(', which would refer to a variable of the container")
+    return url
+
+
 def check_interface(value: object) -> str:
     """A name that a Linux network interface can have, or `any`."""
     if not isinstance(value, str) or not re.fullmatch(r"(?!\.{1,2}$)[!-.0-~]{1,15}", value):
@@ -317,6 +336,11 @@ def check_label_value(value: object) -> str:
     """The value of a label, not empty and not the one that opts out."""
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", value):
         raise ValueError(f"must be the value of a label, not {quote(value)}")
-    if value == "false":
+    if opts_out(value):
         raise ValueError("must not be 'false', which opts out")
     return value
+
+
+def opts_out(value: object) -> bool:
+    """Whether a pod's label says no: `false` in any case, with blanks around it, or what YAML makes of a bare one."""
+    return str(value).strip().lower() == "false"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
             for stage, where in listed:
                 print(f"--- {stage}, the injector {where} the cluster")
                 run(stage, where, cluster, given)
-        except (Failed, Refused) as error:
+        except (Failed, Refused, subprocess.SubprocessError) as error:
             print(f"FAILED  {error}")
             return 1
     print("all as it must be")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 Manifest = dict[str, Any]
+GONE_S = 180
 
 
 class Failed(Exception):
@@ -45,8 +46,10 @@ class Cluster:
         return bool(self.run("get", kind, name, "--ignore-not-found", "--output", "name").strip())
 
     def apply(self, manifests: Iterable[Manifest]) -> None:
+        """Server-side: what a controller makes at the same time, as the account of a new namespace, is no error."""
         listed = {"apiVersion": "v1", "kind": "List", "items": list(manifests)}
-        self.run("apply", "--filename", "-", given=json.dumps(listed))
+        who = ["--server-side", "--field-manager=tcp-sniffer-e2e", "--force-conflicts"]
+        self.run("apply", *who, "--filename", "-", given=json.dumps(listed))
 
     def create(self, manifest: Manifest, *, dry_run: bool = False) -> Manifest:
         """The object as the API server stores it, or would."""
@@ -59,10 +62,38 @@ class Cluster:
 
     def delete(self, kind: str, name: str, namespace: str | None = None, *, wait: bool = False) -> None:
         where = ["--namespace", namespace] if namespace else []
-        self.run("delete", kind, name, *where, "--ignore-not-found", f"--wait={str(wait).lower()}")
+        waiting = ["--wait=true", f"--timeout={GONE_S}s"] if wait else ["--wait=false"]
+        self.run("delete", kind, name, *where, "--ignore-not-found", *waiting)
+
+    def remove_namespaces(self, names: Iterable[str]) -> None:
+        """They go at the same time, and are gone afterwards; without nodes there may be no controller to empty them."""
+        listed = list(names)
+        for wait in (False, True) if self.has_nodes() else (False,):
+            for name in listed:
+                self.delete("namespace", name, wait=wait)
+
+    def completed_pod(self, job: str, namespace: str) -> str:
+        """The pod of a Job that has done its work: tries that failed may have left others."""
+        selector = f"batch.kubernetes.io/job-name={job}"
+        where = ["--namespace", namespace, "--selector", selector, "--field-selector", "status.phase=Succeeded"]
+        found = self.run("get", "pods", *where, "--output", "name").split()
+        if not found:
+            raise Failed(f"no pod of job {job} has completed")
+        return found[0]
 
     def logs(self, what: str, namespace: str, container: str) -> str:
         return self.run("logs", what, "--namespace", namespace, "--container", container, "--tail=-1")
+
+
+def script(*command: str) -> None:
+    """Runs a program that is not kubectl; Failed with its own words otherwise."""
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except subprocess.CalledProcessError as error:
+        said = (error.stderr or error.stdout).strip() or f"it ended with {error.returncode}"
+        raise Failed(f"{command[0]}: {said}") from error
+    except OSError as error:
+        raise Failed(f"{command[0]} cannot be run: {error.strerror or error}") from error
 
 
 def until(reached: Callable[[], bool], what: str, seconds: float = 120, pause_s: float = 1) -> None:
@@ -110,17 +141,31 @@ def differences(pod: Manifest, expected: str | None, env: dict[str, str]) -> lis
     return problems
 
 
-def messages_in(log: str) -> list[Manifest]:
-    """The messages among the lines of a log: no line of ours has both `schema` and `level`."""
-    found = []
-    for line in log.splitlines():
+def records_in(log: str) -> Iterator[Manifest]:
+    """The messages and the lines of the sniffer's own in a log.
+
+    Failed where a line is neither: one that was cut, or merged with another, holds messages that nobody would miss.
+    """
+    for number, line in enumerate(log.splitlines(), 1):
+        if not line.strip():
+            continue
         try:
             record = json.loads(line)
         except ValueError:
-            continue
-        if isinstance(record, dict) and "schema" in record and "direction" in record:
-            found.append(record)
-    return found
+            record = None
+        if not isinstance(record, dict) or not {"schema", "level"} & record.keys():
+            raise Failed(f"line {number} of a log cannot be read: {line[:120]!r}")
+        yield record
+
+
+def messages_in(log: str) -> list[Manifest]:
+    """The messages among the lines of a log: no line of ours has both `schema` and `level`."""
+    return [record for record in records_in(log) if "schema" in record and "direction" in record]
+
+
+def watches(log: str) -> bool:
+    """Whether the sniffer that writes this log has begun to capture."""
+    return any((record.get("level"), record.get("message")) == ("info", "started") for record in records_in(log))
 
 
 def exchange(messages: Iterable[Manifest], method: str, path: str) -> tuple[Manifest, Manifest] | None:

@@ -28,7 +28,9 @@ from tests.e2e.cluster import (
     differences,
     exchange,
     messages_in,
+    script,
     until,
+    watches,
     wrong_with,
 )
 
@@ -108,6 +110,14 @@ CASES = (
     ),
     # dry, since a pod whose owner does not exist is collected at once
     Case(pod("job", PLAIN, IN, owners=[_JOB]), "initContainers", dry_run=True),
+    Case(pod("workflow", PLAIN, IN | {"workflows.argoproj.io/workflow": "none"}), "initContainers"),
+    Case(
+        pod("reference", PLAIN, IN, annotations={"tcp-sniffer/interface": "$(PORTS)"}),
+        "containers",
+        {"INTERFACE": "$$(PORTS)"},
+    ),
+    Case(pod("namespace-no", OPTED_IN, {"tcp-sniffer/inject": "False"}), None),
+    Case(pod("windows", PLAIN, IN, nodeSelector={"kubernetes.io/os": "windows"}), None),
     Case(pod("host-network", PLAIN, IN, hostNetwork=True), None),
     Case(pod("restricted", RESTRICTED, IN), None),
 )
@@ -179,7 +189,7 @@ def inside(cluster: Cluster, image: str) -> Iterator[Installed]:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         copied = shutil.copytree(KUSTOMIZE, Path(folder) / "kustomize")
         overlay = copied / "overlays/self-signed"
-        subprocess.run([str(overlay / "generate.sh")], check=True, capture_output=True)
+        script(str(overlay / "generate.sh"))
         name, _, tag = image.rpartition(":")
         with (overlay / "kustomization.yaml").open("a") as file:
             file.write(f'images:\n  - name: tcp-sniffer\n    newName: "{name}"\n    newTag: "{tag}"\n')
@@ -203,8 +213,7 @@ def inside(cluster: Cluster, image: str) -> Iterator[Installed]:
 def injection(cluster: Cluster, installed: AbstractContextManager[Installed], say: Say) -> None:
     """What is stored: opt-in, opt-out, annotations, modes, dry run, and pods that start while the injector is down."""
     with ExitStack() as stack:
-        for name in (PLAIN, OPTED_IN, RESTRICTED):
-            stack.callback(cluster.delete, "namespace", name)
+        stack.callback(cluster.remove_namespaces, [PLAIN, OPTED_IN, RESTRICTED])
         cluster.apply(namespaces())
         running = stack.enter_context(installed)
         probe = pod("probe", PLAIN, IN)
@@ -242,13 +251,15 @@ def traffic(cluster: Cluster, installed: AbstractContextManager[Installed], imag
     """What is captured: the sample's exchanges at the collector and in logs; a Job completes, a stop drains."""
     with ExitStack() as stack:
         stack.enter_context(installed)
-        stack.callback(cluster.delete, "namespace", SAMPLE, wait=True)
+        stack.callback(cluster.remove_namespaces, [SAMPLE])
         rendered = cluster.run("kustomize", str(ROOT / "deploy/sample"))
         manifests = [one for one in yaml.safe_load_all(rendered.replace("tcp-sniffer:latest", image)) if one]
         (job,) = [one for one in manifests if one["kind"] == "Job"]
         cluster.apply(one for one in manifests if one["kind"] != "Job")
         for name in ("collector", "echo"):
             cluster.run("rollout", "status", f"deployment/{name}", "--namespace", SAMPLE, "--timeout=180s")
+        # a rollout does not wait for the sniffer, which has no readiness probe
+        until(lambda: watches(cluster.logs("deployment/echo", SAMPLE, "tcp-sniffer")), "the sniffer watches")
         cluster.apply([job])
         cluster.run("wait", "job/visit", "--namespace", SAMPLE, "--for=condition=complete", "--timeout=180s")
         say("ok  a Job with the container completes")
@@ -262,10 +273,11 @@ def traffic(cluster: Cluster, installed: AbstractContextManager[Installed], imag
             if problems := wrong_with(exchange(collected(), "POST", path), "hello", 200):
                 raise Failed(f"at the collector, {path}: {'; '.join(problems)}")
         say("ok  method, path, status and body of each exchange at the collector")
-        logged = messages_in(cluster.logs("job/visit", SAMPLE, "tcp-sniffer"))
-        if problems := wrong_with(exchange(logged, "POST", paths[0]), "hello", 200):
-            raise Failed(f"in the log of the Job's container: {'; '.join(problems)}")
-        say("ok  the same in the log of a container without OUTPUT_URL")
+        logged = messages_in(cluster.logs(cluster.completed_pod("visit", SAMPLE), SAMPLE, "tcp-sniffer"))
+        for path in paths:
+            if problems := wrong_with(exchange(logged, "POST", path), "hello", 200):
+                raise Failed(f"in the log of the Job's container, {path}: {'; '.join(problems)}")
+        say("ok  the same in the log of a container without OUTPUT_URL, from the Job's first request on")
         before = len(collected())
         last = copy.deepcopy(job)
         last["metadata"]["name"] = "last"

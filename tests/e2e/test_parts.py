@@ -6,7 +6,12 @@ import asyncio
 import copy
 import json
 import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +27,9 @@ from tests.e2e.cluster import (
     differences,
     exchange,
     messages_in,
+    script,
     until,
+    watches,
     wrong_with,
 )
 from tests.e2e.stages import CASES, IN, OPTED_IN, PLAIN, configuration_for, injection, inside, namespaces, outside, pod
@@ -191,9 +198,151 @@ PAIR = (message("request", body="hello"), message("response", statusCode=200, bo
 
 
 def test_messages_are_found_among_log_lines() -> None:
-    """Messages are told from log lines and from what is no JSON."""
-    lines = ['{"level": "info", "message": "x"}', "not json", "[1]", json.dumps(PAIR[0]), json.dumps(PAIR[1]), ""]
+    """Messages are told from log lines."""
+    lines = ['{"level": "info", "message": "x"}', json.dumps(PAIR[0]), json.dumps(PAIR[1]), ""]
     assert messages_in("\n".join(lines)) == list(PAIR)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["not json", "[1]", "{}", json.dumps(PAIR[0])[:-1], json.dumps(PAIR[0]) * 2, "Traceback (most recent call last):"],
+)
+def test_a_line_that_cannot_be_read_is_a_failure(line: str) -> None:
+    """A line that was cut, merged with another or is something else is named: what it held would not be missed."""
+    with pytest.raises(Failed, match="line 2 of a log cannot be read"):
+        messages_in("\n".join([json.dumps(PAIR[1]), line]))
+
+
+def test_a_sniffer_that_watches() -> None:
+    """The line `started` says that the capture is open; one that waits has none."""
+    started = json.dumps({"level": "info", "message": "started"})
+    assert watches("\n".join([json.dumps({"level": "warning", "message": "x"}), started]))
+    assert not watches(json.dumps({"level": "error", "message": "capture cannot be opened"}))
+
+
+def recorded(answers: dict[str, str]) -> tuple[Cluster, list[str]]:
+    """A cluster that answers by the first words of what kubectl is told, and what it was told."""
+    told: list[str] = []
+
+    class Recording(Cluster):
+        def run(self, *arguments: str, given: str | None = None, check: bool = True) -> str:
+            told.append(" ".join(arguments))
+            return next((answer for start, answer in answers.items() if told[-1].startswith(start)), "")
+
+    return Recording(), told
+
+
+def test_namespaces_are_gone_at_the_end() -> None:
+    """All are told to go first, and then each is waited for; without nodes there may be nobody to empty them."""
+    cluster, told = recorded({"get nodes": "node/a\n"})
+    cluster.remove_namespaces(["a", "b"])
+    assert [line.split()[2] + line.rsplit("--wait")[1][:6] for line in told[1:]] == [
+        "a=false",
+        "b=false",
+        "a=true ",
+        "b=true ",
+    ]
+    cluster, told = recorded({})
+    cluster.remove_namespaces(["a", "b"])
+    assert [line.rsplit("--wait")[1] for line in told[1:]] == ["=false", "=false"]
+
+
+def test_what_is_applied_races_with_no_controller() -> None:
+    """Manifests are applied on the server's side, so that an account that a controller has made first is no error."""
+    cluster, told = recorded({})
+    cluster.apply(namespaces())
+    assert "--server-side" in told[0]
+    assert "--force-conflicts" in told[0]
+
+
+def test_the_pod_of_a_job() -> None:
+    """The log of a Job is that of the pod that has done its work, not that of a try that failed."""
+    cluster, told = recorded({"get pods": "pod/visit-b\n"})
+    assert cluster.completed_pod("visit", "there") == "pod/visit-b"
+    assert "status.phase=Succeeded" in told[0]
+    with pytest.raises(Failed, match="no pod of job visit"):
+        recorded({})[0].completed_pod("visit", "there")
+
+
+def test_a_script_that_fails_says_why(tmp_path: Path) -> None:
+    """A program that fails or is absent is a failure in its own words, not a traceback."""
+    script("/bin/sh", "-c", "true")
+    for text, said in (
+        ("echo no openssl >&2; exit 3", "no openssl"),
+        ("echo lost; exit 1", "lost"),
+        ("exit 4", "with 4"),
+    ):
+        with pytest.raises(Failed, match=f"/bin/sh: .*{said}"):
+            script("/bin/sh", "-c", text)
+    with pytest.raises(Failed, match="cannot be run: No such file"):
+        script(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("error", [Failed("planted"), Refused("planted"), subprocess.TimeoutExpired("planted", 1)])
+def test_a_failure_is_one_line(
+    error: Exception, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever fails in a stage is told in a line, and the code is 1."""
+
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(command, "Cluster", lambda _: stand_in)
+    monkeypatch.setattr(StandIn, "version", lambda _: "v1", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda _: "kubectl")
+    monkeypatch.setattr(command, "run", fails)
+    assert command.main([]) == 1
+    (last,) = capsys.readouterr().out.splitlines()[-1:]
+    assert last.startswith("FAILED  ")
+    assert "planted" in last
+
+
+def test_the_samples_collector_prints_whole_lines() -> None:
+    """Messages of many connections at once are whole lines, each of them."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    program = Path(__file__).parents[2] / "deploy/sample/collector.py"
+    sent = [{"schema": 1, "direction": "request", "n": n, "body": "x" * (n * 37 % 9000)} for n in range(400)]
+
+    def post(part: int) -> None:
+        connection = HTTPConnection("127.0.0.1", port, timeout=20)
+        for message in sent[part::8]:
+            connection.request("POST", "/", json.dumps(message))
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == 204
+        connection.close()
+
+    def listens() -> bool:
+        with socket.socket() as tried:
+            return tried.connect_ex(("127.0.0.1", port)) == 0
+
+    collector = [sys.executable, "-u", str(program), str(port)]
+    with subprocess.Popen(collector, stdout=subprocess.PIPE, text=True) as process, ThreadPoolExecutor(9) as threads:
+        assert process.stdout is not None
+        reading = threads.submit(process.stdout.read)
+        until(listens, "the collector listens", 20, 0.05)
+        for done in [threads.submit(post, part) for part in range(8)]:
+            done.result()
+        process.terminate()
+        printed = messages_in(reading.result(20))
+    assert sorted(printed, key=lambda one: int(one["n"])) == sent
+
+
+def test_the_samples_visitor_waits(tmp_path: Path) -> None:
+    """The visitor waits until somebody listens, so that its Job needs no second try."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    sample = Path(__file__).parents[2] / "deploy/sample"
+    visit = [sys.executable, str(sample / "visit.py"), f"http://127.0.0.1:{port}", "1"]
+    with subprocess.Popen(visit, stdout=subprocess.PIPE, text=True) as visitor:
+        with pytest.raises(subprocess.TimeoutExpired):
+            visitor.wait(1)
+        with subprocess.Popen([sys.executable, str(sample / "echo.py"), str(port)]) as echo:
+            assert visitor.wait(20) == 0
+            echo.terminate()
+        assert visitor.stdout is not None
+        assert visitor.stdout.read().startswith("200 ")
 
 
 def test_an_exchange() -> None:

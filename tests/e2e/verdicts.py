@@ -147,8 +147,7 @@ def verdicts(cluster: Cluster, host: str, say: Say) -> None:
     bundles = [base64.b64encode(each.cert_pem.bytes()).decode("ascii") for each in (authority, other)]
     with serving(authority, host) as port, ExitStack() as stack:
         made = configurations(f"https://{host}:{port}", *bundles)
-        for name in POLICIES.values():
-            stack.callback(cluster.delete, "namespace", name)
+        stack.callback(cluster.remove_namespaces, POLICIES.values())
         cluster.apply(one for name in POLICIES.values() for one in with_account(name, {}))
         for one in made:
             stack.callback(cluster.delete, "mutatingwebhookconfiguration", one["metadata"]["name"])

@@ -34,7 +34,8 @@ from typing import Any
 import yaml
 
 from sniffer.injector.patch import SPOOL_DIR, UID
-from tests.injector.pods import answered, sniffer_of
+from tests.injector.expansion import environment_of
+from tests.injector.pods import answered, of_job, pod, sniffer_of
 
 ROOT = Path(__file__).resolve().parents[2]  # links lead nowhere in a root of its own
 SITE = sysconfig.get_paths()["purelib"]
@@ -116,9 +117,15 @@ def injected_environment(annotations: dict[str, str]) -> dict[str, str]:
     pod = {"apiVersion": "v1", "kind": "Pod", **echo["spec"]["template"]}
     pod["metadata"]["annotations"] |= annotations
     env = sniffer_of(answered(pod)[2])["env"]
-    found = {entry["name"]: entry.get("value", f"the-{entry['name'].lower()}") for entry in env}
+    found = environment_of({"env": env})
     found["OUTPUT_URL"] = re.sub(r"//[^:/]+", "//127.0.0.1", found["OUTPUT_URL"])
     return found | {"INTERFACE": "lo", "METRICS_PORT": str(METRICS)}
+
+
+def startup_probe() -> list[str]:
+    """The command of the native sidecar that a Job's pod gets."""
+    command: list[str] = sniffer_of(answered(of_job(pod()))[2])["startupProbe"]["exec"]["command"]
+    return command
 
 
 def until(reached: Callable[[], bool], what: str) -> None:
@@ -172,6 +179,11 @@ def main(interpreter: Path, *, net_raw: bool = True, spool: bool = False) -> dic
     writing = subprocess.run(
         ["/interpreter", "-c", WRITING], env=environment, preexec_fn=start, capture_output=True, text=True, check=True
     )
+
+    def probe() -> int:
+        return subprocess.run(startup_probe(), env={}, preexec_fn=start, check=False).returncode
+
+    probed = [probe()]
     here = f"http://127.0.0.1:{APPLICATION}"
     collector = f"http://127.0.0.1:{COLLECTOR}/"
     collect = (sys.executable, str(SAMPLE / "collector.py"), str(COLLECTOR))
@@ -192,6 +204,7 @@ def main(interpreter: Path, *, net_raw: bool = True, spool: bool = False) -> dic
             for url, status in ((collector, 0 if spool else 200), (here, 200), (ready, 200 if net_raw else 503)):
                 until(lambda u=url, s=status: get(u)[0] == s, f"{url} is {status}")  # type: ignore[misc]
             state = Path(f"/proc/{sniffer.pid}/status").read_text()
+            probed.append(probe())
             # the probe above, to the application's own port, may be a message too
             subprocess.run(
                 [sys.executable, SAMPLE / "visit.py", here, str(VISITS)], check=True, stdout=subprocess.DEVNULL
@@ -205,7 +218,9 @@ def main(interpreter: Path, *, net_raw: bool = True, spool: bool = False) -> dic
             sniffer.send_signal(signal.SIGTERM)
             log = sniffer.communicate(timeout=BOUND_S)[1]
             sys.stderr.write(log)
+        probed.append(probe())
         return {
+            "probed": probed,
             "messages": visits(get(collector)[1]),
             "ready": status,
             "writing": writing.stdout.strip(),

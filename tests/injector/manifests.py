@@ -75,6 +75,8 @@ def problems(manifests: list[Manifest], versions: tuple[str, ...] = KUBERNETES) 
     declared = [m["metadata"]["name"] for m in manifests if m["kind"] == "Namespace"]
     if declared and declared != [namespace]:
         yield f"the namespace is {declared}, the objects are in {namespace}"
+    for manifest in manifests:
+        yield from (f"{manifest['kind']}: API servers drop {path}" for path in _dropped(manifest))
     kinds = {manifest["kind"] for manifest in manifests}
     if found := kinds & {"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"}:
         yield f"RBAC: {sorted(found)}"
@@ -82,6 +84,15 @@ def problems(manifests: list[Manifest], versions: tuple[str, ...] = KUBERNETES) 
     yield from _network(manifests)
     yield from _webhook(one(manifests, "MutatingWebhookConfiguration"), one(manifests, "Service"), namespace)
     yield from _certificate(manifests, f"{OURS}.{namespace}.svc", namespace)
+
+
+def _dropped(node: Any, path: str = "") -> Iterator[str]:
+    """Where a manifest holds nothing: what is stored does not, and every diff would show it."""
+    if node is None or node == []:
+        yield path.removeprefix(".")
+    entries = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in entries:
+        yield from _dropped(value, f"{path}.{key}")
 
 
 def _workload(manifests: list[Manifest]) -> Iterator[str]:
@@ -153,7 +164,7 @@ def _network(manifests: list[Manifest]) -> Iterator[str]:
         "port"
     ] not in ports:
         yield "the API server is no pod: ingress must have the webhook's port, without from"
-    if policy.get("egress") or set(policy["policyTypes"]) != {"Ingress", "Egress"}:
+    if "egress" in policy or set(policy["policyTypes"]) != {"Ingress", "Egress"}:
         yield "egress is open"
     if dict(labels).get("tcp-sniffer/inject") != "false":
         yield "the injector's own pods do not opt out"

@@ -122,8 +122,10 @@ def wrong_with(pod: dict[str, Any]) -> Iterator[str]:
             yield "a native sidecar that would be waited for"
         if entry["securityContext"]["capabilities"] != {"drop": ["ALL"], "add": ["NET_RAW"]}:
             yield f"capabilities: {entry['securityContext']['capabilities']}"
-        if found := {"startupProbe", "readinessProbe", "livenessProbe", "ports"} & entry.keys():
+        if found := {"readinessProbe", "livenessProbe", "lifecycle", "ports"} & entry.keys():
             yield f"fields that would decide for the pod: {sorted(found)}"
+        if ("startupProbe" in entry) != (key == "initContainers"):
+            yield f"a startup probe is {entry.get('startupProbe')} in {key}"
         yield from _wrong_mounts(entry, volumes)
         yield from _wrong_resources(entry.get("resources", {}))
 

@@ -208,6 +208,10 @@ def beside_the_sample(folder: Path, *arguments: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+STARTED = [1, 0, 1]
+"""What the startup probe ends with before the sniffer is there, while it captures or waits, and after its end."""
+
+
 def test_the_injected_container_captures(interpreters: Path) -> None:
     """As the runtime starts it, with what the injector gives it, the sample's exchanges arrive at its collector, whole.
 
@@ -225,6 +229,7 @@ def test_the_injected_container_captures(interpreters: Path) -> None:
     assert all(message["placement"] == placement for message in found["messages"])
     assert found["code"] == 0
     assert found["log"][-1] == "stopped"
+    assert found["probed"] == STARTED
 
 
 def test_the_injected_container_where_it_may_not_capture(interpreters: Path) -> None:
@@ -232,6 +237,7 @@ def test_the_injected_container_where_it_may_not_capture(interpreters: Path) -> 
     found = beside_the_sample(interpreters, "--no-net-raw")
     assert (found["ready"], found["messages"], found["code"]) == (503, [], 2)
     assert "capture cannot be opened" in found["log"]
+    assert found["probed"] == STARTED
 
 
 def test_the_injected_spool(interpreters: Path) -> None:

@@ -186,6 +186,7 @@ def test_a_mistyped_production_is_refused() -> None:
         ("inject_label_key", "a/b/c"),
         ("inject_label_key", "/a"),
         ("inject_label_value", "false"),
+        ("inject_label_value", "False"),
         ("inject_label_value", "a b"),
         ("default_ports", "80,80"),
         ("default_ports", "70000"),
@@ -195,6 +196,7 @@ def test_a_mistyped_production_is_refused() -> None:
         ("output_url", "ftp://c.example"),
         ("output_url", "https://user:pw@c.example/"),
         ("output_url", "/m"),
+        ("output_url", "https://c.example/$(POD_NAME)"),
         ("output_url_auth_token_secret", "name=a"),
         ("output_url_auth_token_secret", "key=a"),
         ("output_url_auth_token_secret", "a/b"),
@@ -306,8 +308,8 @@ def test_rules_between_variables(env: dict[str, str], said: str) -> None:
 
 
 @pytest.mark.parametrize(("size", "url", "count"), [("8192", None, 0), ("8193", None, 1), ("8193", "https://c/", 0)])
-def test_bodies_that_split_lines_are_warned_about(size: str, url: str | None, count: int) -> None:
-    """Without an output URL, larger bodies than the injector's own limit are allowed, and warned about."""
+def test_bodies_that_fill_lines_are_warned_about(size: str, url: str | None, count: int) -> None:
+    """Without an output URL, bodies above the injector's own limit are allowed, and warned about: lines are cut."""
     options = InjectorOptions(output_url=url, sniffer_env=[{"name": "MAX_BODY_SIZE", "value": size}])
     assert [("MAX_BODY_SIZE" in warning) for warning in options.warnings] == [True] * count
 

@@ -14,11 +14,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from sniffer.config import SnifferConfig
+from sniffer.errors import ValidationError
 from sniffer.injector import InjectorOptions, Reason, build_env, build_patch, build_sniffer_container
 from sniffer.injector import patch as patch_module
 from sniffer.injector.patch import Decision, OptedInBy, PatchError, apply
 from sniffer.injector.values import SET_BY_INJECTOR
 from tests.injector import pods as make
+from tests.injector.expansion import environment_of, expand, mapping_for
 from tests.injector.pods import IN, OUT, answered, env_of, of_job, pod, sniffer_of
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.yaml"))
@@ -46,6 +48,7 @@ def test_a_plain_pod_gets_two_operations() -> None:
             {"name": "INTERFACE", "value": "eth0"},
             {"name": "OUTPUT_URL", "value": ""},
             {"name": "OUTPUT_STDOUT", "value": "true"},
+            {"name": "OUTPUT_STDOUT_MAX_LINE", "value": "16000"},
             {"name": "MAX_BODY_SIZE", "value": "8192"},
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}},
             {"name": "NAMESPACE", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}},
@@ -109,7 +112,7 @@ def test_output_url() -> None:
     ):
         env = env_of(sniffer_of(answered(pod(given), options)[2]))
         assert env["OUTPUT_URL"] == "https://c.example/m"
-        assert not {"OUTPUT_STDOUT", "MAX_BODY_SIZE"} & env.keys()
+        assert not {"OUTPUT_STDOUT", "OUTPUT_STDOUT_MAX_LINE", "MAX_BODY_SIZE"} & env.keys()
 
 
 def test_ports_and_interface() -> None:
@@ -193,6 +196,78 @@ def test_further_variables() -> None:
     decision = answered(pod({"tcp-sniffer/ports": "80,9090"}), options)[0]
     assert decision.reason == Reason.INVALID_ANNOTATION
     assert decision.detail == "tcp-sniffer/ports does not go with sniffer_env: metrics_port must not be one of ports"
+
+
+EXPANSIONS = [
+    ("$(VAR)", "value"),
+    ("$$(VAR)", "$(VAR)"),
+    ("$$$(VAR)", "$value"),
+    ("$$$$(VAR)", "$$(VAR)"),
+    ("$(NONE)", "$(NONE)"),
+    ("$(VAR", "$(VAR"),
+    ("$()", "$()"),
+    ("$($(VAR))", "$($(VAR))"),
+    ("$VAR $ $$ a$", "$VAR $ $ a$"),
+    ("$", "$"),
+    ("$$", "$"),
+    ("a$(VAR)b$(VAR)", "avaluebvalue"),
+]
+
+
+@pytest.mark.parametrize(("given", "expected"), EXPANSIONS)
+def test_the_expansion_is_that_of_a_kubelet(given: str, expected: str) -> None:
+    """The tests' own expansion does what Kubernetes' `expansion_test.go` says."""
+    assert expand(given, mapping_for({"VAR": "value"})) == expected
+
+
+REFERENCES = ["$(OUTPUT_URL_AUTH_TOKEN)", "$$(PORTS)", "$(", "$$(", "$$$(PORTS)$", "$($(PORTS))", "$", "$$", "a$b$$c"]
+
+
+@pytest.mark.parametrize("text", REFERENCES)
+def test_no_value_refers_to_a_variable(text: str) -> None:
+    """Whatever an annotation or an option holds, the process gets just that: a kubelet puts nothing in its place."""
+    path = f"/{text}"
+    options = InjectorOptions(
+        default_interface=text[:15],
+        output_url_auth_token_secret={"name": "a", "key": "b"},
+        sniffer_env=[{"name": "EXCLUDE_PATHS", "value": path}, {"name": "EXCLUDE_USER_AGENTS", "value": text}],
+    )
+    for given in ({}, {"tcp-sniffer/interface": text[:15]}, {"tcp-sniffer/interface": text[:15], "other": text}):
+        container = sniffer_of(answered(pod(given), options)[2])
+        read = environment_of(container, {"OUTPUT_URL_AUTH_TOKEN": "hunter2"})
+        assert (read["INTERFACE"], read["EXCLUDE_PATHS"], read["EXCLUDE_USER_AGENTS"]) == (text[:15], path, text)
+        assert not [name for name, value in read.items() if "hunter2" in value and name != "OUTPUT_URL_AUTH_TOKEN"]
+
+
+@settings(max_examples=200, deadline=None)
+@over(st.text(st.sampled_from("$()PORTSx"), max_size=12), st.booleans())
+def test_every_text_comes_through_expansion(text: str, native: bool) -> None:
+    """For every text of an option: what the process reads is what was checked, wherever its variable stands."""
+    interface = "".join(text.split("/"))[:15] or "x"
+    made = InjectorOptions(default_interface=interface, sniffer_env=[{"name": "EXCLUDE_PATHS", "value": "/" + text}])
+    read = environment_of({"env": build_env(made, native=native)})
+    assert (read["INTERFACE"], read["EXCLUDE_PATHS"]) == (interface, "/" + text)
+    assert read["PORTS"] == "8080"
+
+
+@pytest.mark.parametrize("path", ["$(POD_NAME)", "$$(POD_NAME)", "$(", "$$(X)", "?q=$(OUTPUT_URL_AUTH_TOKEN)", "#$(X)"])
+def test_no_url_refers_to_a_variable(path: str) -> None:
+    """A URL with what looks like a reference is refused, in the option and in the annotation, and is not quoted."""
+    url = f"https://c.example/{path}"
+    with pytest.raises(ValidationError, match=r"^output_url must not contain '\$\('") as raised:
+        InjectorOptions(output_url=url)
+    assert path not in str(raised.value).replace("'$('", "")
+    decision, patch, _ = answered(pod({"tcp-sniffer/output-url": url}))
+    assert (decision.reason, patch) == (Reason.INVALID_ANNOTATION, [])
+    assert decision.detail.startswith("tcp-sniffer/output-url must not contain '$('")
+
+
+@pytest.mark.parametrize("query", ["?$filter=a", "?a=$", "?a=$$", "?a=$$$x", "?a=%24(X)"])
+def test_a_url_may_have_a_dollar(query: str) -> None:
+    """A `$` that begins no reference is a URL's own, and reaches the sniffer as it is."""
+    url = f"https://c.example/m{query}"
+    for made, options in ((pod(), InjectorOptions(output_url=url)), (pod({"tcp-sniffer/output-url": url}), None)):
+        assert environment_of(sniffer_of(answered(made, options)[2]))["OUTPUT_URL"] == url
 
 
 def test_references_are_optional() -> None:
@@ -303,15 +378,28 @@ def test_without_a_url_nothing_is_spooled() -> None:
     ],
 )
 def test_native_sidecar(init: Any, path: str) -> None:
-    """A native sidecar is the first init container, restarts always, has no probes and no stop delay."""
+    """A native sidecar is the first init container, restarts always, has a startup probe and no stop delay."""
     spec = {} if init == "absent" else {"initContainers": init}
     _, patch, result = answered(pod(**spec), InjectorOptions(native_sidecar="always"))
     assert paths(patch) == [path, GRACE]
     container = result["spec"]["initContainers"][0]
     assert (container["name"], container["restartPolicy"]) == ("tcp-sniffer", "Always")
     assert env_of(container)["STOP_DELAY_MS"] == "0"
-    assert not {"startupProbe", "readinessProbe", "livenessProbe", "ports"} & container.keys()
+    assert container["startupProbe"] == {
+        "exec": {"command": ["/bin/grep", "-q", "-F", "@tcp-sniffer/started", "/proc/net/unix"]},
+        "periodSeconds": 1,
+        "timeoutSeconds": 5,
+        "failureThreshold": 60,
+    }
+    assert not {"readinessProbe", "livenessProbe", "ports"} & container.keys()
     assert len(result["spec"]["containers"]) == 1
+
+
+def test_who_has_a_startup_probe() -> None:
+    """Nobody waits for a regular container, nor for a native one that ends where it cannot capture."""
+    assert "startupProbe" not in build_sniffer_container(InjectorOptions())
+    assert "startupProbe" not in build_sniffer_container(InjectorOptions(on_capture_error="exit"), native=True)
+    assert "startupProbe" in build_sniffer_container(InjectorOptions(), native=True)
 
 
 @pytest.mark.parametrize(
@@ -342,6 +430,130 @@ def test_sidecar_mode(option: str, annotation: str, job: bool, expected: str) ->
         assert (decision.reason, patch) == (Reason.JOB_WITHOUT_NATIVE_SIDECAR, [])
     else:
         assert paths(patch)[0] == {"regular": "/spec/containers/-", "native": "/spec/initContainers"}[expected]
+
+
+OWNERS = [
+    ("batch/v1", "Job"),
+    ("argoproj.io/v1alpha1", "Workflow"),
+    ("tekton.dev/v1", "TaskRun"),
+    ("tekton.dev/v1beta1", "TaskRun"),
+    ("tekton.dev/v1beta1", "PipelineRun"),
+    ("batch.volcano.sh/v1alpha1", "Job"),
+    ("sparkoperator.k8s.io/v1beta2", "SparkApplication"),
+    ("spark.apache.org/v1", "SparkApplication"),
+]
+WAITED_FOR: list[dict[str, Any]] = [
+    *(
+        {"ownerReferences": [{"apiVersion": version, "kind": kind, "name": "w", "uid": "1"}]}
+        for version, kind in OWNERS
+    ),
+    {"labels": {**IN, "workflows.argoproj.io/workflow": "w"}},
+    {"labels": {**IN, "tekton.dev/taskRun": "w"}},
+    {"labels": {**IN, "tekton.dev/pipelineRun": "w"}},
+    {"labels": {**IN, "volcano.sh/job-name": "w"}},
+    {"labels": {**IN, "spark-role": "driver"}},
+    {
+        "labels": {**IN, "spark-role": "executor"},
+        "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "driver", "uid": "1"}],
+    },
+    {"labels": {**IN, "sparkoperator.k8s.io/app-name": "w"}},
+]
+NOT_WAITED_FOR: list[dict[str, Any]] = [
+    {"ownerReferences": [{"apiVersion": version, "kind": kind, "name": "w", "uid": "1"}]}
+    for version, kind in (
+        ("apps/v1", "ReplicaSet"),
+        ("apps/v1", "Job"),
+        ("batch.example.org/v1", "Job"),
+        ("argoproj.io/v1alpha1", "Rollout"),
+        ("triggers.tekton.dev/v1", "TaskRun"),
+        ("v1", "Pod"),
+    )
+]
+
+
+@pytest.mark.parametrize("metadata", WAITED_FOR, ids=str)
+def test_pods_of_controllers_that_wait_for_all_containers(metadata: dict[str, Any]) -> None:
+    """Jobs, Argo, Tekton, Volcano and Spark, by owner or label, get the native sidecar, and with `never` none."""
+    made = with_metadata(**metadata)
+    assert sniffer_of(answered(made)[2])["restartPolicy"] == "Always"
+    decision, patch, _ = answered(made, InjectorOptions(native_sidecar="never"))
+    assert (decision.reason, patch) == (Reason.JOB_WITHOUT_NATIVE_SIDECAR, [])
+    for blank in ("", " "):
+        annotated = with_metadata(**metadata, annotations={"tcp-sniffer/native-sidecar": blank})
+        assert answered(annotated, InjectorOptions(native_sidecar="never"))[0].reason == decision.reason
+
+
+@pytest.mark.parametrize("metadata", NOT_WAITED_FOR, ids=str)
+def test_pods_of_other_controllers(metadata: dict[str, Any]) -> None:
+    """Neither a kind of another group nor another kind of the same is taken for one of them."""
+    assert "restartPolicy" not in sniffer_of(answered(with_metadata(**metadata))[2])
+
+
+def required(*terms: list[dict[str, Any]]) -> dict[str, Any]:
+    """A required node affinity of these terms."""
+    listed = [{"matchExpressions": expressions} if expressions else {} for expressions in terms]
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": listed}}}
+
+
+def of_os(operator: str, *values: str, key: str = "kubernetes.io/os") -> dict[str, Any]:
+    return {"key": key, "operator": operator, "values": list(values)}
+
+
+ZONE = {"key": "zone", "operator": "In", "values": ["a"]}
+BETA = "beta.kubernetes.io/os"
+BUILD = "node.kubernetes.io/windows-build"
+ON_WINDOWS: list[dict[str, Any]] = [
+    {"os": {"name": "windows"}},
+    {"nodeSelector": {"kubernetes.io/os": "windows"}},
+    {"nodeSelector": {BETA: "windows", "zone": "a"}},
+    {"nodeSelector": {BUILD: "10.0.20348"}},
+    {"affinity": required([of_os("In", "windows")])},
+    {"affinity": required([ZONE, of_os("In", "windows", key=BETA)])},
+    {"affinity": required([of_os("In", "windows")], [of_os("In", "windows"), ZONE])},
+    {"affinity": required([of_os("NotIn", "linux")])},
+    {"affinity": required([], [of_os("In", "windows")])},
+    {"affinity": required([{"key": BUILD, "operator": "Exists"}])},
+]
+PREFERRED = {"weight": 1, "preference": {"matchExpressions": [of_os("In", "windows")]}}
+NOT_ON_WINDOWS: list[dict[str, Any]] = [
+    {"os": {"name": "linux"}},
+    {"nodeSelector": {"kubernetes.io/os": "linux", "windows": "windows"}},
+    {"affinity": required([of_os("In", "linux")])},
+    {"affinity": required([of_os("In", "linux", "windows")])},
+    {"affinity": required([of_os("In", "windows")], [ZONE])},
+    {"affinity": required([of_os("NotIn", "windows")])},
+    {"affinity": required([of_os("Exists")])},
+    {"affinity": required([{"key": BUILD, "operator": "DoesNotExist"}])},
+    {"affinity": required([of_os("In")])},
+    {"affinity": required([])},
+    {"affinity": required()},
+    {"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [PREFERRED]}}},
+    {"affinity": {"nodeAffinity": None}},
+    {"affinity": "odd"},
+    {"tolerations": [{"key": "os", "value": "windows"}]},
+]
+
+
+@pytest.mark.parametrize("spec", ON_WINDOWS, ids=str)
+def test_windows_pods_are_skipped(spec: dict[str, Any]) -> None:
+    """A pod that can run on Windows alone, by os, node selector or required affinity, is skipped by name."""
+    decision, patch, _ = answered(pod(**spec))
+    assert (decision.reason, patch) == (Reason.WINDOWS, [])
+
+
+@pytest.mark.parametrize("spec", NOT_ON_WINDOWS, ids=str)
+def test_pods_that_may_run_on_linux_are_injected(spec: dict[str, Any]) -> None:
+    """What only prefers Windows, tolerates it, or leaves Linux as a choice, gets the container."""
+    assert answered(pod(**spec))[0].reason == Reason.INJECTED
+
+
+@pytest.mark.parametrize("value", ["false", "False", "FALSE", "fAlSe", " false ", "False\t", False])
+def test_no_in_any_case_opts_out(value: Any) -> None:
+    """A pod's label `false`, however it is written, opts out, wherever the API server has matched."""
+    made = pod(labels={"tcp-sniffer/inject": value})
+    for opted_in_by in ("namespace", "pod"):
+        decision, patch, _ = answered(made, opted_in_by=opted_in_by)
+        assert (decision.reason, patch) == (Reason.OPTED_OUT, [])
 
 
 def with_metadata(**metadata: Any) -> dict[str, Any]:
@@ -449,6 +661,7 @@ def test_the_injected_environment_is_the_sniffers_own() -> None:
             assert config.interface == made.default_interface
             assert config.output_url == made.output_url
             assert config.output_stdout is (made.output_url is None)
+            assert config.output_stdout_max_line == (16000 if made.output_url is None else 0)
             assert config.production is made.production
             assert config.drain_timeout_ms == 25000
             assert config.stop_delay_ms == (0 if native else 5000)
