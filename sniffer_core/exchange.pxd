@@ -107,7 +107,7 @@ cdef struct Exchanges:
     uint32_t beyond         # requests behind the queue's OPEN_MAX, of which only the numbers are kept
     uint32_t beyond_number  # ... the first of these
     bint from_start         # the connection was seen to begin
-    bint in_step            # a response was paired, first in, first out
+    bint in_step            # a request began when nothing was in flight
     bint responses_lost     # bytes of unknown extent were lost from the response stream
     bint lost_between       # ... and they began between two responses: one at least is lost whole
     bint uncounted          # ... and none was read since: how many were lost is unknown

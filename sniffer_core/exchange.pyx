@@ -361,6 +361,7 @@ cdef Exchange* exchanges_pick(Exchanges* queue, int64_t ack, int64_t start) noex
     cdef Exchange* entry
     cdef Exchange* latest = NULL
     cdef bint doubt = False
+    cdef uint32_t waiting = 0
     while queue.head != NULL and queue.head.doubt == REFUTED:
         pop(queue)
     entry = queue.head
@@ -381,7 +382,10 @@ cdef Exchange* exchanges_pick(Exchanges* queue, int64_t ack, int64_t start) noex
             # doubt. Otherwise all before it were answered by what its sender had received.
             doubt = latest != NULL and (entry.ack <= latest.ack or (latest.lost and latest.ack < 0) or queue.sliding)
             latest = entry
+            waiting += 1
         entry = entry.next
+    if queue.lost_between and waiting < 2:
+        return NULL             # the response that was lost whole answered it
     return NULL if latest == NULL or latest.lost or doubt else latest
 
 
@@ -412,7 +416,6 @@ cdef Exchange* exchanges_answer(Exchanges* queue, Conn* conn, Message* message, 
     elif match == MATCH_OLDEST:
         entry = queue.head
     if entry != NULL:
-        queue.in_step = queue.in_step or not queue.responses_lost
         while queue.head != entry:
             give_up(queue)
         entry.references += 1

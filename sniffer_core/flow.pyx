@@ -662,8 +662,10 @@ cdef void on_request(Table* table, Flow* flow, Half* half, bint cut) noexcept no
             message.start == half.parser.boundary and not exchanges.sliding and message.ack > tail.ack and \
             at_rest(&other.parser) and message.ack == other.stream.next:
         exchanges_settle(exchanges)     # all that was sent is answered: nothing is in flight
-    elif tail == NULL and at_rest(&other.parser) and not exchanges.sliding:
+    elif tail == NULL and at_rest(&other.parser) and not exchanges.sliding and (
+            message.ack < 0 or message.ack == other.stream.next):
         exchanges.responses_lost = False
+        exchanges.in_step = exchanges.in_step or other.parser.spoke
     exchange = exchanges_request(
         exchanges, flow.conn, message, &table.carry, OPEN_MAX if other.seen else OPEN_MAX_ONE_SIDED)
     if exchange != NULL and tail != NULL and exchanges.head != exchange and not exchanges.responses_lost and \
@@ -703,6 +705,9 @@ cdef bint answer(Table* table, Flow* flow, Message* message, Match match) noexce
     if exchange.waiting != NULL:
         emit(table, exchange.waiting)
         exchange.waiting = NULL
+    if flow.exchanges.responses_lost and exchange.known and flow.exchanges.head == NULL and \
+            message.ack == client.stream.next and at_rest(&client.parser) and not flow.exchanges.sliding:
+        flow.exchanges.responses_lost = False       # it answers the last of all: nothing is in flight
     exchange.answer_end = message.end
     message.latency = -1
     if exchange.end_read and exchange.stamp_end <= message.stamp and match == MATCH_ACKS and (
@@ -734,6 +739,7 @@ cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept n
     """A response's head, whole or cut: it finds its request."""
     cdef Message* message = half.parser.message
     cdef const Half* other = &flow.half[1 - flow.server]
+    cdef const Parser* client = &other.parser
     cdef Exchange* exchange
     cdef bint interim = 100 <= message.status < 200 and message.status != 101
     if half.doubtful and message.start == half.parser.boundary:
@@ -766,6 +772,8 @@ cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept n
         http1_frame(&half.parser, False, False)
         return
     exchange = <Exchange*>message.exchange
+    if not exchange.known and client.state == HEAD and client.first_offset < message.ack:
+        flow.exchanges.responses_lost = True    # it may be the answer to the request that has begun
     opened(table, half)
     flow.tunnels = switches(message, exchange)
     if flow.tunnels:
@@ -791,7 +799,7 @@ cdef bint comes_early(const Flow* flow, const Half* half, const Message* message
     cdef const Half* client = &flow.half[1 - flow.server]
     cdef const Exchanges* queue = &flow.exchanges
     if message.ack < 0 or message.resynced or message.status == 101 or not exchanges_fifo(queue) or \
-            queue.beyond or not client.seen or client.absent or client.eof or flow.early.count >= EARLY_MAX:
+            queue.beyond or client.absent or client.eof or flow.early.count >= EARLY_MAX:
         return False
     if flow.early.head != NULL:
         return True
@@ -1287,7 +1295,7 @@ cdef int parse_proxy(const Half* half, const Run* run, Proxied* said) noexcept n
     cdef uint8_t bytes[PROXY_MOST]
     cdef Held* front = stream_front(&half.stream)
     if front != NULL and front.offset == half.stream.next:
-        return proxy_parse(bytes, <int>copy_held(&half.stream, bytes, PROXY_MOST), said)
+        return proxy_parse(bytes, <int>copy_held(&half.stream, half.stream.next, bytes, PROXY_MOST), said)
     return proxy_parse(run.data, <int>min(run.size, <int64_t>PROXY_MOST), said)
 
 
@@ -1375,6 +1383,16 @@ cdef inline bint refuses(const Exchange* exchange) noexcept nogil:
         exchange.expect or 300 <= status < 400 or status == 401 or status == 413 or status == 417)
 
 
+cdef inline bint is_unsure(const Flow* flow, const Exchange* exchange, int64_t ack) noexcept nogil:
+    """Whether a request may have been answered though no answer is known to be its own: behind a loss.
+
+    `ack`: how far the sender of its next bytes had read.
+    """
+    return not exchange.continued and (
+        exchange.answer_lost or (
+            exchange.doubt == SURE and ack > exchange.ack and not exchanges_fifo(&flow.exchanges)))
+
+
 cdef bint may_be_next(const Flow* flow, const Exchange* exchange, const Run* run) noexcept nogil:
     """Whether `run`, where a body is due, may be the next request: the body was refused, or that may be unknown."""
     cdef const Half* server = &flow.half[flow.server]
@@ -1385,19 +1403,26 @@ cdef bint may_be_next(const Flow* flow, const Exchange* exchange, const Run* run
             return exchange.expect
         if flow.early.head != NULL and flow.exchanges.head == exchange:
             return True     # it may have been answered before its first byte
-        return run.ack > server.stream.next or (exchange.answer_lost and not exchange.continued)
+        return run.ack > server.stream.next or is_unsure(flow, exchange, run.ack)
     return refuses(exchange) and run.ack >= exchange.answer_end
 
 
-cdef uint32_t copy_held(const Stream* stream, uint8_t* bytes, uint32_t most) noexcept nogil:
-    """Copies what is held from stream.next on, up to the first hole; returns how much that is."""
+cdef uint32_t copy_held(const Stream* stream, int64_t offset, uint8_t* bytes, uint32_t most) noexcept nogil:
+    """Copies what is held from `offset` on, up to the first hole; returns how much that is."""
     cdef uint32_t size = 0
     cdef uint32_t piece
+    cdef int64_t skip
     cdef uint32_t at = stream.first
-    while at < stream.first + stream.count and stream.held[at].offset == stream.next + size and size < most:
-        piece = min(stream.held[at].size, most - size)
-        memcpy(bytes + size, held_data(stream.held[at]), piece)
-        size += piece
+    cdef Held* held
+    while at < stream.first + stream.count and size < most:
+        held = stream.held[at]
+        skip = offset + size - held.offset
+        if skip < 0:
+            break
+        if skip < held.size:
+            piece = min(held.size - <uint32_t>skip, most - size)
+            memcpy(bytes + size, held_data(held) + skip, piece)
+            size += piece
         at += 1
     return size
 
@@ -1407,7 +1432,8 @@ cdef bint replies(const Half* server) noexcept nogil:
     cdef uint8_t line[12]       # up to its code
     cdef const Held* front = stream_front(&server.stream)
     return at_rest(&server.parser) and front != NULL and front.offset == server.stream.next and \
-        http1_starts(RESPONSE, line, copy_held(&server.stream, line, sizeof(line))) == 1
+        http1_starts(RESPONSE, line, copy_held(&server.stream, front.offset, line, sizeof(line))) == 1 and \
+        memcmp(line + 9, b"408", 3) != 0    # a server may say that to nobody
 
 
 cdef Reading weigh_body(const Table* table, const Flow* flow, bint last) noexcept nogil:
@@ -1434,8 +1460,7 @@ cdef Reading weigh_body(const Table* table, const Flow* flow, bint last) noexcep
     last = last or server.eof or server.absent
     if not last and front.ack > server.stream.next:
         return UNDECIDED            # until all is read that the client had read
-    if exchange.answered == 0 and server.seen and (exchange.continued or not exchange.answer_lost) and \
-            flow.early.head == NULL:
+    if exchange.answered == 0 and server.seen and not is_unsure(flow, exchange, front.ack) and flow.early.head == NULL:
         return BODY                 # the client sends it, asked or not
     if exchange.answered and (not refuses(exchange) or exchange.answer_end < 0 or front.ack < exchange.answer_end):
         return BODY
@@ -1444,14 +1469,17 @@ cdef Reading weigh_body(const Table* table, const Flow* flow, bint last) noexcep
     bytes = <uint8_t*>malloc(table.limits.head)
     if bytes == NULL:
         return REFUSED_BODY
-    size = copy_held(&half.stream, bytes, table.limits.head)
+    size = copy_held(&half.stream, front.offset + announced, bytes, table.limits.head)
+    filled = size == 0 and half.stream.top - half.stream.next >= announced
+    followed = size > 0 and http1_starts(REQUEST, bytes, size) == 1
+    size = copy_held(&half.stream, front.offset, bytes, table.limits.head)
     head = http1_head(REQUEST, bytes, size)
-    filled = announced >= <int64_t>size and half.stream.top - half.stream.next >= announced
-    followed = announced < <int64_t>size and http1_starts(REQUEST, bytes + announced, size - announced) == 1
     if http1_starts(REQUEST, bytes, size) < 0 or (exchange.answered and followed):
         verdict = BODY
+    elif filled and acked > announced and not last:
+        verdict = UNDECIDED         # more was sent, and may come late
     elif acked > 0:
-        if head and head <= acked:
+        if head and head <= acked and not (filled and acked > announced):
             verdict = NEXT_REQUEST
         else:
             verdict = BODY if filled and acked >= announced else REFUSED_BODY
@@ -1517,7 +1545,7 @@ cdef Reading weigh_trailers(const Table* table, const Flow* flow, int64_t acked,
         return REFUSED_BODY if last or server.eof or server.absent else UNDECIDED
     bytes = <uint8_t*>malloc(table.limits.head)
     if bytes != NULL and exchange.answered and exchange.doubt == SURE:
-        head = http1_head(REQUEST, bytes, copy_held(&half.stream, bytes, table.limits.head))
+        head = http1_head(REQUEST, bytes, copy_held(&half.stream, half.stream.next, bytes, table.limits.head))
     free(bytes)
     return NEXT_REQUEST if 0 < head <= acked else REFUSED_BODY
 
@@ -1925,6 +1953,7 @@ cdef bint on_syn(Table* table, Flow* flow, const Packet* packet, int d) noexcept
         return False
     if packet.flags & TCP_ACK:
         begin_at(&flow.half[1 - d], packet.ack)
+    flow.exchanges.from_start = True
     if flow.mode == MODE_UNDECIDED:
         flow.handshake = True
         set_server(table, flow, d if packet.flags & TCP_ACK else 1 - d)
