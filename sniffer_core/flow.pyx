@@ -674,7 +674,8 @@ cdef void on_request(Table* table, Flow* flow, Half* half, bint cut) noexcept no
     opened(table, half)
     if other.seen and (
             (message.resynced and not message.sure)
-            or (exchanges.head != exchange and tail.doubt == TENTATIVE and message.start != half.parser.boundary)):
+            or (tail != NULL and tail.doubt == TENTATIVE and exchanges.head != exchange and
+                message.start != half.parser.boundary)):
         exchange.doubt = TENTATIVE      # or it follows one that is, and nothing else says that it is one
         exchanges.doubted = True
     if message.ack >= 0:

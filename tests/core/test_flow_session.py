@@ -547,3 +547,22 @@ def test_more_requests_than_the_queue_keeps(count: int) -> None:
     assert all(responses[str(number)].exchange == number for number in range(count))
     assert all(responses[str(number)].path == (f"/{number}" if number < 1024 else None) for number in range(count))
     assert responses["last"].path == "/last"
+
+
+@pytest.mark.parametrize("answered", [1023, 1024, 1050, 1100])
+def test_a_request_behind_those_beyond_the_queue(answered: int) -> None:
+    """A request that follows while the queue is empty, and of those beyond some wait, keeps its turn."""
+    dialogue = Dialogue()
+    for number in range(1100):
+        dialogue.client(ask(f"/{number}"))
+    for number in range(answered):
+        dialogue.server(answer(str(number)))
+    dialogue.client(ask("/1100"))
+    for number in range(answered, 1101):
+        dialogue.server(answer(str(number)))
+    dialogue.client(ask("/last"))
+    dialogue.server(answer("last"))
+    responses = [m for m in run(dialogue) if m.direction == "response"]
+    assert [m.exchange for m in responses] == list(range(1102))
+    assert [m.reason for m in responses] == [*map(str, range(1101)), "last"]
+    assert responses[-1].path == "/last"
