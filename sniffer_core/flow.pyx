@@ -774,7 +774,8 @@ cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept n
         note(table, flow, EVENT_TUNNEL)
     if not cut:
         http1_frame(&half.parser, exchange.head or flow.tunnels,
-                    exchange.known or exchanges_no_head(&flow.exchanges, message.ack, message.start))
+                    exchange.known or exchange.beyond or
+                    exchanges_no_head(&flow.exchanges, message.ack, message.start))
 
 
 cdef inline bint switches(const Message* message, const Exchange* exchange) noexcept nogil:

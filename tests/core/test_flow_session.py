@@ -549,6 +549,57 @@ def test_more_requests_than_the_queue_keeps(count: int) -> None:
     assert responses["last"].path == "/last"
 
 
+@pytest.mark.parametrize("size", [100, 1400, 60000])
+def test_what_frames_the_answers_beyond_the_queue(size: int) -> None:
+    """Beyond the queue an answer to HEAD still has no body, wherever its segments begin, and none takes another's."""
+    count = 4000
+    methods = ["HEAD" if number % 5 in (1, 2) else "GET" for number in range(count)]
+    dialogue = Dialogue()
+    requests = b"".join(ask(f"/{number}", method=method) for number, method in enumerate(methods))
+    answers = b"".join(
+        b"HTTP/1.1 200 %d\r\nSet-Cookie: s=1\r\nContent-Length: 300\r\n\r\n" % number
+        if method == "HEAD"
+        else answer(str(number))
+        for number, method in enumerate(methods)
+    )
+    half = len(requests) // 2
+    for at in range(0, half, size):
+        dialogue.client(requests[at : min(half, at + size)])
+    early = answers.index(b" 200 1500\r")
+    for at in range(0, early, size):
+        dialogue.server(answers[at : min(early, at + size)])
+    for at in range(half, len(requests), size):
+        dialogue.client(requests[at : at + size])
+    for at in range(early, len(answers), size):
+        dialogue.server(answers[at : at + size])
+    dialogue.client(ask("/last"))
+    dialogue.server(answer("last"))
+    messages = run(dialogue)
+    assert pairs(messages)["last"] == "/last"
+    responses = {m.reason: m for m in messages if m.direction == "response"}
+    assert [responses[str(number)].exchange for number in range(count)] == list(range(count))
+    assert all(m.path in (None, f"/{m.reason}") for m in responses.values())
+    assert not any(m.resynced or m.incomplete for m in messages)
+
+
+def test_a_tunnel_beyond_the_queue() -> None:
+    """A 2xx to a CONNECT that stands behind more requests than the queue keeps ends HTTP all the same."""
+    dialogue = Dialogue()
+    for number in range(1100):
+        dialogue.client(ask(f"/{number}"))
+    dialogue.client(CONNECT)
+    for number in range(1100):
+        dialogue.server(answer(str(number)))
+    dialogue.server(b"HTTP/1.1 200 Go\r\nContent-Length: 3\r\n\r\n")
+    dialogue.client(b"\x16\x03\x01" + ask("/inside"))
+    dialogue.server(answer("inside"))
+    table = Table()
+    messages = table.run(dialogue.packets)
+    assert [(m.reason, m.exchange, m.body) for m in messages][-1] == ("Go", 1100, b"")
+    assert len(messages) == 2202
+    assert table.counted("flows_tunnel") == {"flows_tunnel": 1}
+
+
 @pytest.mark.parametrize("answered", [1023, 1024, 1050, 1100])
 def test_a_request_behind_those_beyond_the_queue(answered: int) -> None:
     """A request that follows while the queue is empty, and of those beyond some wait, keeps its turn."""
