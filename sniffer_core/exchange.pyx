@@ -137,9 +137,18 @@ cdef bint exchanges_fifo(const Exchanges* queue) noexcept nogil:
         (queue.from_start or queue.in_step)
 
 
-cdef void push(Exchanges* queue, Exchange* entry, uint32_t most) noexcept nogil:
-    if most == OPEN_MAX and (queue.beyond or queue.count >= most) and not entry.lost and exchanges_fifo(queue) and \
-            push_beyond(queue, entry):
+cdef bint is_sure(const Exchanges* queue) noexcept nogil:
+    """Whether each entry stands for one request."""
+    cdef const Exchange* entry = queue.head
+    while entry != NULL and not entry.lost and entry.doubt == SURE:
+        entry = entry.next
+    return entry == NULL
+
+
+cdef void push(Exchanges* queue, Exchange* entry, uint32_t most, bint sure) noexcept nogil:
+    """`sure`: it is a request; what may be none cannot be counted."""
+    if sure and most == OPEN_MAX and (queue.beyond or (queue.count >= most and is_sure(queue))) and \
+            exchanges_fifo(queue) and push_beyond(queue, entry):
         return
     give_up_beyond(queue)
     while queue.count >= most:
@@ -254,7 +263,7 @@ cdef Exchange* exchanges_request(Exchanges* queue, Conn* conn, Message* message,
             entry.carried_present |= <uint8_t>(1 << k)
     if traces == 1:     # section 4.3: several make none valid
         read_traceparent(entry, message.text + trace.value.at, trace.value.size)
-    push(queue, entry, most)
+    push(queue, entry, most, message.sure or not message.resynced)
     entry.references += 1
     message.exchange = entry
     return entry
@@ -312,7 +321,7 @@ cdef void exchanges_lost_request(Exchanges* queue, Conn* conn, int64_t start, in
     entry.start = start
     entry.end = end
     entry.ack = ack
-    push(queue, entry, OPEN_MAX)
+    push(queue, entry, OPEN_MAX, False)
 
 
 cdef void exchanges_lost_responses(Exchanges* queue, bint whole) noexcept nogil:

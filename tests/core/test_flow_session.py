@@ -617,3 +617,18 @@ def test_a_request_behind_those_beyond_the_queue(answered: int) -> None:
     assert [m.exchange for m in responses] == list(range(1102))
     assert [m.reason for m in responses] == [*map(str, range(1101)), "last"]
     assert responses[-1].path == "/last"
+
+
+def test_a_full_queue_in_doubt() -> None:
+    """Requests that may be none are never counted beyond the queue: all memory is given back, no answer gets another's."""
+    dialogue = Dialogue()
+    for number in range(1200):
+        dialogue.client(ask(f"/{number}"), lost=number == 600)
+        if number == 600:
+            dialogue.server()
+            dialogue.wait(200_000)
+    for number in range(1200):
+        dialogue.server(answer(str(number)))
+    messages = run(dialogue)
+    assert len([m for m in messages if m.direction == "response"]) == 1200
+    assert all(m.path in (None, f"/{m.reason}") for m in messages if m.direction == "response")
