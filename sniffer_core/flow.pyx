@@ -107,6 +107,7 @@ cdef struct Half:
     bint seen                   # a packet of this direction was seen
     uint8_t waits               # Wait
     bint unjudged               # the answer to an Upgrade or CONNECT was lost: the next bytes tell whether they are HTTP
+    int64_t weighed             # bytes that told nothing when weigh_body() looked; 0: it has not looked
     bint tunnel_next            # the answer was yes: what follows the open request is a tunnel
     bint past_proxy             # no PROXY protocol header begins here, or it was read
     uint32_t proxy_left         # bytes of it that are still to come
@@ -739,6 +740,8 @@ cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept n
     cdef bint interim = 100 <= message.status < 200 and message.status != 101
     if half.doubtful and message.start == half.parser.boundary:
         believe(table, flow, half, True)
+    if not interim and not message.resynced and other.parser.message != NULL:
+        disprove_body(table, flow, &flow.half[1 - flow.server], message)
     if message.resynced and not message.sure and other.seen and message.ack >= 0 and not cut:
         if interim or not exchanges_plausible(&flow.exchanges, message.ack, message.start):
             if flow.exchanges.uncounted and flow.exchanges.doubted:
@@ -776,6 +779,20 @@ cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept n
         http1_frame(&half.parser, exchange.head or flow.tunnels,
                     exchange.known or exchange.beyond or
                     exchanges_no_head(&flow.exchanges, message.ack, message.start))
+
+
+cdef void disprove_body(Table* table, Flow* flow, Half* client, const Message* response) noexcept nogil:
+    """A response comes while the body of a request that is answered already is read: if that refused the body, the bytes
+    are something else that was answered. They stand in no record, for a head may be among them."""
+    cdef Message* message = client.parser.message
+    cdef int64_t start = message.head_end
+    if message.exchange == NULL or message.body_size == 0 or response.ack <= start or \
+            not is_refusal(<Exchange*>message.exchange):
+        return
+    http1_drop_body(&client.parser)
+    http1_cease(&client.parser, INCOMPLETE_MALFORMED_, 0)
+    on_end(table, flow, client, NULL)
+    on_lost(table, flow, client, start, False, -1)
 
 
 cdef inline bint switches(const Message* message, const Exchange* exchange) noexcept nogil:
@@ -1060,6 +1077,7 @@ cdef void read_run(Table* table, Flow* flow, Half* half, Run* run) noexcept nogi
     if parser.kind == REQUEST and parser.message != NULL and run.segment_start and is_body_due(parser) and \
             http1_starts(REQUEST, run.data, run.size) >= 0 and may_be_next(flow, <Exchange*>parser.message.exchange, run):
         half.waits = WAIT_BODY
+        half.weighed = 0
         return
     if parser.state == TRAILERS and run.segment_start and ends_without_crlf(table, flow, half, run):
         half.waits = WAIT_CRLF
@@ -1367,14 +1385,19 @@ cdef inline bint is_body_due(const Parser* parser) noexcept nogil:
         (parser.state == BODY_LENGTH and parser.remaining > 0) or (parser.state == CHUNK_SIZE and parser.line_size == 0))
 
 
-cdef inline bint refuses(const Exchange* exchange) noexcept nogil:
+cdef inline bint is_refusal(const Exchange* exchange) noexcept nogil:
     """Whether a final response that came before the request's body tells its client not to send it.
 
     Any does where the client waits for a 100 (RFC 9110 section 10.1.1), else those that make the body pointless.
     """
     cdef uint16_t status = exchange.answered
-    return not exchange.sends and status != 0 and (
+    return status != 0 and (
         exchange.expect or 300 <= status < 400 or status == 401 or status == 413 or status == 417)
+
+
+cdef inline bint refuses(const Exchange* exchange) noexcept nogil:
+    """Whether the body was refused, and nothing tells that it comes all the same."""
+    return not exchange.sends and is_refusal(exchange)
 
 
 cdef bint may_be_next(const Flow* flow, const Exchange* exchange, const Run* run) noexcept nogil:
@@ -1412,13 +1435,14 @@ cdef bint replies(const Half* server) noexcept nogil:
         http1_starts(RESPONSE, line, copy_held(&server.stream, line, sizeof(line))) == 1
 
 
-cdef Reading weigh_body(const Table* table, const Flow* flow, bint last) noexcept nogil:
+cdef Reading weigh_body(const Table* table, Flow* flow, bint last) noexcept nogil:
     """What the client's next bytes are, where a body is due that was refused.
 
     They are the next request if a later response acknowledges a whole head of it: the server did not wait for the body.
     They are the body if the client sends as much as it had announced. `last`: nothing more will tell.
+    Until a response tells, they are looked at again only when they are twice as many: all looks cost what the bytes do.
     """
-    cdef const Half* half = &flow.half[1 - flow.server]
+    cdef Half* half = &flow.half[1 - flow.server]
     cdef const Half* server = &flow.half[flow.server]
     cdef const Parser* parser = &half.parser
     cdef const Exchange* exchange = <const Exchange*>parser.message.exchange
@@ -1443,6 +1467,9 @@ cdef Reading weigh_body(const Table* table, const Flow* flow, bint last) noexcep
         return BODY
     if exchange.answered and replies(server):
         acked = stream_front(&server.stream).ack - half.stream.next
+    if acked <= 0 and not last and half.stream.top - half.stream.next < 2 * half.weighed:
+        return UNDECIDED
+    half.weighed = half.stream.top - half.stream.next
     bytes = <uint8_t*>malloc(table.limits.head)
     if bytes == NULL:
         return REFUSED_BODY

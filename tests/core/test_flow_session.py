@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -617,6 +618,46 @@ def test_a_request_behind_those_beyond_the_queue(answered: int) -> None:
     assert [m.exchange for m in responses] == list(range(1102))
     assert [m.reason for m in responses] == [*map(str, range(1101)), "last"]
     assert responses[-1].path == "/last"
+
+
+@pytest.mark.parametrize(
+    "odd", ["GET /1 HTTP/1.1 ", "GET /1 http/1.1", "\r\nGET /1 HTTP/1.1", "GET  /1 HTTP/1.1", "GET /1"]
+)
+@pytest.mark.parametrize("cut", [0, 3, 18, 40])
+@pytest.mark.parametrize("length", [LENGTHS[0], LENGTHS[2]])
+def test_what_is_answered_in_place_of_a_refused_body(odd: str, cut: int, length: str) -> None:
+    """What stands in place of a refused body, and is answered before that is whole, is in no body in clear."""
+    dialogue = Dialogue()
+    dialogue.client(put("Expect: 100-continue\r\n", length))
+    dialogue.server(answer("put", 413))
+    request = f"{odd}\r\n{SECRET}\r\n".encode()
+    for piece in (request[:cut], request[cut:]) if cut else (request,):
+        dialogue.client(piece)
+    dialogue.server(answer("1"))
+    for number in (2, 3):
+        dialogue.client(ask(f"/{number}"))
+        dialogue.server(answer(str(number)))
+    messages = run(dialogue)
+    assert asked(messages) == [("/put", b"", "malformed"), *plain("/2", "/3")]
+    assert pairs(messages) == {"put": "/put", "1": None, "2": "/2", "3": "/3"}
+
+
+def test_what_is_weighed_is_not_weighed_again() -> None:
+    """Bytes that may be a refused body cost what they are, however small their segments."""
+
+    def seconds(count: int) -> float:
+        dialogue = Dialogue()
+        dialogue.client(put("Expect: 100-continue\r\n", LENGTHS[2]))
+        dialogue.server(answer("put", 413))
+        for byte in b"GET /1 HTTP/1.1\r\nX: " + b"x" * count:
+            dialogue.client(bytes([byte]))
+        batch = p.to_feed(dialogue.packets)
+        table = Table()
+        start = time.process_time()
+        table.feed_raw(*batch)
+        return time.process_time() - start
+
+    assert seconds(20_000) < 10 * min(seconds(4000) for _ in range(3)) + 0.05
 
 
 def test_a_full_queue_in_doubt() -> None:
