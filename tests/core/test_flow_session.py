@@ -661,7 +661,7 @@ def test_what_is_weighed_is_not_weighed_again() -> None:
 
 
 def test_a_full_queue_in_doubt() -> None:
-    """Requests that may be none are never counted beyond the queue: all memory is given back, no answer gets another's."""
+    """Requests that may be none are not counted beyond the queue: all memory comes back, no answer gets another's."""
     dialogue = Dialogue()
     for number in range(1200):
         dialogue.client(ask(f"/{number}"), lost=number == 600)
