@@ -84,7 +84,7 @@ cdef struct Exchange:
     bint sends              # its body comes, though it was refused
     uint16_t answered       # status of its final response; 0 before
     bint answer_lost        # bytes of unknown extent were lost from the responses while it was sent
-    int64_t answer_end      # where that response ended; -1 before
+    int64_t answer_end      # where that response ended, or its head, where it ended with the connection; -1 before
     uint8_t doubt           # Doubt
     Message* waiting
     Text method

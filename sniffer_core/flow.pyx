@@ -27,7 +27,7 @@ from sniffer_core.exchange cimport (
     exchanges_refute, exchanges_request, exchanges_settle, exchanges_unpaired)
 from sniffer_core.fragment cimport Fragments, fragments_add, fragments_free, fragments_init
 from sniffer_core.http1 cimport (
-    BIT_BAD_HEADER_LINE, BIT_BODY_NOT_SENT, BIT_LAST_CRLF_MISSING, BIT_ODD_START_LINE, BODY_LENGTH, CHUNK_SIZE, DEAD,
+    BIT_BAD_HEADER_LINE, BIT_BODY_NOT_SENT, BIT_LAST_CRLF_MISSING, BIT_ODD_START_LINE, BODY_CLOSE, BODY_LENGTH, CHUNK_SIZE, DEAD,
     DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE, EVENT_NOT_HTTP, HEAD,
     INCOMPLETE_CLOSED_, INCOMPLETE_EVICTED_, INCOMPLETE_GAP_, INCOMPLETE_IDLE_, INCOMPLETE_MALFORMED_, INCOMPLETE_STOPPED_, METHOD_LONGEST,
     PROTOCOL_HTTP2,
@@ -939,7 +939,7 @@ cdef void on_end(Table* table, Flow* flow, Half* half, const Run* run) noexcept 
         let_wait(&flow.early, message)
         match_early(table, flow, False)
         return
-    exchange.answer_end = message.end
+    exchange.answer_end = message.head_end if half.eof else message.end
     emit(table, message)
     if flow.tunnels:
         flow.tunnels = False
@@ -978,7 +978,9 @@ cdef void on_lost(Table* table, Flow* flow, Half* half, int64_t start, bint betw
         other = &flow.half[1 - flow.server]
         if other.parser.message != NULL and other.parser.message.exchange != NULL:
             (<Exchange*>other.parser.message.exchange).answer_lost = True
-        give_up_offer(&flow.half[1 - flow.server])
+        give_up_offer(other)
+        if other.waits == WAIT_BODY or other.waits == WAIT_CRLF:
+            judge_body(table, flow, True)   # what was lost may have answered the bytes that it waits with
     drop_early(table, flow)
 
 
@@ -1448,6 +1450,7 @@ cdef Reading weigh_body(const Table* table, Flow* flow, bint last) noexcept nogi
     cdef const Exchange* exchange = <const Exchange*>parser.message.exchange
     cdef Held* front = stream_front(&half.stream)
     cdef int64_t announced = <int64_t>min(parser.remaining, <uint64_t>WINDOW) if parser.state == BODY_LENGTH else WINDOW
+    cdef int64_t answered_to
     cdef int64_t acked = -1         # what a later response acknowledges, from the first of the bytes
     cdef uint8_t* bytes
     cdef uint32_t size
@@ -1463,8 +1466,15 @@ cdef Reading weigh_body(const Table* table, Flow* flow, bint last) noexcept nogi
     if exchange.answered == 0 and server.seen and (exchange.continued or not exchange.answer_lost) and \
             flow.early.head == NULL:
         return BODY                 # the client sends it, asked or not
-    if exchange.answered and (not refuses(exchange) or exchange.answer_end < 0 or front.ack < exchange.answer_end):
-        return BODY
+    if exchange.answered:
+        # An answer that ends with the connection is acknowledged with its head.
+        answered_to = exchange.answer_end
+        if answered_to < 0 and server.parser.state == BODY_CLOSE and server.parser.message != NULL:
+            answered_to = server.parser.message.head_end
+        if not refuses(exchange) or answered_to < 0 or front.ack < answered_to:
+            return BODY
+        if exchange.answer_end < 0 and not last:
+            return UNDECIDED
     if exchange.answered and replies(server):
         acked = stream_front(&server.stream).ack - half.stream.next
     if acked <= 0 and not last and half.stream.top - half.stream.next < 2 * half.weighed:

@@ -673,3 +673,33 @@ def test_a_full_queue_in_doubt() -> None:
     messages = run(dialogue)
     assert len([m for m in messages if m.direction == "response"]) == 1200
     assert all(m.path in (None, f"/{m.reason}") for m in messages if m.direction == "response")
+
+
+@pytest.mark.parametrize("end", ENDINGS)
+def test_a_refusal_that_ends_with_the_connection(end: Ending) -> None:
+    """A head that follows a refusal without a length is in no body in clear."""
+    dialogue = Dialogue()
+    dialogue.client(put("Expect: 100-continue\r\n", LENGTHS[0]))
+    dialogue.server(b"HTTP/1.1 413 put\r\nConnection: close\r\n\r\nanswer put")
+    dialogue.client(ask("/1", SECRET))
+    dialogue.server(b", more of it", ack=0)
+    end(dialogue)
+    messages = run(dialogue)
+    assert asked(messages) == [("/put", b"", "malformed")]
+    assert [(m.path, m.body) for m in messages if m.direction == "response"] == [("/put", b"answer put, more of it")]
+
+
+def test_the_answer_behind_a_refusal_was_lost() -> None:
+    """A lost answer behind a refused body costs no more than the requests that are in doubt for it."""
+    dialogue = Dialogue()
+    dialogue.client(put("Expect: 100-continue\r\n", LENGTHS[0]))
+    dialogue.server(answer("put", 413))
+    for number in range(1, 6):
+        dialogue.client(ask(f"/{number}", SECRET))
+        dialogue.server(answer(str(number)), lost=number == 1)
+    messages = run(dialogue)
+    assert asked(messages)[0] == ("/put", b"", "malformed")
+    assert asked(messages)[-3:] == plain("/3", "/4", "/5")
+    got = pairs(messages)
+    assert {name: got[name] for name in "345"} == {"3": "/3", "4": "/4", "5": "/5"}
+    assert all(path in (None, f"/{name}") for name, path in got.items())
