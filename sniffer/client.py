@@ -83,7 +83,8 @@ class Client:
 
     A request that a kept connection refuses without one byte of an answer is posted again at once, on a new connection
     and within the same `timeout`: the other side has closed the old one while the request was on its way (RFC 9110
-    section 9.2.2). So each request has to carry a key by which a repetition is known.
+    section 9.2.2). Bytes in place of its status line are the rest of the last answer, and no answer to it. So each
+    request has to carry a key by which a repetition is known.
 
     There are at most `connections`; a further request waits for one, within its timeout. Of an answer `answer_bytes`
     are read; what is longer ends its connection.
@@ -416,7 +417,7 @@ class _Connection(asyncio.Protocol):
         except StopIteration as end:
             usable = end.value and not self._buffer and self._left > 0
         except _Unreadable:
-            pass
+            self._heard = self.answer is not None  # what is no status line is no answer, but the rest of the last one
         if usable:
             self._rest()
         else:

@@ -21,7 +21,7 @@ from sniffer_core.proxy cimport Proxied
 cdef enum:
     CARRY_MAX = 4
     INFORMATIONAL_MAX = 16
-    OPEN_MAX = 1024         # entries of one queue; of requests beyond only the numbers are kept
+    OPEN_MAX = 1024         # entries of one queue; of requests beyond only numbers are kept, and what frames their answers
     CONN_OBJECTS = 640      # bytes that a connection's Python objects take: 580 with IPv4, 660 with IPv6
     OPEN_MAX_ONE_SIDED = 16 # where no packet of the response direction was ever seen
 
@@ -34,6 +34,10 @@ cdef enum Match:
     MATCH_ACKS = 0          # the request that the ACKs point to
     MATCH_OLDEST = 1        # the oldest one, whatever the ACKs say
     MATCH_NONE = 2
+
+cdef enum:                  # of a request behind the queue's OPEN_MAX
+    BEYOND_HEAD = 1
+    BEYOND_CONNECT = 2
 
 cdef struct Conn:           # who a connection is: shared by its flow and by messages that outlive it
     Pool* pool
@@ -69,6 +73,7 @@ cdef struct Exchange:
     bint end_unsure         # .. if `end` is where a malformed request ends
     bint lost               # no request was seen: bytes of the request stream were lost here
     bint known              # a request was seen: method, target and carried are valid
+    bint beyond             # ... or only its number and whether it was CONNECT or HEAD
     bint unasked            # made by exchanges_unpaired()
     bint counted            # a response (whichever) has come for it
     bint connect
@@ -79,7 +84,7 @@ cdef struct Exchange:
     bint sends              # its body comes, though it was refused
     uint16_t answered       # status of its final response; 0 before
     bint answer_lost        # bytes of unknown extent were lost from the responses while it was sent
-    int64_t answer_end      # where that response ended; -1 before
+    int64_t answer_end      # where that response ended, or its head, where it ended with the connection; -1 before
     uint8_t doubt           # Doubt
     Message* waiting
     Text method
@@ -106,6 +111,9 @@ cdef struct Exchanges:
     uint32_t next_number
     uint32_t beyond         # requests behind the queue's OPEN_MAX, of which only the numbers are kept
     uint32_t beyond_number  # ... the first of these
+    uint8_t* methods        # ... whether they are CONNECT or HEAD (BEYOND_...), a byte each; or NULL
+    uint32_t methods_space
+    uint32_t methods_first  # the place of the first of these
     bint from_start         # the connection was seen to begin
     bint in_step            # a request began when nothing was in flight
     bint responses_lost     # bytes of unknown extent were lost from the response stream

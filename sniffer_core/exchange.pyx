@@ -8,6 +8,9 @@ from sniffer_core.http1 cimport Field, Message, Text, message_free
 from sniffer_core.memory cimport Pool, pool_give, pool_take
 from sniffer_core.proxy cimport Proxied
 
+cdef enum:
+    METHODS_LEAST = 64
+
 
 cdef void conn_free(Conn* conn) noexcept nogil:
     pool_give(conn.pool, conn.proxied, sizeof(Proxied))
@@ -73,6 +76,51 @@ cdef void give_up_beyond(Exchanges* queue) noexcept nogil:
     """Where responses do not come by count any longer, numbers of requests are of no use."""
     queue.counters[<int>Counter.REQUESTS_UNANSWERED] += queue.beyond
     queue.beyond = 0
+    forget_methods(queue)
+
+
+cdef void forget_methods(Exchanges* queue) noexcept nogil:
+    pool_give(queue.pool, queue.methods, queue.methods_space)
+    queue.methods = NULL
+    queue.methods_space = 0
+    queue.methods_first = 0
+
+
+cdef bint push_beyond(Exchanges* queue, const Exchange* entry) noexcept nogil:
+    """Keeps of a request what its answer needs: its number, and whether it is CONNECT or HEAD. False: no memory."""
+    cdef uint32_t end = queue.methods_first + queue.beyond
+    cdef uint32_t space
+    cdef uint8_t* methods
+    if end == queue.methods_space:
+        space = max(<uint32_t>METHODS_LEAST, 2 * queue.beyond)
+        methods = <uint8_t*>pool_take(queue.pool, space)
+        if methods == NULL:
+            return False
+        if queue.beyond:
+            memcpy(methods, queue.methods + queue.methods_first, queue.beyond)
+        forget_methods(queue)
+        queue.methods = methods
+        queue.methods_space = space
+        end = queue.beyond
+    queue.methods[end] = <uint8_t>((BEYOND_HEAD if entry.head else 0) | (BEYOND_CONNECT if entry.connect else 0))
+    if queue.beyond == 0:
+        queue.beyond_number = entry.number
+    queue.beyond += 1
+    return True
+
+
+cdef void pop_beyond(Exchanges* queue, Exchange* entry) noexcept nogil:
+    """The entry is that of the first request beyond the queue."""
+    cdef uint8_t method = queue.methods[queue.methods_first]
+    entry.beyond = True
+    entry.number = queue.beyond_number
+    entry.head = method & BEYOND_HEAD != 0
+    entry.connect = method & BEYOND_CONNECT != 0
+    queue.beyond_number += 1
+    queue.methods_first += 1
+    queue.beyond -= 1
+    if queue.beyond == 0:
+        forget_methods(queue)
 
 
 cdef void exchanges_settle(Exchanges* queue) noexcept nogil:
@@ -89,11 +137,18 @@ cdef bint exchanges_fifo(const Exchanges* queue) noexcept nogil:
         (queue.from_start or queue.in_step)
 
 
-cdef void push(Exchanges* queue, Exchange* entry, uint32_t most) noexcept nogil:
-    if most == OPEN_MAX and (queue.beyond or queue.count >= most) and not entry.lost and exchanges_fifo(queue):
-        if queue.beyond == 0:
-            queue.beyond_number = entry.number
-        queue.beyond += 1
+cdef bint is_sure(const Exchanges* queue) noexcept nogil:
+    """Whether each entry stands for one request."""
+    cdef const Exchange* entry = queue.head
+    while entry != NULL and not entry.lost and entry.doubt == SURE:
+        entry = entry.next
+    return entry == NULL
+
+
+cdef void push(Exchanges* queue, Exchange* entry, uint32_t most, bint sure) noexcept nogil:
+    """`sure`: it is a request; what may be none cannot be counted."""
+    if sure and most == OPEN_MAX and (queue.beyond or (queue.count >= most and is_sure(queue))) and \
+            exchanges_fifo(queue) and push_beyond(queue, entry):
         return
     give_up_beyond(queue)
     while queue.count >= most:
@@ -208,7 +263,7 @@ cdef Exchange* exchanges_request(Exchanges* queue, Conn* conn, Message* message,
             entry.carried_present |= <uint8_t>(1 << k)
     if traces == 1:     # section 4.3: several make none valid
         read_traceparent(entry, message.text + trace.value.at, trace.value.size)
-    push(queue, entry, most)
+    push(queue, entry, most, message.sure or not message.resynced)
     entry.references += 1
     message.exchange = entry
     return entry
@@ -266,7 +321,7 @@ cdef void exchanges_lost_request(Exchanges* queue, Conn* conn, int64_t start, in
     entry.start = start
     entry.end = end
     entry.ack = ack
-    push(queue, entry, OPEN_MAX)
+    push(queue, entry, OPEN_MAX, False)
 
 
 cdef void exchanges_lost_responses(Exchanges* queue, bint whole) noexcept nogil:
@@ -429,9 +484,7 @@ cdef Exchange* exchanges_answer(Exchanges* queue, Conn* conn, Message* message, 
         entry.references = 1
         if match != MATCH_NONE and queue.head == NULL and queue.beyond:
             queue.next_number -= 1
-            entry.number = queue.beyond_number
-            queue.beyond_number += 1
-            queue.beyond -= 1
+            pop_beyond(queue, entry)
     entry.answered = message.status
     entry.informational_count = queue.informational_count
     memcpy(entry.informational, queue.informational, queue.informational_count * sizeof(uint16_t))

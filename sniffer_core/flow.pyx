@@ -27,7 +27,7 @@ from sniffer_core.exchange cimport (
     exchanges_refute, exchanges_request, exchanges_settle, exchanges_unpaired)
 from sniffer_core.fragment cimport Fragments, fragments_add, fragments_free, fragments_init
 from sniffer_core.http1 cimport (
-    BIT_BAD_HEADER_LINE, BIT_BODY_NOT_SENT, BIT_LAST_CRLF_MISSING, BIT_ODD_START_LINE, BODY_LENGTH, CHUNK_SIZE, DEAD,
+    BIT_BAD_HEADER_LINE, BIT_BODY_NOT_SENT, BIT_LAST_CRLF_MISSING, BIT_ODD_START_LINE, BODY_CLOSE, BODY_LENGTH, CHUNK_SIZE, DEAD,
     DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE, EVENT_NOT_HTTP, HEAD,
     INCOMPLETE_CLOSED_, INCOMPLETE_EVICTED_, INCOMPLETE_GAP_, INCOMPLETE_IDLE_, INCOMPLETE_MALFORMED_, INCOMPLETE_STOPPED_, METHOD_LONGEST,
     PROTOCOL_HTTP2,
@@ -107,6 +107,7 @@ cdef struct Half:
     bint seen                   # a packet of this direction was seen
     uint8_t waits               # Wait
     bint unjudged               # the answer to an Upgrade or CONNECT was lost: the next bytes tell whether they are HTTP
+    int64_t weighed             # bytes that told nothing when weigh_body() looked; 0: it has not looked
     bint tunnel_next            # the answer was yes: what follows the open request is a tunnel
     bint past_proxy             # no PROXY protocol header begins here, or it was read
     uint32_t proxy_left         # bytes of it that are still to come
@@ -676,7 +677,8 @@ cdef void on_request(Table* table, Flow* flow, Half* half, bint cut) noexcept no
     opened(table, half)
     if other.seen and (
             (message.resynced and not message.sure)
-            or (exchanges.head != exchange and tail.doubt == TENTATIVE and message.start != half.parser.boundary)):
+            or (tail != NULL and tail.doubt == TENTATIVE and exchanges.head != exchange and
+                message.start != half.parser.boundary)):
         exchange.doubt = TENTATIVE      # or it follows one that is, and nothing else says that it is one
         exchanges.doubted = True
     if message.ack >= 0:
@@ -744,6 +746,8 @@ cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept n
     cdef bint interim = 100 <= message.status < 200 and message.status != 101
     if half.doubtful and message.start == half.parser.boundary:
         believe(table, flow, half, True)
+    if not interim and not message.resynced and other.parser.message != NULL:
+        disprove_body(table, flow, &flow.half[1 - flow.server], message)
     if message.resynced and not message.sure and other.seen and message.ack >= 0 and not cut:
         if interim or not exchanges_plausible(&flow.exchanges, message.ack, message.start):
             if flow.exchanges.uncounted and flow.exchanges.doubted:
@@ -781,7 +785,22 @@ cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept n
         note(table, flow, EVENT_TUNNEL)
     if not cut:
         http1_frame(&half.parser, exchange.head or flow.tunnels,
-                    exchange.known or exchanges_no_head(&flow.exchanges, message.ack, message.start))
+                    exchange.known or exchange.beyond or
+                    exchanges_no_head(&flow.exchanges, message.ack, message.start))
+
+
+cdef void disprove_body(Table* table, Flow* flow, Half* client, const Message* response) noexcept nogil:
+    """A response comes while the body of a request that is answered already is read: if that refused the body, the bytes
+    are something else that was answered. They stand in no record, for a head may be among them."""
+    cdef Message* message = client.parser.message
+    cdef int64_t start = message.head_end
+    if message.exchange == NULL or message.body_size == 0 or response.ack <= start or \
+            not is_refusal(<Exchange*>message.exchange):
+        return
+    http1_drop_body(&client.parser)
+    http1_cease(&client.parser, INCOMPLETE_MALFORMED_, 0)
+    on_end(table, flow, client, NULL)
+    on_lost(table, flow, client, start, False, -1)
 
 
 cdef inline bint switches(const Message* message, const Exchange* exchange) noexcept nogil:
@@ -928,7 +947,7 @@ cdef void on_end(Table* table, Flow* flow, Half* half, const Run* run) noexcept 
         let_wait(&flow.early, message)
         match_early(table, flow, False)
         return
-    exchange.answer_end = message.end
+    exchange.answer_end = message.head_end if half.eof else message.end
     emit(table, message)
     if flow.tunnels:
         flow.tunnels = False
@@ -967,7 +986,9 @@ cdef void on_lost(Table* table, Flow* flow, Half* half, int64_t start, bint betw
         other = &flow.half[1 - flow.server]
         if other.parser.message != NULL and other.parser.message.exchange != NULL:
             (<Exchange*>other.parser.message.exchange).answer_lost = True
-        give_up_offer(&flow.half[1 - flow.server])
+        give_up_offer(other)
+        if other.waits == WAIT_BODY or other.waits == WAIT_CRLF:
+            judge_body(table, flow, True)   # what was lost may have answered the bytes that it waits with
     drop_early(table, flow)
 
 
@@ -1066,6 +1087,7 @@ cdef void read_run(Table* table, Flow* flow, Half* half, Run* run) noexcept nogi
     if parser.kind == REQUEST and parser.message != NULL and run.segment_start and is_body_due(parser) and \
             http1_starts(REQUEST, run.data, run.size) >= 0 and may_be_next(flow, <Exchange*>parser.message.exchange, run):
         half.waits = WAIT_BODY
+        half.weighed = 0
         return
     if parser.state == TRAILERS and run.segment_start and ends_without_crlf(table, flow, half, run):
         half.waits = WAIT_CRLF
@@ -1373,13 +1395,13 @@ cdef inline bint is_body_due(const Parser* parser) noexcept nogil:
         (parser.state == BODY_LENGTH and parser.remaining > 0) or (parser.state == CHUNK_SIZE and parser.line_size == 0))
 
 
-cdef inline bint refuses(const Exchange* exchange) noexcept nogil:
+cdef inline bint is_refusal(const Exchange* exchange) noexcept nogil:
     """Whether a final response that came before the request's body tells its client not to send it.
 
     Any does where the client waits for a 100 (RFC 9110 section 10.1.1), else those that make the body pointless.
     """
     cdef uint16_t status = exchange.answered
-    return not exchange.sends and status != 0 and (
+    return status != 0 and (
         exchange.expect or 300 <= status < 400 or status == 401 or status == 413 or status == 417)
 
 
@@ -1391,6 +1413,11 @@ cdef inline bint is_unsure(const Flow* flow, const Exchange* exchange, int64_t a
     return not exchange.continued and (
         exchange.answer_lost or (
             exchange.doubt == SURE and ack > exchange.ack and not exchanges_fifo(&flow.exchanges)))
+
+
+cdef inline bint refuses(const Exchange* exchange) noexcept nogil:
+    """Whether the body was refused, and nothing tells that it comes all the same."""
+    return not exchange.sends and is_refusal(exchange)
 
 
 cdef bint may_be_next(const Flow* flow, const Exchange* exchange, const Run* run) noexcept nogil:
@@ -1436,18 +1463,20 @@ cdef bint replies(const Half* server) noexcept nogil:
         memcmp(line + 9, b"408", 3) != 0    # a server may say that to nobody
 
 
-cdef Reading weigh_body(const Table* table, const Flow* flow, bint last) noexcept nogil:
+cdef Reading weigh_body(const Table* table, Flow* flow, bint last) noexcept nogil:
     """What the client's next bytes are, where a body is due that was refused.
 
     They are the next request if a later response acknowledges a whole head of it: the server did not wait for the body.
     They are the body if the client sends as much as it had announced. `last`: nothing more will tell.
+    Until a response tells, they are looked at again only when they are twice as many: all looks cost what the bytes do.
     """
-    cdef const Half* half = &flow.half[1 - flow.server]
+    cdef Half* half = &flow.half[1 - flow.server]
     cdef const Half* server = &flow.half[flow.server]
     cdef const Parser* parser = &half.parser
     cdef const Exchange* exchange = <const Exchange*>parser.message.exchange
     cdef Held* front = stream_front(&half.stream)
     cdef int64_t announced = <int64_t>min(parser.remaining, <uint64_t>WINDOW) if parser.state == BODY_LENGTH else WINDOW
+    cdef int64_t answered_to
     cdef int64_t acked = -1         # what a later response acknowledges, from the first of the bytes
     cdef uint8_t* bytes
     cdef uint32_t size
@@ -1462,10 +1491,20 @@ cdef Reading weigh_body(const Table* table, const Flow* flow, bint last) noexcep
         return UNDECIDED            # until all is read that the client had read
     if exchange.answered == 0 and server.seen and not is_unsure(flow, exchange, front.ack) and flow.early.head == NULL:
         return BODY                 # the client sends it, asked or not
-    if exchange.answered and (not refuses(exchange) or exchange.answer_end < 0 or front.ack < exchange.answer_end):
-        return BODY
+    if exchange.answered:
+        # An answer that ends with the connection is acknowledged with its head.
+        answered_to = exchange.answer_end
+        if answered_to < 0 and server.parser.state == BODY_CLOSE and server.parser.message != NULL:
+            answered_to = server.parser.message.head_end
+        if not refuses(exchange) or answered_to < 0 or front.ack < answered_to:
+            return BODY
+        if exchange.answer_end < 0 and not last:
+            return UNDECIDED
     if exchange.answered and replies(server):
         acked = stream_front(&server.stream).ack - half.stream.next
+    if acked <= 0 and not last and half.stream.top - half.stream.next < 2 * half.weighed:
+        return UNDECIDED
+    half.weighed = half.stream.top - half.stream.next
     bytes = <uint8_t*>malloc(table.limits.head)
     if bytes == NULL:
         return REFUSED_BODY

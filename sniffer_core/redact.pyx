@@ -4,7 +4,9 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memchr, memset
 
-cdef tuple URL_FIELDS = ("referer", "location", "content-location", "origin", "link", "refresh")
+cdef tuple URL_FIELDS = (
+    "referer", "location", "content-location", "origin", "link", "refresh", "destination", "hx-current-url",
+    "x-original-url", "x-original-uri", "x-rewrite-url", "x-forwarded-uri", "x-envoy-original-path")
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------

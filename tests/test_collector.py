@@ -735,6 +735,23 @@ async def test_a_byte_of_an_answer_ends_the_try(said: bytes) -> None:
     assert clock.slept == [1.0]
 
 
+@pytest.mark.parametrize("rest", [b"{}", b"hello\r\n", b"<p>\r\n</p>\r\n"])
+async def test_what_comes_late_of_an_answer_costs_nothing(rest: bytes) -> None:
+    """A body behind a 204 that comes when the next request is on its way fails no try, and waits for nothing."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        late = b""
+        while await read_request(reader):
+            writer.write(late + NO_CONTENT)
+            late = rest
+
+    clock = Time()
+    async with raw_server(talk) as (url, _), posting(url, clock=clock, workers=1) as lane:
+        lane.offer(messages(6))
+        assert (await settled(lane)).delivered == 6
+    assert clock.slept == []
+
+
 async def test_what_nobody_asked_for_ends_a_connection() -> None:
     """A 408 that a collector sends to an idle connection is the answer to no message."""
 

@@ -348,6 +348,13 @@ def test_user_info_and_named_parameters_are_not_in_the_path(sent: str, shown: st
             '<http://h/?sig=[REDACTED]>; rel="a@b", </b?a=b&token=[REDACTED]>; title="c@d"',
         ),
         ("Refresh", "5; url='http://u:s3cret@h/?sig=s3cret'", "5; url='http://h/?sig=[REDACTED]"),
+        ("X-Original-URI", "/a?sig=s3cret;s3cret&b=1", "/a?sig=[REDACTED]&b=1"),
+        ("X-Original-URL", "http://u:s3cret@h/?token=s3cret", "http://h/?token=[REDACTED]"),
+        ("X-Rewrite-Url", "/a;sig=s3cret/b", "/a;sig=[REDACTED]/b"),
+        ("X-Forwarded-Uri", "/?a=b&api_key=s3cret", "/?a=b&api_key=[REDACTED]"),
+        ("X-Envoy-Original-Path", "/?X-Amz-Signature=s3cret", "/?X-Amz-Signature=[REDACTED]"),
+        ("Destination", "http://u:s3cret@h/dav/a", "http://h/dav/a"),
+        ("HX-Current-URL", "http://h/#access_token=s3cret", "http://h/#access_token=[REDACTED]"),
         ("X-Other", "http://u:p@h/?sig=1", "http://u:p@h/?sig=1"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -547,3 +548,158 @@ def test_more_requests_than_the_queue_keeps(count: int) -> None:
     assert all(responses[str(number)].exchange == number for number in range(count))
     assert all(responses[str(number)].path == (f"/{number}" if number < 1024 else None) for number in range(count))
     assert responses["last"].path == "/last"
+
+
+@pytest.mark.parametrize("size", [100, 1400, 60000])
+def test_what_frames_the_answers_beyond_the_queue(size: int) -> None:
+    """Beyond the queue an answer to HEAD still has no body, wherever its segments begin, and none takes another's."""
+    count = 4000
+    methods = ["HEAD" if number % 5 in (1, 2) else "GET" for number in range(count)]
+    dialogue = Dialogue()
+    requests = b"".join(ask(f"/{number}", method=method) for number, method in enumerate(methods))
+    answers = b"".join(
+        b"HTTP/1.1 200 %d\r\nSet-Cookie: s=1\r\nContent-Length: 300\r\n\r\n" % number
+        if method == "HEAD"
+        else answer(str(number))
+        for number, method in enumerate(methods)
+    )
+    half = len(requests) // 2
+    for at in range(0, half, size):
+        dialogue.client(requests[at : min(half, at + size)])
+    early = answers.index(b" 200 1500\r")
+    for at in range(0, early, size):
+        dialogue.server(answers[at : min(early, at + size)])
+    for at in range(half, len(requests), size):
+        dialogue.client(requests[at : at + size])
+    for at in range(early, len(answers), size):
+        dialogue.server(answers[at : at + size])
+    dialogue.client(ask("/last"))
+    dialogue.server(answer("last"))
+    messages = run(dialogue)
+    assert pairs(messages)["last"] == "/last"
+    responses = {m.reason: m for m in messages if m.direction == "response"}
+    assert [responses[str(number)].exchange for number in range(count)] == list(range(count))
+    assert all(m.path in (None, f"/{m.reason}") for m in responses.values())
+    assert not any(m.resynced or m.incomplete for m in messages)
+
+
+def test_a_tunnel_beyond_the_queue() -> None:
+    """A 2xx to a CONNECT that stands behind more requests than the queue keeps ends HTTP all the same."""
+    dialogue = Dialogue()
+    for number in range(1100):
+        dialogue.client(ask(f"/{number}"))
+    dialogue.client(CONNECT)
+    for number in range(1100):
+        dialogue.server(answer(str(number)))
+    dialogue.server(b"HTTP/1.1 200 Go\r\nContent-Length: 3\r\n\r\n")
+    dialogue.client(b"\x16\x03\x01" + ask("/inside"))
+    dialogue.server(answer("inside"))
+    table = Table()
+    messages = table.run(dialogue.packets)
+    assert [(m.reason, m.exchange, m.body) for m in messages][-1] == ("Go", 1100, b"")
+    assert len(messages) == 2202
+    assert table.counted("flows_tunnel") == {"flows_tunnel": 1}
+
+
+@pytest.mark.parametrize("answered", [1023, 1024, 1050, 1100])
+def test_a_request_behind_those_beyond_the_queue(answered: int) -> None:
+    """A request that follows while the queue is empty, and of those beyond some wait, keeps its turn."""
+    dialogue = Dialogue()
+    for number in range(1100):
+        dialogue.client(ask(f"/{number}"))
+    for number in range(answered):
+        dialogue.server(answer(str(number)))
+    dialogue.client(ask("/1100"))
+    for number in range(answered, 1101):
+        dialogue.server(answer(str(number)))
+    dialogue.client(ask("/last"))
+    dialogue.server(answer("last"))
+    responses = [m for m in run(dialogue) if m.direction == "response"]
+    assert [m.exchange for m in responses] == list(range(1102))
+    assert [m.reason for m in responses] == [*map(str, range(1101)), "last"]
+    assert responses[-1].path == "/last"
+
+
+@pytest.mark.parametrize(
+    "odd", ["GET /1 HTTP/1.1 ", "GET /1 http/1.1", "\r\nGET /1 HTTP/1.1", "GET  /1 HTTP/1.1", "GET /1"]
+)
+@pytest.mark.parametrize("cut", [0, 3, 18, 40])
+@pytest.mark.parametrize("length", [LENGTHS[0], LENGTHS[2]])
+def test_what_is_answered_in_place_of_a_refused_body(odd: str, cut: int, length: str) -> None:
+    """What stands in place of a refused body, and is answered before that is whole, is in no body in clear."""
+    dialogue = Dialogue()
+    dialogue.client(put("Expect: 100-continue\r\n", length))
+    dialogue.server(answer("put", 413))
+    request = f"{odd}\r\n{SECRET}\r\n".encode()
+    for piece in (request[:cut], request[cut:]) if cut else (request,):
+        dialogue.client(piece)
+    dialogue.server(answer("1"))
+    for number in (2, 3):
+        dialogue.client(ask(f"/{number}"))
+        dialogue.server(answer(str(number)))
+    messages = run(dialogue)
+    assert asked(messages) == [("/put", b"", "malformed"), *plain("/2", "/3")]
+    assert pairs(messages) == {"put": "/put", "1": None, "2": "/2", "3": "/3"}
+
+
+def test_what_is_weighed_is_not_weighed_again() -> None:
+    """Bytes that may be a refused body cost what they are, however small their segments."""
+
+    def seconds(count: int) -> float:
+        dialogue = Dialogue()
+        dialogue.client(put("Expect: 100-continue\r\n", LENGTHS[2]))
+        dialogue.server(answer("put", 413))
+        for byte in b"GET /1 HTTP/1.1\r\nX: " + b"x" * count:
+            dialogue.client(bytes([byte]))
+        batch = p.to_feed(dialogue.packets)
+        table = Table()
+        start = time.process_time()
+        table.feed_raw(*batch)
+        return time.process_time() - start
+
+    assert seconds(20_000) < 10 * min(seconds(4000) for _ in range(3)) + 0.05
+
+
+def test_a_full_queue_in_doubt() -> None:
+    """Requests that may be none are not counted beyond the queue: all memory comes back, no answer gets another's."""
+    dialogue = Dialogue()
+    for number in range(1200):
+        dialogue.client(ask(f"/{number}"), lost=number == 600)
+        if number == 600:
+            dialogue.server()
+            dialogue.wait(200_000)
+    for number in range(1200):
+        dialogue.server(answer(str(number)))
+    messages = run(dialogue)
+    assert len([m for m in messages if m.direction == "response"]) == 1200
+    assert all(m.path in (None, f"/{m.reason}") for m in messages if m.direction == "response")
+
+
+@pytest.mark.parametrize("end", ENDINGS)
+def test_a_refusal_that_ends_with_the_connection(end: Ending) -> None:
+    """A head that follows a refusal without a length is in no body in clear."""
+    dialogue = Dialogue()
+    dialogue.client(put("Expect: 100-continue\r\n", LENGTHS[0]))
+    dialogue.server(b"HTTP/1.1 413 put\r\nConnection: close\r\n\r\nanswer put")
+    dialogue.client(ask("/1", SECRET))
+    dialogue.server(b", more of it", ack=0)
+    end(dialogue)
+    messages = run(dialogue)
+    assert asked(messages) == [("/put", b"", "malformed")]
+    assert [(m.path, m.body) for m in messages if m.direction == "response"] == [("/put", b"answer put, more of it")]
+
+
+def test_the_answer_behind_a_refusal_was_lost() -> None:
+    """A lost answer behind a refused body costs no more than the requests that are in doubt for it."""
+    dialogue = Dialogue()
+    dialogue.client(put("Expect: 100-continue\r\n", LENGTHS[0]))
+    dialogue.server(answer("put", 413))
+    for number in range(1, 6):
+        dialogue.client(ask(f"/{number}", SECRET))
+        dialogue.server(answer(str(number)), lost=number == 1)
+    messages = run(dialogue)
+    assert asked(messages)[0] == ("/put", b"", "malformed")
+    assert asked(messages)[-3:] == plain("/3", "/4", "/5")
+    got = pairs(messages)
+    assert {name: got[name] for name in "345"} == {"3": "/3", "4": "/4", "5": "/5"}
+    assert all(path in (None, f"/{name}") for name, path in got.items())
