@@ -2001,7 +2001,9 @@ cdef void reopen(Table* table, Flow* flow, Half* half) noexcept nogil:
     cdef Run run
     stream.end = -1
     half.end_reason = WHOLE
-    stream.acked = max(stream.acked, half.heard)
+    if stream.acked < half.heard:
+        stream.acked = half.heard
+        stream.acked_at = -1    # how far its sender had read is not known
     while half.late != NULL and half.late.count:
         stream_read(half.late, &run)
         if stream.top < run.offset + run.size:
