@@ -431,8 +431,8 @@ cdef Exchange* exchanges_pick(Exchanges* queue, int64_t ack, int64_t start) noex
     while entry != NULL:
         if entry.ack > start and 0 <= entry.end <= ack and not entry.lost:
             return NULL         # the ACKs contradict each other: one of them is of a retransmission
-        if fits(entry, ack, start) or (     # or it has begun, and is answered before its end
-                entry.known and entry.end < 0 and entry.doubt == SURE and entry.start < ack and entry.ack <= start):
+        if fits(entry, ack, start) or (     # or it had begun, and is answered before its end, wherever that is by now
+                entry.known and entry.doubt == SURE and entry.start < ack and entry.ack <= start):
             # Pipelined with the one before it (nothing was received in between), or perhaps with one that was lost: a
             # doubt. Otherwise all before it were answered by what its sender had received.
             doubt = latest != NULL and (entry.ack <= latest.ack or (latest.lost and latest.ack < 0) or queue.sliding)

@@ -818,12 +818,14 @@ cdef bint comes_early(const Flow* flow, const Half* half, const Message* message
     cdef const Half* client = &flow.half[1 - flow.server]
     cdef const Exchanges* queue = &flow.exchanges
     if message.ack < 0 or message.resynced or message.status == 101 or not exchanges_fifo(queue) or \
-            queue.beyond or client.absent or client.eof or flow.early.count >= EARLY_MAX:
+            queue.beyond or client.absent or flow.early.count >= EARLY_MAX:
         return False
     if flow.early.head != NULL:
         return True
     if queue.head != NULL:
-        return queue.head.start >= message.ack
+        return queue.head.start >= message.ack      # read late: behind a hole, its request has come since
+    if client.eof:
+        return False
     return at_rest(&client.parser) or (client.parser.state == HEAD and not client.parser.candidate)
 
 
@@ -2069,7 +2071,9 @@ cdef void reopen(Table* table, Flow* flow, Half* half) noexcept nogil:
     cdef Run run
     stream.end = -1
     half.end_reason = WHOLE
-    stream.acked = max(stream.acked, half.heard)
+    if stream.acked < half.heard:
+        stream.acked = half.heard
+        stream.acked_at = -1    # how far its sender had read is not known
     while half.late != NULL and half.late.count:
         stream_read(half.late, &run)
         if stream.top < run.offset + run.size:

@@ -673,9 +673,11 @@ LOSSES: Final[tuple[Loss, ...]] = (
 class Capture:
     """The packets of a talk that a capture has: all, or those that it did not lose, in some order."""
 
-    def __init__(self, talk: Talk, choices: Choices) -> None:
+    def __init__(self, talk: Talk, choices: Choices, *, loss: Loss | None = None, percent: int | None = None) -> None:
+        """What was lost is chosen, or given: its kind, and for a lossy one the percentage of segments."""
         # Where a client asks on between answers, a lost request looks as if there had been none: nobody can tell.
-        self.loss = choices.pick(LOSSES[:5] if talk.slid else LOSSES)
+        self.loss = loss or choices.pick(LOSSES[:5] if talk.slid else LOSSES)
+        self._percent = percent
         self.complete = self.loss in ("whole", "late arrivals")
         """Nothing is missing, and what is late is so within the grace."""
         self._choices = choices
@@ -697,7 +699,7 @@ class Capture:
         if loss in ("cut", "both"):
             segments = segments[: 1 + choices.below(len(segments))]
         if loss in ("lossy", "both"):
-            percent = choices.pick((10, 2, 30))
+            percent = choices.pick((10, 2, 30)) if self._percent is None else self._percent
             segments = [segment for segment in segments if not choices.chance(percent)]
         return self._reordered(segments) if self._late else segments
 
@@ -730,9 +732,9 @@ class Capture:
         return result
 
 
-def frame(segment: Segment, isn: int, other: int) -> bytes:
-    """The segment in TCP, IPv4 and Ethernet, made fast."""
+def frame(segment: Segment, isn: int, other: int, ends: Sequence[bytes] = ENDS) -> bytes:
+    """The segment in TCP, IPv4 and Ethernet, made fast; `ends`: addresses and ports of each side's packets."""
     data, flags = segment.data, segment.flags
     ack = (other + 1 + segment.ack) % 2**32 if flags & p.ACK else 0
     seq = (isn + 1 + segment.offset) % 2**32
-    return _frame(FRONT, 40 + len(data), BEFORE_ENDS, ENDS[segment.side], seq, ack, 0x50, flags, 65535, 0) + data
+    return _frame(FRONT, 40 + len(data), BEFORE_ENDS, ends[segment.side], seq, ack, 0x50, flags, 65535, 0) + data

@@ -14,7 +14,7 @@ from importlib import import_module
 import pytest
 
 from sniffer import __main__ as entry
-from sniffer import cli, har, pipeline, privileges, signals
+from sniffer import cli, har, pipeline, presence, privileges, signals
 from sniffer.config import SnifferConfig
 from sniffer.errors import ValidationError
 from tests.daemon import DEMO
@@ -168,12 +168,16 @@ class Outputs:
 
 @pytest.fixture
 def outputs(own_logging: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Outputs]:
-    """Lets the daemon run here, and gives back signals, hooks and the switch interval; gives what it writes."""
+    """Lets the daemon run here, and gives back signals, hooks and the switch interval; gives what it writes.
+
+    The timer of a start goes first: its signal would end the process of the tests.
+    """
     numbers = (*signals.STOPS, *signals.IGNORED)
     handlers = {number: signal.getsignal(number) for number in numbers}
     interval, hook = sys.getswitchinterval(), threading.excepthook
     monkeypatch.setattr(os, "environ", {"PATH": os.environ["PATH"]})
     yield Outputs(capfd)
+    presence.cancel()
     for number, handler in handlers.items():
         signal.signal(number, handler)
     sys.setswitchinterval(interval)
@@ -359,7 +363,7 @@ def test_closed_standard_streams_are_filled() -> None:
 
 
 def test_main(outputs: Outputs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The entry takes the signals first, and leaves with the code of the run."""
+    """The entry takes the signals first, sets the start's timer, and leaves with the code of the run."""
     left: list[int] = []
     monkeypatch.setattr(cli, "leave", left.append)
     monkeypatch.setattr(cli, "run", len)
@@ -367,7 +371,8 @@ def test_main(outputs: Outputs, monkeypatch: pytest.MonkeyPatch) -> None:
     entry.main()
     assert left == [2]
     assert {signal.getsignal(number) for number in signals.STOPS} == {entry._leave}
-    assert {signal.getsignal(number) for number in signals.IGNORED} == {signal.SIG_IGN}
+    assert {number for number in signals.IGNORED if signal.getsignal(number) is not signal.SIG_IGN} == {signal.SIGALRM}
+    assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= presence.LATEST_S
     monkeypatch.setattr(os, "_exit", left.append)
     entry._leave(signal.SIGTERM, None)
     assert left == [2, 0]

@@ -8,7 +8,10 @@ import json
 import logging
 import os
 import re
+import sys
+import termios
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -209,6 +212,11 @@ def to_pipe(writer: int) -> tuple[logging.Handler, Callable[[str], None]]:
     return handler, say
 
 
+def unread(reader: int) -> int:
+    """Bytes that a pipe holds."""
+    return int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 def read_lines(reader: int, last: str) -> list[str]:
     """Lines up to the first that begins with `last`."""
     text = b""
@@ -253,6 +261,8 @@ def test_a_reader_that_stalls_holds_nobody_up(pipe: tuple[int, int]) -> None:
     count = 2 * logs.BACKLOG // 1000
     for number in range(count):
         say(f"line {number} ".ljust(999, "x"))
+        while number == 9 and unread(reader) < 4000:
+            time.sleep(0.001)  # the thread has started: the pipe has no more room
     assert handler._size <= logs.BACKLOG  # type: ignore[attr-defined]
     handler.flush()
     got = read_lines(reader, "log lines were dropped")

@@ -180,3 +180,36 @@ def test_a_request_that_may_be_pipelined_with_a_lost_one() -> None:
     dialogue.client(get("3"))
     dialogue.server(answer("3"))
     assert pairs(dialogue) == {"0": "/0", "2": None, "3": "/3"}
+
+
+def test_an_early_answer_that_is_read_late() -> None:
+    """An answer before its request's first byte, held up by a hole until all requests were read, moves no other."""
+    dialogue = Dialogue()
+    said = answer("0", b"x" * 300)
+    dialogue.client(get("0"))
+    dialogue.server(said[:200])
+    dialogue.server(said[200:250], lost=True)
+    dialogue.server(said[250:])
+    dialogue.client()
+    dialogue.server(answer("1"))
+    dialogue.client(get("1"))
+    dialogue.client(get("2"))
+    dialogue.server(answer("2"))
+    dialogue.client(get("3"))
+    dialogue.server(answer("3"))
+    dialogue.close()
+    assert pairs(dialogue) == {"0": "/0", "1": "/1", "2": "/2", "3": "/3"}
+
+
+def test_an_answer_before_the_end_of_its_request_behind_a_lost_one() -> None:
+    """An answer within its request's body is that request's, whose body has been read to its end since."""
+    dialogue = Dialogue()
+    dialogue.client(get("0"))
+    dialogue.server(answer("0"), lost=True)
+    dialogue.client(b"POST /1 HTTP/1.1\r\nHost: h\r\nContent-Length: 300\r\n\r\n" + b"x" * 100)
+    dialogue.server(answer("1"))
+    dialogue.client(b"x" * 200)
+    dialogue.client(get("2"))
+    dialogue.server(answer("2"))
+    dialogue.close()
+    assert pairs(dialogue) == {"1": "/1", "2": "/2"}

@@ -406,6 +406,26 @@ def test_bytes_lost_behind_an_ignored_rst() -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("ignored", [False, True])
+def test_no_wrong_pair_behind_an_ignored_rst(ignored: bool) -> None:
+    """What acknowledges lost requests behind an ignored RST does not make the next pair sure: one may be pipelined."""
+    dialogue = Dialogue()
+    exchange(dialogue, 0)
+    if ignored:
+        spoof(dialogue, CLIENT, p.RST)
+    dialogue.client(get(1), lost=True)
+    dialogue.server(ok(1), lost=True)
+    dialogue.client(get(2), lost=True)
+    dialogue.client(get(3))
+    dialogue.server(ok(2))
+    dialogue.client()
+    dialogue.wait(300_000)
+    exchange(dialogue, 4)
+    dialogue.close()
+    pairs = {m.reason: m.path for m in Table().run(dialogue.packets) if m.direction == "response"}
+    assert pairs == {"R0": "/0", "R2": None, "R4": "/4"}
+
+
 def test_syn_ack_with_payload() -> None:
     """What a server says with its SYN-ACK, and a client with its SYN, is data as any other."""
     dialogue = Dialogue(handshake=False)
