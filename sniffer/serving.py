@@ -1,4 +1,4 @@
-"""HTTP servers that strangers cannot shut, and whose log strangers cannot fill. Of the live view and the metrics port.
+"""The HTTP server of the live view and of the metrics port: strangers can neither shut it nor fill its log.
 
     listening socket -- accept --> HttpServer (places, peers) -- Connection (deadlines) --> an aiohttp application
 
