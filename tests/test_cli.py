@@ -14,7 +14,7 @@ from importlib import import_module
 import pytest
 
 from sniffer import __main__ as entry
-from sniffer import cli, har, pipeline, privileges, signals
+from sniffer import cli, har, pipeline, presence, privileges, signals
 from sniffer.config import SnifferConfig
 from sniffer.errors import ValidationError
 from tests.daemon import DEMO
@@ -359,15 +359,19 @@ def test_closed_standard_streams_are_filled() -> None:
 
 
 def test_main(outputs: Outputs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The entry takes the signals first, and leaves with the code of the run."""
+    """The entry takes the signals first, begins to wait for the start, and leaves with the code of the run."""
     left: list[int] = []
     monkeypatch.setattr(cli, "leave", left.append)
     monkeypatch.setattr(cli, "run", len)
     monkeypatch.setattr(sys, "argv", ["tcp-sniffer", "a", "b"])
     entry.main()
+    waits, _ = signal.getitimer(signal.ITIMER_REAL)
+    presence.cancel()  # nothing has started here, and nobody asks
+    assert 0 < waits <= presence.LATEST_S
     assert left == [2]
     assert {signal.getsignal(number) for number in signals.STOPS} == {entry._leave}
-    assert {signal.getsignal(number) for number in signals.IGNORED} == {signal.SIG_IGN}
+    ignored = set(signals.IGNORED) - {signal.SIGALRM}  # the clock of `presence`
+    assert {signal.getsignal(number) for number in ignored} == {signal.SIG_IGN}
     monkeypatch.setattr(os, "_exit", left.append)
     entry._leave(signal.SIGTERM, None)
     assert left == [2, 0]
