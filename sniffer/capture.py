@@ -230,8 +230,11 @@ class LiveSource(Source):
         poll.register(stop, select.POLLIN)
         last = time.monotonic()
         while not stop.is_set():
-            busy = self._down or time.monotonic() - last < BUSY_SECONDS
-            ready = poll.poll(BUSY_WAIT_MS if busy else IDLE_WAIT_MS)
+            ready = poll.poll(0)
+            if not ready:
+                busy = self._down or time.monotonic() - last < BUSY_SECONDS
+                ready = poll.poll(BUSY_WAIT_MS if busy else IDLE_WAIT_MS)
+                self.caught_up = time.monotonic()  # what is there now has come while we waited for it
             batch = self._read() if any(fd == ring for fd, _ in ready) else None
             if batch is not None:
                 last = time.monotonic()

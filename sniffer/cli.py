@@ -412,9 +412,13 @@ class _Daemon:
             endpoint = Endpoint(self._sniffer, self._config.metrics_address, self._config.metrics_port)
             await endpoint.open()
             opened.push_async_callback(endpoint.close)
+            self._sniffer.before_end.append(endpoint.say_last)
         if page is not None:
             await page.open(self._sniffer)
             opened.push_async_callback(page.close)
+            self._sniffer.before_end.append(page.say_last)
+        if page is not None and self._config.read:
+            self._sniffer.before_end.clear()  # the page stays, and so does what is said of its clients
         if display is not None:
             opened.push_async_callback(display.close)
             await display.open(self._sniffer)

@@ -382,7 +382,7 @@ class Lane:
 
     @property
     def crowded(self) -> bool:
-        """It is not as good as empty any more."""
+        """A fourth of it, or more, is full."""
         return self._bytes * CROWDED > self.max_bytes or self.counters.waiting * CROWDED > self._max_messages
 
     def give_way(self) -> None:
@@ -559,12 +559,12 @@ class Lane:
 
 
 class Precedence:
-    """Whose turn it is where there is too little processor for all lanes: those that give way do so first, and at once.
+    """Which lanes work where there is too little processor for all: some lanes give way to the others, at once.
 
-    They do when messages back up before the pump (`behind`), and when they back up in a lane of the others while those
-    that give way work for more than a little of the time. This is looked at with every batch, long before anything is
-    full. They go on when nothing is backed up any more; and for a moment every now and then where that does not come,
-    since a lane may be crowded because it waits for whoever reads it: then giving way helps nobody.
+    They give way when messages back up before the pump (`behind`), and when messages back up in a lane of the others
+    while those that give way work for more than a little of the time. This is looked at with every batch, long before
+    anything is full. They go on when nothing is backed up any more; and for a moment every now and then where that does
+    not come, since a lane may be crowded because it waits for whoever reads it: then giving way helps nobody.
     """
 
     def __init__(self, behind: Callable[[], bool], *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -77,6 +77,10 @@ class Endpoint:
                 f"metrics_port: cannot listen on {self._address} port {self._port}: {error.strerror}"
             ) from error
 
+    def say_last(self) -> None:
+        """Logs what there is to say of clients, for the last time; it serves until it is closed."""
+        self._server.said.end()
+
     async def close(self) -> None:
         """Ends serving."""
         await self._server.close()

@@ -166,6 +166,8 @@ class Sniffer:
         self._lane_bytes = quarter - (view.keeps if view is not None else 0)
         self.observe: Callable[[Sequence[RawMessage]], None] | None = None
         """Called on the loop with messages as they are offered to the lanes, e.g. for a histogram. Must not raise."""
+        self.before_end: list[Callable[[], None]] = []
+        """Called on the loop before the last line of the log, e.g. to log what is left to say. Must not raise."""
         self.began = False
         """The capture has been open."""
         self._state: State = "new"
@@ -766,6 +768,8 @@ class Sniffer:
             self._watch.nothing_seen(self._capture.source.name, self.config.ports)
 
     def _say_end(self) -> None:
+        for call in self.before_end:
+            call()
         self._final = snapshot = self.ledger.snapshot()
         self._watch.statistics()
         for sentence in self.ledger.check(snapshot):

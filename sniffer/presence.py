@@ -21,19 +21,19 @@ NAME: Final = "tcp-sniffer/started"
 PROBE: Final = ("/bin/grep", "-q", "-F", f"@{NAME}", "/proc/net/unix")
 """A command that succeeds once the daemon in the same network namespace has started."""
 LATEST_S: Final = 20.0
-"""A start that takes longer, or hangs, is given out for one: no pod waits for the sniffer for ever."""
+"""After so long the daemon says that it has started, even if it has not: no pod waits for the sniffer for ever."""
 
 _said: socket.socket | None = None
 
 
 def expect() -> None:
-    """Says so in LATEST_S, if nobody has by then: by a signal, which reaches a start that waits, for a disk or CPU."""
+    """Has it said in LATEST_S, unless it is said before: by a signal, which comes even while the start waits."""
     signal.signal(signal.SIGALRM, lambda *_: say())
     signal.setitimer(signal.ITIMER_REAL, LATEST_S)
 
 
 def cancel() -> None:
-    """Nothing is to be said: nobody waits for who reads a file."""
+    """Undoes `expect`: no probe asks for a process that reads a file."""
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 

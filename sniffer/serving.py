@@ -1,4 +1,4 @@
-"""HTTP servers that strangers cannot shut, and whose log strangers cannot fill. Of the live view and the metrics port.
+"""The HTTP server of the live view and of the metrics port: strangers can neither shut it nor fill its log.
 
     listening socket -- accept --> HttpServer (places, peers) -- Connection (deadlines) --> an aiohttp application
 
@@ -365,9 +365,12 @@ class _Said:
         self._counts: Counter[str] = Counter()
         self._cause = ""
         self._timer: asyncio.TimerHandle | None = None
+        self._ended = False
 
     def add(self, what: str, cause: str = "") -> None:
         """Counts one more; `cause` holds nothing that a client has sent."""
+        if self._ended:
+            return
         self._counts[what] += 1
         self._cause = cause or self._cause
         if self._timer is None:
@@ -380,6 +383,11 @@ class _Said:
             self._timer.cancel()
             self._timer = None
         self._say()
+
+    def end(self) -> None:
+        """Says what has not been said yet, and nothing from now on."""
+        self.flush()
+        self._ended = True
 
     def _tick(self) -> None:
         self._timer = None

@@ -22,7 +22,7 @@ IGNORED = (
     *(getattr(signal, name) for name in _NAMES if hasattr(signal, name)),
     *(range(signal.SIGRTMIN, signal.SIGRTMAX + 1) if hasattr(signal, "SIGRTMIN") else ()),
 )
-"""Timers and notifications that somebody else may have meant for somebody else."""
+"""Timers and notifications, which mean nothing to us: who sends one may have meant another process."""
 
 
 def take(leave: Callable[[int, FrameType | None], None]) -> None:

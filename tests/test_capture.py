@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import stat
 import struct
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pcapy
@@ -473,6 +475,38 @@ def test_a_ring_that_was_read_empty_is_left_alone_for_a_moment(
     assert next(batches) == few
     assert next(batches) is None
     assert pauses == [pause, pause]
+
+
+def test_what_comes_after_a_silence_was_not_left_unread(
+    live: Callable[[list[Any]], LiveSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A burst larger than one read is not what the capture is behind with: the ring was empty until it came."""
+    few = packets.to_feed(captures.connection([]))
+    source = live([few, few])
+    source._pace.count = len(few[1]) // 16
+    os.read(source._reader.reader, 1)
+
+    class Poll:
+        """Real, but packets come as soon as somebody waits for them."""
+
+        def __init__(self) -> None:
+            self.real = select.poll()
+            self.register = self.real.register
+
+        def poll(self, milliseconds: int) -> list[tuple[int, int]]:
+            if milliseconds:
+                os.write(source._reader.writer, b"x")
+            return self.real.poll(milliseconds)
+
+    monkeypatch.setattr(capture, "select", SimpleNamespace(poll=Poll, POLLIN=select.POLLIN))
+    batches = source.batches(Stop())
+    source.caught_up = long_ago = time.monotonic() - 1
+    assert next(batches) == few
+    assert source.caught_up > long_ago + 1
+    came = source.caught_up
+    source._pace.count = len(few[1]) // 16
+    assert next(batches) == few
+    assert source.caught_up == came
 
 
 DOWN = pcapy.PcapError("The interface went down")

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -630,6 +631,24 @@ def test_metrics_of_a_run(port: int) -> None:
 
 
 # Configuration
+
+
+@needs_capture
+@pytest.mark.live
+def test_nothing_is_said_of_clients_behind_the_last_line(port: int) -> None:
+    """What clients of the page and of the metrics port did wrong is said before `stopped`, however late they did it."""
+    metrics = free_port()
+    with Daemon(*LIVE, "--ports", str(port), "--metrics-port", str(metrics), "--ui") as daemon:
+        page = urlsplit(daemon.log("live view")["url"]).port
+        for number in (metrics, page):
+            for _ in range(3):  # the first is logged at once, the others are kept for later
+                with socket.create_connection(("127.0.0.1", number), SECONDS) as client:
+                    client.sendall(b"no request\r\n\r\n")
+                    assert client.recv(100).startswith(b"HTTP/1.0 400")
+        assert daemon.stop() == 0
+        said = [(line["server"], line["malformed"]) for line in daemon.logged("a server turned clients away")]
+        assert sorted(said) == [("metrics", 1), ("metrics", 2), ("ui", 1), ("ui", 2)]
+        assert_balanced(daemon)
 
 
 def test_configuration_errors_are_one_readable_error_and_one_line() -> None:

@@ -183,6 +183,10 @@ class Server:
         self._is_open = True
         self._sink.listeners.add(self._wake)
 
+    def say_last(self) -> None:
+        """Logs what there is to say of clients, for the last time; it serves until it is closed."""
+        self._http.said.end()
+
     async def close(self) -> None:
         """Lets each browser have the last rows, for a moment, and ends."""
         if not self._is_open:
