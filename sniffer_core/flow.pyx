@@ -776,7 +776,7 @@ cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept n
         http1_frame(&half.parser, False, False)
         return
     exchange = <Exchange*>message.exchange
-    if not exchange.known and client.state == HEAD and client.first_offset < message.ack:
+    if not (exchange.known or exchange.beyond) and client.state == HEAD and client.first_offset < message.ack:
         flow.exchanges.responses_lost = True    # it may be the answer to the request that has begun
     opened(table, half)
     flow.tunnels = switches(message, exchange)
