@@ -69,23 +69,24 @@ cdef struct Exchange:
     int64_t end             # -1: not ended
     int64_t ack             # Run.ack of its first byte; of lost ones at most this, -1 unknown
     int64_t stamp_end       # of its last byte
-    bint end_read           # the last byte was read, so that stamp_end is its stamp
-    bint end_unsure         # .. if `end` is where a malformed request ends
-    bint lost               # no request was seen: bytes of the request stream were lost here
-    bint known              # a request was seen: method, target and carried are valid
-    bint beyond             # ... or only its number and whether it was CONNECT or HEAD
-    bint unasked            # made by exchanges_unpaired()
-    bint counted            # a response (whichever) has come for it
-    bint connect
-    bint head
-    bint upgrade
-    bint expect             # it announced that it waits for a 100 before it sends its body
-    bint continued          # ... which came
-    bint sends              # its body comes, though it was refused
-    uint16_t answered       # status of its final response; 0 before
-    bint answer_lost        # bytes of unknown extent were lost from the responses while it was sent
     int64_t answer_end      # where that response ended, or its head, where it ended with the connection; -1 before
+    uint8_t end_read        # the last byte was read, so that stamp_end is its stamp
+    uint8_t end_unsure      # .. if `end` is where a malformed request ends
+    uint8_t lost            # no request was seen: bytes of the request stream were lost here
+    uint8_t known           # a request was seen: method, target and carried are valid
+    uint8_t beyond          # ... or only its number and whether it was CONNECT or HEAD
+    uint8_t unasked         # made by exchanges_unpaired()
+    uint8_t counted         # a response (whichever) has come for it
+    uint8_t connect
+    uint8_t head
+    uint8_t upgrade
+    uint8_t expect          # it announced that it waits for a 100 before it sends its body
+    uint8_t continued       # ... which came
+    uint8_t sends           # its body comes, though it was refused
+    uint16_t answered       # status of its final response; 0 before
+    uint8_t answer_lost     # bytes of unknown extent were lost from the responses while it was sent
     uint8_t doubt           # Doubt
+    uint8_t traced
     Message* waiting
     Text method
     Text target
@@ -93,7 +94,6 @@ cdef struct Exchange:
     uint8_t carried_present # bit mask
     uint8_t informational_count
     uint16_t informational[INFORMATIONAL_MAX]
-    bint traced
     uint8_t trace[48]       # 32 + 16 hex digits
     uint8_t* text
 
