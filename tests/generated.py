@@ -281,6 +281,15 @@ def play(choices: Choices) -> Case:
     return Case(talk, capture, messages, violations, judge.invented)
 
 
+def is_open(case: Case) -> bool:
+    """Whether a loss met an answer that was sent before its request's first byte.
+
+    Behind lost bytes such an answer is taken for the answer to what was lost, and the pairs behind it may shift. That
+    is an open fault, not a limit: the command counts it, the property test and the fuzz target leave it out.
+    """
+    return not case.capture.complete and any(answer.before_request for answer in case.talk.answers)
+
+
 def kinds(case: Case) -> set[str]:
     """Which kinds of violations a case has, apart for captures that lost something."""
     return {f"{violation.kind} ({'complete' if case.capture.complete else 'lossy'})" for violation in case.violations}
