@@ -1465,6 +1465,14 @@ cdef bint replies(const Half* server) noexcept nogil:
         memcmp(line + 9, b"408", 3) != 0    # a server may say that to nobody
 
 
+cdef int64_t reply_ack(const Flow* flow) noexcept nogil:
+    """How many of the client's next bytes are acknowledged by a response that is next to be read; -1: there is none."""
+    cdef const Half* server = &flow.half[flow.server]
+    if not replies(server):
+        return -1
+    return stream_front(&server.stream).ack - flow.half[1 - flow.server].stream.next
+
+
 cdef Reading weigh_body(const Table* table, Flow* flow, bint last) noexcept nogil:
     """What the client's next bytes are, where a body is due that was refused.
 
@@ -1502,8 +1510,8 @@ cdef Reading weigh_body(const Table* table, Flow* flow, bint last) noexcept nogi
             return BODY
         if exchange.answer_end < 0 and not last:
             return UNDECIDED
-    if exchange.answered and replies(server):
-        acked = stream_front(&server.stream).ack - half.stream.next
+    if exchange.answered:
+        acked = reply_ack(flow)
     if acked <= 0 and not last and half.stream.top - half.stream.next < 2 * half.weighed:
         return UNDECIDED
     half.weighed = half.stream.top - half.stream.next
@@ -1559,16 +1567,6 @@ cdef bint ends_without_crlf(Table* table, Flow* flow, Half* half, const Run* run
     if not whole:
         on_lost(table, flow, half, start, False, -1)
     return False
-
-
-cdef int64_t reply_ack(const Flow* flow) noexcept nogil:
-    """How many of the client's next bytes are acknowledged by a response that is next to be read; -1: there is none."""
-    cdef const Half* server = &flow.half[flow.server]
-    cdef Held* reply = stream_front(&server.stream)
-    if at_rest(&server.parser) and reply != NULL and reply.offset == server.stream.next and \
-            http1_starts(RESPONSE, held_data(reply), reply.size) == 1:
-        return reply.ack - flow.half[1 - flow.server].stream.next
-    return -1
 
 
 cdef Reading weigh_trailers(const Table* table, const Flow* flow, int64_t acked, bint last) noexcept nogil:
