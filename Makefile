@@ -7,7 +7,7 @@ ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-CORE := setup.py pyproject.toml $(wildcard sniffer_core/*.pyx sniffer_core/*.pxd)
+CORE := setup.py pyproject.toml $(shell find sniffer_core -name '*.pyx' -o -name '*.pxd')
 
 .PHONY: help run demo test lint coverage sanitize fuzz agree generated soak chaos bench e2e dist audit sbom reproducible
 .PHONY: docs links screenshots clean
@@ -46,7 +46,7 @@ lint: $(VENV)/dev.stamp  ## Run the linters
 	$(BIN)/lint-imports --no-cache
 
 coverage: $(VENV)/dev.stamp  ## Measure the tests' coverage, of Python and of the core (built anew, with tracing)
-	@trap 'rm -f sniffer_core/*.c; $(BIN)/python setup.py --quiet build_ext --inplace --force' EXIT; \
+	@trap 'find sniffer_core -name '*.c' -delete; $(BIN)/python setup.py --quiet build_ext --inplace --force' EXIT; \
 	TCP_SNIFFER_BUILD=trace $(BIN)/python setup.py --quiet build_ext --inplace --force \
 	&& { $(BIN)/coverage erase; $(BIN)/coverage run -m pytest $(ARGS); code=$$?; $(BIN)/coverage combine --quiet; \
 	for part in sniffer sniffer_core; do echo "$$part:"; \
@@ -113,4 +113,5 @@ screenshots: $(VENV)/dev.stamp  ## Take the pictures of the documents anew
 	@exec $(BIN)/python -m tests.screenshots
 
 clean:  ## Remove what was built, the virtual environment included
-	rm -rf $(VENV) build dist *.egg-info sniffer_core/*.so sniffer_core/*.c
+	rm -rf $(VENV) build dist *.egg-info
+	find sniffer_core -name '*.so' -delete -o -name '*.c' -delete

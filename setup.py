@@ -30,13 +30,13 @@ setup(
     ext_modules=cythonize(
         [
             Extension(
-                f"sniffer_core.{source.stem}",
+                ".".join(source.with_suffix("").parts),
                 [str(source)],
                 extra_compile_args=[*flags, "-Wall", "-Werror", "-Wno-unused-function", "-Wno-sign-compare"],
                 extra_link_args=links,
                 define_macros=macros,
             )
-            for source in sorted(Path("sniffer_core").glob("*.pyx"))
+            for source in sorted(Path("sniffer_core").rglob("*.pyx"))
         ],
         # Coverage looks for the generated C beside its source.
         build_dir=None if build == "trace" else "build/cython",

@@ -31,7 +31,7 @@ from sniffer import privileges
 from sniffer.errors import CaptureError
 
 if TYPE_CHECKING:
-    from sniffer_core.flow import FlowTable, RawMessage
+    from sniffer_core.core import FlowTable, RawMessage
 
 log = logging.getLogger("sniffer.capture")
 
@@ -739,7 +739,7 @@ class HandOff:
         alive: Callable[[], None] = lambda: None,
     ) -> None:
         """Hands over what a feed gave, with the table's counters and gauges after it. Calls `alive` while it waits."""
-        from sniffer_core.flow import weights  # a Sniffer that is only made does without the core
+        from sniffer_core.core import weights  # a Sniffer that is only made does without the core
 
         with self._lock:
             self._table = table

@@ -240,7 +240,7 @@ def _screen(config: SnifferConfig) -> Screen | None:
 def _load(config: SnifferConfig) -> None:
     """Imports what the daemon runs on, so that what is missing is said before anything is opened."""
     try:
-        from sniffer_core import flow  # noqa: F401
+        from sniffer_core import core  # noqa: F401
     except ImportError as error:
         raise SnifferError(f"the compiled core cannot be loaded ({error}); `pip install .` builds it") from error
     from sniffer import pipeline  # noqa: F401

@@ -223,7 +223,7 @@ def _memory(config: SnifferConfig) -> Finding:
 
 def look(config: SnifferConfig, name: str, seconds: float, stop: Stop) -> Seen:
     """Captures for so long, or until the stop, as the daemon would. CaptureError where it cannot."""
-    from sniffer_core.flow import FlowTable
+    from sniffer_core.core import FlowTable
 
     source = LiveSource(name, ports=config.ports, buffer_size=config.capture_buffer_size)
     timer = threading.Timer(seconds, stop.set)

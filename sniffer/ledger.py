@@ -1,7 +1,7 @@
 """The ledger: every counter declared once, the laws between them, and one snapshot of all.
 
 A counter is counted where the thing happens and is never derived from another, so that a law can fail. The core counts
-in `sniffer_core` (names and order: sniffer_core/counters.pxd), the hand-off, the pump and the lanes in Python; a
+in `sniffer_core` (names and order: sniffer_core/base/counters.pxd), the hand-off, the pump and the lanes in Python; a
 snapshot holds them all under the names below, the lanes by name under `lanes`. Metrics are `tcp_sniffer_<name>_total`.
 
 docs/COUNTERS.md is `python -m sniffer.ledger`.

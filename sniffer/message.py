@@ -26,7 +26,7 @@ from isal import isal_zlib
 from msgspec import Meta
 
 if TYPE_CHECKING:
-    from sniffer_core.flow import RawMessage
+    from sniffer_core.core import RawMessage
 
 SCHEMA: Final = 1
 MAX_CODINGS: Final = 4

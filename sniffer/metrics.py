@@ -19,7 +19,7 @@ from sniffer.ledger import DECLARED, LANE, Ledger
 from sniffer.serving import HttpServer, bind
 
 if TYPE_CHECKING:
-    from sniffer_core.flow import RawMessage
+    from sniffer_core.core import RawMessage
 
 PREFIX: Final = "tcp_sniffer_"
 LATENCIES: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)

@@ -33,7 +33,7 @@ from sniffer.message import HttpMessage, Placement, decode, decoder_bytes, from_
 from sniffer.sinks import INSTANCE_HEADER, CallbackSink, CallThread, IteratorSink, Retrying, Sink, StdoutSink, where
 
 if TYPE_CHECKING:
-    from sniffer_core.flow import FlowTable, RawMessage
+    from sniffer_core.core import FlowTable, RawMessage
 
 log = logging.getLogger("sniffer")
 
@@ -352,7 +352,7 @@ class Sniffer:
         self._loop = asyncio.get_running_loop()
 
     def _make_table(self, linktype: int) -> FlowTable:
-        from sniffer_core.flow import FlowTable
+        from sniffer_core.core import FlowTable
 
         config = self.config
         return FlowTable(
@@ -605,7 +605,7 @@ class Sniffer:
 
         Bodies are decoded here and nowhere else: once for all outputs, in the order of the messages, and on a thread.
         """
-        from sniffer_core.flow import coded
+        from sniffer_core.core import coded
 
         most = self._budget // PART
         if self._decoder is not None and coded(raws):

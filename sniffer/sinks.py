@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     from sniffer.message import HttpMessage
-    from sniffer_core.flow import Lines
+    from sniffer_core.core import Lines
 
 T = TypeVar("T")
 
@@ -297,7 +297,7 @@ class StdoutSink(Sink):
 
     async def open(self) -> None:
         """Starts the thread."""
-        from sniffer_core.flow import Lines  # `import sniffer` does without the core
+        from sniffer_core.core import Lines  # `import sniffer` does without the core
 
         self._lines = Lines(keep=self._shared, most=self._max_line)
         self._thread.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sniffer_core.flow import RawMessage
+from sniffer_core.core import RawMessage
 from tests.laws import Table
 from tests.packets import ACK, ETHERNET, FIN, PSH, SYN, Packet, ip, link, pcap, tcp
 

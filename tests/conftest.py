@@ -44,7 +44,7 @@ def _own_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _no_leak() -> Iterator[None]:
     """Allocations balance after every test: each table that is gone had given all of its memory back."""
-    from sniffer_core.flow import _leaked
+    from sniffer_core.core import _leaked
 
     before = _leaked()
     yield

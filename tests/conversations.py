@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from hypothesis import strategies as st
 
-from sniffer_core.flow import RawMessage
+from sniffer_core.core import RawMessage
 from tests import packets as p
 
 CLIENT, SERVER = 0, 1

@@ -24,7 +24,7 @@ from random import Random
 from typing import Final
 
 from sniffer.config import REDACT_HEADERS
-from sniffer_core.flow import RawMessage
+from sniffer_core.core import RawMessage
 from tests import packets as p
 from tests.conversations import CLIENT, SERVER
 from tests.endpoints import SECRET, TUNNELLED, Answer, Ask, Capture, Choices, Talk

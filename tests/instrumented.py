@@ -25,11 +25,13 @@ def inherited(*names: str) -> dict[str, str]:
 def build(kind: str, compiler: str) -> Path:
     """Makes, or brings up to date, `build/KIND`: links to all files of the repository, and the core of that build."""
     tree = ROOT / "build" / kind
-    (tree / "sniffer_core").mkdir(parents=True, exist_ok=True)
-    inside = (path for path in (ROOT / "sniffer_core").iterdir() if path.suffix not in (".so", ".c"))
+    core = ROOT / "sniffer_core"
+    inside = [path for path in core.rglob("*") if path.is_file() and path.suffix not in (".so", ".c")]
+    for folder in {path.parent for path in inside}:
+        (tree / folder.relative_to(ROOT)).mkdir(parents=True, exist_ok=True)
     outside = (path for path in ROOT.iterdir() if path.name not in ("build", "sniffer_core", ".git"))
     wanted = {tree / path.relative_to(ROOT): path for path in (*inside, *outside)}
-    for link in (*tree.iterdir(), *(tree / "sniffer_core").iterdir()):
+    for link in (*tree.iterdir(), *(tree / "sniffer_core").rglob("*")):
         if link.is_symlink() and wanted.get(link) != link.readlink():
             link.unlink()
     for link, path in wanted.items():

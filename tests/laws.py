@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sniffer_core.flow import COUNTERS, FlowTable, RawMessage
+from sniffer_core.core import COUNTERS, FlowTable, RawMessage
 from tests.packets import ETHERNET, Packet, to_feed
 
 

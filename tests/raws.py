@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import brotli
 import zstandard
 
-from sniffer_core.flow import RawMessage
+from sniffer_core.core import RawMessage
 
 CODECS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
     "gzip": gzip.compress,

@@ -34,7 +34,7 @@ from sniffer.capture import (
     last_stamp_us,
 )
 from sniffer.errors import CaptureError
-from sniffer_core.flow import LINK_TYPES, FlowTable
+from sniffer_core.core import LINK_TYPES, FlowTable
 from tests import captures, packets
 from tests.raws import request
 

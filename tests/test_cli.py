@@ -222,7 +222,7 @@ def test_run_that_fails(outputs: Outputs, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("module", "says"),
     [
-        ("sniffer_core.flow", "the compiled core cannot be loaded"),
+        ("sniffer_core.core", "the compiled core cannot be loaded"),
         ("sniffer.pipeline", "cannot start: an import failed"),
     ],
 )

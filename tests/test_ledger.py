@@ -13,7 +13,7 @@ import pytest
 from sniffer import ledger
 from sniffer.lanes import LaneCounters
 from sniffer.ledger import CORE, DECLARED, LANE, LANE_LAWS, LAWS, RENAMED_GAUGES, Ledger, broken_laws
-from sniffer_core.flow import COUNTERS, FlowTable
+from sniffer_core.core import COUNTERS, FlowTable
 
 ROOT = Path(__file__).parent.parent
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from sniffer import message as message_module
 from sniffer.config import REDACT_HEADERS, REDACT_QUERY
 from sniffer.message import HttpMessage, Placement, _brotli_window, _gzip_whole, decode, from_raw, json_schema
-from sniffer_core.flow import RawMessage
+from sniffer_core.core import RawMessage
 from tests.captures import connection
 from tests.laws import Table
 from tests.raws import CODECS, request, response

@@ -15,7 +15,7 @@ from sniffer.metrics import Endpoint
 from tests.daemon import free_port
 
 if TYPE_CHECKING:
-    from sniffer_core.flow import RawMessage
+    from sniffer_core.core import RawMessage
 
 
 class Watched:

@@ -72,7 +72,9 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     info = {name for name in names if ".dist-info/" in name}
     assert any(name.endswith("/licenses/LICENSE") for name in info)
     compiled = {name for name in names if name.endswith(".so")}
-    assert {Path(name).name.partition(".")[0] for name in compiled} == {path.stem for path in CORE.glob("*.pyx")}
+    assert {name.partition(".")[0] for name in compiled} == {
+        str(path.relative_to(ROOT).with_suffix("")) for path in CORE.rglob("*.pyx")
+    }
     assert names - info - compiled == sources(".py", ".pyi", ".pyx", ".pxd")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sniffer_core.flow import RawMessage
+from sniffer_core.core import RawMessage
 from tests import captures
 from tests.laws import Table
 

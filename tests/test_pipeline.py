@@ -386,7 +386,7 @@ def test_in_a_file_the_deliveries_of_sniffers_are_messages() -> None:
 
 async def test_options_arrive_where_they_act(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The core gets each option in its unit; the budget is shared by core, hand-off and lanes as documented."""
-    from sniffer_core.flow import FlowTable
+    from sniffer_core.core import FlowTable
 
     made: list[dict[str, Any]] = []
 

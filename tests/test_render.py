@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from sniffer.config import REDACT_HEADERS, REDACT_QUERY
 from sniffer.message import HttpMessage, Placement, decode, from_raw
-from sniffer_core.flow import Lines, RawMessage, weights
+from sniffer_core.core import Lines, RawMessage, weights
 from tests.captures import connection
 from tests.conversations import (
     Conversation,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sniffer import SnifferConfig, create_sniffer
 from sniffer.config import LEAST_LINE
 from sniffer.message import Endpoint, HttpMessage, Placement, Proxied, json_schema
-from sniffer_core.flow import COUNTERS, Lines, RawMessage
+from sniffer_core.core import COUNTERS, Lines, RawMessage
 from tests.captures import connection, get, ok, write
 from tests.conversations import Conversation, Exchange, Fields, Request, Response, sized
 from tests.daemon import Daemon

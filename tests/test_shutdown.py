@@ -575,7 +575,7 @@ def test_what_holding_needs_is_wrong_too(wrong: str) -> None:
 
 def test_a_start_that_fails_is_held() -> None:
     """A port of the endpoint that is taken, and a core that is not there, are waited with: SIGTERM ends with 2."""
-    program = PLANT.format(plant="sys.modules['sniffer_core.flow'] = None", token="")
+    program = PLANT.format(plant="sys.modules['sniffer_core.core'] = None", token="")
     with silent_server() as taken:
         for arguments, more in (
             (("--metrics-port", str(taken)), {}),
@@ -813,7 +813,7 @@ def test_planted_exception(layer: str) -> None:
 
 @pytest.mark.parametrize(
     "missing",
-    ["sniffer_core.flow", "structlog", "msgspec", "aiohttp", "yarl", "sniffer.config", "sniffer_core", "pcapy"],
+    ["sniffer_core.core", "structlog", "msgspec", "aiohttp", "yarl", "sniffer.config", "sniffer_core", "pcapy"],
 )
 def test_failed_import(missing: str) -> None:
     """A core that cannot be imported, and any other import that fails, is exit code 2 and one clear line."""
@@ -825,7 +825,7 @@ def test_failed_import(missing: str) -> None:
         text = "".join(daemon.stderr)
         assert "Traceback" not in text
         assert missing.partition(".")[0] in text
-        if missing == "sniffer_core.flow":
+        if missing == "sniffer_core.core":
             assert "the compiled core cannot be loaded" in text
             assert len(daemon.stderr) == 1
 

@@ -34,7 +34,7 @@ from sniffer.sinks import (
     _Write,
     where,
 )
-from sniffer_core.flow import Lines
+from sniffer_core.core import Lines
 from tests.deliveries import BOUND, Recorder, Sent, Time, lane_to, message, messages, settled, until
 
 # Standard output

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from sniffer.capture import BUSY_SECONDS
-from sniffer_core.flow import FlowTable
+from sniffer_core.core import FlowTable
 from tests.bench.captures import ETHERNET, START, spread
 from tests.packets import Packet, to_feed
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from sniffer_core.flow import FlowTable
+from sniffer_core.core import FlowTable
 from tests.bench.captures import ETHERNET, START, Link, request, response, split
 from tests.packets import Packet, to_feed
 

@@ -1,4 +1,4 @@
-"""sniffer_core.exchange: which request a response answers, where counting alone would say something wrong."""
+"""Pairing: which request a response answers, where counting alone would say something wrong."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from sniffer_core.flow import RawMessage
+from sniffer_core.core import RawMessage
 from tests import packets as p
 from tests.conversations import START, Dialogue
 from tests.laws import Table

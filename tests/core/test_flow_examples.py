@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sniffer_core.flow import FlowTable, RawMessage
+from sniffer_core.core import FlowTable, RawMessage
 from tests import packets as p
 from tests.conversations import START, Dialogue
 from tests.laws import Table

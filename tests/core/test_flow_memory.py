@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sniffer_core.flow import _starve
+from sniffer_core.core import _starve
 from tests import packets as p
 from tests.conversations import START, Dialogue
 from tests.laws import Table

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sniffer_core.flow import RawMessage
+from sniffer_core.core import RawMessage
 from tests import packets as p
 from tests.conversations import SERVER, START, Conversation, Dialogue, conversations, cuts
 from tests.core.test_flow_properties import assert_exact, step_within_grace

@@ -8,7 +8,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sniffer_core.flow import RawMessage
+from sniffer_core.core import RawMessage
 from tests import packets as p
 from tests.conversations import (
     CLIENT,

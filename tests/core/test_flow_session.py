@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sniffer_core.flow import RawMessage
+from sniffer_core.core import RawMessage
 from tests import packets as p
 from tests.conversations import Dialogue
 from tests.laws import Table

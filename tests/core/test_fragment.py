@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sniffer_core.fragment import _PyFragments
+from sniffer_core.net.fragment import _PyFragments
 from tests import packets as p
 
 A4, B4, A6, B6 = "192.0.2.1", "198.51.100.7", "2001:db8::1", "2001:db8::2"

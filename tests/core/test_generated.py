@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sniffer_core.flow import RawMessage
+from sniffer_core.core import RawMessage
 from tests import generated
 from tests.endpoints import Capture, Choices, Talk
 from tests.generated import Judge, Violation, is_open, kinds, minimised, play, shown

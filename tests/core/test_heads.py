@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sniffer_core.heads import parse
+from sniffer_core.protocols.http1.heads import parse
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sniffer_core.heads import parse as parse_by_h11
-from sniffer_core.http1 import _PyParser
+from sniffer_core.protocols.http1.heads import parse as parse_by_h11
+from sniffer_core.protocols.http1.parser import _PyParser
 
 REQUEST, RESPONSE = 0, 1
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sniffer_core.flow import COUNTERS
+from sniffer_core.core import COUNTERS
 from tests.core.test_flow_memory import traffic
 from tests.laws import Table
 

@@ -1,4 +1,4 @@
-"""sniffer_core.proxy: the PROXY protocol's header before a client's first byte."""
+"""sniffer_core.protocols.proxy: the PROXY protocol's header before a client's first byte."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sniffer_core.flow import RawMessage
+from sniffer_core.core import RawMessage
 from tests import packets as p
 from tests.conversations import Dialogue
 from tests.laws import Table

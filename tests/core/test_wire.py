@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sniffer_core.fragment import _py_parse
+from sniffer_core.net.fragment import _py_parse
 from tests import packets as p
 from tests.laws import Table
 

@@ -115,11 +115,10 @@ def test_log_lines_are_explained() -> None:
 def test_every_module_has_its_row() -> None:
     """ARCHITECTURE names each module of both packages, and what it is for."""
     rows = [line for line in page("docs/ARCHITECTURE.md").text.splitlines() if line.startswith("| `sniffer")]
-    named = set(
-        re.findall(r"`(?:sniffer(?:_core)?/)?([\w/]+)(?:\.\w+)?`", "\n".join(row.split("|")[1] for row in rows))
-    )
-    files = [*(ROOT / "sniffer").glob("*.py"), *(ROOT / "sniffer_core").glob("*.p*")]
-    assert {file.stem for file in files if file.suffix != ".pyi"} - {"__init__", "py"} <= named
+    spans = re.findall(r"`([\w/.]+)`", "\n".join(row.split("|")[1] for row in rows))
+    named = {span.split("/")[-1].partition(".")[0] for span in spans}
+    files = [*(ROOT / "sniffer").glob("*.py"), *(ROOT / "sniffer_core").rglob("*.p[yx]*")]
+    assert {file.stem for file in files if file.suffix in (".py", ".pyx", ".pxd")} - {"__init__"} <= named
 
 
 def test_every_field_is_mapped_to_opentelemetry() -> None:

@@ -6,7 +6,7 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["sniffer", "sniffer_core.heads"]):
+with atheris.instrument_imports(include=["sniffer", "sniffer_core.protocols.http1.heads"]):
     from tests.fuzz.targets import TARGETS
 
 if __name__ == "__main__":

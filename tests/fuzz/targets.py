@@ -22,7 +22,7 @@ import msgspec
 from sniffer import CaptureError, create_sniffer, logs
 from sniffer.config import LEAST_LINE, REDACT_HEADERS, REDACT_QUERY
 from sniffer.message import HttpMessage, decode, from_raw
-from sniffer_core.flow import LINK_TYPES, FlowTable, Lines, RawMessage
+from sniffer_core.core import LINK_TYPES, FlowTable, Lines, RawMessage
 from tests import packets as p
 from tests.core.test_http1 import Gap, Piece, Rest, agree_on, comparable, reading, recognised
 from tests.endpoints import Choices

@@ -465,7 +465,7 @@ async def test_without_the_capability_the_remedy_is_named() -> None:
                 await sniffer.start()
             except CaptureError as error:
                 print(error, error.exit_code)
-        import sniffer.pipeline, sniffer_core.flow, pcapy  # while they can be read
+        import sniffer.pipeline, sniffer_core.core, pcapy  # while they can be read
         os.setgroups([]); os.setgid(65534); os.setuid(65534)
         asyncio.run(main())
     """

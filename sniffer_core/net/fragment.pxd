@@ -3,8 +3,8 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from sniffer_core.memory cimport Pool
-from sniffer_core.wire cimport Packet, Verdict
+from sniffer_core.base.memory cimport Pool
+from sniffer_core.net.wire cimport Packet, Verdict
 
 cdef enum:
     FRAGMENT_DATAGRAMS = 64             # in progress; Linux gives them 4 MiB for a whole host, a tap sees far fewer

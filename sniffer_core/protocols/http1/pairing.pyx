@@ -3,10 +3,10 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from sniffer_core.counters cimport Counter
-from sniffer_core.http1 cimport Field, Message, Text, message_free
-from sniffer_core.memory cimport Pool, pool_give, pool_take
-from sniffer_core.proxy cimport Proxied
+from sniffer_core.base.counters cimport Counter
+from sniffer_core.protocols.http1.parser cimport Field, Message, Text, message_free
+from sniffer_core.base.memory cimport Pool, pool_give, pool_take
+from sniffer_core.protocols.proxy cimport Proxied
 
 cdef enum:
     METHODS_LEAST = 64

@@ -3,8 +3,8 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from sniffer_core.memory cimport Pool, pool_give, pool_resize, pool_take
-from sniffer_core.wire cimport (
+from sniffer_core.base.memory cimport Pool, pool_give, pool_resize, pool_take
+from sniffer_core.net.wire cimport (
     WIRE_FRAGMENT,
     WIRE_MALFORMED,
     WIRE_TCP,
@@ -15,7 +15,7 @@ from sniffer_core.wire cimport (
     wire_parse_headers,
 )
 
-from sniffer_core.counters import NAMES
+from sniffer_core.base.counters import NAMES
 
 
 cdef void fragments_init(Fragments* fragments, Pool* pool) noexcept nogil:

@@ -14,9 +14,9 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from cpython.ref cimport PyObject
 
-from sniffer_core.http1 cimport Message, Text
-from sniffer_core.memory cimport Pool
-from sniffer_core.proxy cimport Proxied
+from sniffer_core.protocols.http1.parser cimport Message, Text
+from sniffer_core.base.memory cimport Pool
+from sniffer_core.protocols.proxy cimport Proxied
 
 cdef enum:
     CARRY_MAX = 4

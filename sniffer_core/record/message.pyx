@@ -19,14 +19,14 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset, strlen
 
-from sniffer_core.exchange cimport Conn, Exchange, conn_free, exchange_release
-from sniffer_core.http1 cimport REQUEST, WHOLE, Field, Message, fields_of, text_of
-from sniffer_core.memory cimport Pool
-from sniffer_core.proxy cimport Proxied
-from sniffer_core.redact cimport (
+from sniffer_core.protocols.http1.pairing cimport Conn, Exchange, conn_free, exchange_release
+from sniffer_core.protocols.http1.parser cimport REQUEST, WHOLE, Field, Message, fields_of, text_of
+from sniffer_core.base.memory cimport Pool
+from sniffer_core.protocols.proxy cimport Proxied
+from sniffer_core.record.redact cimport (
     LINK, SECRET, SHOWN, TARGET, URL, Cut, Scan, begin_scan, free_names, is_plain, kind_of, list_fields, list_parameters,
     lower, name_bit, next_cut)
-from sniffer_core.shorten cimport SHORTEN_ROOM, shorten
+from sniffer_core.record.shorten cimport SHORTEN_ROOM, shorten
 
 cdef extern from "Python.h":
     Py_ssize_t PyUnicode_GET_LENGTH(object text)

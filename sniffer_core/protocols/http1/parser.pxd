@@ -6,8 +6,8 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from sniffer_core.memory cimport Pool
-from sniffer_core.stream cimport Run
+from sniffer_core.base.memory cimport Pool
+from sniffer_core.tcp.stream cimport Run
 
 cdef enum Kind:
     REQUEST = 0

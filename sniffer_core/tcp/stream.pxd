@@ -10,7 +10,7 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
-from sniffer_core.memory cimport Pool
+from sniffer_core.base.memory cimport Pool
 
 cdef enum:
     ORIGIN = 1 << 20

@@ -18,15 +18,15 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
-from sniffer_core.counters cimport Counter
-from sniffer_core.exchange cimport (
+from sniffer_core.base.counters cimport Counter
+from sniffer_core.protocols.http1.pairing cimport (
     CARRY_MAX, CONN_OBJECTS, MATCH_ACKS, MATCH_NONE, MATCH_OLDEST, OPEN_MAX, OPEN_MAX_ONE_SIDED, REFUTED, SURE, TENTATIVE,
     Carry, Conn, Exchange, Exchanges, Match, conn_release, exchange_release, exchanges_answer, exchanges_count,
     exchanges_fifo, exchanges_free, exchanges_informational, exchanges_init,
     exchanges_lost_request, exchanges_lost_responses, exchanges_mark, exchanges_no_head, exchanges_pick, exchanges_plausible,
     exchanges_refute, exchanges_request, exchanges_settle, exchanges_unpaired)
-from sniffer_core.fragment cimport Fragments, fragments_add, fragments_free, fragments_init
-from sniffer_core.http1 cimport (
+from sniffer_core.net.fragment cimport Fragments, fragments_add, fragments_free, fragments_init
+from sniffer_core.protocols.http1.parser cimport (
     BIT_BAD_HEADER_LINE, BIT_BODY_NOT_SENT, BIT_LAST_CRLF_MISSING, BIT_ODD_START_LINE, BODY_CLOSE, BODY_LENGTH, CHUNK_SIZE, DEAD,
     DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE, EVENT_NOT_HTTP, HEAD,
     INCOMPLETE_CLOSED_, INCOMPLETE_EVICTED_, INCOMPLETE_GAP_, INCOMPLETE_IDLE_, INCOMPLETE_MALFORMED_, INCOMPLETE_STOPPED_, METHOD_LONGEST,
@@ -34,18 +34,18 @@ from sniffer_core.http1 cimport (
     PROTOCOL_OTHER, PROTOCOL_TLS, REQUEST, RESPONSE, SKIP, START, TRAILERS, TUNNEL, WHOLE, Event, Incomplete, Kind, Limits, Message,
     Parser, http1_cease, http1_crlf_due, http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free, http1_gap,
     http1_head, http1_init, http1_kill, http1_reject, http1_skip, http1_starts, http1_tunnel, message_free)
-from sniffer_core.memory cimport Pool, pool_give, pool_resize, pool_take
-from sniffer_core.proxy cimport PROXY_MORE, PROXY_MOST, PROXY_NONE, Proxied, proxy_parse
-from sniffer_core.message cimport Rules, build_message, forget_conn, name_end
-from sniffer_core.stream cimport (
+from sniffer_core.base.memory cimport Pool, pool_give, pool_resize, pool_take
+from sniffer_core.protocols.proxy cimport PROXY_MORE, PROXY_MOST, PROXY_NONE, Proxied, proxy_parse
+from sniffer_core.record.message cimport Rules, build_message, forget_conn, name_end
+from sniffer_core.tcp.stream cimport (
     BASE_KNOWN, BASE_NONE, BASE_PROVISIONAL, ORIGIN, REACH_BACK, Held, Run, Stream, held_data, stream_acknowledge,
     stream_differs, stream_free, stream_front, stream_hold, stream_init, stream_map, stream_offset, stream_read, stream_take)
-from sniffer_core.wire cimport (
+from sniffer_core.net.wire cimport (
     TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, WIRE_CUT, WIRE_FRAGMENT, WIRE_MALFORMED, WIRE_NOT_IP, WIRE_NOT_TCP, WIRE_TCP,
     WIRE_TUNNEL, Packet, Verdict, wire_link_known, wire_parse)
 
-from sniffer_core.counters import NAMES
-from sniffer_core.message import Lines, RawMessage, coded, weights
+from sniffer_core.base.counters import NAMES
+from sniffer_core.record.message import Lines, RawMessage, coded, weights
 
 COUNTERS = NAMES
 LINK_TYPES = frozenset(link for link in range(512) if wire_link_known(link))

@@ -3,8 +3,8 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove
 
-from sniffer_core.counters cimport Counter
-from sniffer_core.memory cimport Pool, pool_give, pool_resize, pool_take
+from sniffer_core.base.counters cimport Counter
+from sniffer_core.base.memory cimport Pool, pool_give, pool_resize, pool_take
 
 
 cdef void stream_init(Stream* stream, Pool* pool, uint64_t* counters) noexcept nogil:

@@ -10,15 +10,15 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport INT64_MAX
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset, strstr
 
-from sniffer_core.counters cimport (
+from sniffer_core.base.counters cimport (
     BYTES_ABANDONED_NOT_HTTP, BYTES_ABANDONED_SKIPPED, BYTES_ABANDONED_TUNNEL, BYTES_USED,
     COUNTERS_END, HEADS_CUT, HEADS_FAST, HEADS_H11, HEADS_REFUSED, RESPONSES_TAKEN_BODYLESS, START_LINES_MALFORMED,
     Counter,
 )
-from sniffer_core.memory cimport pool_give, pool_resize, pool_take
+from sniffer_core.base.memory cimport pool_give, pool_resize, pool_take
 
-from sniffer_core.counters import NAMES
-from sniffer_core.heads import parse as parse_declined
+from sniffer_core.base.counters import NAMES
+from sniffer_core.protocols.http1.heads import parse as parse_declined
 
 cdef enum:
     PIECE = 4096                # a head in pieces is gathered in slices of this, so that little of a run is copied in vain

@@ -1,0 +1,1 @@
+"""What every part of the core uses: memory and counters."""

@@ -1,0 +1,1 @@
+"""From a captured frame to a checked TCP segment."""

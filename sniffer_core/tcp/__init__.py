@@ -1,0 +1,1 @@
+"""From segments to the ordered bytes of each direction."""
