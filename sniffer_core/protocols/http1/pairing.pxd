@@ -12,17 +12,14 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from cpython.ref cimport PyObject
-
 from sniffer_core.protocols.http1.parser cimport Message, Text
 from sniffer_core.base.memory cimport Pool
-from sniffer_core.protocols.proxy cimport Proxied
+from sniffer_core.connection cimport Conn
+from sniffer_core.protocol cimport CARRY_MAX, Carry
 
 cdef enum:
-    CARRY_MAX = 4
     INFORMATIONAL_MAX = 16
     OPEN_MAX = 1024         # entries of one queue; of requests beyond only numbers are kept, and what frames their answers
-    CONN_OBJECTS = 640      # bytes that a connection's Python objects take: 580 with IPv4, 660 with IPv6
     OPEN_MAX_ONE_SIDED = 16 # where no packet of the response direction was ever seen
 
 cdef enum Doubt:
@@ -38,26 +35,6 @@ cdef enum Match:
 cdef enum:                  # of a request behind the queue's OPEN_MAX
     BEYOND_HEAD = 1
     BEYOND_CONNECT = 2
-
-cdef struct Conn:           # who a connection is: shared by its flow and by messages that outlive it
-    Pool* pool
-    Conn** dead             # where the table gathers those whose Python objects wait for the GIL
-    Conn* next_dead
-    int64_t first_stamp     # packet time of the first packet seen, µs
-    uint64_t place          # wire.Packet.place, where another connection has the same ends in another place; else 0
-    uint32_t references
-    uint8_t address_size    # 4 or 16
-    uint8_t low[16]         # the ends, sorted as packed address + port
-    uint8_t high[16]
-    uint16_t low_port
-    uint16_t high_port
-    bint server_is_high
-    Proxied* proxied        # what a PROXY protocol header says; NULL: there was none, or it names no addresses
-    PyObject* id            # made with the first message, by message.pyx; or NULL
-    PyObject* server
-    PyObject* client
-    PyObject* opening       # the JSON of its messages up to the direction
-    PyObject* behind        # (source, destination, their JSON), where `proxied` is not NULL
 
 cdef struct Exchange:
     Exchange* next          # in the queue
@@ -97,11 +74,6 @@ cdef struct Exchange:
     uint8_t trace[48]       # 32 + 16 hex digits
     uint8_t* text
 
-cdef struct Carry:          # request fields whose values a response carries too
-    uint32_t count
-    uint32_t size[CARRY_MAX]
-    const uint8_t* name[CARRY_MAX]
-
 cdef struct Exchanges:
     Pool* pool
     uint64_t* counters
@@ -114,7 +86,7 @@ cdef struct Exchanges:
     uint8_t* methods        # ... whether they are CONNECT or HEAD (BEYOND_...), a byte each; or NULL
     uint32_t methods_space
     uint32_t methods_first  # the place of the first of these
-    bint from_start         # the connection was seen to begin
+    Conn* conn
     bint in_step            # a request began when nothing was in flight
     bint responses_lost     # bytes of unknown extent were lost from the response stream
     bint lost_between       # ... and they began between two responses: one at least is lost whole
@@ -124,7 +96,7 @@ cdef struct Exchanges:
     uint8_t informational_count
     uint16_t informational[INFORMATIONAL_MAX]   # since the last final response
 
-cdef void exchanges_init(Exchanges* queue, Pool* pool, uint64_t* counters) noexcept nogil
+cdef void exchanges_init(Exchanges* queue, Conn* conn, Pool* pool, uint64_t* counters) noexcept nogil
 cdef void exchanges_free(Exchanges* queue) noexcept nogil
 cdef void exchanges_settle(Exchanges* queue) noexcept nogil
     # Nothing is in flight: what is open was never seen answered, what is tentative was no message.
@@ -159,6 +131,3 @@ cdef Exchange* exchanges_answer(Exchanges* queue, Conn* conn, Message* message, 
     # to. NULL without memory.
 cdef void exchange_release(Exchange* exchange, Pool* pool, uint32_t references) noexcept nogil
     # Gives up that many references; the last gives the block back.
-cdef void conn_free(Conn* conn) noexcept nogil
-cdef void conn_release(Conn* conn) noexcept nogil
-    # The last release gives the block back, or puts it on `dead` when it has Python objects.

@@ -6,27 +6,11 @@ from libc.string cimport memcmp, memcpy, memset
 from sniffer_core.base.counters cimport Counter
 from sniffer_core.protocols.http1.parser cimport Field, Message, Text, message_free
 from sniffer_core.base.memory cimport Pool, pool_give, pool_take
-from sniffer_core.protocols.proxy cimport Proxied
+from sniffer_core.connection cimport Conn, conn_release
+from sniffer_core.protocol cimport CARRY_MAX, Carry
 
 cdef enum:
     METHODS_LEAST = 64
-
-
-cdef void conn_free(Conn* conn) noexcept nogil:
-    pool_give(conn.pool, conn.proxied, sizeof(Proxied))
-    pool_give(conn.pool, conn, sizeof(Conn))
-
-
-cdef void conn_release(Conn* conn) noexcept nogil:
-    conn.references -= 1
-    if conn.references:
-        return
-    conn.pool.bytes -= CONN_OBJECTS
-    if conn.id != NULL:
-        conn.next_dead = conn.dead[0]
-        conn.dead[0] = conn
-    else:
-        conn_free(conn)
 
 
 cdef void exchange_release(Exchange* exchange, Pool* pool, uint32_t references) noexcept nogil:
@@ -36,8 +20,9 @@ cdef void exchange_release(Exchange* exchange, Pool* pool, uint32_t references) 
         pool_give(pool, exchange, exchange.size)
 
 
-cdef void exchanges_init(Exchanges* queue, Pool* pool, uint64_t* counters) noexcept nogil:
+cdef void exchanges_init(Exchanges* queue, Conn* conn, Pool* pool, uint64_t* counters) noexcept nogil:
     memset(queue, 0, sizeof(Exchanges))
+    queue.conn = conn
     queue.pool = pool
     queue.counters = counters
 
@@ -134,7 +119,7 @@ cdef void exchanges_settle(Exchanges* queue) noexcept nogil:
 
 cdef bint exchanges_fifo(const Exchanges* queue) noexcept nogil:
     return not queue.responses_lost and (queue.head == NULL or not (queue.head.lost or queue.tail.lost)) and \
-        (queue.from_start or queue.in_step)
+        (queue.conn.from_start or queue.in_step)
 
 
 cdef bint is_sure(const Exchanges* queue) noexcept nogil:

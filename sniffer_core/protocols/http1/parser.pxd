@@ -21,12 +21,6 @@ cdef enum Event:
     EVENT_HEAD_LOST = 4     # a head ended before its start line did: nothing to emit, but it keeps an exchange
     EVENT_NOT_HTTP = 5      # parser.protocol says what the first bytes of the direction were; the parser is DEAD now
 
-cdef enum Protocol:
-    PROTOCOL_HTTP1 = 0
-    PROTOCOL_TLS = 1
-    PROTOCOL_HTTP2 = 2
-    PROTOCOL_OTHER = 3
-
 cdef enum Incomplete:       # the order of INCOMPLETE_* in counters.pxd, from 1
     WHOLE = 0
     INCOMPLETE_GAP_ = 1
@@ -162,7 +156,7 @@ cdef struct Opening:        # a place in parser.buffer where a start line may be
 cdef struct Parser:
     uint8_t kind            # Kind
     uint8_t state           # State
-    uint8_t protocol        # Protocol, with EVENT_NOT_HTTP
+    uint8_t protocol        # signature.Spoken, with EVENT_NOT_HTTP
     bint lost               # the next message is `resynced`
     bint spoke              # a valid start line was read in this direction
     bint at_stream_start    # nothing was consumed yet and the stream's true first byte is known (SYN seen)

@@ -16,6 +16,7 @@ from sniffer_core.base.counters cimport (
     Counter,
 )
 from sniffer_core.base.memory cimport pool_give, pool_resize, pool_take
+from sniffer_core.protocols.signature cimport PROTOCOL_HTTP1, PROTOCOL_HTTP2, PROTOCOL_OTHER, PROTOCOL_TLS, Spoken, signature
 
 from sniffer_core.base.counters import NAMES
 from sniffer_core.protocols.http1.heads import parse as parse_declined
@@ -310,28 +311,6 @@ cdef inline bint is_status_byte(uint32_t i, uint8_t c) noexcept nogil:
     if i < 7:
         return c == <uint8_t>(<const char*>b"HTTP/1.")[i]
     return c == SP if i == 8 else is_digit(c)
-
-
-cdef Protocol recognise(const uint8_t* data, int64_t size, bint first) noexcept nogil:
-    """What the bytes that begin a segment are, if not HTTP/1. PROTOCOL_HTTP1: too few bytes to say.
-
-    `first`: they begin the stream, where TLS has a handshake record; else any record header, RFC 8446 section 5.1.
-    """
-    cdef uint32_t length
-    if size >= 1 and 0x14 <= data[0] <= 0x17 and (not first or data[0] == 0x16):
-        if size < 2:
-            return PROTOCOL_HTTP1
-        if data[1] != 0x03:
-            return PROTOCOL_OTHER
-        if first:
-            return PROTOCOL_TLS
-        if size < 5:
-            return PROTOCOL_HTTP1
-        length = (<uint32_t>data[3] << 8) | data[4]
-        return PROTOCOL_TLS if data[2] <= 4 and length <= 16384 + 2048 else PROTOCOL_OTHER
-    if memcmp(data, b"PRI * HTTP/2.0\r\n", min(size, 16)) == 0:  # RFC 9113 section 3.4
-        return PROTOCOL_HTTP2 if size >= 16 else PROTOCOL_HTTP1
-    return PROTOCOL_OTHER
 
 
 # -- header lines -----------------------------------------------------------------------------------------------------
@@ -944,7 +923,7 @@ cdef void leave_done(Parser* parser) noexcept nogil:
         parser.state = parser.after
 
 
-cdef Event not_http(Parser* parser, Protocol protocol) noexcept nogil:
+cdef Event not_http(Parser* parser, Spoken protocol) noexcept nogil:
     drop_buffer(parser)
     parser.protocol = protocol
     parser.state = DEAD
@@ -971,9 +950,9 @@ cdef Event head_built(
 
 cdef Event no_start_line(Parser* parser, const uint8_t* data, int64_t size) noexcept nogil:
     """`data` stands where a message had to begin, and is none. EVENT_MORE: skipping now."""
-    cdef Protocol protocol
+    cdef Spoken protocol
     if not parser.spoke:
-        protocol = recognise(data, size, True)
+        protocol = signature(data, size, True)
         if protocol == PROTOCOL_TLS or protocol == PROTOCOL_HTTP2:
             return not_http(parser, protocol)
         parser.strange = True
@@ -1107,7 +1086,7 @@ cdef bint try_candidate(Parser* parser, Run* run, bint sure, Event* event) noexc
 
 cdef Event read_skip(Parser* parser, Run* run) noexcept nogil:
     cdef Event event = EVENT_MORE
-    cdef Protocol protocol
+    cdef Spoken protocol
     cdef bint sure
     cdef int64_t size
     while True:
@@ -1118,7 +1097,7 @@ cdef Event read_skip(Parser* parser, Run* run) noexcept nogil:
         sure = run.offset == parser.boundary
         if sure or run.segment_start:
             if run.segment_start and not parser.spoke and not parser.strange and parser.skipped < STRANGE_LIMIT:
-                protocol = recognise(run.data, run.size, False)
+                protocol = signature(run.data, run.size, False)
                 if protocol == PROTOCOL_TLS or protocol == PROTOCOL_HTTP2:
                     return not_http(parser, protocol)
             if try_candidate(parser, run, sure, &event):
@@ -1359,7 +1338,7 @@ cdef Event read_head(Parser* parser, Run* run) noexcept nogil:
         if scan == SCAN_DEAD and not parser.candidate:
             scan = scan_odd(parser, before)
         if scan == SCAN_DEAD and not parser.candidate:
-            if not parser.spoke and recognise(parser.buffer, parser.buffer_size, True) == PROTOCOL_HTTP1:
+            if not parser.spoke and signature(parser.buffer, parser.buffer_size, True) == PROTOCOL_HTTP1:
                 take(parser, run, size, BYTES_USED)  # the second byte will tell
                 return EVENT_MORE
             event = no_start_line(parser, parser.buffer, parser.buffer_size)
