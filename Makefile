@@ -105,7 +105,7 @@ reproducible: $(VENV)/dev.stamp  ## Build the wheel twice and compare
 
 docs: $(VENV)/dev.stamp  ## Write the generated documents anew
 	$(BIN)/python -m sniffer.config > docs/CONFIGURATION.md
-	$(BIN)/python -m sniffer.ledger > docs/COUNTERS.md
+	$(BIN)/python -m sniffer.ledger > docs/internals/COUNTERS.md
 	$(BIN)/python -m sniffer.message > docs/record.schema.json
 	$(BIN)/python -m tests.docs.api > docs/API.md
 
