@@ -16,6 +16,7 @@ CORE = ROOT / "sniffer_core"
 LAYERS = [
     "base.memory",
     "base.counters",
+    "message",
     "protocols.proxy",
     "net.wire",
     "net.fragment",
