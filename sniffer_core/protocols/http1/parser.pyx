@@ -5,14 +5,13 @@ end in build(), which makes the Message: one block, the text copied once. Every 
 times however the runs are cut, and decisions fall at the same byte: `limits.head` counts bytes of the head, not of runs.
 """
 
-from cython cimport final
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport INT64_MAX, uint16_t
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset, strstr
 
 from sniffer_core.base.counters cimport (
     BYTES_ABANDONED_NOT_HTTP, BYTES_ABANDONED_SKIPPED, BYTES_ABANDONED_TUNNEL, BYTES_USED,
-    COUNTERS_END, HEADS_CUT, HEADS_FAST, HEADS_H11, HEADS_REFUSED, RESPONSES_TAKEN_BODYLESS, START_LINES_MALFORMED,
+    HEADS_CUT, HEADS_FAST, HEADS_H11, HEADS_REFUSED, RESPONSES_TAKEN_BODYLESS, START_LINES_MALFORMED,
     Counter,
 )
 from sniffer_core.base.memory cimport pool_give, pool_resize, pool_take
@@ -21,10 +20,9 @@ from sniffer_core.message cimport (
     BIT_CONFLICTING_OVERLAP, BIT_OBS_FOLD, BIT_ODD_START_LINE, BIT_SPACE_BEFORE_COLON, BIT_SPACE_IN_TARGET,
     BIT_TE_AND_CL, BIT_TE_FOLDED, BIT_TE_IDENTITY, BIT_TE_IN_HTTP10, BIT_TE_NOT_CHUNKED, INCOMPLETE_CLOSED_,
     INCOMPLETE_EVICTED_, INCOMPLETE_GAP_, INCOMPLETE_LIMIT_, INCOMPLETE_MALFORMED_, REQUEST, RESPONSE, WHOLE,
-    Field, Fields, Text, fields_of, message_free, text_of,
+    Field, Fields, Text, fields_of, message_free,
 )
 
-from sniffer_core.base.counters import NAMES
 from sniffer_core.protocols.http1.heads import parse as parse_declined
 
 cdef enum:
@@ -1888,130 +1886,3 @@ cdef size_t http1_drop_body(Parser* parser) noexcept nogil:
     message.body_kept = message.body_space = 0
     message.truncated = True
     return space
-
-
-# -- for tests --------------------------------------------------------------------------------------------------------
-
-cdef dict _message(const Parser* parser):
-    cdef const Message* message = parser.message
-    cdef const Http1Message* http1 = as_http1(message)
-    cdef const Fields* trailers = message.trailers
-    return {
-        "kind": message.kind, "minor": message.minor, "status": message.status,
-        "method": _text(message.text, message.method), "target": _text(message.text, message.target),
-        "reason": _text(message.text, message.reason),
-        "fields": _pairs(message.text, message.fields, message.count),
-        "trailers": None if trailers == NULL else _pairs(text_of(trailers), fields_of(trailers), trailers.count),
-        "body": (<const uint8_t*>message.body)[:message.body_kept] if message.body_kept else b"",
-        "body_size": message.body_size, "missing": message.missing, "incomplete": message.incomplete,
-        "resynced": bool(message.resynced), "refused": bool(parser.refused), "bodyless": bool(http1.bodyless),
-        "truncated": bool(message.truncated), "upgrade": bool(http1.upgrade), "upgrade_h2c": bool(http1.upgrade_h2c),
-        "expect": bool(http1.expect), "sure": bool(http1.sure), "anomalies": message.anomalies,
-        "start": http1.start, "head_end": http1.head_end, "end": http1.end, "stamp": message.stamp,
-        "stamp_end": message.stamp_end, "ack": http1.ack,
-    }
-
-
-cdef bytes _text(const uint8_t* text, Text slice):
-    return text[slice.at:slice.at + slice.size]
-
-
-cdef list _pairs(const uint8_t* text, const Field* fields, uint32_t count):
-    cdef uint32_t i
-    return [(_text(text, fields[i].name), _text(text, fields[i].value)) for i in range(count)]
-
-
-@final
-cdef class _PyParser:
-    """One parser as flow drives it, with Python values. Events and states are the numbers of http1.pxd."""
-
-    cdef Parser parser
-    cdef Pool pool
-    cdef Limits limits
-    cdef uint64_t[256] counts
-
-    def __init__(self, int kind, *, int head=65536, int body=65536, bint at_start=True):
-        assert <int>Counter.COUNTERS_END <= 256
-        self.limits.head = head
-        self.limits.body = body
-        http1_init(&self.parser, <Kind>kind, &self.pool, self.counts, &self.limits)
-        self.parser.at_stream_start = at_start
-
-    def data(
-        self, const uint8_t[:] data, int64_t offset, int64_t stamp=0, int64_t ack=-1, bint segment_start=True,
-        bint conflict=False,
-    ):
-        """(event, bytes consumed)."""
-        cdef Run run
-        run.data = &data[0] if data.shape[0] else NULL
-        run.size = data.shape[0]
-        run.offset = offset
-        run.stamp = stamp
-        run.ack = ack
-        run.segment_start = segment_start
-        run.conflict = conflict
-        return http1_data(&self.parser, &run), data.shape[0] - run.size
-
-    def gap(self, int64_t size):
-        """(event, bytes that are left of the gap)."""
-        return http1_gap(&self.parser, &size), size
-
-    def end(self, int reason=0):
-        return http1_end(&self.parser, <Incomplete>reason)
-
-    def frame(self, bint bodyless=False, bint paired=True):
-        http1_frame(&self.parser, bodyless, paired)
-
-    def reject(self):
-        http1_reject(&self.parser)
-
-    def discard(self):
-        http1_discard(&self.parser)
-
-    def skip(self):
-        http1_skip(&self.parser)
-
-    def tunnel(self):
-        http1_tunnel(&self.parser)
-
-    def kill(self):
-        http1_kill(&self.parser)
-
-    def drop_body(self):
-        return http1_drop_body(&self.parser)
-
-    def peek(self):
-        """The open message."""
-        return None if self.parser.message == NULL else _message(&self.parser)
-
-    def take(self):
-        """The open message; it is the caller's now."""
-        taken = self.peek()
-        message_free(self.parser.message, &self.pool)
-        self.parser.message = NULL
-        return taken
-
-    def boundary(self, int64_t offset):
-        self.parser.boundary = offset
-
-    @property
-    def state(self):
-        return self.parser.state
-
-    @property
-    def protocol(self):
-        return self.parser.protocol
-
-    @property
-    def held(self):
-        """Bytes of memory."""
-        return self.pool.bytes
-
-    def counters(self):
-        """Those that are not zero."""
-        return {name: self.counts[i] for i, name in enumerate(NAMES) if self.counts[i]}
-
-    def close(self):
-        """Frees everything, and proves it."""
-        http1_free(&self.parser)
-        assert self.pool.bytes == 0 and self.pool.blocks == 0, (self.pool.bytes, self.pool.blocks)
