@@ -22,7 +22,7 @@ from libc.string cimport memcpy
 from sniffer_core.base.counters cimport Counter
 from sniffer_core.base.memory cimport Pool
 from sniffer_core.connection cimport Conn
-from sniffer_core.message cimport Incomplete, Limits, Message
+from sniffer_core.message cimport Incomplete, Message
 from sniffer_core.tcp.stream cimport BASE_KNOWN, BASE_NONE, BASE_PROVISIONAL, Run, Stream
 
 cdef enum Side:             # who sends
@@ -49,6 +49,10 @@ cdef struct Noted:
     uint8_t client[16]
     uint16_t server_port
     uint16_t client_port
+
+cdef struct Limits:
+    uint32_t head           # bytes of a head, and of a chunked body's trailers; also header lines cannot exceed it
+    uint32_t body           # bytes of body kept
 
 cdef struct Carry:          # request fields whose values a response carries too
     uint32_t count

@@ -21,8 +21,8 @@ from libc.string cimport memcmp, memcpy, memmove, memset, strlen
 
 from sniffer_core.connection cimport Conn, Proxied, conn_free
 from sniffer_core.protocols.http1.pairing cimport Exchange, exchange_release
-from sniffer_core.protocols.http1.parser cimport REQUEST, WHOLE, Field, Message, fields_of, text_of
 from sniffer_core.base.memory cimport Pool
+from sniffer_core.message cimport REQUEST, WHOLE, Field, Message, fields_of, text_of
 from sniffer_core.record.redact cimport (
     LINK, SECRET, SHOWN, TARGET, URL, Cut, Scan, begin_scan, free_names, is_plain, kind_of, list_fields, list_parameters,
     lower, name_bit, next_cut)

@@ -233,7 +233,7 @@ cdef bint step(Table* table, Flow* flow, Half* half) noexcept nogil:
 
 
 cdef void read_on(Table* table, Flow* flow) noexcept nogil:
-    """Reads in both directions until neither can, what was sent first first: a request after what it acknowledges."""
+    """Reads in both directions until neither can. What was sent first is read first: bytes after those they acknowledge."""
     cdef Half* client = &flow.half[1 - flow.server]
     cdef Half* server = &flow.half[flow.server]
     cdef Held* front
@@ -268,15 +268,15 @@ cdef bint force_on(Table* table, Flow* flow) noexcept nogil:
     """Forces the half that the other one waits for, then reads on; returns whether anything was left to force."""
     cdef Half* client = &flow.half[1 - flow.server]
     cdef Half* server = &flow.half[flow.server]
-    cdef Held* request = stream_front(&client.stream)
-    cdef Held* response = stream_front(&server.stream)
+    cdef Held* asked = stream_front(&client.stream)
+    cdef Held* told = stream_front(&server.stream)
     cdef bint any
     if client.stream.waits and hole(flow, server, True) == 0:
         any = resolve(table, flow, client, True)
     elif server.stream.waits and hole(flow, client, True) == 0:
         any = resolve(table, flow, server, True)
-    elif request != NULL and request.ack > server.stream.next and \
-            (response == NULL or response.ack <= client.stream.next):
+    elif asked != NULL and asked.ack > server.stream.next and \
+            (told == NULL or told.ack <= client.stream.next):
         any = force(table, flow, server) or force(table, flow, client)
     else:
         any = force(table, flow, client) or force(table, flow, server)
@@ -332,7 +332,7 @@ cdef inline void arm(Table* table, Flow* flow, Half* half) noexcept nogil:
         if half.timers == NULL:
             timer_start(table, half, &table.later, table.context.now + GRACE_ONE_SIDED)
         return
-    if half.stream.waits and not flow.half[1 - half.direction].stream.seen:   # the answer may come, or be on the unseen side
+    if half.stream.waits and not flow.half[1 - half.direction].stream.seen:   # what tells may come, or be on the unseen side
         if half.timers == NULL or half.hole != half.stream.next:
             half.hole = half.stream.next
             timer_start(table, half, &table.later, table.context.now + GRACE_ONE_SIDED)
@@ -738,7 +738,7 @@ cdef int64_t on_beyond(Table* table, Flow* flow, Half* half, Run* run) noexcept 
     cdef int64_t size = run.size
     cdef int64_t before = max(<int64_t>0, stream.end - run.offset)
     if is_ahead_of_all(half):
-        stream.end = -1     # nobody knows of it, and these bytes contradict it
+        stream.end = -1     # no one knows of it, and these bytes contradict it
         return size
     if before:
         run.data += before

@@ -72,7 +72,7 @@ cdef struct Flow:
     Flows* stage                # the list that links[STAGE] stands in, or NULL
     Conn* conn
     Session* session            # reads it; NULL before the first payload is read
-    Flow* successor             # a SYN on the same ports that nobody has answered yet; not in the table
+    Flow* successor             # a SYN on the same ports that no SYN-ACK has confirmed yet; not in the table
     uint64_t place              # of its first packet
     int64_t last                # core time of the last packet
     int64_t closed              # core time, MODE_CLOSED

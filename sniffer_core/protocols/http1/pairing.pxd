@@ -12,9 +12,9 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from sniffer_core.protocols.http1.parser cimport Message, Text
 from sniffer_core.base.memory cimport Pool
 from sniffer_core.connection cimport Conn
+from sniffer_core.message cimport Message, Text
 from sniffer_core.protocol cimport CARRY_MAX, Carry
 
 cdef enum:

@@ -19,7 +19,7 @@ from sniffer_core.protocols.http1.pairing cimport (
     exchanges_plausible, exchanges_refute, exchanges_request, exchanges_settle, exchanges_unpaired)
 from sniffer_core.protocols.http1.parser cimport (
     BODY_CLOSE, BODY_LENGTH, CHUNK_SIZE, DEAD, DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE,
-    EVENT_NOT_HTTP, HEAD, METHOD_LONGEST, SKIP, START, TRAILERS, TUNNEL, Event, Parser, http1_cease, http1_crlf_due,
+    EVENT_NOT_HTTP, HEAD, METHOD_LONGEST, SKIP, START, TRAILERS, TUNNEL, Event, Parser, as_http1, http1_cease, http1_crlf_due,
     http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free, http1_gap, http1_head, http1_init,
     http1_kill, http1_reject, http1_skip, http1_starts, http1_tunnel)
 from sniffer_core.protocols.signature cimport PROTOCOL_HTTP2, PROTOCOL_OTHER, PROTOCOL_TLS
@@ -204,7 +204,7 @@ cdef void believe(Http1* http, Half* half, bint proved) noexcept nogil:
     cdef Message* message = next_of(&http.doubted)
     half.doubtful = False
     while message != NULL:
-        if message.assumed and not proved and http.client.stream.seen:
+        if as_http1(message).assumed and not proved and http.client.stream.seen:
             unsettle(message)
         if not (<Exchange*>message.exchange).unasked or answer(http, message, MATCH_ACKS):
             emit(http, message)
@@ -221,11 +221,11 @@ cdef bint contradicted(const Http1* http, const Half* half, const Message* messa
     """Whether a message in doubt is none: it does not end where one does that has its segments to itself."""
     cdef int64_t mark = half.parser.boundary
     if half.parser.kind == RESPONSE:
-        mark = exchanges_mark(&http.exchanges, message.start + 1, mark)
-    if message.incomplete == INCOMPLETE_MALFORMED_ or message.start < mark < message.end or \
+        mark = exchanges_mark(&http.exchanges, as_http1(message).start + 1, mark)
+    if message.incomplete == INCOMPLETE_MALFORMED_ or as_http1(message).start < mark < as_http1(message).end or \
             message.anomalies & (BIT_BAD_HEADER_LINE | BIT_ODD_START_LINE):
         return True
-    return run != NULL and run.size > 0 and not run.segment_start and message.end != mark
+    return run != NULL and run.size > 0 and not run.segment_start and as_http1(message).end != mark
 
 
 cdef inline bint at_rest(const Parser* parser) noexcept nogil:
@@ -243,33 +243,33 @@ cdef void on_request(Http1* http, Half* half, bint cut) noexcept nogil:
     cdef Exchanges* exchanges = &http.exchanges
     cdef Exchange* tail
     cdef Exchange* exchange
-    if other.doubtful and at_rest(&other.parser) and message.ack == other.stream.next:
+    if other.doubtful and at_rest(&other.parser) and as_http1(message).ack == other.stream.next:
         believe(http, other, True)       # they end where this request's sender had read to
     tail = exchanges.tail
     if tail != NULL and (exchanges.responses_lost or exchanges.head.lost or tail.lost or tail.doubt) and \
-            message.start == half.parser.boundary and not exchanges.sliding and message.ack > tail.ack and \
-            at_rest(&other.parser) and message.ack == other.stream.next:
+            as_http1(message).start == half.parser.boundary and not exchanges.sliding and as_http1(message).ack > tail.ack and \
+            at_rest(&other.parser) and as_http1(message).ack == other.stream.next:
         exchanges_settle(exchanges)     # all that was sent is answered: nothing is in flight
     elif tail == NULL and at_rest(&other.parser) and not exchanges.sliding and (
-            message.ack < 0 or message.ack == other.stream.next):
+            as_http1(message).ack < 0 or as_http1(message).ack == other.stream.next):
         exchanges.responses_lost = False
         exchanges.in_step = exchanges.in_step or other.parser.spoke
     exchange = exchanges_request(
         exchanges, http.base.conn, message, &http.base.context.carry, OPEN_MAX if other.stream.seen else OPEN_MAX_ONE_SIDED)
     if exchange != NULL and tail != NULL and exchanges.head != exchange and not exchanges.responses_lost and \
-            not tail.lost and 0 <= tail.ack < message.ack <= other.stream.next:
+            not tail.lost and 0 <= tail.ack < as_http1(message).ack <= other.stream.next:
         exchanges.sliding = True    # all that it acknowledges was read, and did not answer the one before
     if exchange == NULL:
         return      # no memory: http1_frame() reads on, on_end() lets the message go
     message_opened(http, half)
     if other.stream.seen and (
-            (message.resynced and not message.sure)
+            (message.resynced and not as_http1(message).sure)
             or (tail != NULL and tail.doubt == TENTATIVE and exchanges.head != exchange and
-                message.start != half.parser.boundary)):
+                as_http1(message).start != half.parser.boundary)):
         exchange.doubt = TENTATIVE      # or it follows one that is, and nothing else says that it is one
         exchanges.doubted = True
-    if message.ack >= 0:
-        other.parser.boundary = message.ack
+    if as_http1(message).ack >= 0:
+        other.parser.boundary = as_http1(message).ack
     if not cut:
         http1_frame(&half.parser, False, True)
     if http.early.head != NULL or other.parser.message != NULL:
@@ -283,7 +283,7 @@ cdef bint answer(Http1* http, Message* message, Match match) noexcept nogil:
     if exchange != NULL:    # while it was in doubt
         exchange_release(exchange, &http.base.context.pool, 1)
         message.exchange = NULL
-    exchanges_count(&http.exchanges, message.ack)
+    exchanges_count(&http.exchanges, as_http1(message).ack)
     if http.exchanges.doubted:
         emit_waiting(http)
     exchange = exchanges_answer(&http.exchanges, http.base.conn, message, match)
@@ -295,33 +295,33 @@ cdef bint answer(Http1* http, Message* message, Match match) noexcept nogil:
         emit(http, exchange.waiting)
         exchange.waiting = NULL
     if http.exchanges.responses_lost and exchange.known and http.exchanges.head == NULL and \
-            message.ack == client.stream.next and at_rest(&client.parser) and not http.exchanges.sliding:
+            as_http1(message).ack == client.stream.next and at_rest(&client.parser) and not http.exchanges.sliding:
         http.exchanges.responses_lost = False       # it answers the last of all: nothing is in flight
-    exchange.answer_end = message.end
+    exchange.answer_end = as_http1(message).end
     message.latency = -1
     if exchange.end_read and exchange.stamp_end <= message.stamp and match == MATCH_ACKS and (
-            not exchange.end_unsure or exchange.end == message.ack):    # nothing came that may belong to it
+            not exchange.end_unsure or exchange.end == as_http1(message).ack):    # nothing came that may belong to it
         message.latency = message.stamp - exchange.stamp_end
-    if message.ack >= 0:
-        http.client.parser.boundary = message.ack
+    if as_http1(message).ack >= 0:
+        http.client.parser.boundary = as_http1(message).ack
     return True
 
 
 cdef void on_doubtful(Http1* http, Half* half, bint cut) noexcept nogil:
     """A response's head, away from a sure boundary: it takes no request before it is believed."""
     cdef Message* message = half.parser.message
-    cdef const Exchange* exchange = exchanges_pick(&http.exchanges, message.ack, message.start)
+    cdef const Exchange* exchange = exchanges_pick(&http.exchanges, as_http1(message).ack, as_http1(message).start)
     if message.status == 101 or (exchange != NULL and exchange.connect):
         disbelieve(http, half)       # too much would follow from it
         return
     http.tunnels = False
     if exchanges_unpaired(&http.exchanges, http.base.conn, message):
         message_opened(http, half)
-    if message.ack >= 0:
-        http.client.parser.boundary = message.ack
+    if as_http1(message).ack >= 0:
+        http.client.parser.boundary = as_http1(message).ack
     if not cut:
         http1_frame(&half.parser, exchange != NULL and exchange.head, exchange != NULL or
-                    exchanges_no_head(&http.exchanges, message.ack, message.start))
+                    exchanges_no_head(&http.exchanges, as_http1(message).ack, as_http1(message).start))
 
 
 cdef void on_response(Http1* http, Half* half, bint cut) noexcept nogil:
@@ -331,14 +331,14 @@ cdef void on_response(Http1* http, Half* half, bint cut) noexcept nogil:
     cdef const Parser* client = &other.parser
     cdef Exchange* exchange
     cdef bint interim = 100 <= message.status < 200 and message.status != 101
-    if half.doubtful and message.start == half.parser.boundary:
+    if half.doubtful and as_http1(message).start == half.parser.boundary:
         believe(http, half, True)
     if not interim and not message.resynced and other.parser.message != NULL:
         disprove_body(http, &http.client, message)
-    if message.resynced and not message.sure and other.stream.seen and message.ack >= 0 and not cut:
-        if interim or not exchanges_plausible(&http.exchanges, message.ack, message.start):
+    if message.resynced and not as_http1(message).sure and other.stream.seen and as_http1(message).ack >= 0 and not cut:
+        if interim or not exchanges_plausible(&http.exchanges, as_http1(message).ack, as_http1(message).start):
             if http.exchanges.uncounted and http.exchanges.doubted:
-                exchanges_count(&http.exchanges, message.ack)   # what was lost may have answered them, all the same
+                exchanges_count(&http.exchanges, as_http1(message).ack)   # what was lost may have answered them, all the same
                 http.exchanges.uncounted = True
                 emit_waiting(http)
             http1_reject(&half.parser)      # nobody asked: a start line inside a body
@@ -363,7 +363,7 @@ cdef void on_response(Http1* http, Half* half, bint cut) noexcept nogil:
         http1_frame(&half.parser, False, False)
         return
     exchange = <Exchange*>message.exchange
-    if not (exchange.known or exchange.beyond) and client.state == HEAD and client.first_offset < message.ack:
+    if not (exchange.known or exchange.beyond) and client.state == HEAD and client.first_offset < as_http1(message).ack:
         http.exchanges.responses_lost = True    # it may be the answer to the request that has begun
     message_opened(http, half)
     http.tunnels = switches(message, exchange)
@@ -373,15 +373,15 @@ cdef void on_response(Http1* http, Half* half, bint cut) noexcept nogil:
     if not cut:
         http1_frame(&half.parser, exchange.head or http.tunnels,
                     exchange.known or exchange.beyond or
-                    exchanges_no_head(&http.exchanges, message.ack, message.start))
+                    exchanges_no_head(&http.exchanges, as_http1(message).ack, as_http1(message).start))
 
 
 cdef void disprove_body(Http1* http, Half* client, const Message* response) noexcept nogil:
     """A response comes while the body of a request that is answered already is read: if that refused the body, the bytes
     are something else that was answered. They stand in no record, for a head may be among them."""
     cdef Message* message = client.parser.message
-    cdef int64_t start = message.head_end
-    if message.exchange == NULL or message.body_size == 0 or response.ack <= start or \
+    cdef int64_t start = as_http1(message).head_end
+    if message.exchange == NULL or message.body_size == 0 or as_http1(response).ack <= start or \
             not is_refusal(<Exchange*>message.exchange):
         return
     http1_drop_body(&client.parser)
@@ -411,13 +411,13 @@ cdef bint comes_early(const Http1* http, const Half* half, const Message* messag
     """Whether a final response in step has no request yet, and may get one."""
     cdef const Half* client = &http.client
     cdef const Exchanges* queue = &http.exchanges
-    if message.ack < 0 or message.resynced or message.status == 101 or not exchanges_fifo(queue) or \
+    if as_http1(message).ack < 0 or message.resynced or message.status == 101 or not exchanges_fifo(queue) or \
             queue.beyond or client.stream.absent or http.early.count >= EARLY_MAX:
         return False
     if http.early.head != NULL:
         return True
     if queue.head != NULL:
-        return queue.head.start >= message.ack      # read late: behind a hole, its request has come since
+        return queue.head.start >= as_http1(message).ack      # read late: behind a hole, its request has come since
     if client.stream.ended:
         return False
     return at_rest(&client.parser) or (client.parser.state == HEAD and not client.parser.candidate)
@@ -446,7 +446,7 @@ cdef void match_early(Http1* http, bint further) noexcept nogil:
     while http.early.head != NULL and http.exchanges.head != NULL:
         message = http.early.head
         if not further and message.next == NULL and half.parser.message == NULL and \
-                message.ack <= http.exchanges.head.start:
+                as_http1(message).ack <= http.exchanges.head.start:
             return
         message = next_of(&http.early)
         if answer(http, message, MATCH_OLDEST):
@@ -458,7 +458,7 @@ cdef void match_early(Http1* http, bint further) noexcept nogil:
             not exchanges_fifo(&http.exchanges):
         return
     exchange = <Exchange*>message.exchange
-    if exchange.unasked and http.exchanges.head != NULL and message.ack > http.exchanges.head.start and \
+    if exchange.unasked and http.exchanges.head != NULL and as_http1(message).ack > http.exchanges.head.start and \
             not answer(http, message, MATCH_OLDEST):
         message_closed(http, half)
 
@@ -468,7 +468,7 @@ cdef void end_early(Http1* http) noexcept nogil:
     cdef const Parser* client = &http.client.parser
     cdef const Message* first = http.early.head
     if first != NULL and (http.exchanges.head != NULL or first.next != NULL or client.state != HEAD or
-                          client.candidate or client.first_offset >= first.ack):
+                          client.candidate or client.first_offset >= as_http1(first).ack):
         drop_early(http)
 
 
@@ -499,7 +499,7 @@ cdef void on_end(Http1* http, Half* half, const Run* run) noexcept nogil:
     message_closed(http, half)
     if message.kind == REQUEST:
         other = &http.server
-        exchange.end = message.end
+        exchange.end = as_http1(message).end
         exchange.stamp_end = message.stamp_end
         exchange.end_read = message.incomplete == WHOLE or message.incomplete == INCOMPLETE_MALFORMED_ or (
             message.incomplete == INCOMPLETE_GAP_ and not half.gapping)
@@ -510,14 +510,14 @@ cdef void on_end(Http1* http, Half* half, const Run* run) noexcept nogil:
         if exchange.doubt == TENTATIVE:
             exchange.waiting = message
             if contradicted(http, half, message, run):
-                start = message.start
+                start = as_http1(message).start
                 exchanges_refute(&http.exchanges)       # the message is one of those that it frees
                 http1_skip(parser)
                 on_lost(http, half, start, False, -1)
             return
         if message.incomplete == INCOMPLETE_MALFORMED_ and message.anomalies & BIT_BAD_HEADER_LINE and \
                 parser.transfer and parser.chunked and message.missing < 0:
-            on_lost(http, half, message.end - 1, False, -1)      # the next request stands among its trailers
+            on_lost(http, half, as_http1(message).end - 1, False, -1)      # the next request stands among its trailers
         emit(http, message)
         if half.tunnel_next:
             half.tunnel_next = False
@@ -529,7 +529,7 @@ cdef void on_end(Http1* http, Half* half, const Run* run) noexcept nogil:
             else:
                 half.stream.waits = WAIT_OFFER     # what follows is HTTP only if the answer says so
         return
-    if message.assumed:
+    if as_http1(message).assumed:
         half.doubtful = True
     if half.doubtful:
         if contradicted(http, half, message, run):
@@ -545,7 +545,7 @@ cdef void on_end(Http1* http, Half* half, const Run* run) noexcept nogil:
         let_wait(&http.early, message)
         match_early(http, False)
         return
-    exchange.answer_end = message.head_end if half.stream.ended else message.end
+    exchange.answer_end = as_http1(message).head_end if half.stream.ended else as_http1(message).end
     emit(http, message)
     if http.tunnels:
         http.tunnels = False
@@ -670,7 +670,7 @@ cdef void read_run(Http1* http, Half* half, Run* run) noexcept nogil:
             parser.boundary = exchanges_mark(&http.exchanges, run.offset, parser.boundary)
     elif run.offset == parser.boundary:
         exchange = http.exchanges.tail
-        if parser.message != NULL and parser.message.start < run.offset:
+        if parser.message != NULL and as_http1(parser.message).start < run.offset:
             exchange = <Exchange*>parser.message.exchange
             if exchange != NULL and exchange.doubt == TENTATIVE:
                 drop_open(http, half)      # a sure boundary inside of it: it was none
@@ -860,7 +860,7 @@ cdef Reading weigh_body(Http1* http, bint last) noexcept nogil:
         # An answer that ends with the connection is acknowledged with its head.
         answered_to = exchange.answer_end
         if answered_to < 0 and server.parser.state == BODY_CLOSE and server.parser.message != NULL:
-            answered_to = server.parser.message.head_end
+            answered_to = as_http1(server.parser.message).head_end
         if not refuses(exchange) or answered_to < 0 or front.ack < answered_to:
             return BODY
         if exchange.answer_end < 0 and not last:
