@@ -20,18 +20,9 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from sniffer import memory
-from sniffer.capture import (
-    DLT_COOKED,
-    DLT_ETHERNET,
-    SNAPLEN,
-    Event,
-    LiveSource,
-    Stop,
-    addresses,
-    default_interface,
-    interfaces,
-    is_up,
-)
+from sniffer.capture.interfaces import addresses, default_interface, interfaces, is_up
+from sniffer.capture.live import SNAPLEN, LiveSource
+from sniffer.capture.source import DLT_COOKED, DLT_ETHERNET, Event, Stop
 from sniffer.config import SnifferConfig
 from sniffer.errors import EXIT_OK, EXIT_RUNTIME, CaptureError
 from sniffer.logs import printable

@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 
 from sniffer import pipeline
-from sniffer.capture import LiveSource
+from sniffer.capture.live import LiveSource
 from sniffer.collector import INSTANCE_HEADER
 from sniffer.config import SnifferConfig
 from sniffer.errors import CaptureError, Problem, SnifferError, ValidationError

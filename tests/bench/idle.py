@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sniffer.capture import BUSY_SECONDS
+from sniffer.capture.live import BUSY_SECONDS
 from sniffer_core.core import FlowTable
 from tests.bench.captures import ETHERNET, START, spread
 from tests.packets import Packet, to_feed
