@@ -1,4 +1,4 @@
-"""Packets in: sources (an interface, files), the capture thread, and the hand-off to the event loop.
+"""Packets in: packet sources, the capture thread that reads them, and the hand-off to the event loop.
 
-The only package that imports pcapy, and only when a capture opens.
+This is the only package that imports pcapy, and it does so only when a capture is opened.
 """

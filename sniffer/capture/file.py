@@ -1,4 +1,13 @@
-"""A capture file, a pipe or standard input as a packet source."""
+"""A capture file, a pipe or standard input as a packet source.
+
+libpcap reads the format (pcap or pcapng). This module deals with what pcapy-ng leaves open:
+
+- The batch in which an error occurs is lost with it: `FileSource._from_file` reads it again, packet by packet.
+- A batch has 32 bits of each stamp's seconds, a pcapng file has 64: `FileSource._may_be_wider`.
+- An empty batch is the end of the file. (On a live handle it means that there is nothing yet.)
+- pcapy holds the GIL while it opens a file, and a read of a pipe cannot be interrupted: `_Relay`.
+- `stats` raises an error for a file: `FileSource.stats` does not ask.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +21,29 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from sniffer.capture.source import BATCH_BYTES, BATCH_PACKETS, Pace, Packets, Source, Stop, load_pcapy
+from sniffer.capture.source import (
+    BATCH_BYTES,
+    BATCH_PACKETS,
+    INDEX,
+    STAMP_REFUSED,
+    Pace,
+    Packets,
+    Source,
+    Stop,
+    load_pcapy,
+    packet_count,
+)
 from sniffer.errors import CaptureError
 
 PCAPNG: Final = b"\x0a\x0d\x0d\x0a"
-STAMP_REFUSED: Final = 0xFFFFFFFF
-"""Stands in the index for the microseconds of a stamp that does not fit into it."""
+"""The first four bytes of a pcapng file: the type of its section header block."""
 STEP_SECONDS: Final = 86_400
-"""Between the stamps of a batch: a step of so much may be one over the end of 32 bits. (Over 136 years and less than
-this it cannot be seen.)"""
+"""A step of so much between the stamps of a batch may be a step across the end of 32 bits. A step of 2^32 s (136 years)
+give or take less than this is not noticed."""
+PIPE_READ: Final = 16 << 10
+"""Bytes read from a pipe at a time."""
+MOST_HEAD: Final = 32 << 10
+"""The most bytes of a pipe that are searched for a file header. Must fit into a pipe's buffer of 64 KiB."""
 
 
 class FileSource(Source):
@@ -33,13 +56,13 @@ class FileSource(Source):
         self._reader: Any = None
         self._relay: _Relay | None = None
         self._done = self._size = self._refused = 0
-        self._wide = False  # pcapng: its stamps have 64 bits
+        self._wide = False  # its stamps have 64 bits: it is a pcapng file
         with suppress(OSError):
             about = Path(path).stat()
             self._size = about.st_size if stat.S_ISREG(about.st_mode) else 0
 
     def open(self, stop: Stop) -> int:
-        """Opens the file. A pipe is waited for until it has shown its header."""
+        """Opens the file and returns its link type. Waits until a pipe has shown its header. Raises CaptureError."""
         pcapy = load_pcapy()
         path = self.name
         if path == "-" and os.isatty(0):
@@ -64,53 +87,58 @@ class FileSource(Source):
         return linktype
 
     def batches(self, stop: Stop) -> Iterator[Packets | None]:
-        """Packets until the end of the file; CaptureError after the last where the rest cannot be read."""
+        """Yields packets to the end of the file. Raises CaptureError at the end where the rest is unreadable."""
         yield from self._from_file(stop) if self._relay is None else self._one_by_one(stop, self._relay.idle)
 
     def _from_file(self, stop: Stop) -> Iterator[Packets]:
+        """Reads a file in batches, and from where that loses something on, packet by packet."""
         read = 0
         pace = Pace()
         second: int | None = None
         while not stop.is_set():
             try:
-                packets, index = self._reader.next_batch(pace.count)
+                batch: Packets | None = self._reader.next_batch(pace.count)
             except load_pcapy().PcapError:
-                # The batch in which an error comes up is lost with it: read it again, packet by packet.
+                batch = None  # it is lost with the error
+            if batch is not None:
+                if not packet_count(batch):
+                    return
+                if self._wide:
+                    seconds = memoryview(batch[1]).cast("I")[::4]
+                    if second is None:
+                        second = self._first_second()
+                    if _may_be_wider(seconds, second):
+                        batch = None
+                    else:
+                        second = seconds[-1]
+            if batch is None:
                 self._skip_to(read)
                 yield from self._one_by_one(stop, lambda: False)
                 return
-            if not index:
-                return
-            if self._wide:
-                seconds = memoryview(index).cast("I")[::4]
-                if second is None:
-                    second = self._first_second()
-                if max(seconds) - min(seconds) > STEP_SECONDS or abs(seconds[0] - second) > STEP_SECONDS:
-                    # A batch has 32 bits of each stamp's seconds, a single packet has all of them.
-                    self._skip_to(read)
-                    yield from self._one_by_one(stop, lambda: False)
-                    return
-                second = seconds[-1]
-            read += len(index) // 16
-            pace.saw(packets, index)
+            read += packet_count(batch)
+            pace.saw(batch)
             self._done = os.lseek(self._reader.getfd(), 0, os.SEEK_CUR)
-            yield packets, index
+            yield batch
 
     def _first_second(self) -> int:
-        """Of the first packet's stamp, all bits of it."""
+        """The seconds of the first packet's stamp, with all of their bits."""
         reader = load_pcapy().open_offline(self.name)
         seconds: int = reader.next()[0].getts()[0]
         reader.close()
         return seconds
 
     def _skip_to(self, number: int) -> None:
+        """Opens the file again and skips so many packets, which were read already."""
         self._reader.close()
         self._reader = load_pcapy().open_offline(self.name)
         while number:
-            number -= len(self._reader.next_batch(min(number, BATCH_PACKETS))[1]) // 16
+            number -= packet_count(self._reader.next_batch(min(number, BATCH_PACKETS)))
 
     def _one_by_one(self, stop: Stop, idle: Callable[[], bool]) -> Iterator[Packets]:
-        """Packets in batches as large as may be without waiting for more (`idle`) and without losing any."""
+        """Reads packet by packet, which loses none where an error comes, and keeps all bits of the stamps.
+
+        A batch is yielded when it is full, or before a read that might wait (`idle`).
+        """
         batch = _Batch()
         error = None
         while not stop.is_set():
@@ -136,15 +164,15 @@ class FileSource(Source):
             )
 
     def stats(self) -> None:
-        """Nothing: no kernel counts for a file."""
+        """None: there is no kernel that would count. pcapy raises an error when it is asked for a file."""
         return
 
     def progress(self) -> tuple[int, int] | None:
-        """Bytes read so far and bytes in all; None for a pipe."""
+        """Bytes read so far and bytes in all; None for a pipe. May be called from any thread."""
         return (self._done, self._size) if self._size else None
 
     def close(self) -> None:
-        """Closes what was opened."""
+        """Closes the file, or our end of the pipe."""
         self._done = self._size
         if self._reader is not None:
             self._reader.close()
@@ -154,27 +182,36 @@ class FileSource(Source):
             self._relay = None
 
 
+def _may_be_wider(seconds: memoryview[int], before: int) -> bool:
+    """Whether some of these stamps may have lost bits, given the stamp before them. A batch has 32 bits of each."""
+    return max(seconds) - min(seconds) > STEP_SECONDS or abs(seconds[0] - before) > STEP_SECONDS
+
+
 class _Batch:
-    """Packets gathered in the form of `next_batch`."""
+    """Collects packets in the form of `Packets`."""
 
     def __init__(self) -> None:
         self.packets = bytearray()
         self.index = bytearray()
 
     def add(self, stamp: tuple[int, int], packet: bytes, *, wide: bool) -> bool:
-        """Whether the stamp fits. pcap's has 32 bits, signed here; next_batch() gives the same bits as unsigned."""
+        """Adds a packet. Returns whether the index could take its stamp.
+
+        pcap stamps have 32 bits, which pcapy gives as a signed number here and as an unsigned one in `next_batch`.
+        """
         seconds, micros = (part & 0xFFFFFFFF for part in stamp)
         fits = not wide or seconds == stamp[0]
         if not fits:
             micros = STAMP_REFUSED
-        self.index += struct.pack("=IIII", seconds, micros, len(self.packets), len(packet))
+        self.index += INDEX.pack(seconds, micros, len(self.packets), len(packet))
         self.packets += packet
         return fits
 
     def full(self) -> bool:
-        return len(self.index) >= 16 * BATCH_PACKETS or len(self.packets) >= BATCH_BYTES
+        return len(self.index) >= INDEX.size * BATCH_PACKETS or len(self.packets) >= BATCH_BYTES
 
     def take(self) -> Packets:
+        """What was collected; the next batch begins empty."""
         batch = bytes(self.packets), bytes(self.index)
         self.packets.clear()
         self.index.clear()
@@ -182,12 +219,14 @@ class _Batch:
 
 
 class _Relay(threading.Thread):
-    """Copies a pipe into one of our own, which libpcap reads: so that a stop ends a read that would wait for ever.
+    """Copies a pipe into one of our own, which libpcap reads. After a stop it closes ours, which ends libpcap's read.
 
-    pcapy holds the GIL while it opens a file, so all that it reads then must be in the pipe before (`_head`).
+    pcapy holds the GIL while it opens a file. So everything that libpcap reads at that moment must be in our pipe
+    already: the constructor waits for the file header.
     """
 
     def __init__(self, source: int, stop: Stop) -> None:
+        """`source` is the file descriptor of the pipe. It is closed with the relay, unless it is standard input."""
         super().__init__(name="sniffer relay", daemon=True)
         self._source = source
         self._poll = select.poll()
@@ -198,22 +237,26 @@ class _Relay(threading.Thread):
         self._waiting = select.poll()
         self._waiting.register(self._reader, select.POLLIN)
         self.path = f"/dev/fd/{self._reader}"
+        """Where libpcap finds our pipe."""
         self._ended = False
         head = bytearray()
-        while not self._ended and not _has_file_header(head) and len(head) < 32 << 10:
+        while not self._ended and not _has_file_header(head) and len(head) < MOST_HEAD:
             head += self._read()
         self.wide = head.startswith(PCAPNG)
+        """Whether stamps have 64 bits."""
         os.write(self._writer, head)
         if self._ended:
             os.close(self._writer)
 
     def _read(self) -> bytes:
+        """Waits for bytes of the pipe. Returns none at its end and after the stop."""
         self._poll.poll()
-        data = b"" if self._stop_signal.is_set() else os.read(self._source, 16 << 10)
+        data = b"" if self._stop_signal.is_set() else os.read(self._source, PIPE_READ)
         self._ended = not data
         return data
 
     def run(self) -> None:
+        """Copies until the pipe ends, the stop, or libpcap's end is closed."""
         if self._ended:
             return
         try:
@@ -227,7 +270,7 @@ class _Relay(threading.Thread):
             os.close(self._writer)
 
     def idle(self) -> bool:
-        """Whether reading on might wait."""
+        """Whether a read of our pipe might wait."""
         return not self._waiting.poll(0)
 
     def close(self) -> None:
@@ -237,7 +280,11 @@ class _Relay(threading.Thread):
 
 
 def _has_file_header(data: bytes | bytearray) -> bool:
-    """Whether `data` holds everything that opening it reads: pcap's header, or pcapng's blocks up to an interface."""
+    """Whether `data` holds everything that opening the file reads.
+
+    That is the header of a pcap file, or the blocks of a pcapng file up to its first interface description (block
+    type 1). A block of pcapng begins with its type and its length, in the byte order of the section header.
+    """
     if len(data) < 12:
         return False
     if data[:4] != PCAPNG:

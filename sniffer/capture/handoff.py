@@ -1,4 +1,8 @@
-"""Messages and counters on their way from the capture thread to the event loop."""
+"""The hand-off: messages and counters on their way from the capture thread to the event loop.
+
+It is bounded, by the weight of the messages in bytes and by their number. The threads cross once for a batch of
+messages, and the loop is woken only when it may be asleep: waking it costs several microseconds.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +19,24 @@ if TYPE_CHECKING:
     from sniffer_core.core import RawMessage
 
 SLICE: Final = 1024
-"""Messages that the hand-off takes, and gives, at a time."""
+"""The most messages that the hand-off takes, and gives, at a time."""
 
 BEHIND: Final = 16
-"""The loop is behind when this part of the hand-off, a sixteenth, waits for it."""
+"""The loop is behind when more than one part in so many of the hand-off is full."""
 
 
 class HandOff:
-    """Messages and counters on their way from the capture thread to the event loop; bounded.
+    """A bounded queue of messages, and the latest counters, between the two threads.
 
-    `wait` says what the thread does when it is full: wait (a file), or drop the newest and count them (live).
-    `wake` is called, from either thread, when the loop may have to look.
+    Every message that is put ends in one counter: dropped (there was no room for it), taken (the loop has it) or
+    discarded (the loop gave up what waited).
     """
 
     def __init__(self, *, max_bytes: int, wait: bool, wake: Callable[[], None], max_messages: int = 100_000) -> None:
+        """`wait` says what `put` does when it is full: wait (a file), or drop the newest messages (a live capture).
+
+        `wake` is called, from either thread, when the loop may have something to do.
+        """
         self._max_bytes = max_bytes
         self._max_messages = max_messages
         self._wait = wait
@@ -39,13 +47,16 @@ class HandOff:
         self._table: Mapping[str, int] = {}
         self._kernel = (0, 0, 0)
         self._accepted = self._dropped = self._taken = self._discarded = 0
-        self._held = self._waiting = self._bytes = self._passing = 0
+        self._held = 0  # messages of the present `put` that are neither queued nor dropped yet
+        self._waiting = 0  # messages queued
+        self._bytes = 0  # their weight, and that of the slice taken last
+        self._passing = 0  # weight of the slice taken last
         self.ended = False
-        """The thread has put its last."""
+        """The capture thread puts nothing any more."""
         self.error: CaptureError | None = None
-        """Why it ended, if not by a stop or the end of a file; valid once `ended`."""
+        """Why the capture failed; None where it ended by a stop or with its file. Valid once `ended`."""
 
-    # The capture thread
+    # For the capture thread
 
     def put(
         self,
@@ -55,8 +66,11 @@ class HandOff:
         *,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
-        """Hands over what a feed gave, with the table's counters and gauges after it. Calls `alive` while it waits."""
-        from sniffer_core.core import weights  # a Sniffer that is only made does without the core
+        """Hands over the messages of a feed, with the flow table's counters and gauges as they are after it.
+
+        Calls `alive` every second while it waits for room.
+        """
+        from sniffer_core.core import weights  # not needed by a Sniffer that is never started
 
         with self._lock:
             self._table = table
@@ -67,7 +81,7 @@ class HandOff:
         at = 0
         while at < len(messages):
             end = min(at + SLICE, len(messages))
-            if self._wait and sum(sizes[at:end]) > self._max_bytes // 4:  # else all of it might wait in the pump
+            if self._wait and sum(sizes[at:end]) > self._max_bytes // 4:  # so that the loop holds only a part
                 end = at + max(1, _count(sizes[at:end], self._max_bytes // 4))
             with self._lock:
                 while not (count := self._fitting(sizes[at:end])) and self._wait:
@@ -85,16 +99,17 @@ class HandOff:
             self._wake()
 
     def _fitting(self, sizes: list[int]) -> int:
-        """How many of these, from the first, there is room for."""
+        """How many messages of these weights, from the first on, there is room for."""
         room = self._max_bytes - self._bytes
         count = min(len(sizes), self._max_messages - self._waiting)
         if sum(sizes[:count]) > room:
             count = _count(sizes[:count], room)
         if not count and self._wait and not self._bytes:
-            return 1  # a message larger than all of the hand-off must not stop a file
+            return 1  # a message larger than the whole hand-off must not block a file for ever
         return max(count, 0)
 
     def _accept(self, part: list[RawMessage], size: int, of: int) -> None:
+        """Queues `part`, which weighs `size`. It was `of` messages that were offered: the others are dropped."""
         if part:
             self._slices.append((part, size))
         self._held -= of
@@ -104,7 +119,7 @@ class HandOff:
         self._dropped += of - len(part)
 
     def put_kernel(self, kernel: tuple[int, int, int]) -> None:
-        """The kernel's counters; the loop is woken when it has begun to drop."""
+        """Hands over the kernel's counters (`Source.stats`). Wakes the loop when drops were added."""
         with self._lock:
             news = kernel[1:] != self._kernel[1:]
             self._kernel = kernel
@@ -112,17 +127,17 @@ class HandOff:
             self._wake()
 
     def end(self, error: CaptureError | None = None) -> None:
-        """Nothing more will come."""
+        """Says that nothing more will come, and why if the capture has failed."""
         with self._lock:
             self.ended, self.error = True, error
         self._wake()
 
-    # The loop
+    # For the event loop
 
     def take(self) -> tuple[list[RawMessage], int] | None:
-        """The oldest messages, at most SLICE of them, and their weight; None when there are none.
+        """Takes the oldest messages, at most SLICE of them. Returns them and their weight; None when there are none.
 
-        They count as bytes of the hand-off until the next call: then they are passed on.
+        Their weight occupies the hand-off until the next call, since until then the loop holds them.
         """
         with self._lock:
             self._bytes -= self._passing
@@ -136,17 +151,17 @@ class HandOff:
             return part, self._passing
 
     def take_events(self) -> list[Event]:
-        """What is worth a log line since the last call."""
+        """The flow table's events since the last call."""
         with self._lock:
             events, self._events = self._events, []
             return events
 
     def behind(self) -> bool:
-        """Whether the loop takes less than comes: far from full, but more waits than comes at a time."""
+        """Whether the loop takes less than comes. True long before the hand-off is full."""
         return self._bytes * BEHIND > self._max_bytes or self._waiting * BEHIND > self._max_messages
 
     def drop_rest(self) -> None:
-        """The loop takes no more: what waits is dropped, counted, and so is whatever still comes."""
+        """Discards the messages that wait, and makes `put` drop all that still comes. Both are counted."""
         with self._lock:
             self._slices.clear()
             self._discarded += self._waiting
@@ -155,7 +170,7 @@ class HandOff:
             self._lock.notify_all()
 
     def drops(self) -> dict[str, int]:
-        """What is to be warned about when it grows."""
+        """The counters of lost packets and messages, each of which calls for a warning when it grows."""
         return {
             "kernel_dropped": self._kernel[1],
             "kernel_if_dropped": self._kernel[2],
@@ -163,7 +178,7 @@ class HandOff:
         }
 
     def counters(self) -> dict[str, int]:
-        """The table's, the kernel's and the hand-off's own, at one moment."""
+        """The counters of the flow table, the kernel and the hand-off itself, as they are at one moment."""
         with self._lock:
             return {
                 **self._table,
@@ -181,5 +196,5 @@ class HandOff:
 
 
 def _count(sizes: Iterable[int], room: int) -> int:
-    """How many of these, from the first, there is room for."""
+    """How many of these weights, from the first on, fit into `room` together."""
     return sum(total <= room for total in accumulate(sizes))

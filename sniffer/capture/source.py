@@ -1,4 +1,7 @@
-"""What a packet source is, and the form in which packets come from it."""
+"""What a packet source is: its protocol, the form of its packets, the link types, and the signal to stop.
+
+Whatever yields batches in the form of `Packets` can be a source. The flow table reads no other form.
+"""
 
 from __future__ import annotations
 
@@ -8,34 +11,46 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from importlib import import_module
 from typing import Any, Final, Protocol
 
 from sniffer.errors import CaptureError
 
 BATCH_PACKETS: Final = 1024
+"""The most packets of a batch."""
 BATCH_BYTES: Final = 512 << 10
-"""Packets are read at most so many at a time, and about so many bytes: a batch is no part of the memory budget."""
+"""About the most bytes of a batch. Batches are not part of the memory budget, so they must stay small."""
 
 DLT_ETHERNET: Final = 1
 DLT_COOKED: Final = (113, 276)
+"""LINKTYPE_LINUX_SLL and LINKTYPE_LINUX_SLL2: what the pseudo interface `any` gives."""
+LINK_NAMES: Final = {DLT_ETHERNET: "Ethernet", DLT_COOKED[0]: "Linux cooked", DLT_COOKED[1]: "Linux cooked v2"}
+"""Names of the link types that a live capture usually has, for reports."""
 
 Packets = tuple[bytes, bytes]
-"""What pcapy's `next_batch` gives: the packets' bytes, and native u32 {sec, usec, offset, caplen} for each."""
+"""A batch, as pcapy's `next_batch` returns it: the packets' bytes one after the other, and an index (`INDEX`).
+
+The index has no length on the wire. Whether a packet was cut is told by the length in its IP header."""
+INDEX: Final = struct.Struct("=IIII")
+"""One packet's entry of the index: seconds, microseconds, offset, captured length; native unsigned 32-bit numbers."""
+STAMP_REFUSED: Final = 0xFFFFFFFF
+"""Stands in the index for the microseconds of a packet whose seconds do not fit into 32 bits. The flow table counts
+such a packet and does not read it."""
+
 Event = tuple[str, tuple[str, int], tuple[str, int]]
+"""What the flow table reports once for a connection: the kind, the receiver and the destination, each (IP, port)."""
 
 
 class Stop:
-    """The signal to stop, its time, and a file descriptor that becomes readable with it."""
+    """The signal to stop, the time at which it was given, and a file descriptor that becomes readable with it."""
 
     def __init__(self) -> None:
         self.stamp_us = 0
-        """Real time of the signal, microseconds since the epoch, once it is set."""
+        """Wall-clock time of the signal, in microseconds since the epoch; 0 until it is given."""
         self._flag = threading.Event()
         self._reader, self._writer = os.pipe()
 
     def set(self) -> None:
-        """Gives the signal; the first one counts."""
+        """Gives the signal. Later calls change nothing, so the time is that of the first."""
         if not self._flag.is_set():
             self.stamp_us = time.time_ns() // 1000
             self._flag.set()
@@ -46,11 +61,11 @@ class Stop:
         return self._flag.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Waits for the signal; whether it came."""
+        """Waits for the signal for at most `seconds`. Returns whether it was given."""
         return self._flag.wait(seconds)
 
     def fileno(self) -> int:
-        """Readable from the signal on."""
+        """A file descriptor for `poll`. It is readable once the signal was given."""
         return self._reader
 
     def __del__(self) -> None:
@@ -59,24 +74,25 @@ class Stop:
 
 
 class Source(Protocol):
-    """Where packets come from. Used by the capture thread alone."""
+    """Where packets come from. Only the capture thread calls it, except where a method says otherwise."""
 
     live: bool
+    """Whether packets come at their own pace. What is not live is read as fast as its messages are delivered."""
     name: str
-    """The interface, or the file."""
+    """The interface, or the path of the file."""
     waiting: bool = False
-    """It waits for somebody else: for an interface that is down to come up, for a pipe's writer."""
-
+    """Whether it waits for somebody else: for an interface that is down to come up, or for the writer of a pipe."""
     caught_up: float = math.inf
-    """When it had last given all there was to read, in `time.monotonic` seconds; a file is read at our own pace."""
+    """When it had last given all that there was to read, in `time.monotonic` seconds. Infinite for a file: it cannot
+    fall behind, since it is read at our own pace."""
 
     def open(self, stop: Stop) -> int:
-        """Opens it and returns the link type. Raises CaptureError."""
+        """Opens it and returns the link type (a DLT number). Raises CaptureError."""
 
     def batches(self, stop: Stop) -> Iterator[Packets | None]:
-        """Packets as they come, None where time passed without any; ends after the stop, or with the file.
+        """Yields packets as they come, and None where time passed without any. Ends after the stop, or with the file.
 
-        Raises CaptureError at the end where more should have come.
+        Raises CaptureError, after the last packet that could be read, where more packets should have come.
         """
 
     def is_loopback(self) -> bool:
@@ -84,36 +100,42 @@ class Source(Protocol):
         return False
 
     def stats(self) -> tuple[int, int, int] | None:
-        """Packets received, dropped by the kernel, dropped by the interface; None for a file."""
+        """Packets received, dropped by the kernel, and dropped by the interface, since `open`. None for a file."""
 
     def progress(self) -> tuple[int, int] | None:
-        """Bytes read so far and bytes in all, where that is known. May be called from any thread."""
+        """Bytes read so far and bytes in all, or None where the size is not known. May be called from any thread."""
         return None
 
     def close(self) -> None:
-        """Gives everything back."""
+        """Gives back whatever `open` took. Call it in the thread that reads: libpcap's handles are not thread-safe."""
 
 
 def load_pcapy() -> Any:
-    """The pcapy module. CaptureError where pcapy-ng cannot be loaded."""
+    """Returns the pcapy module. Raises CaptureError where pcapy-ng cannot be loaded."""
     try:
-        return import_module("pcapy")
+        import pcapy
     except ImportError as error:
         raise CaptureError(f"pcapy-ng cannot be loaded: {error}") from error
+    return pcapy
 
 
 class Pace:
-    """How many packets to read at a time, by the size of the last ones."""
+    """How many packets to ask for at a time, so that a batch stays near BATCH_BYTES. It goes by the last batch."""
 
     def __init__(self) -> None:
         self.count = 16
 
-    def saw(self, packets: bytes, index: bytes) -> None:
-        """Reckons with the packets of a batch."""
-        self.count = max(4, min(BATCH_PACKETS, len(index) // 16 * BATCH_BYTES // max(1, len(packets))))
+    def saw(self, batch: Packets) -> None:
+        """Adjusts `count` to the size of this batch's packets."""
+        self.count = max(4, min(BATCH_PACKETS, packet_count(batch) * BATCH_BYTES // max(1, len(batch[0]))))
+
+
+def packet_count(batch: Packets) -> int:
+    """How many packets a batch has."""
+    return len(batch[1]) // INDEX.size
 
 
 def last_stamp_us(batch: Packets) -> int:
-    """Stamp of the last packet, microseconds since the epoch."""
-    second, micro = struct.unpack_from("=II", batch[1], len(batch[1]) - 16)
+    """The stamp of a batch's last packet, in microseconds since the epoch."""
+    second, micro, _, _ = INDEX.unpack_from(batch[1], len(batch[1]) - INDEX.size)
     return int(second) * 1_000_000 + int(micro)

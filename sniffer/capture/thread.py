@@ -1,8 +1,9 @@
-"""The capture thread.
+"""The capture thread, and the loop that feeds packets to a flow table.
 
-It takes batches of packets from its source, feeds the flow table, which belongs to it alone, and puts the messages that
-ended into the hand-off together with a snapshot of the table's counters. The loop is woken once for a batch, and only
-when it may be asleep.
+The thread reads its sources one after the other. Each has a flow table of its own, which belongs to this thread alone.
+The messages that end go into the hand-off, together with a snapshot of the table's counters.
+
+Everything that captures feeds its table through `feed`: the daemon, the library and the doctor.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sniffer.capture.handoff import HandOff
-from sniffer.capture.source import Source, Stop
+from sniffer.capture.source import Packets, Source, Stop, packet_count
 from sniffer.errors import CaptureError
 
 if TYPE_CHECKING:
@@ -24,8 +25,38 @@ if TYPE_CHECKING:
 log = logging.getLogger("sniffer.capture")
 
 
+def feed(
+    source: Source, table: FlowTable, stop: Stop, *, before: Callable[[], None] = lambda: None
+) -> Iterator[list[RawMessage]]:
+    """Feeds the packets of an open source to a flow table until the source ends.
+
+    Yields the messages that have ended, often none, after each call of the table: then its counters, gauges and events
+    are up to date. `before` is called before each batch. What is still open at the end is left to `table.flush`.
+    Raises what `Source.batches` raises.
+    """
+    for batch in source.batches(stop):
+        before()
+        clock_us = time.monotonic_ns() // 1000
+        if batch is None:
+            yield table.tick(clock_us)
+        else:
+            yield from feed_batch(table, batch, clock_us if source.live else None)
+
+
+def feed_batch(table: FlowTable, batch: Packets, clock_us: int | None = None) -> Iterator[list[RawMessage]]:
+    """Feeds one batch, in as many calls as the table wants. Yields the messages that each call has ended.
+
+    `clock_us` is the monotonic clock of a live capture, in microseconds. Without it time is what the stamps say.
+    """
+    packets, index = batch
+    count, at = packet_count(batch), 0
+    while at < count:
+        messages, at = table.feed(packets, index, at, clock_us)
+        yield messages
+
+
 class Capture(threading.Thread):
-    """The capture thread. A daemon thread: one that is stuck must not keep the process."""
+    """The capture thread. It is a daemon thread, so that one that is stuck does not keep the process from exiting."""
 
     def __init__(
         self,
@@ -37,31 +68,41 @@ class Capture(threading.Thread):
         gauge_names: Mapping[str, str],
         then: Sequence[Source] = (),
     ) -> None:
-        """`opened` is called once, from the thread, with None or with why the capture cannot be opened.
+        """`make_table` makes the flow table for a link type; ValueError where it does not know that type.
 
-        `then` are read after `source`, each a capture of its own; one that cannot be read does not keep the others.
+        `opened` is called once, from the thread: with None as soon as one source is open, or with the reason why none
+        can be opened. `gauge_names` renames gauges of the table. The sources of `then` are read after `source`, each as
+        a capture of its own. A source that cannot be read does not keep the thread from the others.
         """
         super().__init__(name="sniffer capture", daemon=True)
         self.source = source
-        """The one that is read."""
+        """The source that is being read."""
         self._sources = (source, *then)
         self.stop = Stop()
         self.beat = time.monotonic()
-        """When the thread last showed that it is alive."""
+        """When the thread last showed that it is alive, in `time.monotonic` seconds."""
         self._make_table = make_table
         self._handoff = handoff
         self._opened = opened
         self._gauge_names = gauge_names
         self._sockets: deque[tuple[str, int, bool]] = deque()
-        self._before: Counter[str] = Counter()
-        """What the tables of the sources before this one have counted."""
+        self._before: Counter[str] = Counter()  # counters of the tables of earlier sources
 
     def own_socket(self, ip: str, port: int, opened: bool) -> None:
-        """Leaves out (until it is closed) what this local socket sends and gets. May be called from any thread."""
+        """Says that this process has opened, or closed, a local socket. Its traffic is left out while it is open.
+
+        May be called from any thread, before the socket connects.
+        """
         self._sockets.append((ip, port, opened))
 
+    def progress(self) -> tuple[int, int] | None:
+        """Bytes read of all sources, and their sizes together. None where a size is not known. From any thread."""
+        parts = [source.progress() for source in self._sources]
+        known = [part for part in parts if part is not None]
+        return (sum(done for done, _ in known), sum(size for _, size in known)) if len(known) == len(parts) else None
+
     def run(self) -> None:
-        """Opens each source, feeds a table until its end, flushes it."""
+        """Opens each source, feeds a flow table until its end, and flushes the table."""
         errors: list[Exception] = []
         is_open = False
         try:
@@ -90,10 +131,19 @@ class Capture(threading.Thread):
                 source.close()
             self._handoff.end(_together(errors) if errors and is_open else None)
 
-    def _read(self, table: FlowTable, errors: list[Exception]) -> None:
-        """Reads a source to its end, or to what goes wrong."""
+    def _open(self) -> FlowTable:
+        """Opens the present source and makes the flow table for its link type."""
+        linktype = self.source.open(self.stop)
         try:
-            self._feed_all(table)
+            return self._make_table(linktype)
+        except ValueError as error:
+            raise CaptureError(f"{self.source.name} cannot be read: {error}") from error
+
+    def _read(self, table: FlowTable, errors: list[Exception]) -> None:
+        """Reads the present source to its end, or until it fails. Adds the failure to `errors`."""
+        try:
+            for messages in feed(self.source, table, self.stop, before=lambda: self._before_batch(table)):
+                self._put(table, messages)
         except CaptureError as raised:
             errors.append(raised)
         except Exception as raised:
@@ -102,43 +152,21 @@ class Capture(threading.Thread):
         if len(self._sources) > 1:
             self._before.update(table.counters())
 
-    def _open(self) -> FlowTable:
-        linktype = self.source.open(self.stop)
-        try:
-            return self._make_table(linktype)
-        except ValueError as error:
-            raise CaptureError(f"{self.source.name} cannot be read: {error}") from error
-
-    def progress(self) -> tuple[int, int] | None:
-        """Bytes of all sources that are read, and their sizes; None where one has none. From any thread."""
-        parts = [source.progress() for source in self._sources]
-        known = [part for part in parts if part is not None]
-        return (sum(done for done, _ in known), sum(size for _, size in known)) if len(known) == len(parts) else None
-
-    def _feed_all(self, table: FlowTable) -> None:
-        live = self.source.live
-        for batch in self.source.batches(self.stop):
-            self._alive()
-            while self._sockets:
-                ip, port, opened = self._sockets.popleft()
-                (table.exclude if opened else table.readmit)(ip, port)
-            now = time.monotonic_ns() // 1000
-            if batch is not None:
-                packets, index = batch
-                count, at = len(index) // 16, 0
-                while at < count:
-                    messages, at = table.feed(packets, index, at, now if live else None)
-                    self._put(table, messages)
-            else:
-                self._put(table, table.tick(now))
+    def _before_batch(self, table: FlowTable) -> None:
+        """Shows that the thread is alive, and tells the table of sockets that were opened or closed meanwhile."""
+        self._alive()
+        while self._sockets:
+            ip, port, opened = self._sockets.popleft()
+            (table.exclude if opened else table.readmit)(ip, port)
 
     def _put(self, table: FlowTable, messages: list[RawMessage]) -> None:
+        """Hands over these messages, and the counters as they are after them."""
         counters = table.counters()
         for name, value in self._before.items():
             counters[name] += value
         for name, value in table.gauges().items():
             counters[self._gauge_names.get(name, name)] = value
-        if (kernel := self.source.stats()) is not None:  # now, so that it is never behind what was read of it
+        if (kernel := self.source.stats()) is not None:  # after the feed: never fewer packets than were read
             self._handoff.put_kernel(kernel)
         self._handoff.put(messages, counters, table.events(), alive=self._alive)
 
@@ -147,13 +175,13 @@ class Capture(threading.Thread):
 
 
 def _failed(error: Exception) -> CaptureError:
-    """Says in the log what should not have happened, and what to tell of it."""
+    """Logs an error that is a defect of ours, and returns the error to report."""
     log.error("capture thread failed", exc_info=error)
     return CaptureError(f"capture failed: {type(error).__name__}: {error}")
 
 
 def _together(errors: Sequence[Exception]) -> CaptureError:
-    """One error that says them all."""
+    """One error with the texts of all of them."""
     if len(errors) == 1 and isinstance(errors[0], CaptureError):
         return errors[0]
     return CaptureError("; ".join(map(str, errors)))

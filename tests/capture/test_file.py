@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sniffer.capture.file import STAMP_REFUSED, FileSource
-from sniffer.capture.source import BATCH_BYTES, Packets, Stop, last_stamp_us
+from sniffer.capture.file import FileSource
+from sniffer.capture.source import BATCH_BYTES, STAMP_REFUSED, Packets, Stop, last_stamp_us
 from sniffer.errors import CaptureError
 from tests import captures, packets
 

@@ -10,7 +10,7 @@ import pytest
 
 from sniffer.capture.handoff import HandOff
 from sniffer.capture.source import Packets, Source, Stop
-from sniffer.capture.thread import Capture
+from sniffer.capture.thread import Capture, feed, feed_batch
 from sniffer.errors import CaptureError
 from sniffer_core.core import LINK_TYPES, FlowTable
 from tests import captures, packets
@@ -67,6 +67,49 @@ def run(source: Source, **options: Any) -> tuple[HandOff, list[Exception | None]
 
 
 CONVERSATION = packets.to_feed(captures.connection(captures.exchanges(5)))
+
+
+class SlowTable:
+    """A table that takes `step` packets at a call, and notes what it is asked."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.calls: list[tuple[Any, ...]] = []
+
+    def feed(self, data: bytes, index: bytes, first: int, clock_us: int | None) -> tuple[list[Any], int]:
+        self.calls.append(("feed", first, clock_us))
+        return [first], min(first + self.step, len(index) // 16)
+
+    def tick(self, clock_us: int) -> list[Any]:
+        self.calls.append(("tick", clock_us))
+        return []
+
+
+def test_a_batch_is_fed_in_as_many_calls_as_the_table_wants() -> None:
+    """Each call begins where the one before has stopped, and each gives its messages; no packets, no call."""
+    table: Any = SlowTable(6)
+    count = len(CONVERSATION[1]) // 16
+    given: list[Any] = list(feed_batch(table, CONVERSATION, 7))
+    assert given == [[first] for first in range(0, count, 6)]
+    assert table.calls == [("feed", first, 7) for first in range(0, count, 6)]
+    assert list(feed_batch(table, (b"", b""))) == []
+
+
+@pytest.mark.parametrize("is_live", [False, True])
+def test_time_is_the_clock_of_a_live_source_and_the_stamps_of_a_file(is_live: bool) -> None:
+    """A live batch is fed with the monotonic clock, a file's without; where time passed without packets it is told."""
+    table: Any = SlowTable(1000)
+    before = time.monotonic_ns() // 1000
+    batches: list[str] = []
+    source = GivenSource([CONVERSATION, None, CONVERSATION], live=is_live)
+    for _ in feed(source, table, Stop(), before=lambda: batches.append("next")):
+        pass
+    after = time.monotonic_ns() // 1000
+    assert [call[0] for call in table.calls] == ["feed", "tick", "feed"]
+    assert len(batches) == 3
+    clocks = [call[-1] for call in table.calls]
+    assert before <= clocks[1] <= after
+    assert all(before <= clock <= after if is_live else clock is None for clock in clocks[::2])
 
 
 @pytest.mark.parametrize("is_live", [False, True])
