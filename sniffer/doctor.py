@@ -20,18 +20,10 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from sniffer import memory
-from sniffer.capture import (
-    DLT_COOKED,
-    DLT_ETHERNET,
-    SNAPLEN,
-    Event,
-    LiveSource,
-    Stop,
-    addresses,
-    default_interface,
-    interfaces,
-    is_up,
-)
+from sniffer.capture.interfaces import addresses, default_interface, interfaces, is_up
+from sniffer.capture.live import SNAPLEN, LiveSource
+from sniffer.capture.source import LINK_NAMES, Event, Stop
+from sniffer.capture.thread import feed
 from sniffer.config import SnifferConfig
 from sniffer.errors import EXIT_OK, EXIT_RUNTIME, CaptureError
 from sniffer.logs import printable
@@ -40,7 +32,6 @@ SECONDS: Final = 5.0
 
 Verdict = Literal["ok", "no", "note"]
 
-LINK_TYPES: Final = {DLT_ETHERNET: "Ethernet", DLT_COOKED[0]: "Linux cooked", DLT_COOKED[1]: "Linux cooked v2"}
 OFFLOADS: Final = {"tso": 0x1E, "gso": 0x23, "gro": 0x2B}
 """ETHTOOL_GTSO, ETHTOOL_GGSO, ETHTOOL_GGRO of linux/ethtool.h."""
 SIOCETHTOOL: Final = 0x8946
@@ -238,12 +229,7 @@ def look(config: SnifferConfig, name: str, seconds: float, stop: Stop) -> Seen:
             memory_limit=config.memory_budget // 2,
         )
         events: list[Event] = []
-        for batch in source.batches(stop):
-            if batch is not None:
-                packets, index = batch
-                at = 0
-                while at < len(index) // 16:
-                    _, at = table.feed(packets, index, at)
+        for _ in feed(source, table, stop):
             events += table.events()
         kernel = source.stats()
         table.flush()
@@ -255,7 +241,7 @@ def look(config: SnifferConfig, name: str, seconds: float, stop: Stop) -> Seen:
 
 def _traffic(config: SnifferConfig, name: str, seen: Seen, seconds: float) -> Iterator[Finding]:
     counters = seen.counters
-    link = LINK_TYPES.get(seen.linktype, f"type {seen.linktype}")
+    link = LINK_NAMES.get(seen.linktype, f"type {seen.linktype}")
     packets = counters["packets_seen"]
     if packets <= counters["segments_other_port"]:
         ports = ", ".join(map(str, config.ports))

@@ -22,7 +22,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from uuid import uuid4
 
 from sniffer import __version__
-from sniffer.capture import Capture, Event, FileSource, HandOff, LiveSource, Source
+from sniffer.capture.file import FileSource
+from sniffer.capture.handoff import HandOff
+from sniffer.capture.live import LiveSource
+from sniffer.capture.source import Event, Source
+from sniffer.capture.thread import Capture
 from sniffer.config import SnifferConfig
 from sniffer.delivery.lane import Lane
 from sniffer.delivery.precedence import Precedence

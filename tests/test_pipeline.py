@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 
 from sniffer import pipeline
-from sniffer.capture import LiveSource
+from sniffer.capture.live import LiveSource
 from sniffer.collector import INSTANCE_HEADER
 from sniffer.config import SnifferConfig
 from sniffer.delivery.lane import Lane
@@ -395,7 +395,7 @@ async def test_options_arrive_where_they_act(file: str, monkeypatch: pytest.Monk
         made.append(options)
         return FlowTable(**options)
 
-    monkeypatch.setattr("sniffer_core.flow.FlowTable", spy)
+    monkeypatch.setattr("sniffer_core.core.FlowTable", spy)
     options: dict[str, Any] = {
         "max_body_size": 5,
         "max_concurrent_connections": 77,
