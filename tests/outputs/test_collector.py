@@ -24,10 +24,10 @@ import pytest
 import trustme
 from aiohttp import web
 
-from sniffer import client
-from sniffer.collector import ANSWER_BYTES, UrlSink, retry_after
 from sniffer.errors import SnifferError
 from sniffer.lanes import ByConnection, Lane
+from sniffer.outputs.url import client
+from sniffer.outputs.url.collector import ANSWER_BYTES, UrlSink, retry_after
 from sniffer.sinks import Record, Rejected, Retry, Retrying
 from tests.deliveries import BOUND, Sent, Time, lane_to, message, messages, settled, until
 

@@ -13,8 +13,8 @@ from typing import Final
 
 from yarl import URL
 
-from sniffer.client import Client, NoAnswer, OnSocket, is_passing
 from sniffer.errors import SnifferError
+from sniffer.outputs.url.client import Client, NoAnswer, OnSocket, is_passing
 from sniffer.sinks import INSTANCE_HEADER, Record, Rejected, Retry, Sink, TooLarge
 
 log = logging.getLogger("sniffer.sinks")

@@ -25,8 +25,8 @@ from referencing import Registry, Resource
 
 from sniffer.errors import SnifferError
 from sniffer.exchanges import ByExchange, Exchange
-from sniffer.har import TAIL, HarSink, entry_of
 from sniffer.message import Endpoint, Fields, Placement
+from sniffer.outputs.har.file import TAIL, HarSink, entry_of
 from sniffer.sinks import Cut, Failed, Record
 from tests.browser import chromium, needs_chromium
 from tests.captures import connection, get, ok, write

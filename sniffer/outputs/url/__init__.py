@@ -1,0 +1,1 @@
+"""The collector at `OUTPUT_URL`: messages are posted to it."""
