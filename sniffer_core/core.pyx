@@ -1,4 +1,6 @@
-"""The flow table: packets in, HTTP messages out. See flow.pyi for the interface, docs/ARCHITECTURE.md for the walk.
+"""The flow table: packets in, HTTP messages out.
+
+core.pyi describes the interface, docs/internals/ARCHITECTURE.md the way of a packet.
 
 A flow is one TCP connection: two halves (a stream and a parser each) and the queue of exchanges between them. Time is
 packet time. Everything between feed() and the building of Python objects is nogil; nothing in it raises.

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sniffer.sinks import Record, Sink, SinkClosed
+from sniffer.delivery.sink import Record, Sink, SinkClosed
 
 if TYPE_CHECKING:
     from sniffer.message import HttpMessage

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from sniffer.delivery.sink import Undelivered
 from sniffer.outputs.stdout.sink import StdoutSink, _Write
-from sniffer.sinks import Undelivered
 from sniffer_core.core import Lines
 from tests.deliveries import BOUND, Sent, lane_to, message, messages, settled, until
 

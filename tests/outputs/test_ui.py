@@ -1,4 +1,4 @@
-"""sniffer.ui without a browser: what is kept, who may read it, and the daemon around it.
+"""sniffer.outputs.ui without a browser: what is kept, who may read it, and the daemon around it.
 
 tests/live/test_ui.py has the page itself, in Chromium.
 """
@@ -28,6 +28,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
+from sniffer.delivery.sink import Record
 from sniffer.errors import SnifferError
 from sniffer.exchanges import Exchange
 from sniffer.ledger import Ledger
@@ -36,7 +37,6 @@ from sniffer.outputs.har.file import entry_of
 from sniffer.outputs.ui import server as module
 from sniffer.outputs.ui.server import COOKIE, FORBIDDEN, HEADERS, PAGE, Server, _is_ours
 from sniffer.outputs.ui.store import BINS, LONG, MOST_ROWS, SHARES, STATUSES, LiveSink, Plot, Store
-from sniffer.sinks import Record
 from tests.captures import connection, exchanges, get, ok, write
 from tests.daemon import DEMO, ROOT, Daemon, free_port
 from tests.deliveries import BOUND, Sent, answer, message, until

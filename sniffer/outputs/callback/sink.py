@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from sniffer.sinks import CallThread, Cut, Failed, Record, Sink, where
+from sniffer.delivery.sink import Cut, Failed, Record, Sink, where
+from sniffer.delivery.threads import CallThread
 
 if TYPE_CHECKING:
     from sniffer.message import HttpMessage

@@ -8,7 +8,8 @@ import select
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from sniffer.sinks import CallThread, Cut, Failed, Record, Sink, SinkClosed
+from sniffer.delivery.sink import Cut, Failed, Record, Sink, SinkClosed
+from sniffer.delivery.threads import CallThread
 
 if TYPE_CHECKING:
     from sniffer_core.core import Lines

@@ -1,34 +1,16 @@
-"""What a sink may say of a batch, and trying again."""
+"""Trying again: how often, after how long, and how a drain ends it."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
 
 import pytest
 
-from sniffer.message import HttpMessage
-from sniffer.sinks import Cut, Record, Rejected, Retry, Retrying, Sink, SinkClosed, Undelivered, where
-from tests.deliveries import BOUND, Recorder, Time, lane_to, message, messages, settled
-
-
-def raise_for_odd(m: HttpMessage) -> None:
-    if m.exchange % 2:
-        raise ValueError(f"cannot use {m.body}")
-
-
-def test_where_names_the_innermost_place() -> None:
-    """An exception is described by its type and the place that raised it."""
-    with pytest.raises(ValueError, match="cannot use") as raised:
-        raise_for_odd(message(1))
-    assert where(raised.value).startswith("ValueError at test_sinks.py:")
-    assert where(raised.value).endswith("in raise_for_odd")
-    assert where(ValueError("x")) == "ValueError"
-
-
-# Trying again
+from sniffer.delivery.retry import Retrying
+from sniffer.delivery.sink import Cut, Record, Rejected, Retry, Sink, SinkClosed, Undelivered
+from tests.deliveries import BOUND, Recorder, Time, lane_to, messages
 
 
 async def deliver(sink: Sink, batch: Sequence[Record]) -> str:
@@ -126,26 +108,3 @@ async def test_a_wait_ends_with_its_lane() -> None:
         await lane.drain(time.monotonic())
         assert lane.counters.dropped["deadline"] == 1
     assert len(asyncio.all_tasks()) == 1
-
-
-async def test_a_sink_needs_only_a_name_and_deliver() -> None:
-    """The other methods of a sink may be left as they are."""
-
-    class Smallest(Sink):
-        name = "smallest"
-
-        async def deliver(self, batch: Sequence[Record]) -> None:
-            pass
-
-    async with lane_to(Retrying(Smallest())) as lane:
-        lane.offer(messages(2))
-        assert (await settled(lane)).delivered == 2
-
-
-async def test_nothing_is_logged_where_nothing_is_lost(caplog: pytest.LogCaptureFixture) -> None:
-    """A lane that delivers everything says nothing."""
-    caplog.set_level(logging.DEBUG, "sniffer")
-    async with lane_to(Recorder()) as lane:
-        lane.offer(messages(2))
-        await settled(lane)
-    assert not [record for record in caplog.records if record.name.startswith("sniffer")]
