@@ -117,7 +117,11 @@ def test_every_module_has_its_row() -> None:
     rows = [line for line in page("docs/internals/ARCHITECTURE.md").text.splitlines() if line.startswith("| `sniffer")]
     spans = re.findall(r"`([\w/.]+)`", "\n".join(row.split("|")[1] for row in rows))
     named = {span.split("/")[-1].partition(".")[0] for span in spans}
-    files = [*(ROOT / "sniffer").glob("*.py"), *(ROOT / "sniffer_core").rglob("*.p[yx]*")]
+    files = [
+        *(ROOT / "sniffer").glob("*.py"),
+        *(ROOT / "sniffer/delivery").glob("*.py"),
+        *(ROOT / "sniffer_core").rglob("*.p[yx]*"),
+    ]
     assert {file.stem for file in files if file.suffix in (".py", ".pyx", ".pxd")} - {"__init__"} <= named
 
 
