@@ -26,7 +26,7 @@ from sniffer.metrics import Endpoint
 from sniffer.serving import HttpServer, bind
 from sniffer.ui import LiveSink, Server
 from tests.daemon import SECONDS, Daemon, exchanges, free_port, needs_capture, serving, web_server
-from tests.deliveries import BOUND, until
+from tests.waiting import BOUND, until
 
 CROWD = 1_100
 SECRET = "tokenZ9secretZ9"

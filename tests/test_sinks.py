@@ -26,7 +26,8 @@ from sniffer.sinks import (
     _Write,
 )
 from sniffer_core.core import Lines
-from tests.deliveries import BOUND, Sent, lane_to, message, messages, settled, until
+from tests.deliveries import Sent, lane_to, message, messages, settled
+from tests.waiting import BOUND, until
 
 # Standard output
 

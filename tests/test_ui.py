@@ -40,8 +40,9 @@ from sniffer.ui.server import COOKIE, FORBIDDEN, HEADERS, PAGE, _is_ours
 from sniffer.ui.store import BINS, LONG, MOST_ROWS, SHARES, STATUSES, Plot
 from tests.captures import connection, exchanges, get, ok, write
 from tests.daemon import DEMO, ROOT, Daemon, free_port
-from tests.deliveries import BOUND, Sent, answer, message, until
+from tests.deliveries import Sent, answer, message
 from tests.packets import pcap
+from tests.waiting import BOUND, until
 
 FILES = ROOT / "sniffer" / "ui" / "page"
 
