@@ -30,9 +30,9 @@ from sniffer.outputs.url.collector import INSTANCE_HEADER
 from sniffer.pipeline import Sniffer, create_sniffer
 from tests import captures
 from tests.captures import connection, exchanges, get, ok, write
-from tests.deliveries import BOUND, until
 from tests.packets import MPLS, SLL, UDP, Packet, ethernet, ipv4, udp, vxlan
 from tests.scripted import ScriptedSource, scripted
+from tests.waiting import BOUND, until
 
 __all__ = ["scripted"]
 
