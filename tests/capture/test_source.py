@@ -64,8 +64,8 @@ def test_what_a_source_is_by_default() -> None:
     """A source that says nothing else is not loopback, never behind, waits for nobody and knows no size."""
 
     class Plain(Source):
+        live = True
         name = "plain"
-        live = False
 
         def open(self, stop: Stop) -> int:
             return 1
