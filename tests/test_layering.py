@@ -17,6 +17,7 @@ LAYERS = [
     "base.memory",
     "base.counters",
     "protocols.proxy",
+    "protocols.authority",
     "net.wire",
     "net.fragment",
     "tcp.stream",

@@ -112,6 +112,7 @@ cdef struct Message:
     bint upgrade_h2c        # request: that upgrade is to h2c alone
     bint expect             # request: waits for a 100 before it sends its body
     bint body_gap           # bytes of the body are missing: nothing more of it is kept
+    bint end_lost           # the bytes behind the last one that was read are missing
     uint16_t status         # response
     uint32_t anomalies      # Anomaly bits
     Text method             # request
