@@ -138,7 +138,7 @@ def test_the_field_name_in_any_case() -> None:
 def test_a_redacted_host() -> None:
     """Where the Host field is redacted its value stands in no authority; that of a target does, as in `path`."""
     for key in (None, b"0123456789abcdef"):
-        options = {"redact_headers": ("Host",), "redact_key": key}
+        options: dict[str, Any] = {"redact_headers": ("Host",), "redact_key": key}
         assert authority("/", " s3cret", **options) is None
         assert authority("http://example.test/", " s3cret", **options) == "example.test"
 

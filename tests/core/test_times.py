@@ -28,7 +28,7 @@ def run(dialogue: Dialogue, **options: Any) -> list[RawMessage]:
 
 def times(messages: Sequence[RawMessage]) -> list[tuple[str, int, int, int | None]]:
     """(direction, begin, end, duration) of each, begin and end in µs since the first packet."""
-    found = []
+    found: list[tuple[str, int, int, int | None]] = []
     for message in messages:
         fields = json.loads(message.to_json())
         duration = message.duration_us
