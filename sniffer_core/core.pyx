@@ -19,6 +19,7 @@ from sniffer_core.net.wire cimport wire_link_known
 from sniffer_core.protocol cimport CARRY_MAX, Noted
 from sniffer_core.protocols.detect cimport detect_detector
 from sniffer_core.record.message cimport Rules, build_message, forget_conn, name_end
+from sniffer_core.record.redact cimport SECRET, kind_of
 from sniffer_core.tcp.evict cimport relieve
 from sniffer_core.tcp.feed cimport CLOCK_SLACK, expire, on_batch, read_ahead
 from sniffer_core.tcp.flow cimport end_flow
@@ -68,6 +69,7 @@ cdef class FlowTable:
             if not 0 < port < 65536:
                 raise ValueError(f"port {port} is not in 1-65535")
             table.ports[port >> 3] |= <uint8_t>(1 << (port & 7))
+        table.context.carry.no_host = kind_of(&self.rules.headers, b"host", 4) == SECRET
         table.context.carry.count = <uint32_t>len(carry)
         for i, name in enumerate(self.carried):
             table.context.carry.name[<int>i] = <const uint8_t*><char*><bytes>name

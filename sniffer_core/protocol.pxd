@@ -55,6 +55,7 @@ cdef struct Limits:
     uint32_t body           # bytes of body kept
 
 cdef struct Carry:          # request fields whose values a response carries too
+    bint no_host            # the Host field must not be shown, so that it gives no authority
     uint32_t count
     uint32_t size[CARRY_MAX]
     const uint8_t* name[CARRY_MAX]
