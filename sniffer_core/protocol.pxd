@@ -22,7 +22,7 @@ from libc.string cimport memcpy
 from sniffer_core.base.counters cimport Counter
 from sniffer_core.base.memory cimport Pool
 from sniffer_core.connection cimport Conn
-from sniffer_core.message cimport Incomplete, Message
+from sniffer_core.message cimport CARRY_MAX, Incomplete, Message
 from sniffer_core.tcp.stream cimport BASE_KNOWN, BASE_NONE, BASE_PROVISIONAL, Run, Stream
 
 cdef enum Side:             # who sends
@@ -40,7 +40,6 @@ cdef enum Notice:           # worth a line in the log; the order of NOTICES in c
 
 cdef enum:
     NOTICES_MAX = 256       # kept between two calls of FlowTable.events()
-    CARRY_MAX = 4
 
 cdef struct Noted:
     int kind                # Notice

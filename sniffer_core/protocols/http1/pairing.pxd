@@ -14,16 +14,15 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from sniffer_core.base.memory cimport Pool
 from sniffer_core.connection cimport Conn
-from sniffer_core.message cimport Message, Text
-from sniffer_core.protocol cimport CARRY_MAX, Carry
+from sniffer_core.message cimport INFORMATIONAL_MAX, Exchange, Message
+from sniffer_core.protocol cimport Carry
 
 cdef enum:
-    INFORMATIONAL_MAX = 16
     OPEN_MAX = 1024         # entries of one queue; of requests beyond only numbers are kept, and what frames their answers
     OPEN_MAX_ONE_SIDED = 16 # where no packet of the response direction was ever seen
 
-cdef enum Doubt:
-    SURE = 0
+cdef enum Proof:            # of a request
+    PROVEN = 0
     TENTATIVE = 1           # its message, once ended, waits in `waiting`
     REFUTED = 2             # it was no message: to be freed when it ends
 
@@ -36,24 +35,21 @@ cdef enum:                  # of a request behind the queue's OPEN_MAX
     BEYOND_HEAD = 1
     BEYOND_CONNECT = 2
 
-cdef struct Exchange:
-    Exchange* next          # in the queue
-    Conn* conn
-    size_t size             # of this block, text included
-    uint32_t references     # the queue, the request's message, the response's message
-    uint32_t number
+cdef struct Entry:          # of the queue
+    Exchange exchange       # the first member: entry_of()
+    Entry* next
+    Message* waiting        # the request, which has ended and is tentative
     int64_t start           # the request in its stream
     int64_t end             # -1: not ended
     int64_t ack             # Run.ack of its first byte; of lost ones at most this, -1 unknown
-    int64_t stamp           # packet time of its first byte, µs
     int64_t stamp_end       # packet time of its last byte
     int64_t answer_end      # where that response ended, or its head, where it ended with the connection; -1 before
+    uint16_t answered       # status of its final response; 0 before
     uint8_t end_read        # the last byte was read, so that stamp_end is its stamp
     uint8_t end_unsure      # .. if `end` is where a malformed request ends
     uint8_t lost            # no request was seen: bytes of the request stream were lost here
-    uint8_t known           # a request was seen: method, target and carried are valid
-    uint8_t beyond          # ... or only its number and whether it was CONNECT or HEAD
-    uint8_t unasked         # made by exchanges_unpaired()
+    uint8_t beyond          # only its number is known, and whether it was CONNECT or HEAD
+    uint8_t unpaired        # made by exchanges_unpaired()
     uint8_t counted         # a response (whichever) has come for it
     uint8_t connect
     uint8_t head
@@ -61,26 +57,18 @@ cdef struct Exchange:
     uint8_t expect          # it announced that it waits for a 100 before it sends its body
     uint8_t continued       # ... which came
     uint8_t sends           # its body comes, though it was refused
-    uint16_t answered       # status of its final response; 0 before
     uint8_t answer_lost     # bytes of unknown extent were lost from the responses while it was sent
-    uint8_t doubt           # Doubt
-    uint8_t traced
-    Message* waiting
-    Text method
-    Text target
-    Text authority          # the host that was asked, as protocols/authority writes it; empty: not known
-    Text carried[CARRY_MAX]
-    uint8_t carried_present # bit mask
-    uint8_t informational_count
-    uint16_t informational[INFORMATIONAL_MAX]
-    uint8_t trace[48]       # 32 + 16 hex digits
-    uint8_t* text
+    uint8_t proof           # Proof
+
+cdef inline Entry* entry_of(const Message* message) noexcept nogil:
+    """The entry that a message refers to; NULL: none."""
+    return <Entry*>message.exchange
 
 cdef struct Exchanges:
     Pool* pool
     uint64_t* counters
-    Exchange* head
-    Exchange* tail
+    Entry* head
+    Entry* tail
     uint32_t count
     uint32_t next_number
     uint32_t beyond         # requests behind the queue's OPEN_MAX, of which only the numbers are kept
@@ -93,7 +81,7 @@ cdef struct Exchanges:
     bint responses_lost     # bytes of unknown extent were lost from the response stream
     bint lost_between       # ... and they began between two responses: one at least is lost whole
     bint uncounted          # ... and none was read since: how many were lost is unknown
-    bint doubted            # an entry may be TENTATIVE, or its message may wait though it is no more
+    bint tentative          # an entry may be TENTATIVE, or its message may wait though it is no more
     bint sliding            # a request was seen to follow an unanswered one on new data: no bursts to rely on
     uint8_t informational_count
     uint16_t informational[INFORMATIONAL_MAX]   # since the last final response
@@ -102,7 +90,7 @@ cdef void exchanges_init(Exchanges* queue, Conn* conn, Pool* pool, uint64_t* cou
 cdef void exchanges_free(Exchanges* queue) noexcept nogil
 cdef void exchanges_settle(Exchanges* queue) noexcept nogil
     # Nothing is in flight: what is open was never seen answered, what is tentative was no message.
-cdef Exchange* exchanges_request(Exchanges* queue, Conn* conn, Message* message, const Carry* carry,
+cdef Entry* exchanges_request(Exchanges* queue, Conn* conn, Message* message, const Carry* carry,
                                  uint32_t most) noexcept nogil
     # A request's head: a new entry at the tail, which `message` refers to. NULL without memory.
 cdef void exchanges_lost_request(Exchanges* queue, Conn* conn, int64_t start, int64_t end, int64_t ack,
@@ -118,7 +106,7 @@ cdef bint exchanges_plausible(const Exchanges* queue, int64_t ack, int64_t start
     # Whether a response found after a gap can be one: whether a request waits for it.
 cdef void exchanges_count(Exchanges* queue, int64_t ack) noexcept nogil
     # One more final response: counts for the oldest entry not counted for, which ends its doubt.
-cdef Exchange* exchanges_pick(Exchanges* queue, int64_t ack, int64_t start) noexcept nogil
+cdef Entry* exchanges_pick(Exchanges* queue, int64_t ack, int64_t start) noexcept nogil
     # The entry that a final response answers; NULL where there is none, or a doubt.
 cdef bint exchanges_unpaired(Exchanges* queue, Conn* conn, Message* message) noexcept nogil
     # An entry outside of the queue, and without a number, for a response in doubt to refer to. False without memory.
@@ -128,8 +116,6 @@ cdef int64_t exchanges_mark(const Exchanges* queue, int64_t offset, int64_t othe
     # The first offset of the response stream, from `offset` on, that an open request marks as a message's end.
 cdef bint exchanges_fifo(const Exchanges* queue) noexcept nogil
     # Whether responses still answer their requests first in, first out: nothing was lost that would change it.
-cdef Exchange* exchanges_answer(Exchanges* queue, Conn* conn, Message* message, Match match) noexcept nogil
+cdef Entry* exchanges_answer(Exchanges* queue, Conn* conn, Message* message, Match match) noexcept nogil
     # A final response's head: the entry it answers (taken out) or a new one without a request, which `message` refers
     # to. NULL without memory.
-cdef void exchange_release(Exchange* exchange, Pool* pool, uint32_t references) noexcept nogil
-    # Gives up that many references; the last gives the block back.

@@ -8,13 +8,13 @@ from sniffer_core.base.counters cimport Counter
 from sniffer_core.base.memory cimport pool_give, pool_take
 from sniffer_core.message cimport (
     BIT_BAD_HEADER_LINE, BIT_BODY_NOT_SENT, BIT_LAST_CRLF_MISSING, BIT_ODD_START_LINE, INCOMPLETE_GAP_,
-    INCOMPLETE_MALFORMED_, REQUEST, RESPONSE, WHOLE, Incomplete, Kind, Message, message_free)
+    INCOMPLETE_MALFORMED_, REQUEST, RESPONSE, WHOLE, Exchange, Incomplete, Kind, Message, exchange_release, message_free)
 from sniffer_core.protocol cimport (
     CLIENT, NOTICE_HTTP2, NOTICE_LONG, NOTICE_OTHER, NOTICE_TLS, NOTICE_TUNNEL, RECOGNISED_CLIENT, RECOGNISED_NOT,
     RECOGNISED_SERVER, SERVER, Protocol, Recognised, Session, Side, may_read, note, publish)
 from sniffer_core.protocols.http1.pairing cimport (
-    MATCH_ACKS, MATCH_NONE, MATCH_OLDEST, OPEN_MAX, OPEN_MAX_ONE_SIDED, REFUTED, SURE, TENTATIVE, Exchange, Exchanges,
-    Match, exchange_release, exchanges_answer, exchanges_count, exchanges_fifo, exchanges_free, exchanges_informational,
+    MATCH_ACKS, MATCH_NONE, MATCH_OLDEST, OPEN_MAX, OPEN_MAX_ONE_SIDED, PROVEN, REFUTED, TENTATIVE, Entry, Exchanges,
+    Match, entry_of, exchanges_answer, exchanges_count, exchanges_fifo, exchanges_free, exchanges_informational,
     exchanges_init, exchanges_lost_request, exchanges_lost_responses, exchanges_mark, exchanges_no_head, exchanges_pick,
     exchanges_plausible, exchanges_refute, exchanges_request, exchanges_settle, exchanges_unpaired)
 from sniffer_core.protocols.http1.parser cimport (
@@ -30,7 +30,7 @@ cdef enum:
     LONG = 60_000_000           # µs after which an open message is reported
     PEEK = 256                  # bytes looked at to tell who is the server
     WINDOW = 64 << 20           # bytes of a body that are looked for among those that wait
-    DOUBTED_MAX = 16            # responses in a row that may wait for what tells whether they are any
+    TENTATIVE_MAX = 16            # responses in a row that may wait for what tells whether they are any
     EARLY_MAX = 16              # responses in a row that may wait for the requests that they answer
 
 cdef enum Wait:                 # stream.waits: why the client's next bytes are not read yet
@@ -54,7 +54,7 @@ cdef struct Half:               # one direction
     uint8_t unjudged            # the answer to an Upgrade or CONNECT was lost: the next bytes tell whether they are HTTP
     uint8_t tunnel_next         # the answer was yes: what follows the open request is a tunnel
     uint8_t long_open           # its open message was reported for being open so long
-    uint8_t doubtful            # what is read is in step with a response that may be a start line in a body
+    uint8_t tentative           # what is read is in step with a response that may be a start line in a body
     uint8_t gapping             # inside skip_gap()
     uint8_t in_step             # at its end the parser stood between two messages
     Parser parser
@@ -69,7 +69,7 @@ cdef struct Http1:
     Half client
     Half server
     Exchanges exchanges
-    Responses doubted           # which may be none
+    Responses tentative           # which may be none
     Responses early             # whose requests have not come yet
     uint32_t offer              # number of the latest exchange with an Upgrade or CONNECT
     uint8_t tunnels             # the response that is read ends HTTP on both directions
@@ -95,7 +95,7 @@ cdef void emit(Http1* http, Message* message) noexcept nogil:
     cdef int bit
     cdef int counter = <int>Counter.MESSAGES_REQUEST if message.kind == REQUEST else <int>Counter.MESSAGES_RESPONSE
     http.base.context.counters[counter] += 1
-    if message.kind == RESPONSE and not (<Exchange*>message.exchange).known:
+    if message.kind == RESPONSE and not entry_of(message).exchange.known:
         http.base.context.counters[<int>Counter.RESPONSES_UNPAIRED] += 1
     if message.incomplete != WHOLE:
         http.base.context.counters[<int>Counter.INCOMPLETE_GAP + message.incomplete - 1] += 1
@@ -108,24 +108,24 @@ cdef void emit(Http1* http, Message* message) noexcept nogil:
     publish(http.base.context, message)
 
 
-cdef void let_go(Http1* http, Message* message) noexcept nogil:
+cdef void discard(Http1* http, Message* message) noexcept nogil:
     """Frees a message that will not be emitted."""
     if message.exchange != NULL:
-        exchange_release(<Exchange*>message.exchange, &http.base.context.pool, 1)
+        exchange_release(message.exchange, &http.base.context.pool)
     message_free(message, &http.base.context.pool)
 
 
-cdef void emit_waiting(Http1* http) noexcept nogil:
+cdef void emit_proven(Http1* http) noexcept nogil:
     """Emits the requests that are in doubt no more."""
-    cdef Exchange* exchange = http.exchanges.head
-    http.exchanges.doubted = False
-    while exchange != NULL:
-        if exchange.doubt == TENTATIVE:
-            http.exchanges.doubted = True
-        elif exchange.waiting != NULL:
-            emit(http, exchange.waiting)
-            exchange.waiting = NULL
-        exchange = exchange.next
+    cdef Entry* entry = http.exchanges.head
+    http.exchanges.tentative = False
+    while entry != NULL:
+        if entry.proof == TENTATIVE:
+            http.exchanges.tentative = True
+        elif entry.waiting != NULL:
+            emit(http, entry.waiting)
+            entry.waiting = NULL
+        entry = entry.next
 
 
 cdef void message_opened(Http1* http, Half* half) noexcept nogil:
@@ -143,16 +143,16 @@ cdef void message_closed(Http1* http, Half* half) noexcept nogil:
 
 
 cdef void drop_open(Http1* http, Half* half) noexcept nogil:
-    """Before the parser frees its open message: lets go of its exchange."""
+    """Before the parser frees its open message: lets go of its entry."""
     cdef Message* message = half.parser.message
     if message == NULL or message.exchange == NULL:
         return
-    exchange_release(<Exchange*>message.exchange, &http.base.context.pool, 1)
+    exchange_release(message.exchange, &http.base.context.pool)
     message.exchange = NULL
     message_closed(http, half)
 
 
-cdef void let_wait(Responses* responses, Message* message) noexcept nogil:
+cdef void append(Responses* responses, Message* message) noexcept nogil:
     message.next = NULL
     if responses.head == NULL:
         responses.head = message
@@ -162,7 +162,7 @@ cdef void let_wait(Responses* responses, Message* message) noexcept nogil:
     responses.count += 1
 
 
-cdef Message* next_of(Responses* responses) noexcept nogil:
+cdef Message* pop(Responses* responses) noexcept nogil:
     """Takes the first out; NULL: there is none."""
     cdef Message* message = responses.head
     if message != NULL:
@@ -171,48 +171,48 @@ cdef Message* next_of(Responses* responses) noexcept nogil:
     return message
 
 
-cdef void unsettle(Message* message) noexcept nogil:
+cdef void mark_body_unknown(Message* message) noexcept nogil:
     """The head is sure; that there is no body is not."""
     message.incomplete = INCOMPLETE_GAP_
     message.missing = -1
 
 
-cdef void drop_doubted(Http1* http) noexcept nogil:
-    cdef Message* message = next_of(&http.doubted)
+cdef void drop_tentative(Http1* http) noexcept nogil:
+    cdef Message* message = pop(&http.tentative)
     while message != NULL:
-        if (<Exchange*>message.exchange).unasked:
+        if entry_of(message).unpaired:
             http.base.context.counters[<int>Counter.MESSAGES_TENTATIVE_DROPPED] += 1
-            let_go(http, message)
+            discard(http, message)
         else:
-            unsettle(message)
+            mark_body_unknown(message)
             emit(http, message)
-        message = next_of(&http.doubted)
+        message = pop(&http.tentative)
 
 
-cdef void disbelieve(Http1* http, Half* half) noexcept nogil:
+cdef void reject_tentative(Http1* http, Half* half) noexcept nogil:
     """The responses in doubt were none, nor is what is read."""
-    half.doubtful = False
-    drop_doubted(http)
+    half.tentative = False
+    drop_tentative(http)
     if half.parser.message != NULL:
         http.base.context.counters[<int>Counter.MESSAGES_TENTATIVE_DROPPED] += 1
         drop_open(http, half)
     http1_skip(&half.parser)
 
 
-cdef void believe(Http1* http, Half* half, bint proved) noexcept nogil:
+cdef void accept_tentative(Http1* http, Half* half, bint proved) noexcept nogil:
     """The responses in doubt are taken for responses, and so is what is read; `proved`: they must be."""
-    cdef Message* message = next_of(&http.doubted)
-    half.doubtful = False
+    cdef Message* message = pop(&http.tentative)
+    half.tentative = False
     while message != NULL:
         if as_http1(message).assumed and not proved and http.client.stream.seen:
-            unsettle(message)
-        if not (<Exchange*>message.exchange).unasked or answer(http, message, MATCH_ACKS):
+            mark_body_unknown(message)
+        if not entry_of(message).unpaired or answer(http, message, MATCH_ACKS):
             emit(http, message)
         else:
             message_free(message, &http.base.context.pool)
-        message = next_of(&http.doubted)
+        message = pop(&http.tentative)
     message = half.parser.message
-    if message != NULL and message.exchange != NULL and (<Exchange*>message.exchange).unasked and \
+    if message != NULL and message.exchange != NULL and entry_of(message).unpaired and \
             not answer(http, message, MATCH_ACKS):
         message_closed(http, half)
 
@@ -241,12 +241,12 @@ cdef void on_request(Http1* http, Half* half, bint cut) noexcept nogil:
     cdef Message* message = half.parser.message
     cdef Half* other = &http.server      # direction of the server's bytes
     cdef Exchanges* exchanges = &http.exchanges
-    cdef Exchange* tail
-    cdef Exchange* exchange
-    if other.doubtful and at_rest(&other.parser) and as_http1(message).ack == other.stream.next:
-        believe(http, other, True)       # they end where this request's sender had read to
+    cdef Entry* tail
+    cdef Entry* entry
+    if other.tentative and at_rest(&other.parser) and as_http1(message).ack == other.stream.next:
+        accept_tentative(http, other, True)       # they end where this request's sender had read to
     tail = exchanges.tail
-    if tail != NULL and (exchanges.responses_lost or exchanges.head.lost or tail.lost or tail.doubt) and \
+    if tail != NULL and (exchanges.responses_lost or exchanges.head.lost or tail.lost or tail.proof) and \
             as_http1(message).start == half.parser.boundary and not exchanges.sliding and as_http1(message).ack > tail.ack and \
             at_rest(&other.parser) and as_http1(message).ack == other.stream.next:
         exchanges_settle(exchanges)     # all that was sent is answered: nothing is in flight
@@ -254,20 +254,20 @@ cdef void on_request(Http1* http, Half* half, bint cut) noexcept nogil:
             as_http1(message).ack < 0 or as_http1(message).ack == other.stream.next):
         exchanges.responses_lost = False
         exchanges.in_step = exchanges.in_step or other.parser.spoke
-    exchange = exchanges_request(
+    entry = exchanges_request(
         exchanges, http.base.conn, message, &http.base.context.carry, OPEN_MAX if other.stream.seen else OPEN_MAX_ONE_SIDED)
-    if exchange != NULL and tail != NULL and exchanges.head != exchange and not exchanges.responses_lost and \
+    if entry != NULL and tail != NULL and exchanges.head != entry and not exchanges.responses_lost and \
             not tail.lost and 0 <= tail.ack < as_http1(message).ack <= other.stream.next:
         exchanges.sliding = True    # all that it acknowledges was read, and did not answer the one before
-    if exchange == NULL:
+    if entry == NULL:
         return      # no memory: http1_frame() reads on, on_end() lets the message go
     message_opened(http, half)
     if other.stream.seen and (
             (message.resynced and not as_http1(message).sure)
-            or (tail != NULL and tail.doubt == TENTATIVE and exchanges.head != exchange and
+            or (tail != NULL and tail.proof == TENTATIVE and exchanges.head != entry and
                 as_http1(message).start != half.parser.boundary)):
-        exchange.doubt = TENTATIVE      # or it follows one that is, and nothing else says that it is one
-        exchanges.doubted = True
+        entry.proof = TENTATIVE      # or it follows one that is, and nothing else says that it is one
+        exchanges.tentative = True
     if as_http1(message).ack >= 0:
         other.parser.boundary = as_http1(message).ack
     if not cut:
@@ -279,40 +279,40 @@ cdef void on_request(Http1* http, Half* half, bint cut) noexcept nogil:
 cdef bint answer(Http1* http, Message* message, Match match) noexcept nogil:
     """A final response finds its request. False: no memory; the message has no exchange then."""
     cdef Half* client = &http.client
-    cdef Exchange* exchange = <Exchange*>message.exchange
-    if exchange != NULL:    # while it was in doubt
-        exchange_release(exchange, &http.base.context.pool, 1)
+    cdef Entry* entry = entry_of(message)
+    if entry != NULL:    # while it was in doubt
+        exchange_release(&entry.exchange, &http.base.context.pool)
         message.exchange = NULL
     exchanges_count(&http.exchanges, as_http1(message).ack)
-    if http.exchanges.doubted:
-        emit_waiting(http)
-    exchange = exchanges_answer(&http.exchanges, http.base.conn, message, match)
-    if exchange == NULL:
+    if http.exchanges.tentative:
+        emit_proven(http)
+    entry = exchanges_answer(&http.exchanges, http.base.conn, message, match)
+    if entry == NULL:
         return False
-    if client.stream.waits == WAIT_OFFER and exchange.number >= http.offer and not switches(message, exchange):
+    if client.stream.waits == WAIT_OFFER and entry.exchange.number >= http.offer and not switches(message, entry):
         client.stream.waits = WAIT_NONE        # refused, or given up for what was asked after it
-    if exchange.waiting != NULL:
-        emit(http, exchange.waiting)
-        exchange.waiting = NULL
-    if http.exchanges.responses_lost and exchange.known and http.exchanges.head == NULL and \
+    if entry.waiting != NULL:
+        emit(http, entry.waiting)
+        entry.waiting = NULL
+    if http.exchanges.responses_lost and entry.exchange.known and http.exchanges.head == NULL and \
             as_http1(message).ack == client.stream.next and at_rest(&client.parser) and not http.exchanges.sliding:
         http.exchanges.responses_lost = False       # it answers the last of all: nothing is in flight
-    exchange.answer_end = as_http1(message).end
+    entry.answer_end = as_http1(message).end
     message.latency = -1
-    if exchange.end_read and exchange.stamp_end <= message.stamp and match == MATCH_ACKS and (
-            not exchange.end_unsure or exchange.end == as_http1(message).ack):    # nothing came that may belong to it
-        message.latency = message.stamp - exchange.stamp_end
+    if entry.end_read and entry.stamp_end <= message.stamp and match == MATCH_ACKS and (
+            not entry.end_unsure or entry.end == as_http1(message).ack):    # nothing came that may belong to it
+        message.latency = message.stamp - entry.stamp_end
     if as_http1(message).ack >= 0:
         http.client.parser.boundary = as_http1(message).ack
     return True
 
 
-cdef void on_doubtful(Http1* http, Half* half, bint cut) noexcept nogil:
+cdef void on_tentative(Http1* http, Half* half, bint cut) noexcept nogil:
     """A response's head, away from a sure boundary: it takes no request before it is believed."""
     cdef Message* message = half.parser.message
-    cdef const Exchange* exchange = exchanges_pick(&http.exchanges, as_http1(message).ack, as_http1(message).start)
-    if message.status == 101 or (exchange != NULL and exchange.connect):
-        disbelieve(http, half)       # too much would follow from it
+    cdef const Entry* entry = exchanges_pick(&http.exchanges, as_http1(message).ack, as_http1(message).start)
+    if message.status == 101 or (entry != NULL and entry.connect):
+        reject_tentative(http, half)       # too much would follow from it
         return
     http.tunnels = False
     if exchanges_unpaired(&http.exchanges, http.base.conn, message):
@@ -320,7 +320,7 @@ cdef void on_doubtful(Http1* http, Half* half, bint cut) noexcept nogil:
     if as_http1(message).ack >= 0:
         http.client.parser.boundary = as_http1(message).ack
     if not cut:
-        http1_frame(&half.parser, exchange != NULL and exchange.head, exchange != NULL or
+        http1_frame(&half.parser, entry != NULL and entry.head, entry != NULL or
                     exchanges_no_head(&http.exchanges, as_http1(message).ack, as_http1(message).start))
 
 
@@ -329,32 +329,32 @@ cdef void on_response(Http1* http, Half* half, bint cut) noexcept nogil:
     cdef Message* message = half.parser.message
     cdef const Half* other = &http.client
     cdef const Parser* client = &other.parser
-    cdef Exchange* exchange
+    cdef Entry* entry
     cdef bint interim = 100 <= message.status < 200 and message.status != 101
-    if half.doubtful and as_http1(message).start == half.parser.boundary:
-        believe(http, half, True)
+    if half.tentative and as_http1(message).start == half.parser.boundary:
+        accept_tentative(http, half, True)
     if not interim and not message.resynced and other.parser.message != NULL:
         disprove_body(http, &http.client, message)
     if message.resynced and not as_http1(message).sure and other.stream.seen and as_http1(message).ack >= 0 and not cut:
         if interim or not exchanges_plausible(&http.exchanges, as_http1(message).ack, as_http1(message).start):
-            if http.exchanges.uncounted and http.exchanges.doubted:
+            if http.exchanges.uncounted and http.exchanges.tentative:
                 exchanges_count(&http.exchanges, as_http1(message).ack)   # what was lost may have answered them, all the same
                 http.exchanges.uncounted = True
-                emit_waiting(http)
+                emit_proven(http)
             http1_reject(&half.parser)      # nobody asked: a start line inside a body
             return
-        half.doubtful = True
+        half.tentative = True
     if interim:
-        if not half.doubtful:
+        if not half.tentative:
             exchanges_informational(&http.exchanges, message.status)
         if cut:
             half.parser.message = NULL
-            let_go(http, message)
+            discard(http, message)
         else:
             http1_discard(&half.parser)
         return
-    if half.doubtful:
-        on_doubtful(http, half, cut)
+    if half.tentative:
+        on_tentative(http, half, cut)
         return
     if comes_early(http, half, message):
         on_early(http, half, cut)
@@ -362,17 +362,17 @@ cdef void on_response(Http1* http, Half* half, bint cut) noexcept nogil:
     if not answer(http, message, MATCH_ACKS):
         http1_frame(&half.parser, False, False)
         return
-    exchange = <Exchange*>message.exchange
-    if not (exchange.known or exchange.beyond) and client.state == HEAD and client.first_offset < as_http1(message).ack:
+    entry = entry_of(message)
+    if not (entry.exchange.known or entry.beyond) and client.state == HEAD and client.first_offset < as_http1(message).ack:
         http.exchanges.responses_lost = True    # it may be the answer to the request that has begun
     message_opened(http, half)
-    http.tunnels = switches(message, exchange)
+    http.tunnels = switches(message, entry)
     if http.tunnels:
         http.base.context.counters[<int>Counter.FLOWS_TUNNEL] += 1
         note(http.base.context, http.base.conn, NOTICE_TUNNEL)
     if not cut:
-        http1_frame(&half.parser, exchange.head or http.tunnels,
-                    exchange.known or exchange.beyond or
+        http1_frame(&half.parser, entry.head or http.tunnels,
+                    entry.exchange.known or entry.beyond or
                     exchanges_no_head(&http.exchanges, as_http1(message).ack, as_http1(message).start))
 
 
@@ -382,7 +382,7 @@ cdef void disprove_body(Http1* http, Half* client, const Message* response) noex
     cdef Message* message = client.parser.message
     cdef int64_t start = as_http1(message).head_end
     if message.exchange == NULL or message.body_size == 0 or as_http1(response).ack <= start or \
-            not is_refusal(<Exchange*>message.exchange):
+            not is_refusal(entry_of(message)):
         return
     http1_drop_body(&client.parser)
     http1_cease(&client.parser, INCOMPLETE_MALFORMED_, 0)
@@ -390,9 +390,9 @@ cdef void disprove_body(Http1* http, Half* client, const Message* response) noex
     on_lost(http, client, start, False, -1)
 
 
-cdef inline bint switches(const Message* message, const Exchange* exchange) noexcept nogil:
+cdef inline bint switches(const Message* message, const Entry* entry) noexcept nogil:
     """RFC 9110 sections 9.3.6 and 15.2.2: HTTP ends with this response's head, whatever length fields it has."""
-    return message.status == 101 or (exchange.connect and 200 <= message.status < 300)
+    return message.status == 101 or (entry.connect and 200 <= message.status < 300)
 
 
 # Early responses. A server may answer before the request's head is whole (400, 408, 414, 431), even before its first
@@ -440,7 +440,7 @@ cdef void match_early(Http1* http, bint further) noexcept nogil:
     """Requests have come: the early responses get theirs. `further`: another response follows them."""
     cdef Half* half = &http.server
     cdef Message* message
-    cdef Exchange* exchange
+    cdef Entry* entry
     if not exchanges_fifo(&http.exchanges):
         drop_early(http)
     while http.early.head != NULL and http.exchanges.head != NULL:
@@ -448,17 +448,17 @@ cdef void match_early(Http1* http, bint further) noexcept nogil:
         if not further and message.next == NULL and half.parser.message == NULL and \
                 as_http1(message).ack <= http.exchanges.head.start:
             return
-        message = next_of(&http.early)
+        message = pop(&http.early)
         if answer(http, message, MATCH_OLDEST):
             emit(http, message)
         else:
             message_free(message, &http.base.context.pool)
     message = half.parser.message
-    if further or message == NULL or message.exchange == NULL or half.doubtful or http.early.head != NULL or \
+    if further or message == NULL or message.exchange == NULL or half.tentative or http.early.head != NULL or \
             not exchanges_fifo(&http.exchanges):
         return
-    exchange = <Exchange*>message.exchange
-    if exchange.unasked and http.exchanges.head != NULL and as_http1(message).ack > http.exchanges.head.start and \
+    entry = entry_of(message)
+    if entry.unpaired and http.exchanges.head != NULL and as_http1(message).ack > http.exchanges.head.start and \
             not answer(http, message, MATCH_OLDEST):
         message_closed(http, half)
 
@@ -474,13 +474,13 @@ cdef void end_early(Http1* http) noexcept nogil:
 
 cdef void drop_early(Http1* http) noexcept nogil:
     """No request comes for the early responses: they stay unpaired."""
-    cdef Message* message = next_of(&http.early)
+    cdef Message* message = pop(&http.early)
     while message != NULL:
         if answer(http, message, MATCH_NONE):
             emit(http, message)
         else:
             message_free(message, &http.base.context.pool)
-        message = next_of(&http.early)
+        message = pop(&http.early)
 
 
 # ---- ends and losses -------------------------------------------------------------------------------------------------
@@ -489,26 +489,26 @@ cdef void on_end(Http1* http, Half* half, const Run* run) noexcept nogil:
     """The parser's message has ended: it is emitted, or waits, or is none. `run`: what is left of its segment."""
     cdef Parser* parser = &half.parser
     cdef Message* message = parser.message
-    cdef Exchange* exchange = <Exchange*>message.exchange
+    cdef Entry* entry = entry_of(message)
     cdef Half* other
     cdef int64_t start
     parser.message = NULL
-    if exchange == NULL:
+    if entry == NULL:
         message_free(message, &http.base.context.pool)
         return
     message_closed(http, half)
     if message.kind == REQUEST:
         other = &http.server
-        exchange.end = as_http1(message).end
-        exchange.stamp_end = message.stamp_end
-        exchange.end_read = message.incomplete == WHOLE or message.incomplete == INCOMPLETE_MALFORMED_ or (
+        entry.end = as_http1(message).end
+        entry.stamp_end = message.stamp_end
+        entry.end_read = message.incomplete == WHOLE or message.incomplete == INCOMPLETE_MALFORMED_ or (
             message.incomplete == INCOMPLETE_GAP_ and not half.gapping)
-        exchange.end_unsure = message.incomplete == INCOMPLETE_MALFORMED_ and message.missing < 0
-        if exchange.doubt == REFUTED:
-            let_go(http, message)
+        entry.end_unsure = message.incomplete == INCOMPLETE_MALFORMED_ and message.missing < 0
+        if entry.proof == REFUTED:
+            discard(http, message)
             return
-        if exchange.doubt == TENTATIVE:
-            exchange.waiting = message
+        if entry.proof == TENTATIVE:
+            entry.waiting = message
             if contradicted(http, half, message, run):
                 start = as_http1(message).start
                 exchanges_refute(&http.exchanges)       # the message is one of those that it frees
@@ -522,38 +522,38 @@ cdef void on_end(Http1* http, Half* half, const Run* run) noexcept nogil:
         if half.tunnel_next:
             half.tunnel_next = False
             start_tunnel(half)
-        elif (exchange.connect or exchange.upgrade) and message.incomplete == WHOLE and not exchange.answered:
-            http.offer = exchange.number
+        elif (entry.connect or entry.upgrade) and message.incomplete == WHOLE and not entry.answered:
+            http.offer = entry.exchange.number
             if other.stream.ended or other.stream.absent or other.parser.lost:
                 half.unjudged = True
             else:
                 half.stream.waits = WAIT_OFFER     # what follows is HTTP only if the answer says so
         return
     if as_http1(message).assumed:
-        half.doubtful = True
-    if half.doubtful:
+        half.tentative = True
+    if half.tentative:
         if contradicted(http, half, message, run):
             http.base.context.counters[<int>Counter.MESSAGES_TENTATIVE_DROPPED] += 1
-            let_go(http, message)
-            disbelieve(http, half)
+            discard(http, message)
+            reject_tentative(http, half)
             return
-        let_wait(&http.doubted, message)
-        if http.doubted.count == DOUBTED_MAX:
-            believe(http, half, True)
+        append(&http.tentative, message)
+        if http.tentative.count == TENTATIVE_MAX:
+            accept_tentative(http, half, True)
         return
-    if exchange.unasked:
-        let_wait(&http.early, message)
+    if entry.unpaired:
+        append(&http.early, message)
         match_early(http, False)
         return
-    exchange.answer_end = as_http1(message).head_end if half.stream.ended else as_http1(message).end
+    entry.answer_end = as_http1(message).head_end if half.stream.ended else as_http1(message).end
     emit(http, message)
     if http.tunnels:
         http.tunnels = False
         start_tunnel(half)
-        switch_client(http, exchange)
+        switch_client(http, entry)
 
 
-cdef void switch_client(Http1* http, const Exchange* exchange) noexcept nogil:
+cdef void switch_client(Http1* http, const Entry* entry) noexcept nogil:
     """The server has switched to a tunnel: so does the client, behind the request that it may still be sending.
 
     RFC 9110 section 7.8: an Upgrade's request is sent to its end. Section 9.3.6: a CONNECT has no content.
@@ -566,7 +566,7 @@ cdef void switch_client(Http1* http, const Exchange* exchange) noexcept nogil:
         start_tunnel(half)
         return
     half.tunnel_next = True
-    if exchange.connect:
+    if entry.connect:
         http1_cease(&half.parser, WHOLE if message.body_size == 0 else INCOMPLETE_MALFORMED_, 0)
         on_end(http, half, NULL)
 
@@ -583,7 +583,7 @@ cdef void on_lost(Http1* http, Half* half, int64_t start, bint between, int64_t 
         exchanges_lost_responses(&http.exchanges, between)
         other = &http.client
         if other.parser.message != NULL and other.parser.message.exchange != NULL:
-            (<Exchange*>other.parser.message.exchange).answer_lost = True
+            entry_of(other.parser.message).answer_lost = True
         give_up_offer(other)
         if other.stream.waits == WAIT_BODY or other.stream.waits == WAIT_CRLF:
             judge_body(http, True)   # what was lost may have answered the bytes that it waits with
@@ -655,28 +655,28 @@ cdef void read_run(Http1* http, Half* half, Run* run) noexcept nogil:
     cdef Event event
     cdef uint8_t state
     cdef int64_t offset
-    cdef Exchange* exchange
+    cdef Entry* entry
     if half.unjudged or half.tunnel_next:
         judge_offer(http, half, run)
     if parser.kind == REQUEST and parser.message != NULL and run.segment_start and is_body_due(parser) and \
-            http1_starts(REQUEST, run.data, run.size) >= 0 and may_be_next(http, <Exchange*>parser.message.exchange, run):
+            http1_starts(REQUEST, run.data, run.size) >= 0 and may_be_next(http, entry_of(parser.message), run):
         half.stream.waits = WAIT_BODY
         half.weighed = 0
         return
     if parser.state == TRAILERS and run.segment_start and ends_without_crlf(http, half, run):
         return
     if parser.kind == RESPONSE:
-        if parser.state == SKIP or parser.candidate or half.doubtful:
+        if parser.state == SKIP or parser.candidate or half.tentative:
             parser.boundary = exchanges_mark(&http.exchanges, run.offset, parser.boundary)
     elif run.offset == parser.boundary:
-        exchange = http.exchanges.tail
+        entry = http.exchanges.tail
         if parser.message != NULL and as_http1(parser.message).start < run.offset:
-            exchange = <Exchange*>parser.message.exchange
-            if exchange != NULL and exchange.doubt == TENTATIVE:
+            entry = entry_of(parser.message)
+            if entry != NULL and entry.proof == TENTATIVE:
                 drop_open(http, half)      # a sure boundary inside of it: it was none
                 http1_skip(parser)
-        elif parser.state == HEAD and parser.first_offset < run.offset and exchange != NULL and \
-                exchange.doubt == TENTATIVE:
+        elif parser.state == HEAD and parser.first_offset < run.offset and entry != NULL and \
+                entry.proof == TENTATIVE:
             exchanges_refute(&http.exchanges)       # ... or inside of what would follow it
             http1_skip(parser)
             on_lost(http, half, parser.first_offset, False, -1)
@@ -693,8 +693,8 @@ cdef void read_run(Http1* http, Half* half, Run* run) noexcept nogil:
         if parser.state == SKIP and state != SKIP and parser.lost:
             if parser.kind == REQUEST:
                 exchanges_refute(&http.exchanges)   # no message follows what was taken for one
-            elif half.doubtful:
-                disbelieve(http, half)
+            elif half.tentative:
+                reject_tentative(http, half)
             on_lost(http, half, offset, False, -1)
         if event == EVENT_MORE:
             break
@@ -718,7 +718,7 @@ cdef void skip_gap(Http1* http, Half* half, int64_t start, int64_t size) noexcep
     cdef int64_t acked = -1
     cdef int64_t mark = parser.boundary if parser.kind == REQUEST else exchanges_mark(&http.exchanges, start, -1)
     cdef bint refused = parser.kind == REQUEST and parser.message != NULL and parser.message.exchange != NULL and \
-        is_body_due(parser) and refuses(<Exchange*>parser.message.exchange)
+        is_body_due(parser) and refuses(entry_of(parser.message))
     cdef bint between = refused or at_rest(parser) or start <= mark < start + size or (    # or a head with it
         parser.state == HEAD and parser.candidate and (parser.first_sure or parser.line_end > 0))
     if stream.count and stream_front(stream).offset == stream.next:
@@ -737,8 +737,8 @@ cdef void skip_gap(Http1* http, Half* half, int64_t start, int64_t size) noexcep
             between = True
         act(http, half, event, NULL)
     half.gapping = False
-    if half.doubtful and parser.message == NULL:
-        believe(http, half, False)
+    if half.tentative and parser.message == NULL:
+        accept_tentative(http, half, False)
     if parser.state == SKIP and (state != SKIP or between):
         on_lost(http, half, start, between, acked)
 
@@ -772,43 +772,43 @@ cdef inline bint is_body_due(const Parser* parser) noexcept nogil:
         (parser.state == BODY_LENGTH and parser.remaining > 0) or (parser.state == CHUNK_SIZE and parser.line_size == 0))
 
 
-cdef inline bint is_refusal(const Exchange* exchange) noexcept nogil:
+cdef inline bint is_refusal(const Entry* entry) noexcept nogil:
     """Whether a final response that came before the request's body tells its client not to send it.
 
     Any does where the client waits for a 100 (RFC 9110 section 10.1.1), else those that make the body pointless.
     """
-    cdef uint16_t status = exchange.answered
+    cdef uint16_t status = entry.answered
     return status != 0 and (
-        exchange.expect or 300 <= status < 400 or status == 401 or status == 413 or status == 417)
+        entry.expect or 300 <= status < 400 or status == 401 or status == 413 or status == 417)
 
 
-cdef inline bint is_unsure(const Http1* http, const Exchange* exchange, int64_t ack) noexcept nogil:
+cdef inline bint is_unsure(const Http1* http, const Entry* entry, int64_t ack) noexcept nogil:
     """Whether a request may have been answered though no answer is known to be its own: behind a loss.
 
     `ack`: how far the sender of its next bytes had read.
     """
-    return not exchange.continued and (
-        exchange.answer_lost or (
-            exchange.doubt == SURE and ack > exchange.ack and not exchanges_fifo(&http.exchanges)))
+    return not entry.continued and (
+        entry.answer_lost or (
+            entry.proof == PROVEN and ack > entry.ack and not exchanges_fifo(&http.exchanges)))
 
 
-cdef inline bint refuses(const Exchange* exchange) noexcept nogil:
+cdef inline bint refuses(const Entry* entry) noexcept nogil:
     """Whether the body was refused, and nothing tells that it comes all the same."""
-    return not exchange.sends and is_refusal(exchange)
+    return not entry.sends and is_refusal(entry)
 
 
-cdef bint may_be_next(const Http1* http, const Exchange* exchange, const Run* run) noexcept nogil:
+cdef bint may_be_next(const Http1* http, const Entry* entry, const Run* run) noexcept nogil:
     """Whether `run`, where a body is due, may be the next request: the body was refused, or that may be unknown."""
     cdef const Half* server = &http.server
-    if exchange == NULL or exchange.sends or run.ack < 0:
+    if entry == NULL or entry.sends or run.ack < 0:
         return False
-    if exchange.answered == 0:
+    if entry.answered == 0:
         if not server.stream.seen:
-            return exchange.expect
-        if http.early.head != NULL and http.exchanges.head == exchange:
+            return entry.expect
+        if http.early.head != NULL and http.exchanges.head == entry:
             return True     # it may have been answered before its first byte
-        return run.ack > server.stream.next or is_unsure(http, exchange, run.ack)
-    return refuses(exchange) and run.ack >= exchange.answer_end
+        return run.ack > server.stream.next or is_unsure(http, entry, run.ack)
+    return refuses(entry) and run.ack >= entry.answer_end
 
 
 cdef bint replies(const Half* server) noexcept nogil:
@@ -838,7 +838,7 @@ cdef Reading weigh_body(Http1* http, bint last) noexcept nogil:
     cdef Half* half = &http.client
     cdef const Half* server = &http.server
     cdef const Parser* parser = &half.parser
-    cdef const Exchange* exchange = <const Exchange*>parser.message.exchange
+    cdef const Entry* entry = entry_of(parser.message)
     cdef Held* front = stream_front(half.stream)
     cdef int64_t announced = <int64_t>min(parser.remaining, <uint64_t>WINDOW) if parser.state == BODY_LENGTH else WINDOW
     cdef int64_t answered_to
@@ -854,18 +854,18 @@ cdef Reading weigh_body(Http1* http, bint last) noexcept nogil:
     last = last or server.stream.ended or server.stream.absent
     if not last and front.ack > server.stream.next:
         return UNDECIDED            # until all is read that the client had read
-    if exchange.answered == 0 and server.stream.seen and not is_unsure(http, exchange, front.ack) and http.early.head == NULL:
+    if entry.answered == 0 and server.stream.seen and not is_unsure(http, entry, front.ack) and http.early.head == NULL:
         return BODY                 # the client sends it, asked or not
-    if exchange.answered:
+    if entry.answered:
         # An answer that ends with the connection is acknowledged with its head.
-        answered_to = exchange.answer_end
+        answered_to = entry.answer_end
         if answered_to < 0 and server.parser.state == BODY_CLOSE and server.parser.message != NULL:
             answered_to = as_http1(server.parser.message).head_end
-        if not refuses(exchange) or answered_to < 0 or front.ack < answered_to:
+        if not refuses(entry) or answered_to < 0 or front.ack < answered_to:
             return BODY
-        if exchange.answer_end < 0 and not last:
+        if entry.answer_end < 0 and not last:
             return UNDECIDED
-    if exchange.answered:
+    if entry.answered:
         acked = reply_ack(http)
     if acked <= 0 and not last and half.stream.top - half.stream.next < 2 * half.weighed:
         return UNDECIDED
@@ -878,7 +878,7 @@ cdef Reading weigh_body(Http1* http, bint last) noexcept nogil:
     followed = size > 0 and http1_starts(REQUEST, bytes, size) == 1
     size = stream_copy(half.stream, front.offset, bytes, http.base.context.limits.head)
     head = http1_head(REQUEST, bytes, size)
-    if http1_starts(REQUEST, bytes, size) < 0 or (exchange.answered and followed):
+    if http1_starts(REQUEST, bytes, size) < 0 or (entry.answered and followed):
         verdict = BODY
     elif filled and acked > announced and not last:
         verdict = UNDECIDED         # more was sent, and may come late
@@ -888,8 +888,8 @@ cdef Reading weigh_body(Http1* http, bint last) noexcept nogil:
         else:
             verdict = BODY if filled and acked >= announced else REFUSED_BODY
     elif last:
-        verdict = BODY if filled and exchange.answered else REFUSED_BODY
-    elif head and exchange.answered == 0 and http.early.head == NULL:
+        verdict = BODY if filled and entry.answered else REFUSED_BODY
+    elif head and entry.answered == 0 and http.early.head == NULL:
         verdict = REFUSED_BODY
     free(bytes)
     return verdict
@@ -918,7 +918,7 @@ cdef bint ends_without_crlf(Http1* http, Half* half, const Run* run) noexcept no
         read_as(http, weigh_trailers(http, run.ack - client.stream.next, True))
         if not is_readable(half, run.ack):
             return True
-    whole = not half.doubtful and (not client.stream.seen or exchanges_pick(&http.exchanges, run.ack, start) != NULL)
+    whole = not half.tentative and (not client.stream.seen or exchanges_pick(&http.exchanges, run.ack, start) != NULL)
     http1_cease(parser, WHOLE if whole else INCOMPLETE_MALFORMED_, BIT_LAST_CRLF_MISSING if whole else 0)
     on_end(http, half, NULL)
     if not whole:
@@ -934,13 +934,13 @@ cdef Reading weigh_trailers(const Http1* http, int64_t acked, bint last) noexcep
     """
     cdef const Half* half = &http.client
     cdef const Half* server = &http.server
-    cdef const Exchange* exchange = <const Exchange*>half.parser.message.exchange
+    cdef const Entry* entry = entry_of(half.parser.message)
     cdef uint8_t* bytes
     cdef uint32_t head = 0
     if acked <= 0:
         return REFUSED_BODY if last or server.stream.ended or server.stream.absent else UNDECIDED
     bytes = <uint8_t*>malloc(http.base.context.limits.head)
-    if bytes != NULL and exchange.answered and exchange.doubt == SURE:
+    if bytes != NULL and entry.answered and entry.proof == PROVEN:
         head = http1_head(REQUEST, bytes, stream_copy(half.stream, half.stream.next, bytes, http.base.context.limits.head))
     free(bytes)
     return NEXT_REQUEST if 0 < head <= acked else REFUSED_BODY
@@ -968,7 +968,7 @@ cdef void read_as(Http1* http, Reading verdict) noexcept nogil:
     cdef uint32_t anomaly = BIT_LAST_CRLF_MISSING if half.stream.waits == WAIT_CRLF else BIT_BODY_NOT_SENT
     half.stream.waits = WAIT_NONE
     if verdict == BODY:
-        (<Exchange*>parser.message.exchange).sends = True
+        entry_of(parser.message).sends = True
         return
     parser.boundary = -1
     if verdict == NEXT_REQUEST:
@@ -988,8 +988,8 @@ cdef void finish_half(Http1* http, Half* half, Incomplete reason) noexcept nogil
         if event == EVENT_MORE:
             break
         act(http, half, event, NULL)
-    if half.doubtful:
-        believe(http, half, False)
+    if half.tentative:
+        accept_tentative(http, half, False)
     if half.parser.kind == RESPONSE:
         give_up_offer(&http.client)
         end_early(http)
@@ -1146,7 +1146,7 @@ cdef void on_closed(Session* session) noexcept nogil:
     http1_free(&http.client.parser)
     drop_open(http, &http.server)
     http1_free(&http.server.parser)
-    drop_doubted(http)
+    drop_tentative(http)
     drop_early(http)
 
 
