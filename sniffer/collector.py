@@ -14,8 +14,9 @@ from typing import Final
 from yarl import URL
 
 from sniffer.client import Client, NoAnswer, OnSocket, is_passing
+from sniffer.delivery.sink import Record, Rejected, Retry, Sink, TooLarge
 from sniffer.errors import SnifferError
-from sniffer.sinks import INSTANCE_HEADER, Record, Rejected, Retry, Sink, TooLarge
+from sniffer.sinks import INSTANCE_HEADER
 
 log = logging.getLogger("sniffer.sinks")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -92,7 +93,7 @@ def check_ports(value: object) -> tuple[int, ...]:
     ports = tuple(check_port(port) for port in value)
     if not ports:
         raise ValueError("must name at least one port")
-    twice = sorted({port for port in ports if ports.count(port) > 1})
+    twice = sorted(port for port, times in Counter(ports).items() if times > 1)
     if twice:
         raise ValueError(f"must not name a port twice: {', '.join(map(str, twice))}")
     return ports

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from sniffer.sinks import Sink
+from sniffer.delivery.sink import Sink
 
 if TYPE_CHECKING:
+    from sniffer.delivery.sink import Record
     from sniffer.message import HttpMessage
-    from sniffer.sinks import Record
 
 BATCH_MESSAGES: Final = 128
 """What is made of an exchange costs much: others have their turn after so many messages."""

@@ -25,10 +25,11 @@ from urllib.parse import parse_qsl, quote
 
 import msgspec
 
+from sniffer.delivery.sink import Cut, Failed, Record
+from sniffer.delivery.threads import CallThread
 from sniffer.errors import SnifferError
 from sniffer.exchanges import Exchange, ExchangeSink, exchanges
 from sniffer.message import HttpMessage
-from sniffer.sinks import CallThread, Cut, Failed, Record
 
 SEPARATOR: Final = b",\n"
 TAIL: Final = b"\n]}}\n"

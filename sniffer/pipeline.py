@@ -24,13 +24,18 @@ from uuid import uuid4
 from sniffer import __version__
 from sniffer.capture import Capture, Event, FileSource, HandOff, LiveSource, Source
 from sniffer.config import SnifferConfig
+from sniffer.delivery.lane import Lane
+from sniffer.delivery.precedence import Precedence
+from sniffer.delivery.queues import ByConnection, weigh
+from sniffer.delivery.retry import Retrying
+from sniffer.delivery.sink import Sink, where
+from sniffer.delivery.threads import CallThread
 from sniffer.errors import CaptureError, SnifferError, ValidationError
 from sniffer.exchanges import ByExchange, ExchangeSink
-from sniffer.lanes import ByConnection, Lane, Precedence, weigh
 from sniffer.ledger import CORE, RENAMED_GAUGES, Ledger, Snapshot
 from sniffer.memory import for_traffic, promised, resident
 from sniffer.message import HttpMessage, Placement, decode, decoder_bytes, from_raw
-from sniffer.sinks import INSTANCE_HEADER, CallbackSink, CallThread, IteratorSink, Retrying, Sink, StdoutSink, where
+from sniffer.sinks import INSTANCE_HEADER, CallbackSink, IteratorSink, StdoutSink
 
 if TYPE_CHECKING:
     from sniffer_core.core import FlowTable, RawMessage
@@ -429,7 +434,7 @@ class Sniffer:
         wait = config.output_batch_wait_ms / 1000
         if config.spool_dir is None:
             return Lane(Retrying(sink), max_bytes=share, queue=ByConnection(workers=workers, size=size, wait=wait))
-        from sniffer.spool import SpoolLane, Store  # seldom needed
+        from sniffer.delivery.spool import SpoolLane, Store  # seldom needed
 
         store = Store(Path(config.spool_dir), config.spool_size)
         lane = SpoolLane(

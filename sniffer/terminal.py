@@ -33,10 +33,11 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from sniffer.delivery.sink import Cut, Record, SinkClosed
+from sniffer.delivery.threads import CallThread
 from sniffer.exchanges import Exchange, ExchangeSink, exchanges, marks
 from sniffer.ledger import losses
 from sniffer.logs import printable
-from sniffer.sinks import CallThread, Cut, Record, SinkClosed
 
 if TYPE_CHECKING:
     from sniffer.message import Endpoint, HttpMessage

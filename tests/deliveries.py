@@ -10,9 +10,10 @@ from dataclasses import asdict
 
 import msgspec
 
-from sniffer.lanes import Lane, LaneCounters, Queue
+from sniffer.delivery.lane import Lane, LaneCounters
+from sniffer.delivery.queues import Queue
+from sniffer.delivery.sink import Record, Sink
 from sniffer.message import Endpoint, Fields, HttpMessage
-from sniffer.sinks import Record, Sink
 
 BOUND = 20.0
 """Seconds after which a test that waits gives up; never reached by one that passes."""

@@ -26,9 +26,11 @@ from aiohttp import web
 
 from sniffer import client
 from sniffer.collector import ANSWER_BYTES, UrlSink, retry_after
+from sniffer.delivery.lane import Lane
+from sniffer.delivery.queues import ByConnection
+from sniffer.delivery.retry import Retrying
+from sniffer.delivery.sink import Record, Rejected, Retry
 from sniffer.errors import SnifferError
-from sniffer.lanes import ByConnection, Lane
-from sniffer.sinks import Record, Rejected, Retry, Retrying
 from tests.deliveries import BOUND, Sent, Time, lane_to, message, messages, settled, until
 
 TOKEN = "s3cr3t-token"

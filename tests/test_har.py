@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 from jsonschema import Draft6Validator, FormatChecker
 from referencing import Registry, Resource
 
+from sniffer.delivery.sink import Cut, Failed, Record
 from sniffer.errors import SnifferError
 from sniffer.exchanges import ByExchange, Exchange
 from sniffer.har import TAIL, HarSink, entry_of
 from sniffer.message import Endpoint, Fields, Placement
-from sniffer.sinks import Cut, Failed, Record
 from tests.browser import chromium, needs_chromium
 from tests.captures import connection, get, ok, write
 from tests.daemon import DEMO, ROOT, Daemon, exchanges, needs_capture, web_server

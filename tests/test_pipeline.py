@@ -20,13 +20,14 @@ from sniffer import pipeline
 from sniffer.capture import LiveSource
 from sniffer.collector import INSTANCE_HEADER
 from sniffer.config import SnifferConfig
+from sniffer.delivery.lane import Lane
+from sniffer.delivery.queues import weigh
+from sniffer.delivery.sink import Record
 from sniffer.errors import CaptureError, Problem, SnifferError, ValidationError
 from sniffer.exchanges import ExchangeSink, pairs
-from sniffer.lanes import Lane, weigh
 from sniffer.ledger import Ledger
 from sniffer.message import HttpMessage, decode
 from sniffer.pipeline import Sniffer, create_sniffer
-from sniffer.sinks import Record
 from tests import captures
 from tests.captures import connection, exchanges, get, ok, write
 from tests.deliveries import BOUND, until

@@ -28,12 +28,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
+from sniffer.delivery.sink import Record
 from sniffer.errors import SnifferError
 from sniffer.exchanges import Exchange
 from sniffer.har import entry_of
 from sniffer.ledger import Ledger
 from sniffer.message import Fields
-from sniffer.sinks import Record
 from sniffer.ui import LiveSink, Server, Store
 from sniffer.ui import server as module
 from sniffer.ui.server import COOKIE, FORBIDDEN, HEADERS, PAGE, _is_ours

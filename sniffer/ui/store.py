@@ -21,8 +21,8 @@ from sniffer.exchanges import Exchange, ExchangeSink, exchange_of, marks, pairs
 from sniffer.message import HttpMessage
 
 if TYPE_CHECKING:
+    from sniffer.delivery.sink import Record
     from sniffer.message import Endpoint
-    from sniffer.sinks import Record
 
 MOST_ROWS: Final = 10_000
 OVERHEAD: Final = 400

@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 import pytest
 
-from sniffer.lanes import Lane, LaneCounters
+from sniffer.delivery.lane import Lane, LaneCounters
 from tests.daemon import ROOT
 from tests.deliveries import BOUND, balanced, messages, settled
 

@@ -28,11 +28,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sniffer import spool
+from sniffer.delivery import spool
+from sniffer.delivery.lane import LaneCounters
+from sniffer.delivery.sink import Record, Rejected, Retry, Sink, TooLarge
+from sniffer.delivery.spool import ASIDE, FILE, LOCK, Full, SpoolLane, Store
 from sniffer.errors import SnifferError
-from sniffer.lanes import LaneCounters
-from sniffer.sinks import Record, Rejected, Retry, Sink, TooLarge
-from sniffer.spool import ASIDE, FILE, LOCK, Full, SpoolLane, Store
 from tests import captures
 from tests.chaos.collector import collecting
 from tests.daemon import (
@@ -305,7 +305,7 @@ def test_a_directory_that_cannot_be_used(tmp_path: Path, what: str) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from sniffer.spool import Store
+from sniffer.delivery.spool import Store
 from tests.deliveries import messages
 store = Store(Path(sys.argv[1]), 1 << 24)
 store.open()

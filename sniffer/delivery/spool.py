@@ -30,20 +30,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
+from sniffer.delivery.lane import CUT_SECONDS, LOG_SECONDS, Flight, Lane, LaneCounters, Outcome
+from sniffer.delivery.queues import Batches, ByConnection, Taken
+from sniffer.delivery.retry import LONGEST_RETRY_AFTER, RETRY_DELAYS
+from sniffer.delivery.sink import Record, Rejected, Retry, Sink, TooLarge, Undelivered, where
+from sniffer.delivery.threads import CallThread
 from sniffer.errors import SnifferError
-from sniffer.lanes import CUT_SECONDS, LOG_SECONDS, Batches, ByConnection, Flight, Lane, LaneCounters, Outcome, Taken
-from sniffer.sinks import (
-    LONGEST_RETRY_AFTER,
-    RETRY_DELAYS,
-    CallThread,
-    Record,
-    Rejected,
-    Retry,
-    Sink,
-    TooLarge,
-    Undelivered,
-    where,
-)
 
 if TYPE_CHECKING:
     from sniffer.message import HttpMessage

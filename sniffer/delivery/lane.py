@@ -7,10 +7,10 @@ ends in exactly one counter of its lane, so that at any moment
 
     offered = delivered + rejected + dropped (by reason) + waiting
 
-(A lane with a spool, `sniffer.spool`, has `spooled` on the right and `recovered` on the left besides.)
+(A lane with a spool, `sniffer.delivery.spool`, has `spooled` on the right and `recovered` on the left besides.)
 
 A lane can be one that gives way: what it costs is many times what the others do, so where the process comes to its
-limits it takes nothing for a while, that the others lose nothing on its account (`Precedence`).
+limits it takes nothing for a while, that the others lose nothing on its account (`sniffer.delivery.precedence`).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol, cast
+from typing import Final, Literal, cast
 
-from sniffer.sinks import Reason, Record, Rejected, Sink, SinkClosed, TooLarge, Undelivered, where
+from sniffer.delivery.queues import Batches, Queue, Taken, weigh
+from sniffer.delivery.sink import Reason, Record, Rejected, Sink, SinkClosed, TooLarge, Undelivered, where
 
 log = logging.getLogger("sniffer.sinks")
 
@@ -35,15 +35,6 @@ LOG_SECONDS: Final = 1.0
 
 CROWDED: Final = 4
 """A lane is crowded when this part of it, a fourth, is full."""
-LITTLE: Final = 0.1
-"""A lane that gives way may work for this part of the time while others are crowded: so little is no reason."""
-WORK_SECONDS: Final = 0.25
-"""Over about so long it is measured how much a lane has worked."""
-LOOK_SECONDS: Final = 0.1
-"""Lanes that give way do so for this long at least."""
-YIELD_SECONDS: Final = 1.0
-"""They go on after so long even where it has not helped; then after twice as long, each time."""
-MOST_YIELD_SECONDS: Final = 30.0
 
 Outcome = Reason | Literal["delivered", "rejected"]
 
@@ -95,152 +86,6 @@ class LaneCounters:
             self.dropped_evicted += count
         else:
             self.dropped_error += count
-
-
-Taken = tuple[Sequence[Record], int]
-"""A batch and its weight."""
-
-
-class Queue(Protocol):
-    """What waits in a lane, and in which batches it is taken."""
-
-    workers: int
-    """How many batches may be under way at the same time."""
-    wait: float
-    """Seconds from when something is `ripening` to the call of `ripen`."""
-
-    def put(self, batch: Sequence[Record], size: int) -> None:
-        """Adds messages whose weight is `size`."""
-
-    def take(self) -> Taken | None:
-        """The next batch to deliver, if there is one."""
-
-    def done(self, batch: Sequence[Record]) -> None:
-        """A batch that was taken is settled."""
-
-    @property
-    def ripening(self) -> bool:
-        """There is something that only `ripen` makes ready."""
-
-    def ripen(self, *, last: bool = False) -> None:
-        """Time has passed; with `last` no more will come."""
-
-    def clear(self) -> int:
-        """Forgets what is queued; returns how many messages that was."""
-
-
-class Batches:
-    """A lane's queue of batches, in the order and the shape in which they were offered. One worker."""
-
-    workers = 1
-    wait = 0.0
-    ripening = False
-
-    def __init__(self) -> None:
-        self._batches: deque[Taken] = deque()
-
-    def put(self, batch: Sequence[Record], size: int) -> None:
-        """Adds messages whose weight is `size`."""
-        self._batches.append((batch, size))
-
-    def take(self) -> Taken | None:
-        """The next batch to deliver."""
-        return self._batches.popleft() if self._batches else None
-
-    def done(self, batch: Sequence[Record]) -> None:
-        """A batch that was taken is settled."""
-
-    def ripen(self, *, last: bool = False) -> None:
-        """What waits for company waits no longer."""
-
-    def clear(self) -> int:
-        """Forgets what is queued; returns how many messages that was."""
-        count = sum(len(batch) for batch, _ in self._batches)
-        self._batches.clear()
-        return count
-
-
-class ByConnection:
-    """A lane's queue for several workers: in order within a connection, concurrent across connections.
-
-    Makes batches of up to `size` messages and about `max_bytes`; one that is smaller waits `wait` seconds for company.
-    Messages of a connection stand together in a batch, and none is taken while earlier ones of it are under way.
-    """
-
-    def __init__(self, *, workers: int, size: int = 1, wait: float = 0.0, max_bytes: int = 1 << 20) -> None:
-        self.workers = workers
-        self.wait = wait
-        self._size = size
-        self._max_bytes = max_bytes
-        # The weights too: a record that another lane has rendered in the meantime may weigh otherwise.
-        self._connections: dict[str, deque[tuple[Record, int]]] = {}  # those with messages waiting or under way
-        self._ready: deque[str] = deque()  # of these, the ones with messages waiting and none under way
-        self._ripe = False
-
-    def put(self, batch: Sequence[Record], size: int) -> None:  # noqa: ARG002 - each is weighed
-        """Adds messages whose weight is `size`."""
-        for record in batch:
-            connection = record.connection_id
-            waiting = self._connections.get(connection)
-            if waiting is None:
-                waiting = self._connections[connection] = deque()
-                self._ready.append(connection)
-            waiting.append((record, record.weight))
-
-    @property
-    def ripening(self) -> bool:
-        """There are messages that wait for nothing but company."""
-        return bool(self._ready) and not self._ripe
-
-    def ripen(self, *, last: bool = False) -> None:  # noqa: ARG002 - once is enough
-        """What waits for company waits no longer."""
-        self._ripe = bool(self._ready)
-
-    def take(self) -> Taken | None:
-        """The next batch to deliver: a full one, or what there is once that is ripe."""
-        if not self._ready or not (self._ripe or self._full()):
-            return None
-        batch: list[Record] = []
-        size = 0
-        while self._ready and len(batch) < self._size and size < self._max_bytes:
-            waiting = self._connections[self._ready.popleft()]
-            while waiting and len(batch) < self._size and size < self._max_bytes:
-                record, weight = waiting.popleft()
-                batch.append(record)
-                size += weight
-        self._ripe = self._ripe and bool(self._ready)
-        return batch, size
-
-    def done(self, batch: Sequence[Record]) -> None:
-        """A batch that was taken is settled: its connections may go on."""
-        for connection in dict.fromkeys([record.connection_id for record in batch]):
-            if self._connections[connection]:
-                self._ready.append(connection)
-            else:
-                del self._connections[connection]
-
-    def clear(self) -> int:
-        """Forgets what is queued; returns how many messages that was."""
-        count = sum(map(len, self._connections.values()))
-        for waiting in self._connections.values():
-            waiting.clear()
-        for connection in self._ready:
-            del self._connections[connection]
-        self._ready.clear()
-        return count
-
-    def _full(self) -> bool:
-        count = 0
-        for connection in self._ready:
-            count += len(self._connections[connection])
-            if count >= self._size:
-                return True
-        return False
-
-
-def weigh(batch: Iterable[Record]) -> int:
-    """The weight of a batch."""
-    return sum([record.weight for record in batch])
 
 
 @dataclass(slots=True, eq=False)
@@ -556,102 +401,6 @@ class Lane:
         dropped = self.counters.dropped_deadline - before
         if dropped:
             log.warning("lane did not drain in time", extra={"fields": {"sink": self.name, "dropped": dropped}})
-
-
-class Precedence:
-    """Which lanes work where there is too little processor for all: some lanes give way to the others, at once.
-
-    They give way when messages back up before the pump (`behind`), and when messages back up in a lane of the others
-    while those that give way work for more than a little of the time. This is looked at with every batch, long before
-    anything is full. They go on when nothing is backed up any more; and for a moment every now and then where that does
-    not come, since a lane may be crowded because it waits for whoever reads it: then giving way helps nobody.
-    """
-
-    def __init__(self, behind: Callable[[], bool], *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._behind = behind
-        self._clock = clock
-        self.firm: list[Lane] = []
-        """Those that stand."""
-        self.giving: list[Lane] = []
-        """Those that give way."""
-        self._making = 0.0
-        """Seconds of processor time spent for those that give way, beside what their sinks say."""
-        self._again: asyncio.TimerHandle | None = None
-        self._until = 0.0
-        """They go on at the latest then."""
-        self._seconds = YIELD_SECONDS
-        """How long they give way where it does not help."""
-        self._marks = [(clock(), 0.0)] * 2
-        """When those that give way had worked for how long: twice, the older first."""
-
-    def add(self, lane: Lane) -> None:
-        """One more lane."""
-        (self.giving if lane.gives_way else self.firm).append(lane)
-
-    @property
-    def yielding(self) -> bool:
-        """Whether they give way now."""
-        return self._again is not None
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """What is done within is done for those that give way."""
-        before = time.thread_time()
-        try:
-            yield
-        finally:
-            self._making += time.thread_time() - before
-
-    def look(self) -> None:
-        """Called before each batch is offered."""
-        if not self.giving or self.yielding:
-            return
-        share = self._share()
-        if self.alone or not (self._behind() or (share > LITTLE and self._crowded())):
-            return
-        for lane in self.giving:
-            lane.give_way()
-        self._until = self._clock() + self._seconds
-        self._again = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look_again)
-
-    def close(self) -> None:
-        """Nobody has to give way any more."""
-        if self._again is not None:
-            self._again.cancel()
-
-    def _look_again(self) -> None:
-        now = self._clock()
-        if not self.alone and (self._behind() or self._crowded()):
-            if now < self._until:
-                self._again = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look_again)
-                return
-            self._seconds = min(2 * self._seconds, MOST_YIELD_SECONDS)
-        else:
-            self._seconds = YIELD_SECONDS
-        self._again = None
-        self._marks = [(now, self._worked())] * 2
-        for lane in self.giving:
-            lane.go_on()
-
-    @property
-    def alone(self) -> bool:
-        """Whether there is nobody to give way to."""
-        return all(lane.closed.is_set() for lane in self.firm)
-
-    def _crowded(self) -> bool:
-        return any(lane.crowded for lane in self.firm)
-
-    def _worked(self) -> float:
-        return self._making + sum(lane.sink.worked for lane in self.giving)
-
-    def _share(self) -> float:
-        """The part of the last moments for which the lanes that give way have worked."""
-        now, worked = self._clock(), self._worked()
-        since = now - self._marks[1][0]
-        if since > WORK_SECONDS:  # nothing came for long: what was then says nothing of now
-            self._marks = [self._marks[1] if since < 2 * WORK_SECONDS else (now, worked), (now, worked)]
-        then, before = self._marks[0]
-        return (worked - before) / max(now - then, 0.001)
 
 
 class _Losses:
