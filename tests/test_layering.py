@@ -93,7 +93,7 @@ def test_the_daemon_loads_no_more_than_it_needs() -> None:
     """What draws on a terminal, writes HAR, listens or spools is imported only by runs that want it."""
     seldom = (
         "'rich', 'sniffer.terminal', 'sniffer.har', 'sniffer.doctor', 'sniffer.metrics', 'sniffer.delivery.spool',"
-        " 'sniffer.ui'"
+        " 'sniffer.delivery.store', 'sniffer.ui'"
     )
     program = f"import sys, sniffer.cli, sniffer.pipeline; print(*{{{seldom}}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
