@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := setup.py pyproject.toml $(shell find sniffer_core -name '*.pyx' -o -name '*.pxd')
 
-.PHONY: help run demo test lint coverage sanitize fuzz agree generated soak chaos bench e2e dist audit sbom reproducible
+.PHONY: help run demo test lint coverage sanitize fuzz agree same generated soak chaos bench e2e dist audit sbom reproducible
 .PHONY: docs links screenshots clean
 .DEFAULT_GOAL := help
 
@@ -62,6 +62,9 @@ fuzz: $(VENV)/dev.stamp  ## Fuzz the core, guided by coverage (clang, atheris); 
 agree: $(VENV)/dev.stamp  ## Compare what is found in captures with what tshark finds; ARGS is their folder
 	@exec $(BIN)/python -m tests.agree $(or $(ARGS),tests/data)
 
+same: $(VENV)/dev.stamp  ## Compare what this build and another revision's write; ARGS="REVISION FOLDER ..."
+	@exec $(BIN)/python -m tests.same $(ARGS)
+
 generated: $(VENV)/dev.stamp  ## Judge what is read of generated talks by what their endpoints know; ARGS=1000000 for more
 	@exec $(BIN)/python -m tests.generated $(ARGS)
 
@@ -102,7 +105,7 @@ reproducible: $(VENV)/dev.stamp  ## Build the wheel twice and compare
 
 docs: $(VENV)/dev.stamp  ## Write the generated documents anew
 	$(BIN)/python -m sniffer.config > docs/CONFIGURATION.md
-	$(BIN)/python -m sniffer.ledger > docs/COUNTERS.md
+	$(BIN)/python -m sniffer.ledger > docs/internals/COUNTERS.md
 	$(BIN)/python -m sniffer.message > docs/record.schema.json
 	$(BIN)/python -m tests.docs.api > docs/API.md
 

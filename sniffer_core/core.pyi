@@ -194,7 +194,7 @@ class FlowTable:
     def readmit(self, address: str, port: int) -> None:
         """Undoes `exclude` for flows that begin later."""
     def counters(self) -> dict[str, int]:
-        """Cumulative since the table was made; names in COUNTERS, explained in docs/COUNTERS.md."""
+        """Cumulative since the table was made; names in COUNTERS, explained in docs/internals/COUNTERS.md."""
     def gauges(self) -> dict[str, int]:
         """`flows`, `held_bytes` (out of order), `memory_bytes`, `memory_blocks`, `messages_open`,
         `messages_long` (open for 60 s), `packets_waiting` (for the stamp of the next one: at most 1)."""

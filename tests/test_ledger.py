@@ -138,8 +138,8 @@ def test_lanes_of_the_same_name_are_told_apart() -> None:
 
 
 def test_the_page_of_counters_is_up_to_date() -> None:
-    """docs/COUNTERS.md is generated: `python -m sniffer.ledger > docs/COUNTERS.md`."""
-    assert (ROOT / "docs" / "COUNTERS.md").read_text() == ledger.document()
+    """docs/internals/COUNTERS.md is generated: `python -m sniffer.ledger > docs/internals/COUNTERS.md`."""
+    assert (ROOT / "docs" / "internals" / "COUNTERS.md").read_text() == ledger.document()
 
 
 def test_meanings_say_something() -> None:

@@ -20,8 +20,8 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset, strlen
 
 from sniffer_core.protocols.http1.pairing cimport Conn, Exchange, conn_free, exchange_release
-from sniffer_core.protocols.http1.parser cimport REQUEST, WHOLE, Field, Message, fields_of, text_of
 from sniffer_core.base.memory cimport Pool
+from sniffer_core.message cimport REQUEST, WHOLE, Field, Message, fields_of, text_of
 from sniffer_core.protocols.proxy cimport Proxied
 from sniffer_core.record.redact cimport (
     LINK, SECRET, SHOWN, TARGET, URL, Cut, Scan, begin_scan, free_names, is_plain, kind_of, list_fields, list_parameters,

@@ -11,7 +11,8 @@ import pytest
 from sniffer.delivery.account import LaneCounters
 from sniffer.delivery.lane import Lane
 from sniffer.delivery.sink import Failed, Rejected, Retry, SinkClosed
-from tests.deliveries import BOUND, Recorder, balanced, lane_to, messages, settled
+from tests.deliveries import Recorder, balanced, lane_to, messages, settled
+from tests.waiting import BOUND
 
 
 async def test_losses_are_logged_once_a_second(

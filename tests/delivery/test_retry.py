@@ -11,7 +11,8 @@ import pytest
 
 from sniffer.delivery.retry import GaveUp, Retries
 from sniffer.delivery.sink import Rejected, Retry, Sink, SinkClosed, Undelivered
-from tests.deliveries import BOUND, Recorder, Sent, Time, lane_to, messages, settled, until
+from tests.deliveries import Recorder, Sent, Time, lane_to, messages, settled
+from tests.waiting import BOUND, until
 
 
 async def deliver(sink: Sink, retries: Retries, batch: Sequence[Sent]) -> str:

@@ -16,8 +16,9 @@ from sniffer.delivery.sink import Failed, Record, Rejected, Retry, SinkClosed, T
 from sniffer.delivery.sources import Flight, Memory
 from sniffer.delivery.spool import Spool
 from sniffer.delivery.store import Store
-from tests.deliveries import Recorder, balanced, messages, settled, until
+from tests.deliveries import Recorder, balanced, messages, settled
 from tests.delivery.stores import MIB
+from tests.waiting import until
 
 
 def flying(count: int) -> tuple[Lane, Memory, Flight]:

@@ -43,8 +43,9 @@ from tests.daemon import (
     silent_server,
     web_server,
 )
-from tests.deliveries import BOUND, Recorder, Sent, Time, balanced, message, messages, until
+from tests.deliveries import Recorder, Sent, Time, balanced, message, messages
 from tests.delivery.stores import MIB, ids, keys, mount, sizes, small_disk, stored
+from tests.waiting import BOUND, until
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from sniffer.delivery.threads import CallThread, Working
-from tests.deliveries import BOUND
+from tests.waiting import BOUND
 
 
 async def test_calls_are_made_in_turn_on_one_thread() -> None:

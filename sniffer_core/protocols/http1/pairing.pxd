@@ -14,8 +14,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from cpython.ref cimport PyObject
 
-from sniffer_core.protocols.http1.parser cimport Message, Text
 from sniffer_core.base.memory cimport Pool
+from sniffer_core.message cimport Message, Text
 from sniffer_core.protocols.proxy cimport Proxied
 
 cdef enum:

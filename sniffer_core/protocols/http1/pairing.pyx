@@ -4,7 +4,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from sniffer_core.base.counters cimport Counter
-from sniffer_core.protocols.http1.parser cimport Field, Message, Text, message_free
+from sniffer_core.message cimport Field, Message, Text, message_free
+from sniffer_core.protocols.http1.parser cimport as_http1
 from sniffer_core.base.memory cimport Pool, pool_give, pool_take
 from sniffer_core.protocols.proxy cimport Proxied
 
@@ -249,10 +250,10 @@ cdef Exchange* exchanges_request(Exchanges* queue, Conn* conn, Message* message,
     if entry == NULL:
         return NULL
     entry.known = True
-    entry.start = message.start
-    entry.ack = message.ack
-    entry.upgrade = message.upgrade
-    entry.expect = message.expect
+    entry.start = as_http1(message).start
+    entry.ack = as_http1(message).ack
+    entry.upgrade = as_http1(message).upgrade
+    entry.expect = as_http1(message).expect
     entry.method = put(entry, &at, message.text, message.method)
     entry.target = put(entry, &at, message.text, message.target)
     entry.connect = message.method.size == 7 and memcmp(entry.text, b"CONNECT", 7) == 0
@@ -263,7 +264,7 @@ cdef Exchange* exchanges_request(Exchanges* queue, Conn* conn, Message* message,
             entry.carried_present |= <uint8_t>(1 << k)
     if traces == 1:     # section 4.3: several make none valid
         read_traceparent(entry, message.text + trace.value.at, trace.value.size)
-    push(queue, entry, most, message.sure or not message.resynced)
+    push(queue, entry, most, as_http1(message).sure or not message.resynced)
     entry.references += 1
     message.exchange = entry
     return entry
@@ -467,7 +468,7 @@ cdef int64_t exchanges_mark(const Exchanges* queue, int64_t offset, int64_t othe
 cdef Exchange* exchanges_answer(Exchanges* queue, Conn* conn, Message* message, Match match) noexcept nogil:
     cdef Exchange* entry = NULL
     if match == MATCH_ACKS:
-        entry = exchanges_pick(queue, message.ack, message.start)
+        entry = exchanges_pick(queue, as_http1(message).ack, as_http1(message).start)
     elif match == MATCH_OLDEST:
         entry = queue.head
     if entry != NULL:
