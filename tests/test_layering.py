@@ -18,6 +18,7 @@ LAYERS = [
     "base.counters",
     "message",
     "protocols.proxy",
+    "protocols.authority",
     "net.wire",
     "net.fragment",
     "tcp.stream",
