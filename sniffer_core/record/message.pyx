@@ -790,7 +790,7 @@ cdef class RawMessage:
 
     @property
     def body_truncated(self):
-        return self.source.truncated
+        return self.source.truncated != 0
 
     cdef str coding(self):
         """The Content-Encoding."""
@@ -868,7 +868,7 @@ cdef class RawMessage:
 
     @property
     def resynced(self):
-        return self.source.resynced
+        return self.source.resynced != 0
 
     @property
     def anomalies(self):
