@@ -260,7 +260,7 @@ def test_what_is_no_capture_is_one_clear_error(tmp_path: Path, content: bytes | 
 
 def test_batches_are_bounded_in_bytes(tmp_path: Path) -> None:
     """Large packets are read fewer at a time, so that a batch stays about as large."""
-    big = [packets.Packet(captures.START, bytes(60_000))] * 500
+    big = [packets.Packet(packets.START, bytes(60_000))] * 500
     source, stop = FileSource(captures.write(tmp_path / "file", big)), Stop()
     source.open(stop)
     sizes = [len(batch[0]) for batch in source.batches(stop) if batch is not None]
@@ -286,7 +286,7 @@ def test_filters_compile_for_every_link_type(linktype: int) -> None:
 
 
 def passes(linktype: int, packet: bytes, tmp_path: Path) -> bool:
-    (tmp_path / "one").write_bytes(packets.pcap([packets.Packet(captures.START, packet)], linktype))
+    (tmp_path / "one").write_bytes(packets.pcap([packets.Packet(packets.START, packet)], linktype))
     reader = pcapy.open_offline(str(tmp_path / "one"))
     reader.setfilter(filters([80, 8080], linktype)[0])
     return bool(reader.next_batch(1)[1])
