@@ -19,8 +19,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from sniffer import CaptureError, HttpMessage, Sniffer, capture, create_sniffer
-from sniffer.capture import LiveSource, Stop
+from sniffer import CaptureError, HttpMessage, Sniffer, create_sniffer
+from sniffer.capture import live
+from sniffer.capture.live import LiveSource
+from sniffer.capture.source import Stop
 from tests.daemon import ROOT, free_port, needs_capture
 from tests.waiting import BOUND, listens, until
 
@@ -137,7 +139,7 @@ def test_outgoing_copies_of_loopback_stay_out_of_the_ring(interface: str, ignore
     source.open(Stop())
     try:
         with socket.socket(fileno=os.dup(source._reader.getfd())) as ring:
-            assert ring.getsockopt(capture._SOL_PACKET, capture._PACKET_IGNORE_OUTGOING) == ignored
+            assert ring.getsockopt(live._SOL_PACKET, live._PACKET_IGNORE_OUTGOING) == ignored
     finally:
         source.close()
 

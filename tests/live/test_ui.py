@@ -30,8 +30,8 @@ from tests.browser import Browser, Page, chromium, needs_chromium
 from tests.captures import connection, get, ok, write
 from tests.daemon import DEMO, SECONDS, Daemon, needs_capture, serving
 from tests.deliveries import Sent, answer, message
-from tests.test_ui import changed
-from tests.test_ui import serving as serving_page
+from tests.outputs.test_ui import changed
+from tests.outputs.test_ui import serving as serving_page
 from tests.waiting import until
 
 pytestmark = [needs_chromium, pytest.mark.slow, pytest.mark.live]

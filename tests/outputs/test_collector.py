@@ -24,13 +24,13 @@ import pytest
 import trustme
 from aiohttp import web
 
-from sniffer import client
-from sniffer.collector import ANSWER_BYTES, UrlSink, retry_after
 from sniffer.delivery.lane import Lane
 from sniffer.delivery.queues import ByConnection
 from sniffer.delivery.retry import Retrying
 from sniffer.delivery.sink import Record, Rejected, Retry
 from sniffer.errors import SnifferError
+from sniffer.outputs.url import client
+from sniffer.outputs.url.collector import ANSWER_BYTES, UrlSink, retry_after
 from tests.deliveries import Sent, Time, lane_to, message, messages, settled
 from tests.waiting import BOUND, until
 

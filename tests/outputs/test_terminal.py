@@ -22,7 +22,7 @@ from rich.console import Console, Group
 from sniffer.exchanges import Exchange
 from sniffer.logs import CONTROLS
 from sniffer.message import Endpoint
-from sniffer.terminal import LAYOUTS, SLOWEST, Bar, Facts, Lines, Summary, View, amount, duration
+from sniffer.outputs.terminal.view import LAYOUTS, SLOWEST, Bar, Facts, Lines, Summary, View, amount, duration
 from tests.captures import connection, get, ok, write
 from tests.daemon import DEMO, ROOT, SECONDS, exchanges, free_port, needs_capture, web_server
 from tests.deliveries import answer, message
