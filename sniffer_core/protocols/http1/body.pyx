@@ -80,6 +80,7 @@ cdef Event lose_body(Parser* parser, int64_t* size) noexcept nogil:
     cdef int64_t known = size[0]
     if parser.state == BODY_LENGTH and parser.remaining == 0:
         return finish(parser, SKIP if message.missing < 0 else START)
+    message.end_lost = True
     if parser.state != BODY_LENGTH and parser.state != CHUNK_DATA and parser.state != BODY_CLOSE:
         return finish_incomplete(parser, INCOMPLETE_GAP_)   # the gap is in the framing of chunks
     break_off(message, INCOMPLETE_GAP_)

@@ -356,6 +356,8 @@ cdef Event http1_gap(Parser* parser, int64_t* size) noexcept nogil:
     parser.probing = False
     if parser.state == HEAD:
         event = cut(parser, INCOMPLETE_GAP_)
+        if event == EVENT_CUT:
+            parser.message.end_lost = True
     elif parser.message != NULL:
         event = lose_body(parser, size)
     if event != EVENT_MORE or size[0] == 0:

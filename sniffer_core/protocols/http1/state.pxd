@@ -125,6 +125,7 @@ cdef inline void consume_message(Parser* parser, Run* run, int64_t size) noexcep
     consume(parser, run, size, BYTES_USED)
     if size:
         parser.message.stamp_end = run.stamp
+        parser.message.end_lost = False
         if run.conflict:
             parser.message.anomalies |= BIT_CONFLICTING_OVERLAP
 
@@ -187,6 +188,7 @@ cdef inline Event finish(Parser* parser, State after) noexcept nogil:
     if parser.ambiguous:
         parser.ambiguous = False
         parser.message.missing = -1
+        parser.message.end_lost = True
     parser.state = DONE
     parser.after = after
     drop_buffer(parser)
