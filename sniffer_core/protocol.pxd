@@ -17,12 +17,12 @@
 # runs whose `ack` counts in those.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from sniffer_core.base.counters cimport Counter
-from sniffer_core.base.memory cimport Pool
+from sniffer_core.base.memory cimport Pool, pool_give, pool_take
 from sniffer_core.connection cimport Conn
-from sniffer_core.message cimport CARRY_MAX, Incomplete, Message
+from sniffer_core.message cimport CARRY_MAX, Incomplete, Limits, Message
 from sniffer_core.tcp.stream cimport BASE_KNOWN, BASE_NONE, BASE_PROVISIONAL, Run, Stream
 
 cdef enum Side:             # who sends
@@ -48,10 +48,6 @@ cdef struct Noted:
     uint8_t client[16]
     uint16_t server_port
     uint16_t client_port
-
-cdef struct Limits:
-    uint32_t head           # bytes of a head, and of a chunked body's trailers; also header lines cannot exceed it
-    uint32_t body           # bytes of body kept
 
 cdef struct Carry:          # request fields whose values a response carries too
     bint no_host            # the Host field must not be shown, so that it gives no authority
@@ -139,10 +135,40 @@ cdef struct Detector:       # how a table finds out what a connection carries; p
 
     int64_t (*preamble)(Context* context, Conn* conn, const Stream* stream, const Run* run) noexcept nogil
     # Size of what stands before the protocol at the front of the client's stream, or of `run` (NULL: nothing is there
-    # but what is held): 0 there is nothing, -1 too few bytes to say. With `run` what it says is noted in `conn`.
+    # but what is held): 0 there is nothing, -1 too few bytes to say what begins there. With `run` what it says is noted
+    # in `conn`.
 
     Session* (*open)(const Session* blank, Side side, const Run* run) noexcept nogil
-    # The session that reads a connection whose first bytes are those of `run`. NULL without memory.
+    # The session that reads a connection whose first bytes are those of `run`; `run` is NULL where the first bytes are
+    # missing. NULL without memory.
+
+
+# ---- for protocols ---------------------------------------------------------------------------------------------------
+
+cdef inline void* new_session(const Session* blank, const Protocol* protocol, size_t size) noexcept nogil:
+    """A session of `size` bytes, zeros behind its first member. NULL without memory."""
+    cdef Session* session = <Session*>pool_take(&blank.context.pool, size)
+    if session == NULL:
+        return NULL
+    memset(session, 0, size)
+    session[0] = blank[0]
+    session.protocol = protocol
+    session.heir = NULL
+    session.reason = 0
+    return session
+
+
+cdef inline void free_session(Session* session, size_t size) noexcept nogil:
+    pool_give(&session.context.pool, session, size)
+
+
+cdef inline void consume(const Session* session, Run* run, int64_t size, Counter counter) noexcept nogil:
+    """Takes bytes from the front of a run. Every byte of payload is counted once: BYTES_USED, or why it was not used."""
+    run.data += size
+    run.size -= size
+    run.offset += size
+    run.segment_start = False
+    session.context.counters[<int>counter] += <uint64_t>size
 
 
 cdef inline bint may_read(const Stream* stream, const Stream* other, Side side, const Session* session,

@@ -14,6 +14,7 @@ CORE = ROOT / "sniffer_core"
 
 # From the bottom up: each may use what stands before it.
 LAYERS = [
+    "base.ascii",
     "base.memory",
     "base.counters",
     "connection",
@@ -29,9 +30,13 @@ LAYERS = [
     "protocols.proxy",
     "protocols.authority",
     "protocols.signature",
-    "protocols.tunnel",
+    "protocols.http1.head",
+    "protocols.http1.state",
+    "protocols.http1.body",
+    "protocols.http1.resync",
     "protocols.http1.parser",
     "protocols.http1.pairing",
+    "protocols.tunnel",
     "protocols.http1.session",
     "protocols.ignored",
     "protocols.detect",
@@ -123,6 +128,7 @@ def test_the_daemon_loads_no_more_than_it_needs() -> None:
     seldom = [
         "rich",
         "sniffer.delivery.spool",
+        "sniffer.delivery.store",
         "sniffer.doctor",
         "sniffer.metrics",
         "sniffer.outputs.har.file",

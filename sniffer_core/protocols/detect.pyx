@@ -8,7 +8,7 @@ from sniffer_core.base.counters cimport Counter
 from sniffer_core.base.memory cimport pool_take
 from sniffer_core.connection cimport Conn, Proxied
 from sniffer_core.protocol cimport (
-    CLIENT, RECOGNISED_CLIENT, RECOGNISED_SERVER, SERVER, Context, Detector, Protocol, Recognised, Session, Side)
+    CLIENT, RECOGNISED_CLIENT, RECOGNISED_MORE, RECOGNISED_SERVER, SERVER, Context, Detector, Protocol, Recognised, Session, Side)
 from sniffer_core.protocols.http1.session cimport http1_open, http1_recognise
 from sniffer_core.protocols.ignored cimport ignored_open
 from sniffer_core.protocols.proxy cimport PROXY_MORE, PROXY_MOST, PROXY_NONE, proxy_parse
@@ -32,7 +32,7 @@ def register(capsule):
     is asked first. For all tables of this process, and connections whose first payload comes later.
     """
     global registered_count
-    cdef const Protocol* protocol = <const Protocol*>PyCapsule_GetPointer(capsule, "sniffer_core.Protocol")
+    cdef const Protocol* protocol = <const Protocol*>PyCapsule_GetPointer(capsule, b"sniffer_core.Protocol")
     if registered_count == REGISTERED_MAX:
         raise ValueError(f"no more than {REGISTERED_MAX} protocols can be registered")
     memmove(&registered[1], &registered[0], registered_count * sizeof(const Protocol*))
@@ -43,7 +43,7 @@ def register(capsule):
 def unregister(capsule):
     """Takes a protocol out again. Connections that it reads already are read on."""
     global registered_count
-    cdef const Protocol* protocol = <const Protocol*>PyCapsule_GetPointer(capsule, "sniffer_core.Protocol")
+    cdef const Protocol* protocol = <const Protocol*>PyCapsule_GetPointer(capsule, b"sniffer_core.Protocol")
     cdef int i
     for i in range(registered_count):
         if registered[i] == protocol:
@@ -70,21 +70,31 @@ cdef int speaker(const Stream* stream) noexcept nogil:
     return -1
 
 
+cdef bint may_be_registered(const uint8_t* data, int64_t size) noexcept nogil:
+    """Whether more bytes may show that a registered protocol begins here."""
+    cdef int i
+    for i in range(registered_count):
+        if registered[i].recognise(data, size) == RECOGNISED_MORE:
+            return True
+    return False
+
+
 cdef int64_t preamble(Context* context, Conn* conn, const Stream* stream, const Run* run) noexcept nogil:
     cdef Proxied said
     cdef uint8_t bytes[PROXY_MOST]
     cdef const uint8_t* data = bytes
-    cdef int size
+    cdef int size, available
     if stream_front(stream) != NULL and stream_front(stream).offset == stream.next:
         size = <int>stream_copy(stream, stream.next, bytes, PROXY_MOST)
     else:
         size = <int>min(run.size, <int64_t>PROXY_MOST)
         data = run.data
+    available = size
     size = proxy_parse(data, size, &said)
     if size == PROXY_MORE:
         return -1
     if size == PROXY_NONE:
-        return 0
+        return -1 if may_be_registered(data, available) else 0
     if run != NULL:
         context.counters[<int>Counter.FLOWS_PROXIED] += 1
         if said.address_size:

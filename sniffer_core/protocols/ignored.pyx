@@ -1,11 +1,11 @@
 """What is known by name and not read; see ignored.pxd."""
 
-from libc.stdint cimport int64_t, uint16_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t
 
 from sniffer_core.base.counters cimport Counter
-from sniffer_core.base.memory cimport pool_give, pool_take
 from sniffer_core.message cimport Incomplete
-from sniffer_core.protocol cimport CLIENT, NOTICE_HTTP2, NOTICE_TLS, SERVER, Protocol, Session, Side, note
+from sniffer_core.protocol cimport (
+    CLIENT, NOTICE_HTTP2, NOTICE_TLS, SERVER, Protocol, Session, Side, consume, free_session, new_session, note)
 from sniffer_core.protocols.http1.session cimport http1_open_for_server
 from sniffer_core.protocols.signature cimport PROTOCOL_HTTP2, PROTOCOL_TLS, Spoken, signature
 from sniffer_core.tcp.stream cimport Run
@@ -14,13 +14,9 @@ cdef Protocol IGNORED
 
 
 cdef Session* ignored_open(const Session* blank, Side side, Spoken spoken) noexcept nogil:
-    cdef Session* session = <Session*>pool_take(&blank.context.pool, sizeof(Session))
+    cdef Session* session = <Session*>new_session(blank, &IGNORED, sizeof(Session))
     if session == NULL:
         return NULL
-    session[0] = blank[0]
-    session.protocol = &IGNORED
-    session.heir = NULL
-    session.reason = 0
     if spoken == PROTOCOL_TLS:
         session.context.counters[<int>Counter.FLOWS_TLS] += 1
         note(session.context, session.conn, NOTICE_TLS)
@@ -53,10 +49,7 @@ cdef void on_data(Session* session, Side side, Run* run) noexcept nogil:
             ask_http1(session)
             if session.heir != NULL:
                 return
-    session.context.counters[<int>Counter.BYTES_ABANDONED_NOT_HTTP] += <uint64_t>run.size
-    run.data += run.size
-    run.offset += run.size
-    run.size = 0
+    consume(session, run, run.size, Counter.BYTES_ABANDONED_NOT_HTTP)
 
 
 cdef void on_gap(Session* session, Side side, int64_t start, int64_t size) noexcept nogil:
@@ -73,7 +66,7 @@ cdef void on_end(Session* session, Side side, Incomplete reason) noexcept nogil:
 
 
 cdef void on_close(Session* session) noexcept nogil:
-    pool_give(&session.context.pool, session, sizeof(Session))
+    free_session(session, sizeof(Session))
 
 
 IGNORED.name = b"ignored"

@@ -2,26 +2,28 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memchr, memcmp, memset
+from libc.string cimport memchr, memcmp
 
 from sniffer_core.base.counters cimport Counter
-from sniffer_core.base.memory cimport pool_give, pool_take
 from sniffer_core.message cimport (
     BIT_BAD_HEADER_LINE, BIT_BODY_NOT_SENT, BIT_LAST_CRLF_MISSING, BIT_ODD_START_LINE, INCOMPLETE_GAP_,
     INCOMPLETE_MALFORMED_, REQUEST, RESPONSE, WHOLE, Exchange, Incomplete, Kind, Message, exchange_release, message_free)
 from sniffer_core.protocol cimport (
     CLIENT, NOTICE_HTTP2, NOTICE_LONG, NOTICE_OTHER, NOTICE_TLS, NOTICE_TUNNEL, RECOGNISED_CLIENT, RECOGNISED_NOT,
-    RECOGNISED_SERVER, SERVER, Protocol, Recognised, Session, Side, may_read, note, publish)
+    RECOGNISED_SERVER, SERVER, Protocol, Recognised, Session, Side,
+    free_session, may_read, new_session, note, publish)
+from sniffer_core.protocols.http1.head cimport METHOD_LONGEST, as_http1, http1_head, http1_starts
 from sniffer_core.protocols.http1.pairing cimport (
     MATCH_ACKS, MATCH_NONE, MATCH_OLDEST, OPEN_MAX, OPEN_MAX_ONE_SIDED, PROVEN, REFUTED, TENTATIVE, Entry, Exchanges,
     Match, entry_of, exchanges_answer, exchanges_count, exchanges_fifo, exchanges_free, exchanges_informational,
     exchanges_init, exchanges_lost_request, exchanges_lost_responses, exchanges_mark, exchanges_no_head, exchanges_pick,
     exchanges_plausible, exchanges_refute, exchanges_request, exchanges_settle, exchanges_unpaired)
 from sniffer_core.protocols.http1.parser cimport (
+    http1_cease, http1_crlf_due, http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free,
+    http1_gap, http1_init, http1_kill, http1_reject, http1_skip, http1_tunnel)
+from sniffer_core.protocols.http1.state cimport (
     BODY_CLOSE, BODY_LENGTH, CHUNK_SIZE, DEAD, DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE,
-    EVENT_NOT_HTTP, HEAD, METHOD_LONGEST, SKIP, START, TRAILERS, TUNNEL, Event, Parser, as_http1, http1_cease, http1_crlf_due,
-    http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free, http1_gap, http1_head, http1_init,
-    http1_kill, http1_reject, http1_skip, http1_starts, http1_tunnel)
+    EVENT_NOT_HTTP, HEAD, SKIP, START, TRAILERS, TUNNEL, Event, Parser)
 from sniffer_core.protocols.signature cimport PROTOCOL_HTTP2, PROTOCOL_OTHER, PROTOCOL_TLS
 from sniffer_core.protocols.tunnel cimport tunnel_open
 from sniffer_core.tcp.stream cimport Held, Run, Stream, stream_copy, stream_front
@@ -516,7 +518,7 @@ cdef void on_end(Http1* http, Half* half, const Run* run) noexcept nogil:
                 on_lost(http, half, start, False, -1)
             return
         if message.incomplete == INCOMPLETE_MALFORMED_ and message.anomalies & BIT_BAD_HEADER_LINE and \
-                parser.transfer and parser.chunked and message.missing < 0:
+                parser.framing.transfer and parser.framing.chunked and message.missing < 0:
             on_lost(http, half, as_http1(message).end - 1, False, -1)      # the next request stands among its trailers
         emit(http, message)
         if half.tunnel_next:
@@ -1050,12 +1052,9 @@ cdef void init_half(Http1* http, Half* half, Kind kind) noexcept nogil:
 
 
 cdef Session* http1_open(const Session* blank) noexcept nogil:
-    cdef Http1* http = <Http1*>pool_take(&blank.context.pool, sizeof(Http1))
+    cdef Http1* http = <Http1*>new_session(blank, &HTTP1, sizeof(Http1))
     if http == NULL:
         return NULL
-    memset(http, 0, sizeof(Http1))
-    http.base = blank[0]
-    http.base.protocol = &HTTP1
     init_half(http, &http.client, REQUEST)
     init_half(http, &http.server, RESPONSE)
     exchanges_init(&http.exchanges, http.base.conn, &http.base.context.pool, http.base.context.counters)
@@ -1152,7 +1151,7 @@ cdef void on_closed(Session* session) noexcept nogil:
 
 cdef void on_close(Session* session) noexcept nogil:
     exchanges_free(&(<Http1*>session).exchanges)
-    pool_give(&session.context.pool, session, sizeof(Http1))
+    free_session(session, sizeof(Http1))
 
 
 HTTP1.name = b"http/1"
