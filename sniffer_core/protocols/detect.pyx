@@ -79,18 +79,21 @@ cdef bint may_be_registered(const uint8_t* data, int64_t size) noexcept nogil:
     return False
 
 
+cdef const uint8_t* front_of(const Stream* stream, const Run* run, uint8_t* bytes, int64_t* size) noexcept nogil:
+    """The next bytes of a stream, PEEK at most: what is held, copied to `bytes`, or else those of `run`."""
+    if stream_front(stream) != NULL and stream_front(stream).offset == stream.next:
+        size[0] = stream_copy(stream, stream.next, bytes, PEEK)
+        return bytes
+    size[0] = min(run.size, <int64_t>PEEK)
+    return run.data
+
+
 cdef int64_t preamble(Context* context, Conn* conn, const Stream* stream, const Run* run) noexcept nogil:
     cdef Proxied said
-    cdef uint8_t bytes[PROXY_MOST]
-    cdef const uint8_t* data = bytes
-    cdef int size, available
-    if stream_front(stream) != NULL and stream_front(stream).offset == stream.next:
-        size = <int>stream_copy(stream, stream.next, bytes, PROXY_MOST)
-    else:
-        size = <int>min(run.size, <int64_t>PROXY_MOST)
-        data = run.data
-    available = size
-    size = proxy_parse(data, size, &said)
+    cdef uint8_t bytes[PEEK]
+    cdef int64_t available
+    cdef const uint8_t* data = front_of(stream, run, bytes, &available)
+    cdef int size = proxy_parse(data, <int>min(available, <int64_t>PROXY_MOST), &said)
     if size == PROXY_MORE:
         return -1
     if size == PROXY_NONE:
@@ -104,15 +107,27 @@ cdef int64_t preamble(Context* context, Conn* conn, const Stream* stream, const 
     return size
 
 
-cdef Session* open(const Session* blank, Side side, const Run* run) noexcept nogil:
+cdef const Protocol* find_registered(const Stream* stream, Side side, const Run* run) noexcept nogil:
     cdef Recognised wanted = RECOGNISED_CLIENT if side == CLIENT else RECOGNISED_SERVER
-    cdef Spoken spoken
+    cdef uint8_t bytes[PEEK]
+    cdef int64_t size
+    cdef const uint8_t* data = front_of(stream, run, bytes, &size)
     cdef int i
+    for i in range(registered_count):
+        if registered[i].recognise(data, size) == wanted:
+            return registered[i]
+    return NULL
+
+
+cdef Session* open(const Session* blank, Side side, const Run* run) noexcept nogil:
+    cdef const Protocol* protocol
+    cdef Spoken spoken
     if run == NULL:
         return http1_open(blank)
-    for i in range(registered_count):
-        if registered[i].recognise(run.data, run.size) == wanted:
-            return registered[i].open(blank)
+    if registered_count:
+        protocol = find_registered(blank.stream[<int>side], side, run)
+        if protocol != NULL:
+            return protocol.open(blank)
     if blank.stream[<int>side].from_start:
         spoken = signature(run.data, run.size, True)
         if spoken == PROTOCOL_TLS or spoken == PROTOCOL_HTTP2:

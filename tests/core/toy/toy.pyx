@@ -9,7 +9,7 @@ from libc.stdio cimport snprintf
 from libc.string cimport memchr, memcmp, strlen
 
 from sniffer_core.protocol cimport (
-    BYTES_USED, RECOGNISED_CLIENT, RECOGNISED_MORE, RECOGNISED_NOT, Incomplete, Protocol, Recognised, Run, Session, Side,
+    RECOGNISED_CLIENT, RECOGNISED_MORE, RECOGNISED_NOT, Counter, Incomplete, Protocol, Recognised, Run, Session, Side,
     consume, free_session, new_session)
 
 cdef Protocol TOY
@@ -34,9 +34,9 @@ cdef void data(Session* session, Side side, Run* run) noexcept nogil:
     cdef const uint8_t* end = <const uint8_t*>memchr(run.data, 10, run.size)
     while end != NULL:
         write(b"line", side, end - run.data)
-        consume(session, run, end + 1 - run.data, BYTES_USED)
+        consume(session, run, end + 1 - run.data, Counter.BYTES_USED)
         end = <const uint8_t*>memchr(run.data, 10, run.size)
-    consume(session, run, run.size, BYTES_USED)
+    consume(session, run, run.size, Counter.BYTES_USED)
 
 
 cdef void gap(Session* session, Side side, int64_t start, int64_t size) noexcept nogil:
@@ -51,7 +51,13 @@ cdef void close(Session* session) noexcept nogil:
     free_session(session, sizeof(Session))
 
 
-TOY = Protocol(name=b"toy", recognise=&recognise, open=&open_toy, data=&data, gap=&gap, end=&end, close=&close)
+TOY.name = b"toy"
+TOY.recognise = &recognise
+TOY.open = &open_toy
+TOY.data = &data
+TOY.gap = &gap
+TOY.end = &end
+TOY.close = &close
 
 
 def protocol():
