@@ -38,7 +38,7 @@ cdef tuple NOTICES = ("tls", "http2", "other-protocol", "undecided", "tunnel", "
 
 @cython.final
 cdef class FlowTable:
-    """Every flow of one capture. Belongs to one thread; not locked. Never raises on traffic. See flow.pyi."""
+    """Every flow of one capture. Belongs to one thread; not locked. Never raises on traffic. See core.pyi."""
 
     def __cinit__(self, *, int linktype, ports, max_body=65536, max_head=65536, max_flows=10_000,
                   idle_timeout_us=300_000_000, memory_limit=67_108_864, sample_rate=1.0, tuple carry=(),
@@ -131,7 +131,7 @@ cdef class FlowTable:
         fragments_free(&self.table.fragments)
 
     def feed(self, bytes packets, bytes index, Py_ssize_t first=0, clock_us=None):
-        """See flow.pyi."""
+        """See core.pyi."""
         cdef Table* table = self.table
         cdef const uint8_t* data = <const uint8_t*><char*>packets
         cdef const uint32_t* entries = <const uint32_t*><char*>index
@@ -170,7 +170,7 @@ cdef class FlowTable:
         return elapsed
 
     def tick(self, int64_t clock_us):
-        """See flow.pyi."""
+        """See core.pyi."""
         cdef Table* table = self.table
         cdef int64_t now
         if table.clock < 0:
@@ -181,12 +181,12 @@ cdef class FlowTable:
         return self._take()
 
     def flush(self):
-        """See flow.pyi."""
+        """See core.pyi."""
         self._end_all()
         return self._take()
 
     def exclude(self, str address, int port):
-        """See flow.pyi."""
+        """See core.pyi."""
         cdef bytes packed = inet_pton(AF_INET6 if ":" in address else AF_INET, address)
         cdef Own* own
         if self.table.own_count == OWN_MAX:     # the oldest makes room
@@ -199,7 +199,7 @@ cdef class FlowTable:
         self.table.own_count += 1
 
     def readmit(self, str address, int port):
-        """See flow.pyi."""
+        """See core.pyi."""
         cdef bytes packed = inet_pton(AF_INET6 if ":" in address else AF_INET, address)
         cdef uint32_t i
         cdef Own* own
@@ -211,11 +211,11 @@ cdef class FlowTable:
                 return
 
     def counters(self):
-        """See flow.pyi."""
+        """See core.pyi."""
         return {name: self.table.context.counters[i] for i, name in enumerate(COUNTERS)}
 
     def gauges(self):
-        """See flow.pyi."""
+        """See core.pyi."""
         return {
             "flows": self.table.live,
             "held_bytes": self.table.context.pool.held,
@@ -227,7 +227,7 @@ cdef class FlowTable:
         }
 
     def events(self):
-        """See flow.pyi."""
+        """See core.pyi."""
         cdef list events = []
         cdef uint32_t i
         cdef Noted* noted

@@ -1,4 +1,4 @@
-"""Keeps a table within its limits, in the order that docs/RELIABILITY.md gives: see evict.pxd."""
+"""Keeps a table within its limits, in the order that docs/internals/ARCHITECTURE.md gives: see evict.pxd."""
 
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, qsort

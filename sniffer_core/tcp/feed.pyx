@@ -11,8 +11,9 @@ from sniffer_core.net.wire cimport (
     TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, WIRE_CUT, WIRE_FRAGMENT, WIRE_MALFORMED, WIRE_NOT_IP, WIRE_NOT_TCP, WIRE_TCP,
     WIRE_TUNNEL, Packet, Verdict, wire_parse)
 from sniffer_core.tcp.evict cimport make_room, relieve
+from sniffer_core.tcp.ends cimport HOLD_LIMIT, on_syn
 from sniffer_core.tcp.flow cimport (
-    HOLD_LIMIT, end_flow, fire, is_beyond_window, new_flow, on_closed, on_segment, on_syn, settle)
+    end_flow, fire, is_beyond_window, new_flow, on_closed, on_segment, settle)
 from sniffer_core.tcp.stream cimport REACH_BACK, Stream, stream_differs, stream_offset
 from sniffer_core.tcp.table cimport (
     MODE_CLOSED, MODE_IGNORED, MODE_UNDECIDED, TOMBSTONE, Ahead, Flow, Half, Key, Table, captured, close_flow,
@@ -55,7 +56,7 @@ cdef void on_successor(Table* table, Flow* flow, const Packet* packet, const Key
     if flow.successor != NULL:
         flow.successor.pending = True
         if packet.flags & TCP_SYN:
-            on_syn(table, flow.successor, packet, d)
+            on_syn(flow.successor, packet, d)
 
 
 cdef void give_to_successor(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil:
@@ -209,23 +210,13 @@ cdef bint same_connection(const Flow* flow, const Packet* packet, int d) noexcep
 
 # ---- packets ---------------------------------------------------------------------------------------------------------
 
-cdef void on_tcp(Table* table, const Packet* packet, int64_t stamp) noexcept nogil:
-    cdef Key key
+cdef inline int make_key(Key* key, const Packet* packet) noexcept nogil:
+    """Makes the key of a packet's connection; returns the packet's direction: 0 is from the low end to the high one."""
     cdef int d = memcmp(packet.source, packet.destination, packet.address_size)
-    cdef uint64_t hashed
-    cdef Flow* flow
-    cdef bint syn = packet.flags & TCP_SYN != 0
-    cdef bint bare = (packet.payload_size == 0 and packet.missing == 0) or packet.flags & TCP_RST != 0
-    if not captured(table, packet.source_port) and not captured(table, packet.destination_port):
-        table.context.counters[<int>Counter.SEGMENTS_OTHER_PORT] += 1
-        table.context.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
-        table.context.counters[<int>Counter.BYTES_ABANDONED_OTHER_PORT] += packet.payload_size
-        return
     if d == 0:
         d = <int>packet.source_port - <int>packet.destination_port
-    d = 1 if d > 0 else 0
-    memset(&key, 0, sizeof(Key))
-    if d == 0:
+    memset(key, 0, sizeof(Key))
+    if d <= 0:
         memcpy(&key.word[0], packet.source, packet.address_size)
         memcpy(&key.word[2], packet.destination, packet.address_size)
         key.word[4] = <uint64_t>packet.source_port << 16 | packet.destination_port
@@ -234,75 +225,116 @@ cdef void on_tcp(Table* table, const Packet* packet, int64_t stamp) noexcept nog
         memcpy(&key.word[2], packet.source, packet.address_size)
         key.word[4] = <uint64_t>packet.destination_port << 16 | packet.source_port
     key.word[4] |= <uint64_t>packet.address_size << 32
+    return 1 if d > 0 else 0
+
+
+cdef void abandon(Table* table, const Packet* packet, Counter reason) noexcept nogil:
+    """A packet that no flow takes."""
+    table.context.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
+    table.context.counters[<int>reason] += packet.payload_size
+
+
+cdef void on_unknown(Table* table, const Packet* packet, const Key* key, uint64_t hashed, int d,
+                     int64_t stamp) noexcept nogil:
+    """The first packet of a connection."""
+    cdef Flow* flow
+    cdef bint syn = packet.flags & TCP_SYN != 0
+    if not syn and ((packet.payload_size == 0 and packet.missing == 0) or packet.flags & TCP_RST):
+        table.context.counters[<int>Counter.SEGMENTS_NO_FLOW] += 1
+        abandon(table, packet, Counter.BYTES_ABANDONED_RST)     # nothing else carries payload here
+        return
+    make_room(table)
+    flow = new_flow(table, packet, key, hashed, d, stamp)
+    if flow == NULL:
+        abandon(table, packet, Counter.BYTES_ABANDONED_EVICTED)
+        return
+    enter(table, flow)
+    if flow.mode == MODE_IGNORED:
+        flow.half[d].stream.syn_seq = packet.seq + 1
+        on_ignored(table, flow, packet, d)
+        return
+    if syn:
+        on_syn(flow, packet, d)
+    take_segment(table, flow, packet, d, stamp)
+
+
+cdef void on_other_syn(Table* table, Flow* flow, const Packet* packet, const Key* key, uint64_t hashed, int d,
+                       int64_t stamp) noexcept nogil:
+    """A SYN of another connection on the ports of a flow that is read."""
+    if table.context.now - flow.last >= IDLE_ENOUGH or flow.half[d].stream.ended:
+        end_flow(table, flow, INCOMPLETE_CLOSED_, <int>Counter.FLOWS_REPLACED)
+        on_tcp(table, packet, stamp)
+        return
+    if flow.successor != NULL and on_syn(flow.successor, packet, d):
+        give_to_successor(table, flow, packet, d, stamp)
+        if packet.flags & TCP_ACK:
+            succeed(table, flow)
+        return
+    on_successor(table, flow, packet, key, hashed, d, stamp)
+    give_to_successor(table, flow, packet, d, stamp)
+    flow.last = table.context.now
+
+
+cdef void take_as_successor(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil:
+    """A segment of the connection that may follow on the ports of a flow."""
+    cdef Flow* successor = flow.successor
+    take_segment(table, successor, packet, d, stamp)
+    if successor.half[0].stream.seen and successor.half[1].stream.seen:
+        succeed(table, flow)
+    elif successor.half[0].stream.held_memory + successor.half[1].stream.held_memory > HOLD_LIMIT:
+        discard(table, successor)
+        flow.successor = NULL
+
+
+cdef bint replaces_ignored(const Flow* flow, const Packet* packet, int d) noexcept nogil:
+    """Whether a SYN begins another connection on the ports of a flow that is ignored."""
+    return packet.flags & (TCP_SYN | TCP_ACK) == TCP_SYN and \
+        flow.half[d].stream.syn_seq != <uint32_t>(packet.seq + 1) and flow.reason != <int>Counter.BYTES_ABANDONED_OWN
+
+
+cdef void on_tcp(Table* table, const Packet* packet, int64_t stamp) noexcept nogil:
+    cdef Key key
+    cdef int d
+    cdef uint64_t hashed
+    cdef Flow* flow
+    if not captured(table, packet.source_port) and not captured(table, packet.destination_port):
+        table.context.counters[<int>Counter.SEGMENTS_OTHER_PORT] += 1
+        abandon(table, packet, Counter.BYTES_ABANDONED_OTHER_PORT)
+        return
+    d = make_key(&key, packet)
     hashed = keyed_hash(table.secret, &key)
     flow = lookup(table, &key, hashed)
     if packet.place:
         table.places = True
     if (flow == NULL and table.placed > 0) or (flow != NULL and flow.place != packet.place):
         flow = find_place(table, flow, packet, &key, &hashed, d)
-    if flow != NULL:
-        if flow.mode == MODE_CLOSED:
-            if same_connection(flow, packet, d):
-                on_closed(table, flow, packet, d, stamp)
-                return
-            leave(table, flow)
-            flow = NULL
-        else:
-            if flow != table.recent.tail:
-                list_remove(&table.recent, flow)
-                list_append(&table.recent, flow)
-            if flow.mode == MODE_IGNORED and syn and packet.flags & TCP_ACK == 0 and \
-                    flow.half[d].stream.syn_seq != <uint32_t>(packet.seq + 1) and \
-                    flow.reason != <int>Counter.BYTES_ABANDONED_OWN:
-                end_flow(table, flow, INCOMPLETE_CLOSED_, <int>Counter.FLOWS_REPLACED)
-                flow = NULL
-            elif flow.mode == MODE_IGNORED:
-                flow.last = table.context.now
-                on_ignored(table, flow, packet, d)
-                return
     if flow == NULL:
-        if bare and not syn:
-            table.context.counters[<int>Counter.SEGMENTS_NO_FLOW] += 1
-            table.context.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
-            table.context.counters[<int>Counter.BYTES_ABANDONED_RST] += packet.payload_size     # of nothing else
-            return
-        make_room(table)
-        flow = new_flow(table, packet, &key, hashed, d, stamp)
-        if flow == NULL:
-            table.context.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
-            table.context.counters[<int>Counter.BYTES_ABANDONED_EVICTED] += packet.payload_size
-            return
-        enter(table, flow)
-        if flow.mode == MODE_IGNORED:
-            flow.half[d].stream.syn_seq = packet.seq + 1
-            on_ignored(table, flow, packet, d)
-            return
-        if syn:
-            on_syn(table, flow, packet, d)
-        take_segment(table, flow, packet, d, stamp)
+        on_unknown(table, packet, &key, hashed, d, stamp)
         return
-    if syn and not on_syn(table, flow, packet, d):
-        if table.context.now - flow.last >= IDLE_ENOUGH or flow.half[d].stream.ended:
+    if flow.mode == MODE_CLOSED:
+        if same_connection(flow, packet, d):
+            on_closed(table, flow, packet, d, stamp)
+            return
+        leave(table, flow)
+        on_unknown(table, packet, &key, hashed, d, stamp)
+        return
+    if flow != table.recent.tail:
+        list_remove(&table.recent, flow)
+        list_append(&table.recent, flow)
+    if flow.mode == MODE_IGNORED:
+        if replaces_ignored(flow, packet, d):
             end_flow(table, flow, INCOMPLETE_CLOSED_, <int>Counter.FLOWS_REPLACED)
-            on_tcp(table, packet, stamp)
+            on_unknown(table, packet, &key, hashed, d, stamp)
             return
-        if flow.successor != NULL and on_syn(table, flow.successor, packet, d):
-            give_to_successor(table, flow, packet, d, stamp)
-            if packet.flags & TCP_ACK:
-                succeed(table, flow)
-            return
-        on_successor(table, flow, packet, &key, hashed, d, stamp)
-        give_to_successor(table, flow, packet, d, stamp)
         flow.last = table.context.now
+        on_ignored(table, flow, packet, d)
+        return
+    if packet.flags & TCP_SYN and not on_syn(flow, packet, d):
+        on_other_syn(table, flow, packet, &key, hashed, d, stamp)
         return
     flow.last = table.context.now
     if flow.successor != NULL and belongs(flow, packet, d):
-        take_segment(table, flow.successor, packet, d, stamp)
-        if flow.successor.half[0].stream.seen and flow.successor.half[1].stream.seen:
-            succeed(table, flow)
-        elif flow.successor.half[0].stream.held_memory + flow.successor.half[1].stream.held_memory > HOLD_LIMIT:
-            discard(table, flow.successor)
-            flow.successor = NULL
+        take_as_successor(table, flow, packet, d, stamp)
         return
     take_segment(table, flow, packet, d, stamp)
 

@@ -2,23 +2,18 @@
 #
 # What is read goes to the flow's session (protocol.pxd), which the table's detector opens with the first payload.
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from sniffer_core.message cimport Incomplete
 from sniffer_core.net.wire cimport Packet
 from sniffer_core.tcp.stream cimport Stream
 from sniffer_core.tcp.table cimport Flow, Half, Key, Table
 
-cdef enum:
-    HOLD_LIMIT = 2 << 20        # bytes (with their cost) that one direction may hold out of order
-
 cdef Flow* new_flow(Table* table, const Packet* packet, const Key* key, uint64_t hashed, int d, int64_t stamp) noexcept nogil
     # A flow for the packet's connection, not yet in the table. NULL without memory.
 cdef bint on_segment(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil
     # A segment of direction `d` of a flow that is read, or whose server is not known yet. False: it stands too far from
     # everything that was seen, and nothing was done.
-cdef bint on_syn(Table* table, Flow* flow, const Packet* packet, int d) noexcept nogil
-    # A SYN on a known flow: True when it belongs to it, False when it is of another connection.
 cdef void on_closed(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil
     # A packet of a closed flow: it is late, unless it shows that the peers have not closed.
 cdef bint is_beyond_window(const Stream* stream, int64_t offset, int64_t size) noexcept nogil

@@ -2,22 +2,24 @@
 
 from hashlib import blake2b
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove, memset
 
 from sniffer_core.base.counters cimport Counter
 from sniffer_core.base.memory cimport pool_give, pool_take
 from sniffer_core.connection cimport CONN_OBJECTS, Conn
-from sniffer_core.message cimport INCOMPLETE_CLOSED_, WHOLE, Incomplete
+from sniffer_core.message cimport WHOLE, Incomplete
 from sniffer_core.net.wire cimport TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Packet
 from sniffer_core.protocol cimport (
     CLIENT, NOTICE_SNAPPED, NOTICE_UNDECIDED, SERVER, Session, Side, may_read, note)
+from sniffer_core.tcp.ends cimport (
+    HOLD_LIMIT, cut_off, end_at, is_ahead_of_all, on_beyond, on_late, resume, set_server)
 from sniffer_core.tcp.stream cimport (
     BASE_KNOWN, BASE_NONE, BASE_PROVISIONAL, ORIGIN, REACH_BACK, Held, Run, Stream, stream_acknowledge, stream_buffer,
     stream_front, stream_init, stream_map, stream_offset, stream_read, stream_take)
 from sniffer_core.tcp.table cimport (
-    MODE_CLOSED, MODE_IGNORED, MODE_READ, MODE_UNDECIDED, RECENT_BYTES, Flow, Half, Key, Own, Table, captured,
-    close_flow, drop_late, ignore, is_placed, leave, list_append, list_remove, stage, timer_start, timer_stop)
+    MODE_READ, MODE_UNDECIDED, RECENT_BYTES, Flow, Half, Key, Own, Table, captured, close_flow, ignore, is_placed,
+    leave, side_of, stage, timer_start, timer_stop)
 
 cdef enum:
     GRACE = 100_000             # µs from the moment a hole is known to be one until it is given up
@@ -28,10 +30,6 @@ cdef enum:
 
 
 # ---- handing over to the session -------------------------------------------------------------------------------------
-
-cdef inline Side side_of(const Flow* flow, const Half* half) noexcept nogil:
-    return SERVER if half.direction == flow.server else CLIENT
-
 
 cdef inline bint is_readable(const Flow* flow, const Half* half, int64_t ack) noexcept nogil:
     """Whether bytes that are next in order may be handed over now."""
@@ -176,12 +174,6 @@ cdef void end_side(Table* table, Flow* flow, Half* half, Incomplete reason) noex
 
 
 # ---- order and holes -------------------------------------------------------------------------------------------------
-
-cdef inline bint is_ahead_of_all(const Half* half) noexcept nogil:
-    """Whether a FIN stands beyond all bytes that were seen or acknowledged: they may have been lost, or it is none."""
-    cdef const Stream* stream = &half.stream
-    return not half.stream.ended and half.end_reason == WHOLE and stream.end > max(stream.top, stream.acked)
-
 
 cdef int64_t hole(const Flow* flow, const Half* half, bint forced) noexcept nogil:
     """Size of the hole at stream.next that is known to be one (`forced`: that can be one), or 0."""
@@ -419,16 +411,6 @@ cdef void decide(Table* table, Flow* flow) noexcept nogil:
         ignore(table, flow, <int>Counter.BYTES_ABANDONED_UNDECIDED)
 
 
-cdef void set_server(Flow* flow, int server) noexcept nogil:
-    """`server`: the direction (0 is low to high) in which the server sends."""
-    flow.mode = MODE_READ
-    flow.server = <uint8_t>server
-    flow.conn.from_start = flow.handshake
-    flow.conn.server_is_high = server == 1
-    flow.half[0].stream.from_start = flow.handshake
-    flow.half[1].stream.from_start = flow.handshake
-
-
 cdef Flow* new_flow(Table* table, const Packet* packet, const Key* key, uint64_t hashed, int d, int64_t stamp) noexcept nogil:
     """A flow for the packet's connection, not yet in the table. NULL without memory."""
     cdef Flow* flow = <Flow*>pool_take(&table.context.pool, sizeof(Flow))
@@ -532,67 +514,6 @@ cdef void end_flow(Table* table, Flow* flow, Incomplete reason, int why) noexcep
 
 # ---- begin and end ---------------------------------------------------------------------------------------------------
 
-cdef bint set_isn(Half* half, uint32_t seq) noexcept nogil:
-    """The half's first byte has sequence number `seq`, a SYN (or the ACK of one) says: whether that can be true."""
-    cdef Stream* stream = &half.stream
-    cdef Held* front
-    cdef int64_t offset
-    cdef int64_t heard
-    if stream.syn_seen:
-        return stream.syn_seq == seq
-    if not stream.mapped:
-        stream_map(stream, seq)
-    offset = stream_offset(stream, seq)
-    if stream.base == BASE_KNOWN:
-        heard = stream.start
-    elif stream.base == BASE_PROVISIONAL:
-        front = stream_front(stream)
-        heard = front.offset if front != NULL else stream.top
-    else:
-        heard = max(stream.acked, offset)   # by the other side's ACKs, or not at all
-    if offset < 0 or not (0 <= heard - offset <= REACH_BACK):
-        return False
-    stream.syn_seen = True
-    stream.syn_seq = seq
-    if stream.base != BASE_KNOWN:
-        stream.base = BASE_KNOWN
-        stream.start = offset
-        stream.next = offset
-        if stream.top < offset:
-            stream.top = offset
-        stream.from_start = True
-    return True
-
-
-cdef bint on_syn(Table* table, Flow* flow, const Packet* packet, int d) noexcept nogil:
-    """A SYN on a known flow: True when it belongs to it, False when it is of another connection."""
-    if flow.mode > MODE_UNDECIDED or not set_isn(&flow.half[d], packet.seq + 1):
-        return False
-    if packet.flags & TCP_ACK:
-        set_isn(&flow.half[1 - d], packet.ack)
-    flow.conn.from_start = True
-    if flow.mode == MODE_UNDECIDED:
-        flow.handshake = True
-        set_server(flow, d if packet.flags & TCP_ACK else 1 - d)
-    return True
-
-
-cdef void end_at(Half* half, int64_t offset, Incomplete reason) noexcept nogil:
-    """A FIN or RST says that the direction ends at `offset`."""
-    half.stream.end = offset
-    half.end_reason = reason
-    half.heard = -1
-    if half.stream.base == BASE_NONE:   # earlier bytes may come late
-        half.stream.base = BASE_PROVISIONAL
-        half.stream.top = offset
-
-
-cdef void cut_off(Half* half) noexcept nogil:
-    """A RST: the direction ends where it was seen to."""
-    if half.stream.end < 0 or is_ahead_of_all(half):
-        end_at(half, half.stream.top, INCOMPLETE_CLOSED_)
-
-
 cdef void on_reset(Table* table, Flow* flow, const Packet* packet, int d) noexcept nogil:
     """A RST. It carries no stream data (RFC 9293 section 3.5.3), and of its numbers only the place counts.
 
@@ -619,74 +540,6 @@ cdef void on_reset(Table* table, Flow* flow, const Packet* packet, int d) noexce
     cut_off(&flow.half[d])
     cut_off(&flow.half[1 - d])
     settle(table, flow)
-
-
-cdef void on_late(Table* table, Half* half, const Run* run) noexcept nogil:
-    """Bytes beyond the end of their direction: they wait for what says that the peers ignore this end."""
-    if half.late == NULL:
-        half.late = <Stream*>pool_take(&table.context.pool, sizeof(Stream))
-        if half.late != NULL:
-            stream_init(half.late, &table.context.pool, table.context.counters)
-            table.late += 1
-    if half.late == NULL or run.offset + run.size > half.stream.end + HOLD_LIMIT or \
-            half.late.held_memory + run.size > HOLD_LIMIT:
-        table.context.counters[<int>Counter.BYTES_ABANDONED_LATE] += <uint64_t>run.size
-    else:
-        stream_buffer(half.late, run)
-
-
-cdef bint end_ignored(const Half* half) noexcept nogil:
-    """Whether the other side has taken bytes from beyond the end: an ACK of a FIN is one more, RFC 9293 section 3.4."""
-    cdef int64_t end = half.stream.end + 1 if half.end_reason == WHOLE else half.stream.end
-    return half.late != NULL and half.late.count > 0 and half.heard > max(end, stream_front(half.late).offset)
-
-
-cdef void reopen(Table* table, Flow* flow, Half* half) noexcept nogil:
-    """The end of a direction was none: it is read on, with what came since."""
-    cdef Stream* stream = &half.stream
-    cdef Run run
-    stream.end = -1
-    half.end_reason = WHOLE
-    if stream.acked < half.heard:
-        stream.acked = half.heard
-        stream.acked_at = -1    # how far its sender had read is not known
-    while half.late != NULL and half.late.count:
-        stream_read(half.late, &run)
-        if stream.top < run.offset + run.size:
-            stream.top = run.offset + run.size
-        stream_buffer(stream, &run)
-        stream_take(half.late, run.size)
-    drop_late(table, half)
-    if not half.stream.ended:
-        return
-    half.stream.ended = False
-    if flow.session != NULL and flow.session.protocol.resume != NULL:
-        flow.session.protocol.resume(flow.session, side_of(flow, half))
-
-
-cdef bint resume(Table* table, Flow* flow) noexcept nogil:
-    """Reads on where the peers have ignored a FIN or RST; returns whether they have."""
-    cdef Half* half
-    cdef int d
-    cdef bint ignored[2]
-    ignored[0] = end_ignored(&flow.half[0])
-    ignored[1] = end_ignored(&flow.half[1])
-    if not ignored[0] and not ignored[1]:
-        return False
-    table.context.counters[<int>Counter.ENDS_IGNORED] += 1
-    if flow.mode == MODE_CLOSED:
-        stage(flow, NULL)
-        list_remove(&table.recent, flow)
-        list_append(&table.recent, flow)
-        flow.mode = MODE_READ
-        flow.last = table.context.now
-        table.live += 1
-        table.context.counters[<int>Counter.FLOWS_RESUMED] += 1
-    for d in range(2):
-        half = &flow.half[d]
-        if ignored[d] or (half.stream.end >= 0 and half.end_reason != WHOLE):   # a RST had ended both
-            reopen(table, flow, half)
-    return True
 
 
 cdef void on_closed(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil:
@@ -732,24 +585,6 @@ cdef void on_closed(Table* table, Flow* flow, const Packet* packet, int d, int64
         settle(table, flow)
 
 
-cdef int64_t on_beyond(Table* table, Flow* flow, Half* half, Run* run) noexcept nogil:
-    """A segment runs beyond the end of its direction; returns how many of its bytes are to be read now."""
-    cdef Stream* stream = &half.stream
-    cdef int64_t size = run.size
-    cdef int64_t before = max(<int64_t>0, stream.end - run.offset)
-    if is_ahead_of_all(half):
-        stream.end = -1     # no one knows of it, and these bytes contradict it
-        return size
-    if before:
-        run.data += before
-        run.size -= before
-        run.offset += before
-        run.segment_start = False
-    on_late(table, half, run)
-    resume(table, flow)
-    return before
-
-
 cdef bint is_beyond_window(const Stream* stream, int64_t offset, int64_t size) noexcept nogil:
     """Whether `size` bytes at an offset are too far from everything that was seen and acknowledged."""
     return offset > max(stream.top, stream.acked) + WINDOW or offset < 0 or \
@@ -778,16 +613,121 @@ cdef void remember(Table* table, Half* half, const Run* run) noexcept nogil:
 
 # ---- a segment -------------------------------------------------------------------------------------------------------
 
-cdef bint on_segment(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil:
-    cdef Half* half = &flow.half[d]
-    cdef Half* other = &flow.half[1 - d]
+cdef inline int64_t take_ack(Table* table, Flow* flow, Half* half, const Packet* packet, int64_t offset) noexcept nogil:
+    """What a segment acknowledges, as an offset of the other side; -1: nothing that can be true."""
+    cdef Half* other = &flow.half[1 - half.direction]
+    cdef int64_t ack
+    if not packet.flags & TCP_ACK:
+        return -1
+    if not other.stream.mapped:
+        stream_map(&other.stream, packet.ack)
+        other.stream.start = ORIGIN     # it is heard of: bytes from here on are missed if they do not come
+    ack = stream_offset(&other.stream, packet.ack)
+    if ack > other.stream.acked and ack <= other.stream.top + WINDOW:
+        stream_acknowledge(&other.stream, ack, max(offset, half.stream.top))     # a retransmission tells nothing new
+    elif ack < 0 or ack > other.stream.top + WINDOW:
+        ack = -1
+    if other.stream.end >= 0 and ack > other.heard:
+        other.heard = ack
+        if other.late != NULL:
+            resume(table, flow)
+    if other.stream.base != BASE_KNOWN and packet.payload_size and \
+            other.stream.start - REACH_BACK <= ack < other.stream.start:
+        other.stream.start = ack        # what a sender of data had read, it is heard of
+    return ack
+
+
+cdef inline void take_in_order(Table* table, Flow* flow, Half* half, Run* run) noexcept nogil:
+    """New bytes of a stream whose base is known: they are handed over where they are, or wait."""
     cdef Stream* stream = &half.stream
+    cdef Held* front = stream_front(stream)
+    cdef int64_t end = run.offset + run.size
+    cdef int64_t old
+    if run.offset < stream.next and run.size:
+        old = min(run.size, stream.next - run.offset)
+        table.context.counters[<int>Counter.BYTES_DUPLICATE] += <uint64_t>old
+        if old == run.size:
+            table.context.counters[<int>Counter.SEGMENTS_RETRANSMITTED] += 1
+        run.data += old
+        run.size -= old
+        run.offset += old
+        run.segment_start = False
+    if run.size == 0:
+        return
+    if run.offset == stream.next and (front == NULL or end <= front.offset) and is_readable(flow, half, run.ack):
+        if stream.top < end:
+            stream.top = end
+        deliver(table, flow, half, run)
+        if run.size:
+            stream_buffer(stream, run)
+        return
+    if run.offset > stream.next:
+        table.context.counters[<int>Counter.SEGMENTS_OUT_OF_ORDER] += 1
+    stream_buffer(stream, run)
+
+
+cdef void take_cut(Table* table, Flow* flow, Half* half, int64_t missing, int64_t end) noexcept nogil:
+    """The snaplen cut `missing` bytes off the end of a segment; what came of it ends at offset `end`."""
+    cdef Stream* stream = &half.stream
+    table.context.counters[<int>Counter.SEGMENTS_SNAPPED] += 1
+    if stream.base == BASE_PROVISIONAL:
+        return
+    if not table.snapped:
+        table.snapped = True
+        note(&table.context, flow.conn, NOTICE_SNAPPED)
+    if stream.next == end and flow.mode == MODE_READ and stream.end < 0:
+        skip_gap(table, flow, half, missing)
+
+
+cdef inline void take_payload(Table* table, Flow* flow, Half* half, const Packet* packet, int64_t offset, int64_t ack,
+                              int64_t stamp) noexcept nogil:
+    cdef Stream* stream = &half.stream
+    cdef Held* front
     cdef Run run
     cdef int64_t size = packet.payload_size
+    if flow.stage == &table.silent:
+        stage(flow, NULL)
+    run.data = packet.payload
+    run.size = size
+    run.offset = offset
+    run.stamp = stamp
+    run.ack = ack
+    run.segment_start = True
+    run.conflict = False
+    if 0 <= stream.end < offset + size:     # beyond its own end
+        size = on_beyond(table, flow, half, &run)
+        run.data = packet.payload
+        run.size = size
+        run.offset = offset
+        run.segment_start = True
+    if stream.base == BASE_NONE:
+        stream.base = BASE_PROVISIONAL
+        stream.top = offset
+        if stream.start < 0:
+            stream.start = offset
+    if table.places and offset + size > stream.next:
+        remember(table, half, &run)
+    if stream.base == BASE_PROVISIONAL:
+        front = stream_front(stream)
+        if front != NULL and offset < front.offset - REACH_BACK:
+            table.context.counters[<int>Counter.BYTES_ABANDONED_OUT_OF_WINDOW] += <uint64_t>size
+        else:
+            stream_buffer(stream, &run)
+            if packet.missing:
+                take_cut(table, flow, half, packet.missing, offset + size)
+    else:
+        take_in_order(table, flow, half, &run)
+        if packet.missing:
+            take_cut(table, flow, half, packet.missing, offset + size)
+    if stream.top < offset + size:
+        stream.top = offset + size
+
+
+cdef bint on_segment(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil:
+    cdef Half* half = &flow.half[d]
+    cdef Stream* stream = &half.stream
     cdef int64_t offset
-    cdef int64_t old
-    cdef int64_t ack = -1
-    cdef Held* front
+    cdef int64_t ack
     cdef uint32_t seq = packet.seq + (1 if packet.flags & TCP_SYN else 0)
     if packet.flags & TCP_RST:
         on_reset(table, flow, packet, d)
@@ -795,93 +735,19 @@ cdef bint on_segment(Table* table, Flow* flow, const Packet* packet, int d, int6
     if not stream.mapped:
         stream_map(stream, seq)
     offset = stream_offset(stream, seq)
-    if is_beyond_window(stream, offset, size):
+    if is_beyond_window(stream, offset, packet.payload_size):
         return False
-    table.context.counters[<int>Counter.BYTES_PAYLOAD] += <uint64_t>size
-    if not half.stream.seen:
-        half.stream.seen = True
-        if half.stream.absent:                 # it comes late after all: as if first seen mid-stream
-            half.stream.absent = False
+    table.context.counters[<int>Counter.BYTES_PAYLOAD] += <uint64_t>packet.payload_size
+    if not stream.seen:
+        stream.seen = True
+        if stream.absent:               # it comes late after all: as if first seen mid-stream
+            stream.absent = False
             stream.base = BASE_NONE
             stream.from_start = False
             tell_gap(table, flow, half, stream.next, 0)
-    if packet.flags & TCP_ACK:
-        if not other.stream.mapped:
-            stream_map(&other.stream, packet.ack)
-            other.stream.start = ORIGIN     # it is heard of: bytes from here on are missed if they do not come
-        ack = stream_offset(&other.stream, packet.ack)
-        if ack > other.stream.acked and ack <= other.stream.top + WINDOW:
-            stream_acknowledge(&other.stream, ack, max(offset, stream.top))      # a retransmission tells nothing new
-        elif ack < 0 or ack > other.stream.top + WINDOW:
-            ack = -1
-        if other.stream.end >= 0 and ack > other.heard:
-            other.heard = ack
-            if other.late != NULL:
-                resume(table, flow)
-        if other.stream.base != BASE_KNOWN and size and other.stream.start - REACH_BACK <= ack < other.stream.start:
-            other.stream.start = ack    # what a sender of data had read, it is heard of
-    if size or packet.missing:
-        if flow.stage == &table.silent:
-            stage(flow, NULL)
-        run.data = packet.payload
-        run.size = size
-        run.offset = offset
-        run.stamp = stamp
-        run.ack = ack
-        run.segment_start = True
-        run.conflict = False
-        if 0 <= stream.end < offset + size:     # beyond its own end
-            size = on_beyond(table, flow, half, &run)
-            run.data = packet.payload
-            run.size = size
-            run.offset = offset
-            run.segment_start = True
-        if stream.base == BASE_NONE:
-            stream.base = BASE_PROVISIONAL
-            stream.top = offset
-            if stream.start < 0:
-                stream.start = offset
-        if table.places and offset + size > stream.next:
-            remember(table, half, &run)
-        front = stream_front(stream)
-        if stream.base == BASE_PROVISIONAL:
-            if front != NULL and offset < front.offset - REACH_BACK:
-                table.context.counters[<int>Counter.BYTES_ABANDONED_OUT_OF_WINDOW] += <uint64_t>size
-            else:
-                stream_buffer(stream, &run)
-                if packet.missing:
-                    table.context.counters[<int>Counter.SEGMENTS_SNAPPED] += 1
-        else:
-            if offset < stream.next and size:
-                old = min(size, stream.next - offset)
-                table.context.counters[<int>Counter.BYTES_DUPLICATE] += <uint64_t>old
-                if old == size:
-                    table.context.counters[<int>Counter.SEGMENTS_RETRANSMITTED] += 1
-                run.data += old
-                run.size -= old
-                run.offset += old
-                run.segment_start = False
-            if run.size:
-                if run.offset == stream.next and (front == NULL or run.offset + run.size <= front.offset) and \
-                        is_readable(flow, half, ack):
-                    if stream.top < offset + size:
-                        stream.top = offset + size
-                    deliver(table, flow, half, &run)
-                    if run.size:
-                        stream_buffer(stream, &run)
-                else:
-                    if run.offset > stream.next:
-                        table.context.counters[<int>Counter.SEGMENTS_OUT_OF_ORDER] += 1
-                    stream_buffer(stream, &run)
-            if packet.missing:
-                table.context.counters[<int>Counter.SEGMENTS_SNAPPED] += 1
-                if not table.snapped:
-                    table.snapped = True
-                    note(&table.context, flow.conn, NOTICE_SNAPPED)
-                if stream.next == offset + size and flow.mode == MODE_READ and stream.end < 0:
-                    skip_gap(table, flow, half, packet.missing)
-        if stream.top < offset + size:
-            stream.top = offset + size
+    ack = take_ack(table, flow, half, packet, offset)
+    if packet.payload_size or packet.missing:
+        take_payload(table, flow, half, packet, offset, ack, stamp)
     if packet.flags & TCP_FIN and (stream.end < 0 or is_ahead_of_all(half)):
         offset += packet.payload_size + packet.missing
         if stream.base != BASE_KNOWN or offset >= stream.next:

@@ -12,7 +12,7 @@ from libc.string cimport memcmp
 
 from sniffer_core.connection cimport Conn
 from sniffer_core.net.fragment cimport Fragments
-from sniffer_core.protocol cimport Context, Detector, Session
+from sniffer_core.protocol cimport CLIENT, SERVER, Context, Detector, Session, Side
 from sniffer_core.tcp.stream cimport Stream
 
 cdef enum:
@@ -184,6 +184,10 @@ cdef inline Flow* lookup(const Table* table, const Key* key, uint64_t hashed) no
     while flow != NULL and not (flow.hashed == hashed and memcmp(&flow.key, key, sizeof(Key)) == 0):
         flow = flow.chained
     return flow
+
+
+cdef inline Side side_of(const Flow* flow, const Half* half) noexcept nogil:
+    return SERVER if half.direction == flow.server else CLIENT
 
 
 cdef inline int64_t used(const Table* table) noexcept nogil:

@@ -1,14 +1,14 @@
-# Which request a response answers. One queue for each flow, in the order of the request stream.
+# Which request a response answers. Each connection has one queue, in the order of its request stream.
 #
-# Responses come in the order of their requests (RFC 9112 section 9.3), so while nothing was lost the oldest open entry
-# is answered: first in, first out. Bytes lost from the request stream leave a *lost* entry, bytes of unknown extent lost
-# from the response stream set `responses_lost`; from there on the ACKs decide (RULINGS: Pairing), and where they leave a
-# doubt the response stays unpaired. A request that begins when all is quiet settles every doubt before it.
+# Responses come in the order of their requests (RFC 9112 section 9.3). So while nothing was lost, the oldest open entry is
+# answered: first in, first out. Bytes lost from the request stream leave a *lost* entry; bytes of unknown extent lost from
+# the response stream set `responses_lost`. From there on the ACKs decide, and a response stays unpaired where they leave a
+# doubt. A request that begins when nothing is in flight settles every doubt before it.
 #
-# A request found after a gap at a segment's start might be a piece of a body that holds a start line: it is *tentative*
-# until as many responses came as it takes for it to be one, and is dropped when the doubt is settled without them. Where
-# responses were lost they cannot be counted: the next one then stands for those before it. Responses in doubt wait in
-# flow.pyx, out of this queue, until they are believed.
+# A request that is found at the start of a segment behind a gap may be a piece of a body that holds a start line. It is
+# *tentative* until as many responses came as it takes for it to be a request, and is dropped where the doubt is settled
+# without them. Where responses were lost they cannot be counted; the next one then stands for all before it. Tentative
+# responses are not in this queue: the session keeps them until they are proven.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -76,7 +76,7 @@ cdef struct Exchanges:
     uint8_t* methods        # ... whether they are CONNECT or HEAD (BEYOND_...), a byte each; or NULL
     uint32_t methods_space
     uint32_t methods_first  # the place of the first of these
-    Conn* conn
+    Conn* conn              # of the connection
     bint in_step            # a request began when nothing was in flight
     bint responses_lost     # bytes of unknown extent were lost from the response stream
     bint lost_between       # ... and they began between two responses: one at least is lost whole
@@ -109,7 +109,7 @@ cdef void exchanges_count(Exchanges* queue, int64_t ack) noexcept nogil
 cdef Entry* exchanges_pick(Exchanges* queue, int64_t ack, int64_t start) noexcept nogil
     # The entry that a final response answers; NULL where there is none, or a doubt.
 cdef bint exchanges_unpaired(Exchanges* queue, Conn* conn, Message* message) noexcept nogil
-    # An entry outside of the queue, and without a number, for a response in doubt to refer to. False without memory.
+    # An entry outside of the queue, and without a number, for a tentative response to refer to. False without memory.
 cdef bint exchanges_no_head(const Exchanges* queue, int64_t ack, int64_t start) noexcept nogil
     # Whether a response answers no HEAD, whichever it answers.
 cdef int64_t exchanges_mark(const Exchanges* queue, int64_t offset, int64_t otherwise) noexcept nogil

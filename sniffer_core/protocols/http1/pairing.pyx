@@ -1,4 +1,4 @@
-"""Which request a response answers; see exchange.pxd for the idea."""
+"""Which request a response answers; see pairing.pxd."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
@@ -425,7 +425,7 @@ cdef Entry* exchanges_pick(Exchanges* queue, int64_t ack, int64_t start) noexcep
         return NULL
     if not queue.responses_lost and not entry.lost:
         # Nothing was lost before it: first in, first out. But what answers a request acknowledges a part of it, unless it
-        # was sent before the request came: see Early in flow.pyx. Where the capture began mid-stream, it answers one before.
+        # was sent before the request came: see the early responses of session.pyx. Where the capture began mid-stream, it answers one before.
         return entry if ack < 0 or entry.start < ack else NULL
     if ack < 0:
         return NULL

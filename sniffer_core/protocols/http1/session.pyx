@@ -1,198 +1,51 @@
 """One connection's HTTP/1.x: see session.pxd."""
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memchr, memcmp
 
 from sniffer_core.base.counters cimport Counter
 from sniffer_core.message cimport (
     BIT_BAD_HEADER_LINE, BIT_BODY_NOT_SENT, BIT_LAST_CRLF_MISSING, BIT_ODD_START_LINE, INCOMPLETE_GAP_,
-    INCOMPLETE_MALFORMED_, REQUEST, RESPONSE, WHOLE, Exchange, Incomplete, Kind, Message, exchange_release, message_free)
+    INCOMPLETE_MALFORMED_, REQUEST, RESPONSE, WHOLE, Incomplete, Kind, Message, exchange_release, message_free)
 from sniffer_core.protocol cimport (
     CLIENT, NOTICE_HTTP2, NOTICE_LONG, NOTICE_OTHER, NOTICE_TLS, NOTICE_TUNNEL, RECOGNISED_CLIENT, RECOGNISED_NOT,
-    RECOGNISED_SERVER, SERVER, Protocol, Recognised, Session, Side,
-    free_session, may_read, new_session, note, publish)
-from sniffer_core.protocols.http1.head cimport METHOD_LONGEST, as_http1, http1_head, http1_starts
+    RECOGNISED_SERVER, Protocol, Recognised, Session, Side, free_session, new_session, note)
+from sniffer_core.protocols.http1.head cimport METHOD_LONGEST, as_http1, http1_starts
+from sniffer_core.protocols.http1.nextbytes cimport (
+    BODY, NEXT_REQUEST, REFUSED_BODY, UNDECIDED, Reading, is_body_due, is_refusal, may_be_next, refuses, replies,
+    reply_ack, weigh_body, weigh_trailers)
+from sniffer_core.protocols.http1.outgoing cimport (
+    append, discard, drop_open, drop_tentative, emit, emit_proven, mark_body_unknown, message_closed, message_opened, pop)
 from sniffer_core.protocols.http1.pairing cimport (
-    MATCH_ACKS, MATCH_NONE, MATCH_OLDEST, OPEN_MAX, OPEN_MAX_ONE_SIDED, PROVEN, REFUTED, TENTATIVE, Entry, Exchanges,
-    Match, entry_of, exchanges_answer, exchanges_count, exchanges_fifo, exchanges_free, exchanges_informational,
-    exchanges_init, exchanges_lost_request, exchanges_lost_responses, exchanges_mark, exchanges_no_head, exchanges_pick,
-    exchanges_plausible, exchanges_refute, exchanges_request, exchanges_settle, exchanges_unpaired)
+    MATCH_ACKS, MATCH_NONE, MATCH_OLDEST, OPEN_MAX, OPEN_MAX_ONE_SIDED, REFUTED, TENTATIVE, Entry, Exchanges, Match,
+    entry_of, exchanges_answer, exchanges_count, exchanges_fifo, exchanges_free, exchanges_informational,
+    exchanges_init, exchanges_lost_request, exchanges_lost_responses, exchanges_mark, exchanges_no_head,
+    exchanges_pick, exchanges_plausible, exchanges_refute, exchanges_request, exchanges_settle, exchanges_unpaired)
 from sniffer_core.protocols.http1.parser cimport (
     http1_cease, http1_crlf_due, http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free,
-    http1_gap, http1_init, http1_kill, http1_reject, http1_skip, http1_tunnel)
+    http1_gap, http1_init, http1_kill, http1_reject, http1_skip)
+from sniffer_core.protocols.http1.sides cimport (
+    WAIT_BODY, WAIT_CRLF, WAIT_NONE, WAIT_OFFER, Half, Http1, at_rest, is_readable, start_tunnel)
 from sniffer_core.protocols.http1.state cimport (
-    BODY_CLOSE, BODY_LENGTH, CHUNK_SIZE, DEAD, DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE,
-    EVENT_NOT_HTTP, HEAD, SKIP, START, TRAILERS, TUNNEL, Event, Parser)
+    DEAD, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE, EVENT_NOT_HTTP, HEAD, SKIP, TRAILERS, TUNNEL,
+    Event, Parser)
 from sniffer_core.protocols.signature cimport PROTOCOL_HTTP2, PROTOCOL_OTHER, PROTOCOL_TLS
 from sniffer_core.protocols.tunnel cimport tunnel_open
-from sniffer_core.tcp.stream cimport Held, Run, Stream, stream_copy, stream_front
+from sniffer_core.tcp.stream cimport Run, Stream, stream_front
 
 cdef enum:
     LONG = 60_000_000           # µs after which an open message is reported
     PEEK = 256                  # bytes looked at to tell who is the server
-    WINDOW = 64 << 20           # bytes of a body that are looked for among those that wait
-    TENTATIVE_MAX = 16            # responses in a row that may wait for what tells whether they are any
+    TENTATIVE_MAX = 16          # responses in a row that may wait for what tells whether they are any
     EARLY_MAX = 16              # responses in a row that may wait for the requests that they answer
-
-cdef enum Wait:                 # stream.waits: why the client's next bytes are not read yet
-    WAIT_NONE = 0
-    WAIT_OFFER = 1              # an Upgrade or CONNECT: its answer says whether they are HTTP
-    WAIT_BODY = 2               # of a refused request: they are its body, or the next request
-    WAIT_CRLF = 3               # of a chunked body: they are its trailers, or the next request
-
-cdef enum Reading:              # what the client's next bytes are, where HTTP alone does not say it
-    UNDECIDED = 0
-    BODY = 1
-    NEXT_REQUEST = 2            # the body was never sent
-    REFUSED_BODY = 3            # it cannot be known: the bytes are neither
-
-cdef struct Half:               # one direction
-    Http1* http
-    Half* other
-    Stream* stream
-    int64_t opened              # core time at which its open message began
-    int64_t weighed             # bytes that told nothing when weigh_body() looked; 0: it has not looked
-    uint8_t unjudged            # the answer to an Upgrade or CONNECT was lost: the next bytes tell whether they are HTTP
-    uint8_t tunnel_next         # the answer was yes: what follows the open request is a tunnel
-    uint8_t long_open           # its open message was reported for being open so long
-    uint8_t tentative           # what is read is in step with a response that may be a start line in a body
-    uint8_t gapping             # inside skip_gap()
-    uint8_t in_step             # at its end the parser stood between two messages
-    Parser parser
-
-cdef struct Responses:          # that have ended and wait, in order
-    Message* head
-    Message* tail
-    uint32_t count
-
-cdef struct Http1:
-    Session base
-    Half client
-    Half server
-    Exchanges exchanges
-    Responses tentative           # which may be none
-    Responses early             # whose requests have not come yet
-    uint32_t offer              # number of the latest exchange with an Upgrade or CONNECT
-    uint8_t tunnels             # the response that is read ends HTTP on both directions
-    uint8_t leaving             # a direction is a tunnel, or not HTTP
 
 cdef Protocol HTTP1
 
 
-cdef inline bint is_readable(const Half* half, int64_t ack) noexcept nogil:
-    """Whether bytes that are next in order may be read on."""
-    return may_read(half.stream, half.other.stream, <Side>half.parser.kind, &half.http.base, ack)
-
-
-cdef inline void start_tunnel(Half* half) noexcept nogil:
-    half.http.leaving = True
-    http1_tunnel(&half.parser)
-
-
 # ---- messages --------------------------------------------------------------------------------------------------------
 
-cdef void emit(Http1* http, Message* message) noexcept nogil:
-    """A message has ended: it joins those that the present call returns."""
-    cdef int bit
-    cdef int counter = <int>Counter.MESSAGES_REQUEST if message.kind == REQUEST else <int>Counter.MESSAGES_RESPONSE
-    http.base.context.counters[counter] += 1
-    if message.kind == RESPONSE and not entry_of(message).exchange.known:
-        http.base.context.counters[<int>Counter.RESPONSES_UNPAIRED] += 1
-    if message.incomplete != WHOLE:
-        http.base.context.counters[<int>Counter.INCOMPLETE_GAP + message.incomplete - 1] += 1
-    if message.resynced:
-        http.base.context.counters[<int>Counter.MESSAGES_RESYNCED] += 1
-    if message.anomalies:
-        for bit in range(32):
-            if message.anomalies >> bit & 1:
-                http.base.context.counters[<int>Counter.ANOMALY_TE_AND_CL + bit] += 1
-    publish(http.base.context, message)
-
-
-cdef void discard(Http1* http, Message* message) noexcept nogil:
-    """Frees a message that will not be emitted."""
-    if message.exchange != NULL:
-        exchange_release(message.exchange, &http.base.context.pool)
-    message_free(message, &http.base.context.pool)
-
-
-cdef void emit_proven(Http1* http) noexcept nogil:
-    """Emits the requests that are in doubt no more."""
-    cdef Entry* entry = http.exchanges.head
-    http.exchanges.tentative = False
-    while entry != NULL:
-        if entry.proof == TENTATIVE:
-            http.exchanges.tentative = True
-        elif entry.waiting != NULL:
-            emit(http, entry.waiting)
-            entry.waiting = NULL
-        entry = entry.next
-
-
-cdef void message_opened(Http1* http, Half* half) noexcept nogil:
-    """The half has an open message from now on."""
-    http.base.context.messages_open += 1
-    half.opened = http.base.context.now
-
-
-cdef void message_closed(Http1* http, Half* half) noexcept nogil:
-    """The half's open message is one no more."""
-    http.base.context.messages_open -= 1
-    if half.long_open:
-        half.long_open = False
-        http.base.context.messages_long -= 1
-
-
-cdef void drop_open(Http1* http, Half* half) noexcept nogil:
-    """Before the parser frees its open message: lets go of its entry."""
-    cdef Message* message = half.parser.message
-    if message == NULL or message.exchange == NULL:
-        return
-    exchange_release(message.exchange, &http.base.context.pool)
-    message.exchange = NULL
-    message_closed(http, half)
-
-
-cdef void append(Responses* responses, Message* message) noexcept nogil:
-    message.next = NULL
-    if responses.head == NULL:
-        responses.head = message
-    else:
-        responses.tail.next = message
-    responses.tail = message
-    responses.count += 1
-
-
-cdef Message* pop(Responses* responses) noexcept nogil:
-    """Takes the first out; NULL: there is none."""
-    cdef Message* message = responses.head
-    if message != NULL:
-        responses.head = message.next
-        responses.count -= 1
-    return message
-
-
-cdef void mark_body_unknown(Message* message) noexcept nogil:
-    """The head is sure; that there is no body is not."""
-    message.incomplete = INCOMPLETE_GAP_
-    message.missing = -1
-
-
-cdef void drop_tentative(Http1* http) noexcept nogil:
-    cdef Message* message = pop(&http.tentative)
-    while message != NULL:
-        if entry_of(message).unpaired:
-            http.base.context.counters[<int>Counter.MESSAGES_TENTATIVE_DROPPED] += 1
-            discard(http, message)
-        else:
-            mark_body_unknown(message)
-            emit(http, message)
-        message = pop(&http.tentative)
-
-
 cdef void reject_tentative(Http1* http, Half* half) noexcept nogil:
-    """The responses in doubt were none, nor is what is read."""
+    """The tentative responses were none, and neither is what is read now."""
     half.tentative = False
     drop_tentative(http)
     if half.parser.message != NULL:
@@ -202,7 +55,7 @@ cdef void reject_tentative(Http1* http, Half* half) noexcept nogil:
 
 
 cdef void accept_tentative(Http1* http, Half* half, bint proved) noexcept nogil:
-    """The responses in doubt are taken for responses, and so is what is read; `proved`: they must be."""
+    """The tentative responses are responses, and so is what is read now. `proved`: that is certain."""
     cdef Message* message = pop(&http.tentative)
     half.tentative = False
     while message != NULL:
@@ -220,7 +73,7 @@ cdef void accept_tentative(Http1* http, Half* half, bint proved) noexcept nogil:
 
 
 cdef bint contradicted(const Http1* http, const Half* half, const Message* message, const Run* run) noexcept nogil:
-    """Whether a message in doubt is none: it does not end where one does that has its segments to itself."""
+    """True if a tentative message ends neither at a segment boundary nor at an acknowledged message end."""
     cdef int64_t mark = half.parser.boundary
     if half.parser.kind == RESPONSE:
         mark = exchanges_mark(&http.exchanges, as_http1(message).start + 1, mark)
@@ -228,12 +81,6 @@ cdef bint contradicted(const Http1* http, const Half* half, const Message* messa
             message.anomalies & (BIT_BAD_HEADER_LINE | BIT_ODD_START_LINE):
         return True
     return run != NULL and run.size > 0 and not run.segment_start and as_http1(message).end != mark
-
-
-cdef inline bint at_rest(const Parser* parser) noexcept nogil:
-    """Whether the parser stands between two messages, in step."""
-    return not parser.lost and (
-        parser.state == START or (parser.state == DONE and parser.after == START and parser.message == NULL))
 
 
 # ---- requests and responses ------------------------------------------------------------------------------------------
@@ -262,7 +109,7 @@ cdef void on_request(Http1* http, Half* half, bint cut) noexcept nogil:
             not tail.lost and 0 <= tail.ack < as_http1(message).ack <= other.stream.next:
         exchanges.sliding = True    # all that it acknowledges was read, and did not answer the one before
     if entry == NULL:
-        return      # no memory: http1_frame() reads on, on_end() lets the message go
+        return      # no memory: http1_frame() reads on, on_end() frees the message
     message_opened(http, half)
     if other.stream.seen and (
             (message.resynced and not as_http1(message).sure)
@@ -310,7 +157,7 @@ cdef bint answer(Http1* http, Message* message, Match match) noexcept nogil:
 
 
 cdef void on_tentative(Http1* http, Half* half, bint cut) noexcept nogil:
-    """A response's head, away from a sure boundary: it takes no request before it is believed."""
+    """A response's head, away from a sure boundary: it gets no request before it is proven."""
     cdef Message* message = half.parser.message
     cdef const Entry* entry = exchanges_pick(&http.exchanges, as_http1(message).ack, as_http1(message).start)
     if message.status == 101 or (entry != NULL and entry.connect):
@@ -768,135 +615,6 @@ cdef void judge_offer(Http1* http, Half* half, const Run* run) noexcept nogil:
     start_tunnel(other)
 
 
-cdef inline bint is_body_due(const Parser* parser) noexcept nogil:
-    """Whether the open message's body has not begun."""
-    return parser.message.body_size == 0 and parser.message.missing == 0 and (
-        (parser.state == BODY_LENGTH and parser.remaining > 0) or (parser.state == CHUNK_SIZE and parser.line_size == 0))
-
-
-cdef inline bint is_refusal(const Entry* entry) noexcept nogil:
-    """Whether a final response that came before the request's body tells its client not to send it.
-
-    Any does where the client waits for a 100 (RFC 9110 section 10.1.1), else those that make the body pointless.
-    """
-    cdef uint16_t status = entry.answered
-    return status != 0 and (
-        entry.expect or 300 <= status < 400 or status == 401 or status == 413 or status == 417)
-
-
-cdef inline bint is_unsure(const Http1* http, const Entry* entry, int64_t ack) noexcept nogil:
-    """Whether a request may have been answered though no answer is known to be its own: behind a loss.
-
-    `ack`: how far the sender of its next bytes had read.
-    """
-    return not entry.continued and (
-        entry.answer_lost or (
-            entry.proof == PROVEN and ack > entry.ack and not exchanges_fifo(&http.exchanges)))
-
-
-cdef inline bint refuses(const Entry* entry) noexcept nogil:
-    """Whether the body was refused, and nothing tells that it comes all the same."""
-    return not entry.sends and is_refusal(entry)
-
-
-cdef bint may_be_next(const Http1* http, const Entry* entry, const Run* run) noexcept nogil:
-    """Whether `run`, where a body is due, may be the next request: the body was refused, or that may be unknown."""
-    cdef const Half* server = &http.server
-    if entry == NULL or entry.sends or run.ack < 0:
-        return False
-    if entry.answered == 0:
-        if not server.stream.seen:
-            return entry.expect
-        if http.early.head != NULL and http.exchanges.head == entry:
-            return True     # it may have been answered before its first byte
-        return run.ack > server.stream.next or is_unsure(http, entry, run.ack)
-    return refuses(entry) and run.ack >= entry.answer_end
-
-
-cdef bint replies(const Half* server) noexcept nogil:
-    """Whether another response is next on the server's direction."""
-    cdef uint8_t line[12]       # up to its code
-    cdef const Held* front = stream_front(server.stream)
-    return at_rest(&server.parser) and front != NULL and front.offset == server.stream.next and \
-        http1_starts(RESPONSE, line, stream_copy(server.stream, front.offset, line, sizeof(line))) == 1 and \
-        memcmp(line + 9, b"408", 3) != 0    # a server may say that to nobody
-
-
-cdef int64_t reply_ack(const Http1* http) noexcept nogil:
-    """How many of the client's next bytes are acknowledged by a response that is next to be read; -1: there is none."""
-    cdef const Half* server = &http.server
-    if not replies(server):
-        return -1
-    return stream_front(server.stream).ack - http.client.stream.next
-
-
-cdef Reading weigh_body(Http1* http, bint last) noexcept nogil:
-    """What the client's next bytes are, where a body is due that was refused.
-
-    They are the next request if a later response acknowledges a whole head of it: the server did not wait for the body.
-    They are the body if the client sends as much as it had announced. `last`: nothing more will tell.
-    Until a response tells, they are looked at again only when they are twice as many: all looks cost what the bytes do.
-    """
-    cdef Half* half = &http.client
-    cdef const Half* server = &http.server
-    cdef const Parser* parser = &half.parser
-    cdef const Entry* entry = entry_of(parser.message)
-    cdef Held* front = stream_front(half.stream)
-    cdef int64_t announced = <int64_t>min(parser.remaining, <uint64_t>WINDOW) if parser.state == BODY_LENGTH else WINDOW
-    cdef int64_t answered_to
-    cdef int64_t acked = -1         # what a later response acknowledges, from the first of the bytes
-    cdef uint8_t* bytes
-    cdef uint32_t size
-    cdef uint32_t head
-    cdef bint filled                # they may be the announced body, behind which nothing has come yet
-    cdef bint followed              # ... or a request
-    cdef Reading verdict = UNDECIDED
-    if front == NULL or front.offset != half.stream.next:
-        return BODY
-    last = last or server.stream.ended or server.stream.absent
-    if not last and front.ack > server.stream.next:
-        return UNDECIDED            # until all is read that the client had read
-    if entry.answered == 0 and server.stream.seen and not is_unsure(http, entry, front.ack) and http.early.head == NULL:
-        return BODY                 # the client sends it, asked or not
-    if entry.answered:
-        # An answer that ends with the connection is acknowledged with its head.
-        answered_to = entry.answer_end
-        if answered_to < 0 and server.parser.state == BODY_CLOSE and server.parser.message != NULL:
-            answered_to = as_http1(server.parser.message).head_end
-        if not refuses(entry) or answered_to < 0 or front.ack < answered_to:
-            return BODY
-        if entry.answer_end < 0 and not last:
-            return UNDECIDED
-    if entry.answered:
-        acked = reply_ack(http)
-    if acked <= 0 and not last and half.stream.top - half.stream.next < 2 * half.weighed:
-        return UNDECIDED
-    half.weighed = half.stream.top - half.stream.next
-    bytes = <uint8_t*>malloc(http.base.context.limits.head)
-    if bytes == NULL:
-        return REFUSED_BODY
-    size = stream_copy(half.stream, front.offset + announced, bytes, http.base.context.limits.head)
-    filled = size == 0 and half.stream.top - half.stream.next >= announced
-    followed = size > 0 and http1_starts(REQUEST, bytes, size) == 1
-    size = stream_copy(half.stream, front.offset, bytes, http.base.context.limits.head)
-    head = http1_head(REQUEST, bytes, size)
-    if http1_starts(REQUEST, bytes, size) < 0 or (entry.answered and followed):
-        verdict = BODY
-    elif filled and acked > announced and not last:
-        verdict = UNDECIDED         # more was sent, and may come late
-    elif acked > 0:
-        if head and head <= acked and not (filled and acked > announced):
-            verdict = NEXT_REQUEST
-        else:
-            verdict = BODY if filled and acked >= announced else REFUSED_BODY
-    elif last:
-        verdict = BODY if filled and entry.answered else REFUSED_BODY
-    elif head and entry.answered == 0 and http.early.head == NULL:
-        verdict = REFUSED_BODY
-    free(bytes)
-    return verdict
-
-
 cdef bint ends_without_crlf(Http1* http, Half* half, const Run* run) noexcept nogil:
     """Where trailers may begin, or the last CRLF is due: whether the client must wait, for its run may be a request.
 
@@ -926,26 +644,6 @@ cdef bint ends_without_crlf(Http1* http, Half* half, const Run* run) noexcept no
     if not whole:
         on_lost(http, half, start, False, -1)
     return False
-
-
-cdef Reading weigh_trailers(const Http1* http, int64_t acked, bint last) noexcept nogil:
-    """What the client's next bytes are, where the last CRLF of a chunked body is due and they begin as a request does.
-
-    They are the next request if the open one was answered, and a later response acknowledges a whole head of them: that
-    is `acked` bytes. Otherwise nobody can tell, for a server that waits for the CRLF takes them for trailers.
-    """
-    cdef const Half* half = &http.client
-    cdef const Half* server = &http.server
-    cdef const Entry* entry = entry_of(half.parser.message)
-    cdef uint8_t* bytes
-    cdef uint32_t head = 0
-    if acked <= 0:
-        return REFUSED_BODY if last or server.stream.ended or server.stream.absent else UNDECIDED
-    bytes = <uint8_t*>malloc(http.base.context.limits.head)
-    if bytes != NULL and entry.answered and entry.proof == PROVEN:
-        head = http1_head(REQUEST, bytes, stream_copy(half.stream, half.stream.next, bytes, http.base.context.limits.head))
-    free(bytes)
-    return NEXT_REQUEST if 0 < head <= acked else REFUSED_BODY
 
 
 cdef bint judge_body(Http1* http, bint last) noexcept nogil:
