@@ -23,12 +23,10 @@ from sniffer.delivery.account import LOG_SECONDS, Account, LaneCounters
 from sniffer.delivery.queues import Batches, Queue, weigh
 from sniffer.delivery.retry import HALVES, PLACES, Again, GaveUp, Outage, Retries
 from sniffer.delivery.sink import Reason, Record, Rejected, Retry, Sink, SinkClosed, TooLarge, Undelivered, where
-from sniffer.delivery.sources import Flight, Memory, Source
+from sniffer.delivery.sources import CUT_SECONDS, Flight, Memory, Source
 
 log = logging.getLogger("sniffer.sinks")
 
-CUT_SECONDS: Final = 0.25
-"""A delivery that is cancelled at the deadline gets this long to say what it has done."""
 CROWDED: Final = 4
 """A lane is crowded when this part of it, a fourth, is full."""
 
@@ -231,7 +229,7 @@ class Lane:
         self.start()
         try:
             async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
-                while not self._source.is_quiet():
+                while not self._source.drained():
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
