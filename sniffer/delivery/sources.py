@@ -66,7 +66,7 @@ class Flight(ABC):
 
     @abstractmethod
     def hold_back(self) -> None:
-        """The flight waits for its next try: it gives back what it does not need until then."""
+        """A try has failed: the flight gives back the memory that it does not need until the next one."""
 
     @abstractmethod
     def release(self) -> None:

@@ -84,7 +84,7 @@ class Delivery(FlightOf[Entry]):
         return False
 
     def hold_back(self) -> None:
-        """While the flight waits, what it holds is on disk alone."""
+        """Until the next try the messages are on disk alone."""
         self._spool.drop_copies(self.part)
 
     def release(self) -> None:
