@@ -44,6 +44,10 @@ lint: $(VENV)/dev.stamp  ## Run the linters
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	PATH="$(BIN):$$PATH" $(BIN)/cython-lint sniffer_core
+
+check: lint  ## The fast lane: lint, types, and the tests that are quick (under a minute on two cores)
+	$(BIN)/python -m pytest --quick $(ARGS)
 
 coverage: $(VENV)/dev.stamp  ## Measure the tests' coverage, of Python and of the core (built anew, with tracing)
 	@trap 'find sniffer_core -name '*.c' -delete; $(BIN)/python setup.py --quiet build_ext --inplace --force' EXIT; \
