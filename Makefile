@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := setup.py pyproject.toml $(shell find sniffer_core -name '*.pyx' -o -name '*.pxd')
 
-.PHONY: help run demo test lint coverage sanitize fuzz agree same generated soak chaos bench e2e dist audit sbom reproducible
+.PHONY: help run demo test lint check coverage sanitize fuzz agree same generated soak chaos bench e2e dist audit sbom reproducible
 .PHONY: docs links screenshots clean
 .DEFAULT_GOAL := help
 

@@ -39,7 +39,10 @@ from sniffer.exchanges import ByExchange, ExchangeSink
 from sniffer.ledger import CORE, RENAMED_GAUGES, Ledger, Snapshot
 from sniffer.memory import for_traffic, promised, resident
 from sniffer.message import HttpMessage, Placement, decode, decoder_bytes, from_raw
-from sniffer.sinks import INSTANCE_HEADER, CallbackSink, IteratorSink, StdoutSink
+from sniffer.outputs.callback.sink import CallbackSink
+from sniffer.outputs.iterator import IteratorSink
+from sniffer.outputs.stdout.sink import StdoutSink
+from sniffer.outputs.url import INSTANCE_HEADER
 
 if TYPE_CHECKING:
     from sniffer_core.core import FlowTable, RawMessage
@@ -401,11 +404,11 @@ class Sniffer:
         if self._view is not None:
             lanes.append(self._exchange_lane(self._view, share))
         if config.har is not None:
-            from sniffer.har import HarSink  # seldom needed
+            from sniffer.outputs.har.file import HarSink  # seldom needed
 
             lanes.append(self._exchange_lane(HarSink(config.har, version=__version__), share))
         if config.output_url is not None:
-            from sniffer.collector import UrlSink  # seldom needed where stdout is
+            from sniffer.outputs.url.collector import UrlSink  # seldom needed where stdout is
 
             token = config.output_url_auth_token
             sink = UrlSink(

@@ -41,6 +41,7 @@ from sniffer_core.protocols.http1.parser cimport (
 from sniffer_core.base.memory cimport Pool, pool_give, pool_resize, pool_take
 from sniffer_core.protocols.proxy cimport PROXY_MORE, PROXY_MOST, PROXY_NONE, Proxied, proxy_parse
 from sniffer_core.record.message cimport Rules, build_message, forget_conn, name_end
+from sniffer_core.record.redact cimport SECRET, kind_of
 from sniffer_core.tcp.stream cimport (
     BASE_KNOWN, BASE_NONE, BASE_PROVISIONAL, ORIGIN, REACH_BACK, Held, Run, Stream, held_data, stream_acknowledge,
     stream_differs, stream_free, stream_front, stream_hold, stream_init, stream_map, stream_offset, stream_read, stream_take)
@@ -2842,6 +2843,7 @@ cdef class FlowTable:
             if not 0 < port < 65536:
                 raise ValueError(f"port {port} is not in 1-65535")
             table.ports[port >> 3] |= <uint8_t>(1 << (port & 7))
+        table.carry.no_host = kind_of(&self.rules.headers, b"host", 4) == SECRET
         table.carry.count = <uint32_t>len(carry)
         for i, name in enumerate(self.carried):
             table.carry.name[<int>i] = <const uint8_t*><char*><bytes>name

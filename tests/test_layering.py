@@ -18,6 +18,7 @@ LAYERS = [
     "base.counters",
     "message",
     "protocols.proxy",
+    "protocols.authority",
     "net.wire",
     "net.fragment",
     "tcp.stream",
@@ -103,10 +104,11 @@ def test_the_daemon_loads_no_more_than_it_needs() -> None:
         "rich",
         "sniffer.delivery.spool",
         "sniffer.doctor",
-        "sniffer.har",
         "sniffer.metrics",
-        "sniffer.terminal",
-        "sniffer.ui",
+        "sniffer.outputs.har.file",
+        "sniffer.outputs.terminal.view",
+        "sniffer.outputs.ui.server",
+        "sniffer.outputs.ui.store",
         "sniffer_core.testing",
     ]
     program = f"import sys, sniffer.cli, sniffer.pipeline; print(*{set(seldom)} & set(sys.modules))"

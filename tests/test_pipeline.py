@@ -18,7 +18,6 @@ from aiohttp import web
 
 from sniffer import pipeline
 from sniffer.capture.live import LiveSource
-from sniffer.collector import INSTANCE_HEADER
 from sniffer.config import SnifferConfig
 from sniffer.delivery.lane import Lane
 from sniffer.delivery.queues import weigh
@@ -27,12 +26,13 @@ from sniffer.errors import CaptureError, Problem, SnifferError, ValidationError
 from sniffer.exchanges import ExchangeSink, pairs
 from sniffer.ledger import Ledger
 from sniffer.message import HttpMessage, decode
+from sniffer.outputs.url.collector import INSTANCE_HEADER
 from sniffer.pipeline import Sniffer, create_sniffer
 from tests import captures
 from tests.captures import connection, exchanges, get, ok, write
-from tests.deliveries import BOUND, until
 from tests.packets import MPLS, SLL, UDP, Packet, ethernet, ipv4, udp, vxlan
 from tests.scripted import ScriptedSource, scripted
+from tests.waiting import BOUND, until
 
 __all__ = ["scripted"]
 

@@ -49,6 +49,7 @@ cdef struct Face:           # a message about to be written; what it points into
     const Names* query      # parameters that must not be
     const char* id
     int64_t latency         # µs, or -1
+    int64_t duration        # µs, or -1
     Span opening
     Span placement
     Span proxied
@@ -80,6 +81,7 @@ cdef class RawMessage:
     cdef tuple made             # `content`, once made
     cdef public object message
     cdef int64_t latency(self)
+    cdef int64_t duration(self)
     cdef str coding(self)
     cdef bint truncated(self)
     cdef bint cut(self)

@@ -24,7 +24,7 @@ from sniffer.capture import live
 from sniffer.capture.live import LiveSource
 from sniffer.capture.source import Stop
 from tests.daemon import ROOT, free_port, needs_capture
-from tests.deliveries import BOUND, until
+from tests.waiting import BOUND, listens, until
 
 pytestmark = [pytest.mark.live, needs_capture]
 
@@ -261,13 +261,7 @@ async def test_nginx_and_curl(tmp_path: Path) -> None:
         assert await process.wait() == 0
 
     try:
-        async with asyncio.timeout(BOUND):
-            while True:
-                with contextlib.suppress(OSError):
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                    writer.close()
-                    break
-                await asyncio.sleep(0.02)
+        await until(lambda: listens(port), "nginx listens", pause=0.02)
         async with sniffer:
             await curl(f"{base}/text.txt")
             await curl("--compressed", f"{base}/text.txt")

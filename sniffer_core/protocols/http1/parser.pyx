@@ -892,6 +892,7 @@ cdef inline void use(Parser* parser, Run* run, int64_t size) noexcept nogil:
     take(parser, run, size, BYTES_USED)
     if size:
         parser.message.stamp_end = run.stamp
+        parser.message.end_lost = False
         if run.conflict:
             parser.message.anomalies |= BIT_CONFLICTING_OVERLAP
 
@@ -914,6 +915,7 @@ cdef Event finish(Parser* parser, State after) noexcept nogil:
     if parser.unclear:
         parser.unclear = False
         parser.message.missing = -1
+        parser.message.end_lost = True
     parser.state = DONE
     parser.after = after
     drop_buffer(parser)
@@ -1714,13 +1716,15 @@ cdef Event http1_gap(Parser* parser, int64_t* size) noexcept nogil:
     parser.doubt = False
     if parser.state == HEAD:
         event = cut(parser, INCOMPLETE_GAP_)
+        if event == EVENT_CUT:
+            parser.message.end_lost = True
         if event != EVENT_MORE:
             return event
     elif parser.state == BODY_LENGTH or parser.state == CHUNK_DATA:
         if parser.state == BODY_LENGTH and parser.remaining == 0:
             return finish(parser, SKIP if message.missing < 0 else START)
         break_off(message, INCOMPLETE_GAP_)
-        parser.body_gap = True
+        parser.body_gap = message.end_lost = True
         if parser.state == CHUNK_DATA and <uint64_t>size[0] > parser.remaining:
             message.missing = -1
             return finish(parser, SKIP)
@@ -1739,11 +1743,12 @@ cdef Event http1_gap(Parser* parser, int64_t* size) noexcept nogil:
         return EVENT_MORE
     elif parser.state == BODY_CLOSE:
         break_off(message, INCOMPLETE_GAP_)
-        parser.body_gap = True
+        parser.body_gap = message.end_lost = True
         message.missing += size[0]
     elif message != NULL:  # in the framing of chunks, or in FRAME
         break_off(message, INCOMPLETE_GAP_)
         message.missing = -1
+        message.end_lost = True
         return finish(parser, SKIP)
     if parser.state == START:
         parser.at_stream_start = False

@@ -13,10 +13,10 @@ from typing import Final
 
 from yarl import URL
 
-from sniffer.client import Client, NoAnswer, OnSocket, is_passing
 from sniffer.delivery.sink import Record, Rejected, Retry, Sink, TooLarge
 from sniffer.errors import SnifferError
-from sniffer.sinks import INSTANCE_HEADER
+from sniffer.outputs.url import INSTANCE_HEADER
+from sniffer.outputs.url.client import Client, NoAnswer, OnSocket, is_passing
 
 log = logging.getLogger("sniffer.sinks")
 

@@ -4,8 +4,3 @@
 
 `page/` is what the browser runs: no framework, nothing fetched from elsewhere, nothing built.
 """
-
-from sniffer.ui.server import Server
-from sniffer.ui.store import LiveSink, Store
-
-__all__ = ["LiveSink", "Server", "Store"]

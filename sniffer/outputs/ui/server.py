@@ -32,10 +32,10 @@ from aiohttp import web
 
 from sniffer import __version__
 from sniffer.errors import SnifferError
-from sniffer.har import entry_of
 from sniffer.ledger import Ledger, losses
+from sniffer.outputs.har.file import entry_of
+from sniffer.outputs.ui.store import BINS, MOST_ROWS, LiveSink, Messages
 from sniffer.serving import MOST_CONNECTIONS, WRITE_SECONDS, HttpServer, bind
-from sniffer.ui.store import BINS, MOST_ROWS, LiveSink, Messages
 
 MOST_BROWSERS: Final = 32
 """Streams of events at the same time."""

@@ -2,7 +2,7 @@
 
 import { clock, count, duration } from "./text.js";
 
-// A point, as sniffer/ui/store.py writes it.
+// A point, as sniffer/outputs/ui/store.py writes it.
 const SECOND = 0, STATUSES = 1, P50 = 7, P90 = 8, P99 = 9;
 const ORDER = [2, 3, 1, 0, 4, 5];      // status classes from the bottom up: what went wrong is on top
 const LEAST_STEPS = 60;

@@ -1,4 +1,4 @@
-"""sniffer.ui without a browser: what is kept, who may read it, and the daemon around it.
+"""sniffer.outputs.ui without a browser: what is kept, who may read it, and the daemon around it.
 
 tests/live/test_ui.py has the page itself, in Chromium.
 """
@@ -31,19 +31,19 @@ from yarl import URL
 from sniffer.delivery.sink import Record
 from sniffer.errors import SnifferError
 from sniffer.exchanges import Exchange
-from sniffer.har import entry_of
 from sniffer.ledger import Ledger
 from sniffer.message import Fields
-from sniffer.ui import LiveSink, Server, Store
-from sniffer.ui import server as module
-from sniffer.ui.server import COOKIE, FORBIDDEN, HEADERS, PAGE, _is_ours
-from sniffer.ui.store import BINS, LONG, MOST_ROWS, SHARES, STATUSES, Plot
+from sniffer.outputs.har.file import entry_of
+from sniffer.outputs.ui import server as module
+from sniffer.outputs.ui.server import COOKIE, FORBIDDEN, HEADERS, PAGE, Server, _is_ours
+from sniffer.outputs.ui.store import BINS, LONG, MOST_ROWS, SHARES, STATUSES, LiveSink, Plot, Store
 from tests.captures import connection, exchanges, get, ok, write
 from tests.daemon import DEMO, ROOT, Daemon, free_port
-from tests.deliveries import BOUND, Sent, answer, message, until
+from tests.deliveries import Sent, answer, message
 from tests.packets import pcap
+from tests.waiting import BOUND, until
 
-FILES = ROOT / "sniffer" / "ui" / "page"
+FILES = ROOT / "sniffer" / "outputs" / "ui" / "page"
 
 
 def changed(record: Sent, **changes: Any) -> Sent:

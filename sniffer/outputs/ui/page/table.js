@@ -2,7 +2,7 @@
 
 import { bytes, clock, count, duration, element, plain, statusClass } from "./text.js";
 
-// Places in a row, as sniffer/ui/store.py writes it; the last two are this page's own.
+// Places in a row, as sniffer/outputs/ui/store.py writes it; the last two are this page's own.
 export const ID = 0, TIME = 1, METHOD = 2, HOST = 3, PATH = 4, STATUS = 5, LATENCY = 6, UP = 7, DOWN = 8, CLIENT = 9,
   SERVER = 10, TYPE = 11, MARKS = 12, TEXT = 13, SKIPPED = 14;
 
