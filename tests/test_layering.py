@@ -103,6 +103,7 @@ def test_the_daemon_loads_no_more_than_it_needs() -> None:
     seldom = [
         "rich",
         "sniffer.delivery.spool",
+        "sniffer.delivery.store",
         "sniffer.doctor",
         "sniffer.metrics",
         "sniffer.outputs.har.file",

@@ -821,7 +821,7 @@ cdef class RawMessage:
 
     @property
     def body_truncated(self):
-        return self.source.truncated
+        return bool(self.source.truncated)
 
     cdef str coding(self):
         """The Content-Encoding."""
@@ -899,7 +899,7 @@ cdef class RawMessage:
 
     @property
     def resynced(self):
-        return self.source.resynced
+        return bool(self.source.resynced)
 
     @property
     def anomalies(self):
