@@ -46,8 +46,11 @@ lint: $(VENV)/dev.stamp  ## Run the linters
 	$(BIN)/lint-imports --no-cache
 	PATH="$(BIN):$$PATH" $(BIN)/cython-lint sniffer_core
 
-check: lint  ## The fast lane: lint, types, and the tests that are quick (under a minute on two cores)
-	$(BIN)/python -m pytest --quick $(ARGS)
+check: $(VENV)/dev.stamp  ## The fast lane: the linters beside the quick tests, under a minute on two cores
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync lint quick-1 quick-2
+
+quick-%: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest --quick --part $*/2 $(ARGS)
 
 coverage: $(VENV)/dev.stamp  ## Measure the tests' coverage, of Python and of the core (built anew, with tracing)
 	@trap 'find sniffer_core -name '*.c' -delete; $(BIN)/python setup.py --quiet build_ext --inplace --force' EXIT; \

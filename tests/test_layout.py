@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePath
 
 import pytest
 
@@ -12,22 +13,13 @@ PACKAGES = ("sniffer", "sniffer_core")
 
 ELSEWHERE = {
     "sniffer/__main__": ("tests/test_cli.py", "it calls the command line and nothing else"),
-    "sniffer/client": (
-        "tests/test_collector.py",
-        "the collector is its only user, and its tests watch the connections",
-    ),
     "sniffer/flags": ("tests/test_config.py", "each option is given as a flag there"),
     "sniffer/signals": ("tests/test_shutdown.py", "signals are sent to a real daemon"),
-    "sniffer/delivery/threads": ("tests/delivery/test_lane.py", "a lane is what calls in a thread"),
     "sniffer/injector/__main__": ("tests/injector/test_server.py", "it starts the server and nothing else"),
-    "sniffer/ui/server": ("tests/test_ui.py", "the parts of the live view are tested together, over HTTP"),
-    "sniffer/ui/store": ("tests/test_ui.py", "the parts of the live view are tested together, over HTTP"),
+    "sniffer/outputs/url/client": ("tests/outputs/test_collector.py", "the collector is its only user"),
     "sniffer_core/base/counters": ("tests/test_ledger.py", "it declares names, which the ledger has to know"),
     "sniffer_core/base/memory": ("tests/core/test_flow_memory.py", "allocations are seen by what tables hold"),
-    "sniffer_core/core": (
-        "tests/core/test_flow_session.py",
-        "FlowTable is tested by what it does, in test_flow_*",
-    ),
+    "sniffer_core/core": ("tests/core/test_flow_session.py", "FlowTable is tested by what it does, in test_flow_*"),
     "sniffer_core/message": ("tests/core/test_flow_session.py", "it declares a structure, which tables fill"),
     "sniffer_core/protocols/http1/pairing": ("tests/core/test_exchange.py", "exchanges are what it pairs"),
     "sniffer_core/protocols/http1/parser": ("tests/core/test_http1.py", "named for the protocol that it parses"),
@@ -50,38 +42,53 @@ def modules() -> list[str]:
     )
 
 
-def untested(names: list[str], files: list[str]) -> list[str]:
-    """The modules for which there is no test file `test_MODULE.py` or `test_MODULE_*.py` in any folder.
+def files_of_tests() -> list[str]:
+    """Paths of all test files from the root."""
+    return [str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")]
 
-    Where modules of the same name need more test files than there are, a module whose package gives the test file's
-    folder its name has it before the others.
+
+def output(module: str) -> str:
+    """The output that the module is a part of; empty for any other module."""
+    folder = PurePath(module).parent
+    return folder.name if folder.parent == PurePath("sniffer/outputs") else ""
+
+
+def untested(names: Iterable[str], files: Iterable[str]) -> list[str]:
+    """The modules for which no folder of the tests has a file `test_MODULE.py` or `test_MODULE_*.py`.
+
+    Where several modules have one name, each needs a file of its own: one in a folder named like its package, or one
+    that is left. The modules of an output may be tested together, in `test_OUTPUT.py`.
     """
-    by_name: dict[str, list[str]] = defaultdict(list)
+    paths = [PurePath(file) for file in files]
+    stems = {path.stem for path in paths}
+    alike: dict[str, list[PurePath]] = defaultdict(list)
     for name in names:
-        by_name[name.rpartition("/")[2]].append(name)
+        if f"test_{output(name)}" not in stems:
+            alike[PurePath(name).name].append(PurePath(name))
     missing = []
-    for stem, alike in by_name.items():
-        places = [file.split("/")[-2] for file in files if f"{Path(file).stem}_".startswith(f"test_{stem}_")]
-        own = [name for name in alike if name.split("/")[-2] in places]
-        left = [name for name in alike if name not in own]
-        free = len([place for place in places if place not in {name.split("/")[-2] for name in own}])
-        missing += left[free:]
+    for stem, modules_of_it in alike.items():
+        left = [path.parent.name for path in paths if f"{path.stem}_".startswith(f"test_{stem}_")]
+        for module in sorted(modules_of_it, key=lambda module: module.parent.name not in left):
+            if not left:
+                missing.append(str(module))
+            else:
+                left.remove(module.parent.name if module.parent.name in left else left[-1])
     return sorted(missing)
 
 
 def test_every_module_has_its_test_file() -> None:
     """`tests/**/test_MODULE.py`, or an entry of ELSEWHERE."""
-    files = [str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")]
-    assert untested([name for name in modules() if name not in ELSEWHERE], files) == []
+    assert untested([name for name in modules() if name not in ELSEWHERE], files_of_tests()) == []
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)
-def test_what_is_tested_elsewhere_is(name: str) -> None:
-    """Each exception is a module that there is, with a test file that there is, and with a reason."""
+def test_an_exception_is_one(name: str) -> None:
+    """Each exception is a module that there is, and has no test file of its own but another one, and a reason."""
     file, reason = ELSEWHERE[name]
     assert name in modules()
     assert (ROOT / file).is_file()
     assert reason
+    assert name in untested([*(set(modules()) - set(ELSEWHERE)), name], files_of_tests())
 
 
 def test_a_missing_test_file_is_found() -> None:
@@ -91,5 +98,8 @@ def test_a_missing_test_file_is_found() -> None:
     assert untested(["sniffer_core/flow"], ["tests/core/test_flow_caps.py"]) == []
     two = ["sniffer/injector/options", "sniffer/options"]
     assert untested(two, ["tests/injector/test_options.py"]) == ["sniffer/options"]
-    assert untested(two, ["tests/test_options.py"]) == ["sniffer/options"]
     assert untested(two, ["tests/injector/test_options.py", "tests/test_options.py"]) == []
+    assert len(untested(two, ["tests/test_options.py"])) == 1
+    parts = ["sniffer/outputs/har/file", "sniffer/outputs/har/form"]
+    assert untested(parts, ["tests/outputs/test_har.py"]) == []
+    assert untested(parts, ["tests/outputs/test_file.py"]) == parts[1:]
