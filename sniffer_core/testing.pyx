@@ -8,6 +8,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from sniffer_core cimport core
+from sniffer_core.base.ascii cimport ascii_same
 from sniffer_core.base.counters cimport Counter
 from sniffer_core.base.memory cimport Pool
 from sniffer_core.core cimport FlowTable
@@ -24,6 +25,14 @@ from sniffer_core.tcp.stream cimport Run
 from sniffer_core.tcp.table cimport Key, keyed_hash
 
 from sniffer_core.base.counters import NAMES
+
+
+# -- base/ascii -------------------------------------------------------------------------------------------------------
+
+def same_but_for_case(const uint8_t[:] text, const uint8_t[:] lower):
+    """ascii_same() of two texts of one size."""
+    assert text.shape[0] == lower.shape[0] > 0
+    return ascii_same(&text[0], &lower[0], <size_t>text.shape[0])
 
 
 # -- net/wire and net/fragment ----------------------------------------------------------------------------------------
