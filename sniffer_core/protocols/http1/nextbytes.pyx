@@ -9,7 +9,7 @@ from sniffer_core.protocols.http1.head cimport as_http1, http1_head, http1_start
 from sniffer_core.protocols.http1.pairing cimport PROVEN, Entry, entry_of
 from sniffer_core.protocols.http1.sides cimport Half, Http1, at_rest
 from sniffer_core.protocols.http1.state cimport BODY_CLOSE, BODY_LENGTH, Parser
-from sniffer_core.tcp.stream cimport Held, Run, stream_copy, stream_front
+from sniffer_core.tcp.stream cimport Held, Run, Stream, stream_copy, stream_front
 
 cdef enum:
     WINDOW = 64 << 20           # bytes of a body that are looked for among those that wait
@@ -43,6 +43,34 @@ cdef int64_t reply_ack(const Http1* http) noexcept nogil:
     return stream_front(server.stream).ack - http.client.stream.next
 
 
+cdef Reading compare(const Http1* http, const Entry* entry, int64_t announced, int64_t acked, bint last,
+                     uint8_t* bytes) noexcept nogil:
+    """What the bytes that wait look like: a body of `announced` bytes, or a request. `acked` of them were acknowledged.
+
+    `bytes` has room for a head.
+    """
+    cdef const Stream* stream = http.client.stream
+    cdef const Held* front = stream_front(stream)
+    cdef uint32_t limit = http.base.context.limits.head
+    cdef uint32_t size = stream_copy(stream, front.offset + announced, bytes, limit)
+    cdef bint filled = size == 0 and stream.top - stream.next >= announced  # nothing has come yet behind such a body
+    cdef bint followed = size > 0 and http1_starts(REQUEST, bytes, size) == 1   # ... or a request
+    cdef uint32_t head
+    size = stream_copy(stream, front.offset, bytes, limit)
+    head = http1_head(REQUEST, bytes, size)
+    if http1_starts(REQUEST, bytes, size) < 0 or (entry.answered and followed):
+        return BODY
+    if filled and acked > announced and not last:
+        return UNDECIDED        # more was sent, and may come late
+    if acked > 0:
+        if head and head <= acked and not (filled and acked > announced):
+            return NEXT_REQUEST
+        return BODY if filled and acked >= announced else REFUSED_BODY
+    if last:
+        return BODY if filled and entry.answered else REFUSED_BODY
+    return REFUSED_BODY if head and entry.answered == 0 and http.early.head == NULL else UNDECIDED
+
+
 cdef Reading weigh_body(Http1* http, bint last) noexcept nogil:
     cdef Half* half = &http.client
     cdef const Half* server = &http.server
@@ -53,11 +81,7 @@ cdef Reading weigh_body(Http1* http, bint last) noexcept nogil:
     cdef int64_t answered_to
     cdef int64_t acked = -1         # what a later response acknowledges, from the first of the bytes
     cdef uint8_t* bytes
-    cdef uint32_t size
-    cdef uint32_t head
-    cdef bint filled                # they may be the announced body, behind which nothing has come yet
-    cdef bint followed              # ... or a request
-    cdef Reading verdict = UNDECIDED
+    cdef Reading verdict
     if front == NULL or front.offset != half.stream.next:
         return BODY
     last = last or server.stream.ended or server.stream.absent
@@ -82,24 +106,7 @@ cdef Reading weigh_body(Http1* http, bint last) noexcept nogil:
     bytes = <uint8_t*>malloc(http.base.context.limits.head)
     if bytes == NULL:
         return REFUSED_BODY
-    size = stream_copy(half.stream, front.offset + announced, bytes, http.base.context.limits.head)
-    filled = size == 0 and half.stream.top - half.stream.next >= announced
-    followed = size > 0 and http1_starts(REQUEST, bytes, size) == 1
-    size = stream_copy(half.stream, front.offset, bytes, http.base.context.limits.head)
-    head = http1_head(REQUEST, bytes, size)
-    if http1_starts(REQUEST, bytes, size) < 0 or (entry.answered and followed):
-        verdict = BODY
-    elif filled and acked > announced and not last:
-        verdict = UNDECIDED         # more was sent, and may come late
-    elif acked > 0:
-        if head and head <= acked and not (filled and acked > announced):
-            verdict = NEXT_REQUEST
-        else:
-            verdict = BODY if filled and acked >= announced else REFUSED_BODY
-    elif last:
-        verdict = BODY if filled and entry.answered else REFUSED_BODY
-    elif head and entry.answered == 0 and http.early.head == NULL:
-        verdict = REFUSED_BODY
+    verdict = compare(http, entry, announced, acked, last, bytes)
     free(bytes)
     return verdict
 

@@ -336,48 +336,54 @@ cdef void drop_early(Http1* http) noexcept nogil:
 
 cdef void on_end(Http1* http, Half* half, const Run* run) noexcept nogil:
     """The parser's message has ended: it is emitted, or waits, or is none. `run`: what is left of its segment."""
-    cdef Parser* parser = &half.parser
-    cdef Message* message = parser.message
-    cdef Entry* entry = entry_of(message)
-    cdef Half* other
-    cdef int64_t start
-    parser.message = NULL
-    if entry == NULL:
+    cdef Message* message = half.parser.message
+    half.parser.message = NULL
+    if message.exchange == NULL:
         message_free(message, &http.base.context.pool)
         return
     message_closed(http, half)
     if message.kind == REQUEST:
-        other = &http.server
-        entry.end = as_http1(message).end
-        entry.stamp_end = message.stamp_end
-        entry.end_read = message.incomplete == WHOLE or message.incomplete == INCOMPLETE_MALFORMED_ or (
-            message.incomplete == INCOMPLETE_GAP_ and not half.gapping)
-        entry.end_unsure = message.incomplete == INCOMPLETE_MALFORMED_ and message.missing < 0
-        if entry.proof == REFUTED:
-            discard(http, message)
-            return
-        if entry.proof == TENTATIVE:
-            entry.waiting = message
-            if contradicted(http, half, message, run):
-                start = as_http1(message).start
-                exchanges_refute(&http.exchanges)       # the message is one of those that it frees
-                http1_skip(parser)
-                on_lost(http, half, start, False, -1)
-            return
-        if message.incomplete == INCOMPLETE_MALFORMED_ and message.anomalies & BIT_BAD_HEADER_LINE and \
-                parser.framing.transfer and parser.framing.chunked and message.missing < 0:
-            on_lost(http, half, as_http1(message).end - 1, False, -1)      # the next request stands among its trailers
-        emit(http, message)
-        if half.tunnel_next:
-            half.tunnel_next = False
-            start_tunnel(half)
-        elif (entry.connect or entry.upgrade) and message.incomplete == WHOLE and not entry.answered:
-            http.offer = entry.exchange.number
-            if other.stream.ended or other.stream.absent or other.parser.lost:
-                half.unjudged = True
-            else:
-                half.stream.waits = WAIT_OFFER     # what follows is HTTP only if the answer says so
+        on_request_end(http, half, message, run)
+    else:
+        on_response_end(http, half, message, run)
+
+
+cdef void on_request_end(Http1* http, Half* half, Message* message, const Run* run) noexcept nogil:
+    cdef Entry* entry = entry_of(message)
+    cdef const Half* server = &http.server
+    cdef int64_t start = as_http1(message).start
+    entry.end = as_http1(message).end
+    entry.stamp_end = message.stamp_end
+    entry.end_read = message.incomplete == WHOLE or message.incomplete == INCOMPLETE_MALFORMED_ or (
+        message.incomplete == INCOMPLETE_GAP_ and not half.gapping)
+    entry.end_unsure = message.incomplete == INCOMPLETE_MALFORMED_ and message.missing < 0
+    if entry.proof == REFUTED:
+        discard(http, message)
         return
+    if entry.proof == TENTATIVE:
+        entry.waiting = message
+        if contradicted(http, half, message, run):
+            exchanges_refute(&http.exchanges)       # the message is one of those that it frees
+            http1_skip(&half.parser)
+            on_lost(http, half, start, False, -1)
+        return
+    if message.incomplete == INCOMPLETE_MALFORMED_ and message.anomalies & BIT_BAD_HEADER_LINE and \
+            half.parser.framing.transfer and half.parser.framing.chunked and message.missing < 0:
+        on_lost(http, half, as_http1(message).end - 1, False, -1)   # the next request stands among its trailers
+    emit(http, message)
+    if half.tunnel_next:
+        half.tunnel_next = False
+        start_tunnel(half)
+    elif (entry.connect or entry.upgrade) and message.incomplete == WHOLE and not entry.answered:
+        http.offer = entry.exchange.number
+        if server.stream.ended or server.stream.absent or server.parser.lost:
+            half.unjudged = True
+        else:
+            half.stream.waits = WAIT_OFFER      # what follows is HTTP only if the answer says so
+
+
+cdef void on_response_end(Http1* http, Half* half, Message* message, const Run* run) noexcept nogil:
+    cdef Entry* entry = entry_of(message)
     if as_http1(message).assumed:
         half.tentative = True
     if half.tentative:
