@@ -12,6 +12,7 @@ from sniffer_core.protocols.http1.state cimport BODY_CLOSE, BODY_LENGTH, Parser
 from sniffer_core.tcp.stream cimport Held, Run, Stream, stream_copy, stream_front
 
 cdef enum:
+    LOOKS_MAX = 16              # at the client's next bytes, while pieces of them come late
     WINDOW = 64 << 20           # bytes of a body that are looked for among those that wait
 
 
@@ -54,20 +55,22 @@ cdef Reading compare(const Http1* http, const Entry* entry, int64_t announced, i
     cdef uint32_t limit = http.base.context.limits.head
     cdef uint32_t size = stream_copy(stream, front.offset + announced, bytes, limit)
     cdef bint filled = size == 0 and stream.top - stream.next >= announced  # nothing has come yet behind such a body
-    cdef bint followed = size > 0 and http1_starts(REQUEST, bytes, size) == 1   # ... or a request
+    cdef int begins = http1_starts(REQUEST, bytes, size) if size else 0
     cdef uint32_t head
     size = stream_copy(stream, front.offset, bytes, limit)
     head = http1_head(REQUEST, bytes, size)
-    if http1_starts(REQUEST, bytes, size) < 0 or (entry.answered and followed):
-        return BODY
-    if filled and acked > announced and not last:
-        return UNDECIDED        # more was sent, and may come late
+    if http1_starts(REQUEST, bytes, size) < 0 or (entry.answered and begins == 1):
+        return BODY             # they are no request, or one stands behind as many bytes as announced
+    if acked >= announced and begins >= 0:      # as much was sent as announced; where no request follows, it is not the body
+        if filled and (last or acked == announced):
+            return BODY
+        return REFUSED_BODY if last else UNDECIDED      # what is missing may come late
     if acked > 0:
-        if head and head <= acked and not (filled and acked > announced):
+        if head and head <= acked:
             return NEXT_REQUEST
-        return BODY if filled and acked >= announced else REFUSED_BODY
+        return REFUSED_BODY if last or size >= acked or size == limit else UNDECIDED
     if last:
-        return BODY if filled and entry.answered else REFUSED_BODY
+        return BODY if filled else REFUSED_BODY
     return REFUSED_BODY if head and entry.answered == 0 and http.early.head == NULL else UNDECIDED
 
 
@@ -87,7 +90,8 @@ cdef Reading weigh_body(Http1* http, bint last) noexcept nogil:
     last = last or server.stream.ended or server.stream.absent
     if not last and front.ack > server.stream.next:
         return UNDECIDED            # until all is read that the client had read
-    if entry.answered == 0 and server.stream.seen and not is_unsure(http, entry, front.ack) and http.early.head == NULL:
+    if entry.answered == 0 and server.stream.seen and not is_unsure(http, entry, front.ack) and \
+            front.ack <= server.stream.next + (1 if server.stream.ended else 0) and http.early.head == NULL:
         return BODY                 # the client sends it, asked or not
     if entry.answered:
         # An answer that ends with the connection is acknowledged with its head.
@@ -100,9 +104,13 @@ cdef Reading weigh_body(Http1* http, bint last) noexcept nogil:
             return UNDECIDED
     if entry.answered:
         acked = reply_ack(http)
-    if acked <= 0 and not last and half.stream.top - half.stream.next < 2 * half.weighed:
-        return UNDECIDED
+    if not last:
+        if acked <= 0 and half.stream.top - half.stream.next < 2 * half.weighed:
+            return UNDECIDED
+        if acked > 0 and half.looks == LOOKS_MAX:
+            return UNDECIDED        # until the grace is over
     half.weighed = half.stream.top - half.stream.next
+    half.looks += 1 if acked > 0 else 0
     bytes = <uint8_t*>malloc(http.base.context.limits.head)
     if bytes == NULL:
         return REFUSED_BODY
