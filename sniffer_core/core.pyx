@@ -22,9 +22,9 @@ from sniffer_core.base.counters cimport Counter
 from sniffer_core.protocols.http1.pairing cimport (
     CARRY_MAX, CONN_OBJECTS, MATCH_ACKS, MATCH_NONE, MATCH_OLDEST, OPEN_MAX, OPEN_MAX_ONE_SIDED, REFUTED, SURE, TENTATIVE,
     Carry, Conn, Exchange, Exchanges, Match, conn_release, exchange_release, exchanges_answer, exchanges_count,
-    exchanges_fifo, exchanges_free, exchanges_informational, exchanges_init,
+    exchanges_by_acks, exchanges_doubt, exchanges_fifo, exchanges_free, exchanges_informational, exchanges_init,
     exchanges_lost_request, exchanges_lost_responses, exchanges_mark, exchanges_no_head, exchanges_pick, exchanges_plausible,
-    exchanges_refute, exchanges_request, exchanges_settle, exchanges_unpaired)
+    exchanges_quiet, exchanges_refute, exchanges_request, exchanges_settle, exchanges_unpaired)
 from sniffer_core.net.fragment cimport Fragments, fragments_add, fragments_free, fragments_init
 from sniffer_core.protocols.http1.parser cimport (
     BIT_BAD_HEADER_LINE, BIT_BODY_NOT_SENT, BIT_LAST_CRLF_MISSING, BIT_ODD_START_LINE, BODY_CLOSE, BODY_LENGTH, CHUNK_SIZE, DEAD,
@@ -65,6 +65,7 @@ cdef enum:
     STAMP_REFUSED = 0xFFFFFFFF  # in place of microseconds: the stamp does not fit into the index
     CLOCK_SLACK = 1_000_000     # µs that the stamps may run ahead of the monotonic clock, and one behind the others
     DOUBTED_MAX = 16            # responses in a row that may wait for what tells whether they are any
+    LOOKS_MAX = 16              # at the client's next bytes, while pieces of them come late
     EARLY_MAX = 16              # responses in a row that may wait for the requests that they answer
     EVENTS = 256
     OWN_MAX = 256
@@ -108,6 +109,7 @@ cdef struct Half:
     uint8_t waits               # Wait
     bint unjudged               # the answer to an Upgrade or CONNECT was lost: the next bytes tell whether they are HTTP
     int64_t weighed             # bytes that told nothing when weigh_body() looked; 0: it has not looked
+    uint8_t looks               # .. how often it has since a later response came
     bint tunnel_next            # the answer was yes: what follows the open request is a tunnel
     bint past_proxy             # no PROXY protocol header begins here, or it was read
     uint32_t proxy_left         # bytes of it that are still to come
@@ -649,6 +651,34 @@ cdef inline bint at_rest(const Parser* parser) noexcept nogil:
         parser.state == START or (parser.state == DONE and parser.after == START and parser.message == NULL))
 
 
+cdef inline bint is_quiet(const Exchanges* exchanges, const Half* client, const Half* server,
+                          const Message* request) noexcept nogil:
+    """Whether a request begins when nothing is in flight: its sender has read all that was sent, and all was answered.
+
+    Where first in, first out is certain, and requests are open, it is not asked.
+    """
+    cdef const Exchange* tail = exchanges.tail
+    if exchanges.sliding or not at_rest(&server.parser) or exchanges.informational_count:
+        return False
+    if tail == NULL:
+        return exchanges.beyond == 0 and (request.ack < 0 or request.ack == server.stream.next)
+    if (exchanges.from_start or exchanges.in_step) and not exchanges.responses_lost and \
+            exchanges.head.doubt == SURE and not exchanges.head.counted:
+        return False        # no response was lost, and the first of the requests has none
+    return (tail.doubt != SURE or not exchanges_fifo(exchanges)) and request.start == client.parser.boundary and \
+        request.ack > tail.ack and request.ack == server.stream.next
+
+
+cdef inline bint has_begun(const Parser* client, const Message* response) noexcept nogil:
+    """Whether a response acknowledges a part of a request's head that is not whole yet."""
+    return client.state == HEAD and client.first_offset < response.ack
+
+
+cdef inline bint is_beyond(const Half* client, const Message* response) noexcept nogil:
+    """Whether a response acknowledges bytes that were not read: they wait behind an offer, or the end came before them."""
+    return response.ack > client.stream.next + (1 if client.eof else 0)
+
+
 cdef void on_request(Table* table, Flow* flow, Half* half, bint cut) noexcept nogil:
     """A request's head, whole or cut: it takes its place in the queue."""
     cdef Message* message = half.parser.message
@@ -659,19 +689,17 @@ cdef void on_request(Table* table, Flow* flow, Half* half, bint cut) noexcept no
     if other.doubtful and at_rest(&other.parser) and message.ack == other.stream.next:
         believe(table, flow, other, True)       # they end where this request's sender had read to
     tail = exchanges.tail
-    if tail != NULL and (exchanges.responses_lost or exchanges.head.lost or tail.lost or tail.doubt) and \
-            message.start == half.parser.boundary and not exchanges.sliding and message.ack > tail.ack and \
-            at_rest(&other.parser) and message.ack == other.stream.next:
-        exchanges_settle(exchanges)     # all that was sent is answered: nothing is in flight
-    elif tail == NULL and at_rest(&other.parser) and not exchanges.sliding and (
-            message.ack < 0 or message.ack == other.stream.next):
-        exchanges.responses_lost = False
-        exchanges.in_step = exchanges.in_step or other.parser.spoke
+    if is_quiet(exchanges, half, other, message):
+        exchanges_settle(exchanges)
+        exchanges_quiet(exchanges, other.parser.spoke)
+        tail = NULL
     exchange = exchanges_request(
-        exchanges, flow.conn, message, &table.carry, OPEN_MAX if other.seen else OPEN_MAX_ONE_SIDED)
+        exchanges, flow.conn, message, &table.carry, OPEN_MAX_ONE_SIDED if other.absent else OPEN_MAX)
     if exchange != NULL and tail != NULL and exchanges.head != exchange and not exchanges.responses_lost and \
             not tail.lost and 0 <= tail.ack < message.ack <= other.stream.next:
         exchanges.sliding = True    # all that it acknowledges was read, and did not answer the one before
+        if not (exchanges.from_start or exchanges.in_step):
+            exchanges_doubt(exchanges)      # or its answer was taken for something else
     if exchange == NULL:
         return      # no memory: http1_frame() reads on, on_end() lets the message go
     opened(table, half)
@@ -699,6 +727,10 @@ cdef bint answer(Table* table, Flow* flow, Message* message, Match match) noexce
     exchanges_count(&flow.exchanges, message.ack)
     if flow.exchanges.doubted:
         emit_waiting(table, flow)
+    if match == MATCH_ACKS and exchanges_by_acks(&flow.exchanges) and (
+            has_begun(&client.parser, message) or is_beyond(client, message)):
+        match = MATCH_NONE      # it may answer what was not read
+        exchanges_doubt(&flow.exchanges)
     exchange = exchanges_answer(&flow.exchanges, flow.conn, message, match)
     if exchange == NULL:
         return False
@@ -709,7 +741,8 @@ cdef bint answer(Table* table, Flow* flow, Message* message, Match match) noexce
         exchange.waiting = NULL
     if flow.exchanges.responses_lost and exchange.known and flow.exchanges.head == NULL and \
             message.ack == client.stream.next and at_rest(&client.parser) and not flow.exchanges.sliding:
-        flow.exchanges.responses_lost = False       # it answers the last of all: nothing is in flight
+        flow.exchanges.lost_since = False           # it answers the last of all: nothing is in flight
+        exchanges_quiet(&flow.exchanges, False)
     exchange.answer_end = message.end
     message.latency = -1
     if exchange.end_read and exchange.stamp_end <= message.stamp and match == MATCH_ACKS and (
@@ -743,6 +776,7 @@ cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept n
     cdef const Half* other = &flow.half[1 - flow.server]
     cdef const Parser* client = &other.parser
     cdef Exchange* exchange
+    cdef bint unasked       # it answers no request that was read, or that is to come: none of them can be a HEAD
     cdef bint interim = 100 <= message.status < 200 and message.status != 101
     if half.doubtful and message.start == half.parser.boundary:
         believe(table, flow, half, True)
@@ -772,21 +806,22 @@ cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept n
     if comes_early(flow, half, message):
         on_early(table, flow, half, cut)
         return
+    unasked = other.seen and not other.absent and exchanges_fifo(&flow.exchanges) and flow.exchanges.head == NULL and \
+        not has_begun(client, message) and not is_beyond(other, message)
     if not answer(table, flow, message, MATCH_ACKS):
         http1_frame(&half.parser, False, False)
         return
     exchange = <Exchange*>message.exchange
-    if not (exchange.known or exchange.beyond) and client.state == HEAD and client.first_offset < message.ack:
-        flow.exchanges.responses_lost = True    # it may be the answer to the request that has begun
+    if not (exchange.known or exchange.beyond) and has_begun(client, message):
+        exchanges_doubt(&flow.exchanges)        # it may be the answer to the request that has begun
     opened(table, half)
     flow.tunnels = switches(message, exchange)
     if flow.tunnels:
         table.counters[<int>Counter.FLOWS_TUNNEL] += 1
         note(table, flow, EVENT_TUNNEL)
     if not cut:
-        http1_frame(&half.parser, exchange.head or flow.tunnels,
-                    exchange.known or exchange.beyond or
-                    exchanges_no_head(&flow.exchanges, message.ack, message.start))
+        http1_frame(&half.parser, exchange.head or flow.tunnels, exchange.known or exchange.beyond or unasked or (
+            not is_beyond(other, message) and exchanges_no_head(&flow.exchanges, message.ack, message.start)))
 
 
 cdef void disprove_body(Table* table, Flow* flow, Half* client, const Message* response) noexcept nogil:
@@ -826,6 +861,8 @@ cdef bint comes_early(const Flow* flow, const Half* half, const Message* message
         return queue.head.start >= message.ack      # read late: behind a hole, its request has come since
     if client.eof:
         return False
+    if client.parser.message != NULL and client.parser.message.exchange != NULL and is_body_due(&client.parser):
+        return refuses(<const Exchange*>client.parser.message.exchange)     # its body may never be sent
     return at_rest(&client.parser) or (client.parser.state == HEAD and not client.parser.candidate)
 
 
@@ -838,8 +875,8 @@ cdef void on_early(Table* table, Flow* flow, Half* half, bint cut) noexcept nogi
     flow.tunnels = False
     if exchanges_unpaired(&flow.exchanges, flow.conn, half.parser.message):
         opened(table, half)
-    if not cut:
-        http1_frame(&half.parser, named and memcmp(client.buffer, b"HEAD ", 5) == 0, named)
+    if not cut:     # who has read no method cannot mean a HEAD
+        http1_frame(&half.parser, named and memcmp(client.buffer, b"HEAD ", 5) == 0, True)
 
 
 cdef void match_early(Table* table, Flow* flow, bint further) noexcept nogil:
@@ -904,6 +941,7 @@ cdef void on_end(Table* table, Flow* flow, Half* half, const Run* run) noexcept 
     if message.kind == REQUEST:
         other = &flow.half[flow.server]
         exchange.end = message.end
+        exchange.end_ack = run.ack if run != NULL else exchange.ack
         exchange.stamp_end = message.stamp_end
         exchange.end_read = message.incomplete == WHOLE or message.incomplete == INCOMPLETE_MALFORMED_ or (
             message.incomplete == INCOMPLETE_GAP_ and not half.gapping)
@@ -938,8 +976,10 @@ cdef void on_end(Table* table, Flow* flow, Half* half, const Run* run) noexcept 
     if half.doubtful:
         if contradicted(flow, half, message, run):
             table.counters[<int>Counter.MESSAGES_TENTATIVE_DROPPED] += 1
+            start = message.start
             let_go(table, message)
             disbelieve(table, flow, half)
+            on_lost(table, flow, half, start, False, -1)
             return
         let_wait(&flow.doubted, message)
         if flow.doubted.count == DOUBTED_MAX:
@@ -1090,6 +1130,7 @@ cdef void read_run(Table* table, Flow* flow, Half* half, Run* run) noexcept nogi
             http1_starts(REQUEST, run.data, run.size) >= 0 and may_be_next(flow, <Exchange*>parser.message.exchange, run):
         half.waits = WAIT_BODY
         half.weighed = 0
+        half.looks = 0
         return
     if parser.state == TRAILERS and run.segment_start and ends_without_crlf(table, flow, half, run):
         half.waits = WAIT_CRLF
@@ -1173,13 +1214,13 @@ cdef void skip_gap(Table* table, Flow* flow, Half* half, int64_t size) noexcept 
         event = http1_gap(parser, &size)
         if event == EVENT_MORE:
             break
-        if event == EVENT_HEAD_LOST:
-            between = True
+        if event == EVENT_HEAD_LOST or (event == EVENT_END and size > 0 and parser.state == DONE and parser.after == START):
+            between = True      # or the gap goes on behind a body of known length
         act(table, flow, half, event, NULL)
     half.gapping = False
     if half.doubtful and parser.message == NULL:
         believe(table, flow, half, False)
-    if parser.state == SKIP and (state != SKIP or between):
+    if parser.state == SKIP and (state != SKIP or between or not parser.spoke):
         on_lost(table, flow, half, start, between, acked)
 
 
@@ -1493,13 +1534,15 @@ cdef Reading weigh_body(const Table* table, Flow* flow, bint last) noexcept nogi
     cdef uint32_t head
     cdef bint filled                # they may be the announced body, behind which nothing has come yet
     cdef bint followed              # ... or a request
+    cdef bint other                 # what stands there begins no request: they are not the body
     cdef Reading verdict = UNDECIDED
     if front == NULL or front.offset != half.stream.next:
         return BODY
     last = last or server.eof or server.absent
     if not last and front.ack > server.stream.next:
         return UNDECIDED            # until all is read that the client had read
-    if exchange.answered == 0 and server.seen and not is_unsure(flow, exchange, front.ack) and flow.early.head == NULL:
+    if exchange.answered == 0 and server.seen and not is_unsure(flow, exchange, front.ack) and \
+            front.ack <= server.stream.next + (1 if server.eof else 0) and flow.early.head == NULL:
         return BODY                 # the client sends it, asked or not
     if exchange.answered:
         # An answer that ends with the connection is acknowledged with its head.
@@ -1512,28 +1555,36 @@ cdef Reading weigh_body(const Table* table, Flow* flow, bint last) noexcept nogi
             return UNDECIDED
     if exchange.answered:
         acked = reply_ack(flow)
-    if acked <= 0 and not last and half.stream.top - half.stream.next < 2 * half.weighed:
-        return UNDECIDED
+    if not last:
+        if acked <= 0 and half.stream.top - half.stream.next < 2 * half.weighed:
+            return UNDECIDED
+        if acked > 0 and half.looks == LOOKS_MAX:
+            return UNDECIDED        # until the grace is over
     half.weighed = half.stream.top - half.stream.next
+    half.looks += 1 if acked > 0 else 0
     bytes = <uint8_t*>malloc(table.limits.head)
     if bytes == NULL:
         return REFUSED_BODY
     size = copy_held(&half.stream, front.offset + announced, bytes, table.limits.head)
     filled = size == 0 and half.stream.top - half.stream.next >= announced
     followed = size > 0 and http1_starts(REQUEST, bytes, size) == 1
+    other = size > 0 and http1_starts(REQUEST, bytes, size) < 0
     size = copy_held(&half.stream, front.offset, bytes, table.limits.head)
     head = http1_head(REQUEST, bytes, size)
     if http1_starts(REQUEST, bytes, size) < 0 or (exchange.answered and followed):
         verdict = BODY
-    elif filled and acked > announced and not last:
-        verdict = UNDECIDED         # more was sent, and may come late
+    elif acked >= announced and not other:      # as much was sent as announced
+        if filled and (last or acked == announced):
+            verdict = BODY
+        elif last:
+            verdict = REFUSED_BODY              # else what is missing may come late
     elif acked > 0:
-        if head and head <= acked and not (filled and acked > announced):
+        if head and head <= acked:
             verdict = NEXT_REQUEST
-        else:
-            verdict = BODY if filled and acked >= announced else REFUSED_BODY
+        elif last or size >= acked or size == table.limits.head:
+            verdict = REFUSED_BODY
     elif last:
-        verdict = BODY if filled and exchange.answered else REFUSED_BODY
+        verdict = BODY if filled else REFUSED_BODY
     elif head and exchange.answered == 0 and flow.early.head == NULL:
         verdict = REFUSED_BODY
     free(bytes)
@@ -1630,6 +1681,8 @@ cdef void finish_half(Table* table, Flow* flow, Half* half, Incomplete reason) n
         event = http1_end(&half.parser, reason)
         if event == EVENT_MORE:
             break
+        if event == EVENT_HEAD_LOST and half.parser.kind == REQUEST and exchanges_by_acks(&flow.exchanges):
+            on_lost(table, flow, half, half.parser.first_offset, True, -1)      # what comes may answer that head
         act(table, flow, half, event, NULL)
     if half.doubtful:
         believe(table, flow, half, False)
@@ -1693,6 +1746,11 @@ cdef inline void arm(Table* table, Flow* flow, Half* half) noexcept nogil:
             half.hole = half.stream.next
             timer_start(table, half, &table.later, table.now + GRACE_ONE_SIDED)
         return
+    if half.waits == WAIT_BODY and reply_ack(flow) > 0:     # pieces are missing of what the reply acknowledges
+        if half.timers == NULL or half.hole != half.stream.next:
+            half.hole = half.stream.next
+            timer_start(table, half, &table.soon, table.now + GRACE)
+        return
     if half.stream.count == 0 and half.stream.acked <= half.stream.next and half.stream.end < 0:
         if half.timers != NULL:
             timer_stop(half)
@@ -1713,12 +1771,16 @@ cdef inline void arm(Table* table, Flow* flow, Half* half) noexcept nogil:
 cdef void release(Half* half) noexcept nogil:
     """The grace of a direction first seen mid-stream is over: the lowest offset seen is where it begins."""
     cdef Held* front = stream_front(&half.stream)
+    cdef const Exchange* exchange
     if half.stream.base == BASE_PROVISIONAL:
         half.stream.base = BASE_KNOWN
         half.stream.next = half.stream.top if front == NULL else front.offset
         if 0 <= half.stream.start < half.stream.next:
             half.stream.next = half.stream.start
         half.stream.start = half.stream.next
+        exchange = half.flow.exchanges.head
+        if half.parser.kind == RESPONSE and exchange != NULL and 0 <= exchange.ack < half.stream.next:
+            exchanges_doubt(&half.flow.exchanges)       # what was sent to it in between is not in the capture
 
 
 cdef void fire(Table* table, Half* half) noexcept nogil:
@@ -1734,6 +1796,8 @@ cdef void fire(Table* table, Half* half) noexcept nogil:
     elif half.waits and not flow.half[1 - (half - flow.half)].seen:
         flow.half[flow.server].absent = True
         give_up_wait(table, flow)
+    elif half.waits == WAIT_BODY:
+        judge(table, flow, True)
     elif flow.mode == MODE_HTTP:
         size = hole(flow, half, False)
         if size:
