@@ -708,7 +708,7 @@ class Capture:
 
     def _packets(self, segments: list[Segment]) -> list[p.Packet]:
         choices, isn, now, result = self._choices, self._isn, START, []
-        snaplen = choices.pick((100, 68, 400)) if self.loss == "snapped" else 0
+        self.snaplen = snaplen = choices.pick((100, 68, 400)) if self.loss == "snapped" else 0
         pauses = 0 if self._late else choices.pick((0, 0, 4))
         for segment in segments:
             now += self._step
