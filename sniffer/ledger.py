@@ -1,8 +1,8 @@
 """The ledger: every counter declared once, the laws between them, and one snapshot of all.
 
 A counter is incremented where its event happens and is never derived from another, so that a law can fail. The core
-counts in C (names and order: sniffer_core/base/counters.pxd), the hand-off, the pump and the lanes in Python. A snapshot
-holds all counters under the names below, those of the lanes by name under `lanes`. Metrics are
+counts in C (names and order: sniffer_core/base/counters.pxd), the hand-off, the pump and the lanes in Python. A
+snapshot holds all counters under the names below, those of the lanes by name under `lanes`. Metrics are
 `tcp_sniffer_<name>_total`.
 
 docs/internals/COUNTERS.md is `python -m sniffer.ledger`.
