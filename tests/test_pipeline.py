@@ -18,15 +18,16 @@ from aiohttp import web
 
 from sniffer import pipeline
 from sniffer.capture import LiveSource
+from sniffer.companion import Companion
 from sniffer.config import SnifferConfig
 from sniffer.delivery.lane import Lane
 from sniffer.delivery.queues import weigh
 from sniffer.delivery.sink import Record
 from sniffer.errors import CaptureError, Problem, SnifferError, ValidationError
-from sniffer.exchanges import ExchangeSink, pairs
-from sniffer.ledger import Ledger
+from sniffer.exchanges import ExchangeSink, exchange_lane, pairs
+from sniffer.filters import INSTANCE_HEADER
 from sniffer.message import HttpMessage, decode
-from sniffer.outputs.url.collector import INSTANCE_HEADER
+from sniffer.outputs import Context
 from sniffer.pipeline import Sniffer, create_sniffer
 from tests import captures
 from tests.captures import connection, exchanges, get, ok, write
@@ -380,9 +381,9 @@ async def test_deliveries_of_other_sniffers_are_left_out(
 
 def test_in_a_file_the_deliveries_of_sniffers_are_messages() -> None:
     """Only a live capture could feed back into itself: a file is reported as it is."""
-    config = SnifferConfig(ports=[80], output_url="http://collector.test/in")
-    assert pipeline._filters(config, live=True) is not None
-    assert pipeline._filters(config, live=False) is None
+    options: dict[str, Any] = {"ports": [80], "output_url": "http://collector.test/in"}
+    assert create_sniffer(interface="x", **options)._leaves_out is not None
+    assert create_sniffer(read="x.pcap", **options)._leaves_out is None
 
 
 async def test_options_arrive_where_they_act(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -865,23 +866,6 @@ async def test_evictions_are_said_once_per_interval(scripted: ScriptedSource, ca
     assert_balanced(sniffer)
 
 
-def test_drops_are_said_when_they_begin_and_in_each_interval(caplog: pytest.LogCaptureFixture) -> None:
-    """The first drop at once; further ones not before the next interval, and only where there are more."""
-    kernel = {"kernel_dropped": 0, "kernel_if_dropped": 0, "handoff_dropped": 0}
-    ledger = Ledger()
-    ledger.source(lambda: kernel)
-    watch = pipeline._Watch(ledger, live=True)
-    said = []
-    for dropped in (0, 3, 5, None, 5, 9, None, 9):
-        if dropped is None:
-            watch.statistics()
-        else:
-            kernel["kernel_dropped"] = dropped
-            watch.drops(kernel)
-        said.append(len(logged(caplog, pipeline.DROPS["kernel_dropped"])))
-    assert said == [0, 1, 1, 1, 1, 2, 2, 2]
-
-
 async def test_nothing_seen_is_said_once(
     scripted: ScriptedSource, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1095,11 +1079,18 @@ class SlowView(ExchangeSink):
                     pass
 
 
+class Slow(Companion):
+    """The companion of such an output."""
+
+    def lane(self, context: Context) -> Lane:
+        return exchange_lane(SlowView(), share=context.share, live=context.live, dropped=context.dropped)
+
+
 async def test_the_view_gives_way_first(scripted: ScriptedSource, caplog: pytest.LogCaptureFixture) -> None:
     """A view that cannot follow costs no other output a message: it gets a part, counted, and one line says so."""
     got: list[HttpMessage] = []
     config = SnifferConfig(ports=[8080], interface="x", on_http_message=got.append, memory_budget=8 << 20)
-    sniffer = Sniffer(config, view=SlowView())
+    sniffer = Sniffer(config, companions=[Slow()])
     rounds, each = 150, 20
     feeds = [connection([(get(), ok(bytes(100)))] * each, client_port=20000 + number) for number in range(rounds)]
 
@@ -1128,7 +1119,7 @@ async def test_the_view_gives_way_first(scripted: ScriptedSource, caplog: pytest
 
 async def test_alone_the_view_gets_everything(scripted: ScriptedSource) -> None:
     """With no other output a burst waits before a view that follows slowly, and it gets all of it."""
-    sniffer = Sniffer(SnifferConfig(ports=[8080], interface="x"), view=SlowView())
+    sniffer = Sniffer(SnifferConfig(ports=[8080], interface="x"), companions=[Slow()])
     async with sniffer:
         for number in range(40):
             scripted.say(connection([(get(), ok(bytes(100)))] * 20, client_port=20000 + number))
@@ -1142,7 +1133,7 @@ async def test_nothing_is_made_for_an_output_that_gives_way(
 ) -> None:
     """While the only output that wants Python objects gives way, none is made; the others get everything."""
     monkeypatch.setattr(pipeline, "from_raw", None)
-    sniffer = Sniffer(SnifferConfig(ports=[8080], interface="x", output_stdout=True), view=SlowView())
+    sniffer = Sniffer(SnifferConfig(ports=[8080], interface="x", output_stdout=True), companions=[Slow()])
     async with sniffer:
         sniffer._precedence._behind = lambda: True
         scripted.say(connection(exchanges(5)))
@@ -1161,7 +1152,7 @@ async def test_a_record_that_cannot_be_made_for_the_view_costs_the_others_nothin
         raise ValueError("a defect")
 
     monkeypatch.setattr(pipeline, "from_raw", broken)
-    sniffer = Sniffer(SnifferConfig(ports=[8080], interface="x", output_stdout=True), view=SlowView())
+    sniffer = Sniffer(SnifferConfig(ports=[8080], interface="x", output_stdout=True), companions=[Slow()])
     async with sniffer:
         scripted.say(connection(exchanges(5)))
         await until(lambda: sniffer.ledger.snapshot()["lanes"]["stdout"]["delivered"] == 10)
@@ -1176,7 +1167,7 @@ def test_who_gives_way(tmp_path: Path) -> None:
     outputs: dict[str, Any] = {"output_stdout": True, "har": str(tmp_path / "out.har")}
     cases: list[tuple[dict[str, Any], set[str]]] = [({"interface": "x"}, {"view", "har"}), ({"read": "x.pcap"}, set())]
     for source, giving in cases:
-        sniffer = Sniffer(SnifferConfig(ports=[8080], **source, **outputs), view=SlowView())
+        sniffer = Sniffer(SnifferConfig(ports=[8080], **source, **outputs), companions=[Slow()])
         for lane in sniffer._make_lanes():
             sniffer._add(lane)
         assert {lane.name for lane in sniffer._lanes if lane.gives_way} == giving

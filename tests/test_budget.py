@@ -1,4 +1,4 @@
-"""sniffer.memory: the container's limit, on trees of files as the kernel lays them out."""
+"""sniffer.budget: the container's limit, on trees of files as the kernel lays them out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sniffer.memory import MIB, fit_budget, for_traffic, memory_limit, promised, resident
+from sniffer.budget import MIB, fit_budget, for_traffic, memory_limit, promised, resident
 
 V1_UNLIMITED = "9223372036854771712"
 
