@@ -17,8 +17,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from sniffer import __version__, budget, logs, presence, privileges, signals
+from sniffer import __version__, budget, logs, presence, signals
 from sniffer import config as config_module
+from sniffer.capture import privileges
 from sniffer.config import SnifferConfig
 from sniffer.errors import EXIT_CONFIG, EXIT_OK, EXIT_RUNTIME, Problem, SnifferError, ValidationError
 from sniffer.flags import FlagParser
@@ -81,7 +82,7 @@ def _doctor_parser() -> FlagParser:
 def _doctor(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """`tcp-sniffer doctor`."""
     from sniffer import doctor
-    from sniffer.capture import Stop
+    from sniffer.capture.source import Stop
 
     flags, problems = _doctor_parser().texts(arguments)
     seconds = flags.pop("seconds", str(doctor.SECONDS))

@@ -19,7 +19,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from sniffer import __version__
 from sniffer.budget import CAPTURE_WORKING, FIRM_SHARE, Budget, for_traffic, promised, resident
-from sniffer.capture import Capture, FileSource, HandOff, LiveSource, Source
+from sniffer.capture.file import FileSource
+from sniffer.capture.handoff import HandOff
+from sniffer.capture.live import LiveSource
+from sniffer.capture.source import Source
+from sniffer.capture.thread import Capture
 from sniffer.companion import Companion
 from sniffer.config import SnifferConfig, wanted
 from sniffer.delivery.lane import Lane

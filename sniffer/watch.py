@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sniffer.capture import Event
+from sniffer.capture.source import Event
 from sniffer.delivery.sink import where
 from sniffer.ledger import CORE, Ledger
 

@@ -36,7 +36,7 @@ def _no_ambient_options(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _own_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
     """A daemon that runs inside of the tests takes no capability from them."""
-    from sniffer import privileges
+    from sniffer.capture import privileges
 
     monkeypatch.setattr(privileges, "confine", lambda **_: True)
 

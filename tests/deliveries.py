@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 
 import msgspec
@@ -14,9 +14,7 @@ from sniffer.delivery.lane import Lane, LaneCounters
 from sniffer.delivery.queues import Queue
 from sniffer.delivery.sink import Record, Sink
 from sniffer.message import Endpoint, Fields, HttpMessage
-
-BOUND = 20.0
-"""Seconds after which a test that waits gives up; never reached by one that passes."""
+from tests.waiting import BOUND
 
 
 class Sent(HttpMessage, frozen=True, omit_defaults=True, rename="camel", dict=True):
@@ -152,10 +150,3 @@ async def settled(lane: Lane) -> LaneCounters:
     async with asyncio.timeout(BOUND):
         await lane.drain()
     return lane.counters
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Waits until `condition` holds: for what tells nobody when it happens, or happens on another thread."""
-    async with asyncio.timeout(BOUND):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)

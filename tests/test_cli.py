@@ -14,7 +14,8 @@ from importlib import import_module
 import pytest
 
 from sniffer import __main__ as entry
-from sniffer import cli, pipeline, presence, privileges, signals
+from sniffer import cli, pipeline, presence, signals
+from sniffer.capture import privileges
 from sniffer.config import SnifferConfig
 from sniffer.errors import ValidationError
 from sniffer.outputs.har import file

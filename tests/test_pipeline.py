@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 
 from sniffer import pipeline
-from sniffer.capture import LiveSource
+from sniffer.capture.live import LiveSource
 from sniffer.companion import Companion
 from sniffer.config import SnifferConfig
 from sniffer.delivery.lane import Lane
@@ -31,9 +31,9 @@ from sniffer.outputs import Context
 from sniffer.pipeline import Sniffer, create_sniffer
 from tests import captures
 from tests.captures import connection, exchanges, get, ok, write
-from tests.deliveries import BOUND, until
 from tests.packets import MPLS, SLL, UDP, Packet, ethernet, ipv4, udp, vxlan
 from tests.scripted import ScriptedSource, scripted
+from tests.waiting import BOUND, until
 
 __all__ = ["scripted"]
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sniffer_core.protocols.http1.heads import parse as parse_by_h11
-from sniffer_core.protocols.http1.parser import _PyParser
+from sniffer_core.testing import PyParser
 
 REQUEST, RESPONSE = 0, 1
 
@@ -72,7 +72,7 @@ Piece = bytes | Gap | Rest
 class Reader:
     """Plays flow: pairs nothing, frames every head (`heads` answers to HEAD first), collects what ends."""
 
-    parser: _PyParser
+    parser: PyParser
     kind: int
     heads: int = 0
     paired: bool = True
@@ -150,7 +150,7 @@ def reading(
     kind: int, *, head: int = 65536, body: int = 65536, at_start: bool = True, heads: int = 0, paired: bool = True
 ) -> Iterator[Reader]:
     """A reader whose bytes and memory balance at the end."""
-    parser = _PyParser(kind, head=head, body=body, at_start=at_start)
+    parser = PyParser(kind, head=head, body=body, at_start=at_start)
     reader = Reader(parser, kind, heads=heads, paired=paired)
     yield reader
     counted = parser.counters()
@@ -1259,9 +1259,9 @@ def test_end_after_a_gap() -> None:
 def test_orders() -> None:
     """Tunnel, kill and skip free what is open and count the rest by kind."""
     for order, counter in (
-        (_PyParser.tunnel, "bytes_abandoned_tunnel"),
-        (_PyParser.kill, "bytes_abandoned_not_http"),
-        (_PyParser.skip, "bytes_abandoned_skipped"),
+        (PyParser.tunnel, "bytes_abandoned_tunnel"),
+        (PyParser.kill, "bytes_abandoned_not_http"),
+        (PyParser.skip, "bytes_abandoned_skipped"),
     ):
         for data in (request(b"Content-Length: 10\r\n", b"abc"), b"GET / HT"):
             with reading(REQUEST) as reader:

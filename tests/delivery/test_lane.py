@@ -14,7 +14,8 @@ import pytest
 from sniffer.delivery.lane import Lane, LaneCounters
 from sniffer.delivery.queues import weigh
 from sniffer.delivery.sink import Cut, Failed, Record, Rejected, Retry, SinkClosed, TooLarge
-from tests.deliveries import BOUND, Recorder, balanced, lane_to, message, messages, settled, until
+from tests.deliveries import Recorder, balanced, lane_to, message, messages, settled
+from tests.waiting import BOUND, until
 
 
 async def test_batches_are_handed_through_in_order() -> None:

@@ -10,7 +10,8 @@ import pytest
 from sniffer.delivery import precedence as module
 from sniffer.delivery.lane import Lane
 from sniffer.delivery.precedence import Precedence
-from tests.deliveries import Recorder, messages, until
+from tests.deliveries import Recorder, messages
+from tests.waiting import until
 
 
 class Scales:

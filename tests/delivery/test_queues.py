@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from sniffer.delivery.queues import Batches, ByConnection
 from sniffer.delivery.sink import Record, Rejected, Sink
-from tests.deliveries import Recorder, Sent, lane_to, message, messages, settled, until
+from tests.deliveries import Recorder, Sent, lane_to, message, messages, settled
+from tests.waiting import until
 
 
 async def test_connections_are_served_side_by_side() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from sniffer.delivery.retry import Retrying
 from sniffer.delivery.sink import Cut, Record, Rejected, Retry, Sink, SinkClosed, Undelivered
-from tests.deliveries import BOUND, Recorder, Time, lane_to, messages
+from tests.deliveries import Recorder, Time, lane_to, messages
+from tests.waiting import BOUND
 
 
 async def deliver(sink: Sink, batch: Sequence[Record]) -> str:

@@ -46,7 +46,8 @@ from tests.daemon import (
     silent_server,
     web_server,
 )
-from tests.deliveries import BOUND, Recorder, Sent, Time, balanced, message, messages, until
+from tests.deliveries import Recorder, Sent, Time, balanced, message, messages
+from tests.waiting import BOUND, until
 
 MIB = 1 << 20
 

@@ -13,7 +13,8 @@ import pytest
 
 from sniffer.delivery.lane import Lane, LaneCounters
 from tests.daemon import ROOT
-from tests.deliveries import BOUND, balanced, messages, settled
+from tests.deliveries import balanced, messages, settled
+from tests.waiting import BOUND
 
 DOCS = ROOT / "docs" / "DELIVERY.md"
 

@@ -12,7 +12,8 @@ import pytest
 
 from sniffer.message import HttpMessage
 from sniffer.outputs.callback.sink import CallbackSink
-from tests.deliveries import BOUND, lane_to, messages, settled, until
+from tests.deliveries import lane_to, messages, settled
+from tests.waiting import BOUND, until
 
 
 async def test_a_plain_callback_runs_on_its_own_thread() -> None:

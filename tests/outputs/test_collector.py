@@ -31,7 +31,8 @@ from sniffer.delivery.sink import Record, Rejected, Retry
 from sniffer.errors import SnifferError
 from sniffer.outputs.url import client
 from sniffer.outputs.url.collector import ANSWER_BYTES, UrlSink, retry_after
-from tests.deliveries import BOUND, Sent, Time, lane_to, message, messages, settled, until
+from tests.deliveries import Sent, Time, lane_to, message, messages, settled
+from tests.waiting import BOUND, until
 
 TOKEN = "s3cr3t-token"
 
@@ -581,7 +582,7 @@ async def test_a_stalled_answer_costs_no_timeout(status: bytes, outcome: str, sa
 
 async def test_the_rest_of_an_answer_is_waited_for() -> None:
     """A body that comes a moment after its head costs no connection: the next message waits for it, not this one."""
-    delivered_before_the_rest = []
+    delivered_before_the_rest: list[bool] = []
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         count = 0

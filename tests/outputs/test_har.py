@@ -33,6 +33,7 @@ from tests.browser import chromium, needs_chromium
 from tests.captures import connection, get, ok, write
 from tests.daemon import DEMO, ROOT, Daemon, exchanges, needs_capture, web_server
 from tests.deliveries import answer, lane_to, message
+from tests.waiting import until
 
 FILES: dict[str, Any] = json.loads((ROOT / "tests/data/har.schema.json").read_text())["files"]
 REGISTRY: Registry[Any] = Registry().with_resources(
@@ -341,11 +342,11 @@ async def test_full_disk(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     async with lane_to(sink, queue=ByExchange(max_bytes=1 << 20)) as lane:
         lane.offer(batch(0))
-        await until_settled(lane)
+        await until(lambda: lane.counters.waiting == 0)
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, hard))
         try:
             lane.offer(batch(1))
-            await until_settled(lane)
+            await until(lambda: lane.counters.waiting == 0)
             assert len(entries_of(path)) == 1
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -353,13 +354,6 @@ async def test_full_disk(tmp_path: Path) -> None:
         await lane.drain()
         assert (lane.counters.delivered, lane.counters.dropped_error) == (4, 2)
     assert [one["_exchange"] for one in entries_of(path)] == [0, 2]
-
-
-async def until_settled(lane: Any) -> None:
-    """Waits until nothing waits in the lane."""
-    from tests.deliveries import until
-
-    await until(lambda: lane.counters.waiting == 0)
 
 
 async def test_part_of_a_batch_that_fits_is_delivered(tmp_path: Path) -> None:

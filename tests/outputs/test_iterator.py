@@ -9,7 +9,8 @@ import pytest
 
 from sniffer.message import HttpMessage
 from sniffer.outputs.iterator import IteratorSink
-from tests.deliveries import BOUND, lane_to, message, messages, settled, until
+from tests.deliveries import lane_to, message, messages, settled
+from tests.waiting import BOUND, until
 
 
 async def test_an_iterator_gets_every_message_and_ends() -> None:

@@ -19,7 +19,8 @@ import pytest
 from sniffer.delivery.sink import Undelivered
 from sniffer.outputs.stdout.sink import StdoutSink, _Write
 from sniffer_core.core import Lines
-from tests.deliveries import BOUND, Sent, lane_to, message, messages, settled, until
+from tests.deliveries import Sent, lane_to, message, messages, settled
+from tests.waiting import BOUND, until
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import json
 import math
 import re
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from tests.daemon import DEMO, ROOT, SECONDS, exchanges, free_port, needs_captur
 from tests.deliveries import answer, message
 from tests.screenshots import COLUMNS
 from tests.terminals import INTERRUPT, Terminal
+from tests.waiting import wait_until
 
 READ_DEMO = ("--ports", "8080", "--read", str(DEMO))
 LINE = re.compile(r"^\d\d:\d\d:\d\d")
@@ -373,17 +373,13 @@ def test_a_terminal_that_hangs_up() -> None:
         assert terminal.end() == 0
 
 
-def wait_until_ready(port: int) -> None:
-    """Waits until the daemon's /readyz says so."""
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        client = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
-        with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(client):
-            client.request("GET", "/readyz")
-            if client.getresponse().status == 200:
-                return
-        time.sleep(0.05)
-    pytest.fail("the daemon does not get ready")
+def is_ready(port: int) -> bool:
+    """Whether the daemon's /readyz answers 200."""
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+    with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(client):
+        client.request("GET", "/readyz")
+        return client.getresponse().status == 200
+    return False
 
 
 @needs_capture
@@ -393,7 +389,7 @@ def test_a_terminal_that_is_held() -> None:
     arguments = ("--interface", "lo", "--drain-timeout-ms", "500", "--memory-budget", "8Mi", "--metrics-port")
     metrics = free_port()
     with web_server() as port, Terminal("--ports", str(port), *arguments, str(metrics), reads=False) as terminal:
-        wait_until_ready(metrics)
+        wait_until(lambda: is_ready(metrics), "the daemon is ready")
         for _ in range(100):
             exchanges(port, 30, per_connection=30)
         terminal.process.send_signal(signal.SIGTERM)

@@ -39,8 +39,9 @@ from sniffer.outputs.ui.server import COOKIE, FORBIDDEN, HEADERS, PAGE, Server, 
 from sniffer.outputs.ui.store import BINS, LONG, MOST_ROWS, SHARES, STATUSES, LiveSink, Plot, Store
 from tests.captures import connection, exchanges, get, ok, write
 from tests.daemon import DEMO, ROOT, Daemon, free_port
-from tests.deliveries import BOUND, Sent, answer, message, until
+from tests.deliveries import Sent, answer, message
 from tests.packets import pcap
+from tests.waiting import BOUND, until
 
 FILES = ROOT / "sniffer" / "outputs" / "ui" / "page"
 

@@ -4,14 +4,11 @@
 # what (Event); flow acts and calls again until MORE. http1_gap() and http1_end() are the other two inputs. The parser
 # does no pairing and knows nothing of the other direction, except what flow tells it between two calls.
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from sniffer_core.base.memory cimport Pool
+from sniffer_core.message cimport Incomplete, Kind, Message
 from sniffer_core.tcp.stream cimport Run
-
-cdef enum Kind:
-    REQUEST = 0
-    RESPONSE = 1
 
 cdef enum Event:
     EVENT_MORE = 0          # the run is consumed; nothing to decide
@@ -26,36 +23,6 @@ cdef enum Protocol:
     PROTOCOL_TLS = 1
     PROTOCOL_HTTP2 = 2
     PROTOCOL_OTHER = 3
-
-cdef enum Incomplete:       # the order of INCOMPLETE_* in counters.pxd, from 1
-    WHOLE = 0
-    INCOMPLETE_GAP_ = 1
-    INCOMPLETE_CLOSED_ = 2
-    INCOMPLETE_EVICTED_ = 3
-    INCOMPLETE_IDLE_ = 4
-    INCOMPLETE_STOPPED_ = 5
-    INCOMPLETE_MALFORMED_ = 6
-    INCOMPLETE_LIMIT_ = 7
-
-cdef enum Anomaly:          # bits of message.anomalies; flow counts bit n in ANOMALY_TE_AND_CL + n
-    BIT_TE_AND_CL = 1 << 0
-    BIT_TE_IN_HTTP10 = 1 << 1
-    BIT_TE_NOT_CHUNKED = 1 << 2
-    BIT_TE_FOLDED = 1 << 3
-    BIT_CL_REPEATED = 1 << 4
-    BIT_CL_ZERO_PADDED = 1 << 5
-    BIT_CL_CONFLICTING = 1 << 6
-    BIT_CL_INVALID = 1 << 7
-    BIT_SPACE_BEFORE_COLON = 1 << 8
-    BIT_SPACE_IN_TARGET = 1 << 9
-    BIT_CONFLICTING_OVERLAP = 1 << 10
-    BIT_BARE_LF = 1 << 11
-    BIT_OBS_FOLD = 1 << 12
-    BIT_BODY_NOT_SENT = 1 << 13
-    BIT_BAD_HEADER_LINE = 1 << 14
-    BIT_TE_IDENTITY = 1 << 15
-    BIT_ODD_START_LINE = 1 << 16
-    BIT_LAST_CRLF_MISSING = 1 << 17
 
 cdef enum State:
     START = 0               # between messages: the next byte begins one (blank lines are passed over)
@@ -73,73 +40,24 @@ cdef enum State:
     TUNNEL = 12             # after 101 or a 2xx to CONNECT: counted, never read
     DEAD = 13               # not HTTP
 
-cdef struct Text:           # a slice of the block it belongs to
-    uint32_t at
-    uint32_t size
-
-cdef struct Field:          # one header line, value trimmed, folds resolved, in order of arrival
-    Text name               # as sent (case kept)
-    Text value
-
-cdef struct Fields:         # the trailers: one block of `size` bytes: this struct, Field[count], the text
-    size_t size
-    uint32_t count
-    # Text.at counts from text_of()
-
-cdef inline Field* fields_of(const Fields* fields) noexcept nogil:
-    return <Field*>(<uint8_t*>fields + sizeof(Fields))
-
-cdef inline uint8_t* text_of(const Fields* fields) noexcept nogil:
-    return <uint8_t*>fields + sizeof(Fields) + fields.count * sizeof(Field)
-
-cdef struct Message:
-    # One block of `size` bytes: this struct, Field[count], the text of the head.
-    size_t size
-    uint32_t count
-    Field* fields           # into the block
-    uint8_t* text           # into the block; every Text of this struct counts from here
-    uint32_t text_size
-
-    uint8_t kind            # Kind
-    uint8_t minor           # HTTP/1.minor, 0 or 1
-    uint8_t incomplete      # Incomplete
-    bint resynced           # first message after bytes were lost whose extent is unknown
-    bint refused            # malformed: a line that is no field may frame the body, or h11 refused what was kept
-    bint bodyless           # framed as without a body (HEAD, 204, 304), whatever its fields say
-    bint assumed            # .. because a status line followed, its request being unknown
-    bint truncated          # the kept body is not the whole of body_size
-    bint upgrade            # request: has an Upgrade field, and Connection names it
-    bint upgrade_h2c        # request: that upgrade is to h2c alone
-    bint expect             # request: waits for a 100 before it sends its body
-    bint body_gap           # bytes of the body are missing: nothing more of it is kept
-    uint16_t status         # response
-    uint32_t anomalies      # Anomaly bits
-    Text method             # request
-    Text target             # request, as sent
-    Text reason             # response
-
+cdef struct Http1Message:
+    # A message, and what its connection must know of it until it is emitted. A Message* made here points to one.
+    Message message         # the first member: as_http1()
     int64_t start           # stream offset of the first byte
-    int64_t end             # stream offset after the last byte, once EVENT_END (-1 before)
-    int64_t stamp           # packet time of the first byte, µs
-    int64_t stamp_end       # packet time of the last byte read so far
-    int64_t ack             # Run.ack of the first byte
-
-    uint64_t body_size      # bytes of body seen, after de-chunking
-    int64_t missing         # bytes known to be missing; -1 unknown
-    uint8_t* body           # kept bytes, in a block of body_space bytes of their own
-    size_t body_kept
-    size_t body_space
-    Fields* trailers        # or NULL
-
-    # flow's
-    int64_t latency         # response: µs since its request ended; -1 unknown
-    void* exchange
-    Message* next
-
-    bint sure               # the head stood where one had to: in step, or at parser.boundary. False: it was found at
-                            # the first byte of a segment after bytes were lost, and may be part of a body (such
-                            # a request has one of the METHODS that http1.pyx knows)
     int64_t head_end        # stream offset after the head; for one that http1_tunnel() ends, its `end`
+    int64_t end             # stream offset after the last byte, once EVENT_END (-1 before)
+    int64_t ack             # Run.ack of the first byte
+    uint8_t sure            # True: the head stood where one had to, in step or at parser.boundary. False: it was found
+                            # at the first byte of a segment after bytes were lost, and may be part of a body (such a
+                            # request has one of the METHODS that parser.pyx knows)
+    uint8_t bodyless        # True: framed as without a body (HEAD, 204, 304), whatever its fields say
+    uint8_t assumed         # True: bodyless because a status line followed, its request being unknown
+    uint8_t upgrade         # request: has an Upgrade field, and Connection names it
+    uint8_t upgrade_h2c     # request: that upgrade is to h2c alone
+    uint8_t expect          # request: waits for a 100 before it sends its body
+
+cdef inline Http1Message* as_http1(const Message* message) noexcept nogil:
+    return <Http1Message*>message
 
 cdef struct Limits:
     uint32_t head           # bytes of a head, and of a chunked body's trailers; also header lines cannot exceed it
@@ -195,6 +113,8 @@ cdef struct Parser:
     uint8_t doubted         # ... and so many bytes of it could be
     bint unclear            # ... and it is not known whether it is
     uint8_t chunk_phase     # within a line of chunked framing
+    uint8_t refused         # the open message is malformed: a line that is no field may frame its body, or h11 refused it
+    uint8_t body_gap        # bytes of its body are missing: nothing more of it is kept
     # framing of the open message, as its head says
     bint transfer           # a Transfer-Encoding ..
     bint chunked            # .. that ends in chunked
@@ -260,5 +180,3 @@ cdef int http1_starts(Kind kind, const uint8_t* data, int64_t size) noexcept nog
 
 cdef uint32_t http1_head(Kind kind, const uint8_t* data, uint32_t size) noexcept nogil
     # Size of the whole head that `data` begins with; 0 where there is none.
-
-cdef void message_free(Message* message, Pool* pool) noexcept nogil

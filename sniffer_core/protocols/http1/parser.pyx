@@ -5,19 +5,24 @@ end in build(), which makes the Message: one block, the text copied once. Every 
 times however the runs are cut, and decisions fall at the same byte: `limits.head` counts bytes of the head, not of runs.
 """
 
-from cython cimport final
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport INT64_MAX
+from libc.stdint cimport INT64_MAX, uint16_t
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset, strstr
 
 from sniffer_core.base.counters cimport (
     BYTES_ABANDONED_NOT_HTTP, BYTES_ABANDONED_SKIPPED, BYTES_ABANDONED_TUNNEL, BYTES_USED,
-    COUNTERS_END, HEADS_CUT, HEADS_FAST, HEADS_H11, HEADS_REFUSED, RESPONSES_TAKEN_BODYLESS, START_LINES_MALFORMED,
+    HEADS_CUT, HEADS_FAST, HEADS_H11, HEADS_REFUSED, RESPONSES_TAKEN_BODYLESS, START_LINES_MALFORMED,
     Counter,
 )
 from sniffer_core.base.memory cimport pool_give, pool_resize, pool_take
+from sniffer_core.message cimport (
+    BIT_BAD_HEADER_LINE, BIT_BARE_LF, BIT_CL_CONFLICTING, BIT_CL_INVALID, BIT_CL_REPEATED, BIT_CL_ZERO_PADDED,
+    BIT_CONFLICTING_OVERLAP, BIT_OBS_FOLD, BIT_ODD_START_LINE, BIT_SPACE_BEFORE_COLON, BIT_SPACE_IN_TARGET,
+    BIT_TE_AND_CL, BIT_TE_FOLDED, BIT_TE_IDENTITY, BIT_TE_IN_HTTP10, BIT_TE_NOT_CHUNKED, INCOMPLETE_CLOSED_,
+    INCOMPLETE_EVICTED_, INCOMPLETE_GAP_, INCOMPLETE_LIMIT_, INCOMPLETE_MALFORMED_, REQUEST, RESPONSE, WHOLE,
+    Field, Fields, Text, fields_of, message_free,
+)
 
-from sniffer_core.base.counters import NAMES
 from sniffer_core.protocols.http1.heads import parse as parse_declined
 
 cdef enum:
@@ -668,7 +673,7 @@ cdef Message* build(
     Leaves the framing in `parser`. NULL: no memory, or a candidate with lines that are no fields.
     """
     cdef Message* message
-    cdef size_t size = sizeof(Message) + lines * sizeof(Field) + stop
+    cdef size_t size = sizeof(Http1Message) + lines * sizeof(Field) + stop
     cdef uint32_t count = lines, text_size = stop
     cdef bint refused = False, declined
     cdef uint8_t* kept
@@ -678,7 +683,7 @@ cdef Message* build(
     message = <Message*>pool_take(parser.pool, size)
     if message == NULL:
         return NULL
-    declined = not parse_lines(head, line_end, stop, <Field*>(message + 1), &facts)
+    declined = not parse_lines(head, line_end, stop, <Field*>(as_http1(message) + 1), &facts)
     if declined:
         pool_give(parser.pool, message, size)
         memset(&facts, 0, sizeof(Facts))
@@ -689,7 +694,7 @@ cdef Message* build(
         text_size = sift_lines(parser.kind, head, line_end, stop, kept, &facts)
         message = NULL
         if not candidate or not facts.anomalies & BIT_BAD_HEADER_LINE:
-            message = <Message*>judge(parser.pool, sizeof(Message), head, line_end, kept, text_size, &size, &count,
+            message = <Message*>judge(parser.pool, sizeof(Http1Message), head, line_end, kept, text_size, &size, &count,
                                       &text_size)
         pool_give(parser.pool, kept, stop - line_end)
         if message == NULL and candidate:
@@ -699,23 +704,22 @@ cdef Message* build(
             refused = True
             count = 0
             text_size = line_end
-            size = sizeof(Message) + line_end
+            size = sizeof(Http1Message) + line_end
             message = <Message*>pool_take(parser.pool, size)
             if message == NULL:
                 return NULL
-            memcpy(<uint8_t*>(message + 1), head, line_end)
+            memcpy(<uint8_t*>(as_http1(message) + 1), head, line_end)
     parser.counters[<int>(HEADS_H11 if declined else HEADS_FAST)] += 1
 
-    memset(message, 0, sizeof(Message))
+    memset(message, 0, sizeof(Http1Message))
     message.size = size
     message.count = count
-    message.fields = <Field*>(message + 1)
+    message.fields = <Field*>(as_http1(message) + 1)
     message.text = <uint8_t*>(message.fields + count)
     message.text_size = text_size
     if not declined:
         memcpy(message.text, head, text_size)
     if refused:
-        message.refused = True
         message.incomplete = INCOMPLETE_MALFORMED_
         parser.counters[<int>HEADS_REFUSED] += 1
         if facts.broken:
@@ -728,10 +732,12 @@ cdef Message* build(
     message.target = line.target
     message.reason = line.reason
     message.resynced = parser.lost
-    message.end = message.latency = -1
-    message.upgrade = parser.kind == REQUEST and facts.upgrade and facts.connection_upgrade
-    message.upgrade_h2c = message.upgrade and not facts.upgrade_other
-    message.expect = parser.kind == REQUEST and facts.expect
+    message.latency = -1
+    as_http1(message).end = -1
+    if parser.kind == REQUEST:
+        as_http1(message).upgrade = facts.upgrade and facts.connection_upgrade
+        as_http1(message).upgrade_h2c = as_http1(message).upgrade and not facts.upgrade_other
+        as_http1(message).expect = facts.expect
 
     anomalies |= facts.anomalies
     anomalies |= line.anomalies
@@ -750,6 +756,8 @@ cdef Message* build(
     parser.chunked = facts.chunked
     parser.length = facts.length
     parser.message = message
+    parser.refused = refused
+    parser.body_gap = False
     parser.lost = False
     parser.spoke = True
     return message
@@ -795,21 +803,13 @@ cdef inline void break_off(Message* message, Incomplete reason) noexcept nogil:
         message.incomplete = reason
 
 
-cdef void message_free(Message* message, Pool* pool) noexcept nogil:
-    if message != NULL:
-        pool_give(pool, message.body, message.body_space)
-        if message.trailers != NULL:
-            pool_give(pool, message.trailers, message.trailers.size)
-        pool_give(pool, message, message.size)
-
-
 cdef void keep(Parser* parser, const uint8_t* data, uint64_t size) noexcept nogil:
     """Takes bytes of the body: counts all, keeps those under the cap and before the first missing one."""
     cdef Message* message = parser.message
     cdef size_t room, need, most, space
     cdef uint8_t* body
     message.body_size += size
-    if message.truncated or message.body_gap:
+    if message.truncated or parser.body_gap:
         return
     room = parser.limits.body - message.body_kept
     if size > room:
@@ -892,6 +892,7 @@ cdef inline void use(Parser* parser, Run* run, int64_t size) noexcept nogil:
     take(parser, run, size, BYTES_USED)
     if size:
         parser.message.stamp_end = run.stamp
+        parser.message.end_lost = False
         if run.conflict:
             parser.message.anomalies |= BIT_CONFLICTING_OVERLAP
 
@@ -910,10 +911,11 @@ cdef void back_to_skip(Parser* parser) noexcept nogil:
 
 
 cdef Event finish(Parser* parser, State after) noexcept nogil:
-    parser.message.end = parser.position
+    as_http1(parser.message).end = parser.position
     if parser.unclear:
         parser.unclear = False
         parser.message.missing = -1
+        parser.message.end_lost = True
     parser.state = DONE
     parser.after = after
     drop_buffer(parser)
@@ -957,12 +959,12 @@ cdef Event head_built(
     Parser* parser, Message* message, int64_t start, int64_t stamp, int64_t ack, bint sure
 ) noexcept nogil:
     """The head is read; parser.position is its end."""
-    message.start = start
-    message.head_end = parser.position
+    as_http1(message).start = start
+    as_http1(message).head_end = parser.position
     message.stamp = stamp
     message.stamp_end = parser.last_stamp
-    message.ack = ack
-    message.sure = sure
+    as_http1(message).ack = ack
+    as_http1(message).sure = sure
     parser.at_stream_start = False
     parser.state = FRAME
     drop_buffer(parser)
@@ -1445,7 +1447,7 @@ cdef bint next_response_instead(Parser* parser, Run* run, Event* event) noexcept
             return False
     if size == STATUS_LINE and run.segment_start:
         parser.counters[<int>RESPONSES_TAKEN_BODYLESS] += 1
-        parser.message.bodyless = parser.message.assumed = True
+        as_http1(parser.message).bodyless = as_http1(parser.message).assumed = True
         parser.doubt = False
         event[0] = finish(parser, START)
         return True
@@ -1456,7 +1458,7 @@ cdef bint next_response_instead(Parser* parser, Run* run, Event* event) noexcept
     break_off(parser.message, INCOMPLETE_GAP_)
     parser.message.body_kept = 0
     parser.message.truncated = False    # whatever the cap has cut of it before: none of it is kept
-    parser.message.body_gap = True
+    parser.body_gap = True
     parser.unclear = True
     parser.doubt = False
     return False
@@ -1714,13 +1716,15 @@ cdef Event http1_gap(Parser* parser, int64_t* size) noexcept nogil:
     parser.doubt = False
     if parser.state == HEAD:
         event = cut(parser, INCOMPLETE_GAP_)
+        if event == EVENT_CUT:
+            parser.message.end_lost = True
         if event != EVENT_MORE:
             return event
     elif parser.state == BODY_LENGTH or parser.state == CHUNK_DATA:
         if parser.state == BODY_LENGTH and parser.remaining == 0:
             return finish(parser, SKIP if message.missing < 0 else START)
         break_off(message, INCOMPLETE_GAP_)
-        message.body_gap = True
+        parser.body_gap = message.end_lost = True
         if parser.state == CHUNK_DATA and <uint64_t>size[0] > parser.remaining:
             message.missing = -1
             return finish(parser, SKIP)
@@ -1739,11 +1743,12 @@ cdef Event http1_gap(Parser* parser, int64_t* size) noexcept nogil:
         return EVENT_MORE
     elif parser.state == BODY_CLOSE:
         break_off(message, INCOMPLETE_GAP_)
-        message.body_gap = True
+        parser.body_gap = message.end_lost = True
         message.missing += size[0]
     elif message != NULL:  # in the framing of chunks, or in FRAME
         break_off(message, INCOMPLETE_GAP_)
         message.missing = -1
+        message.end_lost = True
         return finish(parser, SKIP)
     if parser.state == START:
         parser.at_stream_start = False
@@ -1785,7 +1790,7 @@ cdef void http1_frame(Parser* parser, bint bodyless, bint paired) noexcept nogil
     parser.state = BODY_LENGTH
     parser.remaining = 0
     if response and (bodyless or 100 <= message.status < 200 or message.status == 204 or message.status == 304):
-        message.bodyless = True  # 6.3 item 1
+        as_http1(message).bodyless = True  # 6.3 item 1
     # item 2, a 2xx to CONNECT: http1_tunnel()
     elif parser.transfer and parser.chunked:
         start_chunk(parser)  # items 3 and 4: beside a Content-Length too
@@ -1805,7 +1810,7 @@ cdef void http1_frame(Parser* parser, bint bodyless, bint paired) noexcept nogil
 
 cdef void http1_reject(Parser* parser) noexcept nogil:
     cdef Message* message = parser.message
-    cdef bint lost = message == NULL or message.sure or message.resynced
+    cdef bint lost = message == NULL or as_http1(message).sure or message.resynced
     drop_message(parser)
     start_skip(parser)
     parser.lost = lost
@@ -1886,128 +1891,3 @@ cdef size_t http1_drop_body(Parser* parser) noexcept nogil:
     message.body_kept = message.body_space = 0
     message.truncated = True
     return space
-
-
-# -- for tests --------------------------------------------------------------------------------------------------------
-
-cdef dict _message(Message* message):
-    cdef Fields* trailers = message.trailers
-    return {
-        "kind": message.kind, "minor": message.minor, "status": message.status,
-        "method": _text(message.text, message.method), "target": _text(message.text, message.target),
-        "reason": _text(message.text, message.reason),
-        "fields": _pairs(message.text, message.fields, message.count),
-        "trailers": None if trailers == NULL else _pairs(text_of(trailers), fields_of(trailers), trailers.count),
-        "body": (<const uint8_t*>message.body)[:message.body_kept] if message.body_kept else b"",
-        "body_size": message.body_size, "missing": message.missing, "incomplete": message.incomplete,
-        "resynced": bool(message.resynced), "refused": bool(message.refused), "bodyless": bool(message.bodyless),
-        "truncated": bool(message.truncated), "upgrade": bool(message.upgrade),
-        "upgrade_h2c": bool(message.upgrade_h2c), "expect": bool(message.expect), "sure": bool(message.sure), "anomalies": message.anomalies,
-        "start": message.start, "head_end": message.head_end, "end": message.end, "stamp": message.stamp,
-        "stamp_end": message.stamp_end, "ack": message.ack,
-    }
-
-
-cdef bytes _text(const uint8_t* text, Text slice):
-    return text[slice.at:slice.at + slice.size]
-
-
-cdef list _pairs(const uint8_t* text, const Field* fields, uint32_t count):
-    cdef uint32_t i
-    return [(_text(text, fields[i].name), _text(text, fields[i].value)) for i in range(count)]
-
-
-@final
-cdef class _PyParser:
-    """One parser as flow drives it, with Python values. Events and states are the numbers of http1.pxd."""
-
-    cdef Parser parser
-    cdef Pool pool
-    cdef Limits limits
-    cdef uint64_t[256] counts
-
-    def __init__(self, int kind, *, int head=65536, int body=65536, bint at_start=True):
-        assert <int>Counter.COUNTERS_END <= 256
-        self.limits.head = head
-        self.limits.body = body
-        http1_init(&self.parser, <Kind>kind, &self.pool, self.counts, &self.limits)
-        self.parser.at_stream_start = at_start
-
-    def data(
-        self, const uint8_t[:] data, int64_t offset, int64_t stamp=0, int64_t ack=-1, bint segment_start=True,
-        bint conflict=False,
-    ):
-        """(event, bytes consumed)."""
-        cdef Run run
-        run.data = &data[0] if data.shape[0] else NULL
-        run.size = data.shape[0]
-        run.offset = offset
-        run.stamp = stamp
-        run.ack = ack
-        run.segment_start = segment_start
-        run.conflict = conflict
-        return http1_data(&self.parser, &run), data.shape[0] - run.size
-
-    def gap(self, int64_t size):
-        """(event, bytes that are left of the gap)."""
-        return http1_gap(&self.parser, &size), size
-
-    def end(self, int reason=0):
-        return http1_end(&self.parser, <Incomplete>reason)
-
-    def frame(self, bint bodyless=False, bint paired=True):
-        http1_frame(&self.parser, bodyless, paired)
-
-    def reject(self):
-        http1_reject(&self.parser)
-
-    def discard(self):
-        http1_discard(&self.parser)
-
-    def skip(self):
-        http1_skip(&self.parser)
-
-    def tunnel(self):
-        http1_tunnel(&self.parser)
-
-    def kill(self):
-        http1_kill(&self.parser)
-
-    def drop_body(self):
-        return http1_drop_body(&self.parser)
-
-    def peek(self):
-        """The open message."""
-        return None if self.parser.message == NULL else _message(self.parser.message)
-
-    def take(self):
-        """The open message; it is the caller's now."""
-        taken = self.peek()
-        message_free(self.parser.message, &self.pool)
-        self.parser.message = NULL
-        return taken
-
-    def boundary(self, int64_t offset):
-        self.parser.boundary = offset
-
-    @property
-    def state(self):
-        return self.parser.state
-
-    @property
-    def protocol(self):
-        return self.parser.protocol
-
-    @property
-    def held(self):
-        """Bytes of memory."""
-        return self.pool.bytes
-
-    def counters(self):
-        """Those that are not zero."""
-        return {name: self.counts[i] for i, name in enumerate(NAMES) if self.counts[i]}
-
-    def close(self):
-        """Frees everything, and proves it."""
-        http1_free(&self.parser)
-        assert self.pool.bytes == 0 and self.pool.blocks == 0, (self.pool.bytes, self.pool.blocks)

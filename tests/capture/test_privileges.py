@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sniffer import privileges
+from sniffer.capture import privileges
 from tests.captures import connection, exchanges
 from tests.daemon import Daemon, needs_capture, web_server
 from tests.daemon import exchanges as browse
@@ -23,7 +23,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="capabil
 def test_raising_twice_is_once() -> None:
     """Raising changes nothing where the capability is effective already, or not permitted at all."""
     code = (
-        "from sniffer.privileges import raise_net_raw\n"
+        "from sniffer.capture.privileges import raise_net_raw\n"
         "def sets():\n    return [line for line in open('/proc/self/status') if line.startswith('Cap')]\n"
         "before = sets(); raise_net_raw(); raise_net_raw()\n"
         "import sys; sys.exit(sets() != before)"
@@ -111,7 +111,7 @@ def test_reading_a_file_takes_no_capability(tmp_path: Path) -> None:
 
 PROGRAM = """
 import threading
-from sniffer import privileges
+from sniffer.capture import privileges
 def own():
     status = open("/proc/thread-self/status").read()
     return int(status.partition("CapEff:")[2].split()[0], 16)

@@ -1,13 +1,13 @@
-"""What the process may do: NET_RAW, for as long as it takes to open the capture, and in one thread only.
+"""The process's privileges: NET_RAW is held by one thread only, and only until the capture is open.
 
-The image's interpreter carries cap_net_raw as a permitted capability only: an effective one in the file would keep the
-process from starting at all (execve fails with EPERM) wherever NET_RAW is not granted to the container. So the process
-raises it itself.
+The image's interpreter has cap_net_raw as a permitted capability, not as an effective one. With an effective one in the
+file, execve would fail with EPERM wherever the container is not granted NET_RAW, and the process could not even start.
+So the process makes it effective itself (`raise_net_raw`).
 
-Capabilities belong to threads, and a thread that runs cannot be told to give its own up. So the daemon does it the
-other way round: before it has any thread, it starts one that keeps NET_RAW (`confine`), gives up its own, and thereby
-those of every thread to come. What needs the capability is called there (`call`); the thread ends once the capture is
-open (`release`), and with it the last of the capability.
+Capabilities belong to threads, and no thread can take them from another. So the daemon, before it has any other thread,
+starts one that keeps NET_RAW, and gives up its own capabilities (`confine`). Every thread started later inherits what
+is left. What needs NET_RAW is called in the thread that holds it (`call`). That thread ends once the capture is open
+(`release`), and NET_RAW with it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ CAP_DAC_READ_SEARCH: Final = 2
 CAP_NET_BIND_SERVICE: Final = 10
 CAP_NET_RAW: Final = 13
 KEPT: Final = 1 << CAP_DAC_OVERRIDE | 1 << CAP_DAC_READ_SEARCH | 1 << CAP_NET_BIND_SERVICE
-"""What root keeps, to open the files and the port that its configuration names; another user has none of them."""
+"""What root keeps: it may have to open files of other users and a low port. Another user has none of these."""
 PR_SET_NO_NEW_PRIVS: Final = 38
 MOST_DESCRIPTORS: Final = 65_536
+"""The most open files that the process asks for."""
 _VERSION_3: Final = 0x20080522
 """_LINUX_CAPABILITY_VERSION_3 of linux/capability.h: two words for each set."""
 
@@ -45,19 +46,19 @@ class _Sets(ctypes.Structure):
 
 
 def raise_descriptors() -> None:
-    """Lets the process open as many files as it may: it starts with the soft limit, often 1,024 of far more."""
+    """Raises the limit of open files to the hard limit, or MOST_DESCRIPTORS. The soft limit is often 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(ValueError, OSError):  # forbidden here: then the soft limit it is
+        with contextlib.suppress(ValueError, OSError):  # the system may forbid it; the soft limit then stays
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def raise_net_raw() -> None:
-    """Makes NET_RAW effective in this thread, and in those started from it later, where it is permitted.
+    """Makes NET_RAW effective in this thread, and in threads that it starts later, where it is permitted.
 
-    Does nothing where it is effective already, is not permitted, or elsewhere than on Linux. Never raises: a capture
-    that then cannot be opened says so itself, with the remedy.
+    Does nothing where NET_RAW is effective already or not permitted, and on other systems than Linux. Never raises an
+    error: a capture that cannot be opened reports that itself, with the remedy.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -72,7 +73,7 @@ def raise_net_raw() -> None:
 
 
 def _limit(kept: int) -> bool:
-    """Gives up every capability of this thread but those of `kept`; whether that is so now."""
+    """Gives up every capability of this thread except the bits of `kept`. Returns whether that has worked."""
     libc = ctypes.CDLL(None)
     header, words = _Header(_VERSION_3, 0), (_Sets * 2)()
     if libc.capget(ctypes.byref(header), words) != 0:
@@ -85,7 +86,7 @@ def _limit(kept: int) -> bool:
 
 
 class _Holder(threading.Thread):
-    """The one thread that has NET_RAW."""
+    """The thread that has NET_RAW. It runs what `call` is given, until `end`."""
 
     def __init__(self) -> None:
         super().__init__(name="sniffer privileges", daemon=True)
@@ -102,7 +103,7 @@ class _Holder(threading.Thread):
                 future.set_result(function())
             except BaseException as error:
                 future.set_exception(error)
-        _limit(0)  # a thread that has ended may be there a moment longer
+        _limit(0)  # the kernel may show the thread for a moment after its end
 
     def call(self, function: Callable[[], Result]) -> Result:
         future: Future[Result] = Future()
@@ -118,8 +119,10 @@ _holder: _Holder | None = None
 
 
 def confine(*, capture: bool) -> bool:
-    """For the daemon, before it has another thread: nothing it executes gets new privileges, and NET_RAW is left to
-    `call` alone, or to nobody where there is no live `capture`. False where the system did not allow it.
+    """Gives up all privileges but KEPT. The daemon calls it, before it has another thread.
+
+    Programs that the process executes get no new privileges. With `capture` NET_RAW stays available to `call`, without
+    it to nobody. Returns False where the system did not allow it.
     """
     global _holder  # noqa: PLW0603 - one for the process, as its capabilities are
     if not sys.platform.startswith("linux"):
@@ -133,12 +136,12 @@ def confine(*, capture: bool) -> bool:
 
 
 def call(function: Callable[[], Result]) -> Result:
-    """Calls it where NET_RAW is: in the thread that holds it, or, in a process that was not confined, right here."""
+    """Calls `function` with NET_RAW: in the thread that holds it, or in this one if the process was not confined."""
     return function() if _holder is None else _holder.call(function)
 
 
 def release() -> None:
-    """The capture is open, or cannot be: nothing needs NET_RAW any more."""
+    """Ends the thread that holds NET_RAW. Called once the capture is open, or has failed to open."""
     global _holder
     holder, _holder = _holder, None
     if holder is not None:

@@ -1,10 +1,28 @@
-"""Nothing public: the class below lets the tests drive the C functions of http1.pxd."""
+"""What only tests call: the C functions of the core with Python values. Nothing of the product imports this module."""
 
 from typing import Any, final
 
+# -- net/wire and net/fragment
+
+def parse_packet(linktype: int, data: bytes) -> tuple[str, dict[str, Any]]:
+    """The verdict of `wire_parse()`, in lower case without its prefix, and what the packet views."""
+
 @final
-class _PyParser:
-    """One parser as flow drives it. Kinds, events, states, reasons and anomalies are the numbers of http1.pxd."""
+class PyFragments:
+    """A table of fragments."""
+
+    def add(self, linktype: int, data: bytes, now: int = 0) -> tuple[str, dict[str, Any]]:
+        """As `parse_packet`, with `fragments_add()` behind it; `kept`: the fragment completes nothing yet."""
+    def free(self) -> None: ...
+    @property
+    def state(self) -> tuple[int, int, int, int]:
+        """Datagrams in progress, datagrams given up, bytes and blocks of the pool."""
+
+# -- protocols/http1
+
+@final
+class PyParser:
+    """One parser as a session drives it. Kinds, events, states, reasons and anomalies are numbers of their enums."""
 
     def __init__(self, kind: int, *, head: int = 65536, body: int = 65536, at_start: bool = True) -> None: ...
     def data(
