@@ -564,7 +564,7 @@ class Sniffer:
             if self._draining:
                 self._spawn(lane.drain(self._deadline))
             else:
-                lane.sink.drain(self._deadline)
+                lane.hurry(self._deadline)
 
     def _expire(self) -> None:
         self._capture.stop.set()

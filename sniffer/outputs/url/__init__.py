@@ -150,6 +150,36 @@ class Url(Output):
 
     def lane(self, config: SnifferConfig, context: Context) -> Lane:
         """A lane with several deliveries at a time, in order within a connection; with a spool, a disk is in it."""
+        from sniffer.delivery.lane import Lane
+        from sniffer.delivery.queues import ByConnection
+        from sniffer.delivery.retry import Retries
+
+        sink = self._sink(config, context)
+        workers, size = config.output_concurrency, config.output_batch_size
+        wait = config.output_batch_wait_ms / 1000
+        if config.spool_dir is None:
+            return Lane(
+                sink,
+                max_bytes=context.share,
+                queue=ByConnection(workers=workers, size=size, wait=wait),
+                retries=Retries(),
+            )
+        from sniffer.delivery.spool import Spool  # seldom needed
+        from sniffer.delivery.store import Store
+
+        spool = Spool(
+            Store(Path(config.spool_dir), config.spool_size),
+            max_bytes=context.share,
+            workers=workers,
+            size=size,
+            wait=wait,
+            evict=context.live,
+            holds=config.holds,
+        )
+        context.add_counters(spool.disk_counters)
+        return Lane(sink, max_bytes=spool.unwritten_bytes, source=spool, retries=Retries(until_final=True))
+
+    def _sink(self, config: SnifferConfig, context: Context) -> Sink:
         from uuid import uuid4
 
         from sniffer import __version__
@@ -157,7 +187,7 @@ class Url(Output):
 
         assert config.output_url is not None  # noqa: S101 - it is wanted
         token = config.output_url_auth_token
-        sink = UrlSink(
+        return UrlSink(
             config.output_url,
             instance=uuid4().hex,
             token=token.reveal() if token is not None else None,
@@ -169,30 +199,3 @@ class Url(Output):
             user_agent=f"tcp-sniffer/{__version__}",
             on_socket=context.own_socket,
         )
-        workers, size = config.output_concurrency, config.output_batch_size
-        wait = config.output_batch_wait_ms / 1000
-        if config.spool_dir is not None:
-            return self._spool_lane(config, context, sink)
-        from sniffer.delivery.lane import Lane
-        from sniffer.delivery.queues import ByConnection
-        from sniffer.delivery.retry import Retrying
-
-        queue = ByConnection(workers=workers, size=size, wait=wait)
-        return Lane(Retrying(sink), max_bytes=context.share, queue=queue)
-
-    def _spool_lane(self, config: SnifferConfig, context: Context, sink: Sink) -> Lane:
-        from sniffer.delivery.spool import SpoolLane, Store  # seldom needed
-
-        assert config.spool_dir is not None  # noqa: S101 - there is a spool
-        lane = SpoolLane(
-            sink,
-            Store(Path(config.spool_dir), config.spool_size),
-            max_bytes=context.share,
-            workers=config.output_concurrency,
-            size=config.output_batch_size,
-            wait=config.output_batch_wait_ms / 1000,
-            evict=context.live,
-            holds=config.holds,
-        )
-        context.add_counters(lane.disk_counters)
-        return lane
