@@ -1,9 +1,10 @@
 """Which outputs there are: those of this package, and those that installed packages add.
 
 A package from outside adds an output by an entry point in the group `tcp_sniffer.outputs` that names a subclass of
-`Output`. Looking for it must cost those without one next to nothing, since every start and every use of the library
-does: `importlib.metadata` alone takes longer to import than all declarations of outputs. So the metadata of installed
-packages is first searched for the group's name, as text, and `importlib.metadata` is asked only where it is found.
+`Output`. Every start and every configuration looks for such packages, since their options must be known before any is
+read; so those who have none must hardly notice. The metadata of installed packages is therefore searched for the
+group's name as text (0.7 ms for 90 packages). Only where it is found is `importlib.metadata` asked, which takes four
+times as long, and 15 ms to be imported.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def load(points: Iterable[Any], config: type[Options]) -> FromOutside:
         try:
             output = _made(point.load())
             _check(output, [*BUILT_IN, *outputs], config, options)
-        except Exception as error:  # whatever somebody else's module does when it is imported
+        except (Exception, SystemExit) as error:  # whatever somebody else's module does when it is imported
             reason = str(error) if isinstance(error, _Unusable) else f"{type(error).__name__}: {error}"
             package = f" of {point.dist.name}" if point.dist is not None else ""
             text = f"output {point.name} ({point.value}{package}) cannot be used: {reason}"
