@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import chain, repeat
 from time import gmtime, strftime
@@ -170,11 +171,27 @@ class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
         return json
 
     @property
+    def timestamp_us(self) -> int:
+        """`timestamp` in microseconds since 1970, UTC."""
+        kept: dict[str, int] = self.__dict__
+        micros = kept.get("timestamp")
+        return _micros(self.timestamp) if micros is None else micros
+
+    @property
+    def end_timestamp_us(self) -> int:
+        """`end_timestamp` in microseconds since 1970, UTC."""
+        kept: dict[str, int] = self.__dict__
+        micros = kept.get("end_timestamp")
+        return _micros(self.end_timestamp) if micros is None else micros
+
+    @property
     def idempotency_key(self) -> str:
         """The same each time that this message is sent, and different for any other message."""
         return f"{self.connection_id}-{self.exchange}-{self.direction}"
 
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -185,7 +202,7 @@ def from_raw(raw: RawMessage, placement: Placement | None = None) -> HttpMessage
     duration = raw.duration_us
     trailers = raw.trailers
     # By position, in the order of the definition: by keyword it takes several times as long.
-    return HttpMessage(
+    message = HttpMessage(
         SCHEMA,
         _endpoint(raw.receiver),
         _endpoint(raw.destination),
@@ -220,6 +237,10 @@ def from_raw(raw: RawMessage, placement: Placement | None = None) -> HttpMessage
         raw.authority,
         None if raw.proxied is None else Proxied(*map(_endpoint, raw.proxied)),
     )
+    kept: dict[str, int] = message.__dict__
+    kept["timestamp"] = raw.timestamp
+    kept["end_timestamp"] = raw.end_timestamp
+    return message
 
 
 @lru_cache(maxsize=1024)
@@ -235,6 +256,11 @@ def _second(second: int) -> str:
 def _stamp(micros: int) -> str:
     second, micro = divmod(micros, 1_000_000)
     return f"{_second(second)}.{micro:06d}Z"
+
+
+def _micros(stamp: str) -> int:
+    """The reverse of `_stamp`, for messages that were not made of a RawMessage."""
+    return (datetime.fromisoformat(stamp) - _EPOCH) // _MICROSECOND
 
 
 def _freeze(fields: dict[str, str | list[str]]) -> Fields:

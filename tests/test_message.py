@@ -15,6 +15,7 @@ from typing import Any
 
 import brotli
 import jsonschema
+import msgspec
 import pytest
 import zstandard
 from hypothesis import given
@@ -159,9 +160,13 @@ def test_timestamps_have_six_digits_and_a_z(second: int, micro: int) -> None:
     """`timestamp` is ISO 8601 in UTC with microseconds, for any packet time."""
     from datetime import UTC, datetime, timedelta
 
-    stamp = from_raw(request(timestamp=second * 1_000_000 + micro)).timestamp
+    micros = second * 1_000_000 + micro
+    message = from_raw(request(timestamp=micros, end_timestamp=micros + 1))
     expected = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=second, microseconds=micro)
-    assert stamp == f"{expected:%Y-%m-%dT%H:%M:%S.%f}Z"
+    assert message.timestamp == f"{expected:%Y-%m-%dT%H:%M:%S.%f}Z"
+    assert (message.timestamp_us, message.end_timestamp_us) == (micros, micros + 1)
+    other = msgspec.structs.replace(message, timestamp=message.end_timestamp, end_timestamp=message.timestamp)
+    assert (other.timestamp_us, other.end_timestamp_us) == (micros + 1, micros)
 
 
 def test_header_bytes_are_shown_as_latin_1_in_utf_8() -> None:

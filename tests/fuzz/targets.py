@@ -25,7 +25,7 @@ from sniffer.message import HttpMessage, decode, from_raw
 from sniffer.outputs.stdout import LEAST_LINE
 from sniffer_core.core import LINK_TYPES, FlowTable, Lines, RawMessage
 from tests import packets as p
-from tests.core.test_http1 import Gap, Piece, Rest, agree_on, comparable, reading, recognised
+from tests.core.http1.reading import Gap, Piece, Rest, agree_on, comparable, reading, recognised
 from tests.endpoints import Choices
 from tests.generated import is_open, play, shown
 from tests.laws import Table, assert_empty, assert_laws
