@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger("sniffer")
 
 
+WRITE_SECONDS: Final = 1.0
+"""A write to a file that takes longer is not waited for at the end."""
+
+
 class _ListInterfaces(argparse.Action):
     """`--list-interfaces`, which needs no other option."""
 
@@ -140,10 +144,6 @@ def _no_output() -> Problem:
     return Problem(asks[0][0], f"no output is named: {said}")
 
 
-WRITE_SECONDS: Final = 1.0
-"""A write to a file that takes longer is not waited for at the end."""
-
-
 def run(arguments: Sequence[str], **keywords: Any) -> int:
     """Runs the daemon and returns its exit code. `--help` and `--version` raise SystemExit(0).
 
@@ -156,15 +156,7 @@ def run(arguments: Sequence[str], **keywords: Any) -> int:
         logs.configure(secrets=secrets)
         if arguments and arguments[0] == "doctor":
             return _doctor(arguments[1:], os.environ)
-        failed: SnifferError | None = None
-        try:
-            config = configure(arguments, os.environ, at_terminal=os.isatty(1), **keywords)
-        except ValidationError as error:
-            held = SnifferConfig.to_hold(_texts(arguments, os.environ)[0])
-            if held is None:
-                raise
-            config, failed = held, error
-            _report(error)
+        config, failed = _configure_or_hold(arguments, keywords)
         companions = _companions(config) if failed is None else []
         placement = {"pod": config.pod_name, "namespace": config.namespace, "node": config.node_name}
         logs.configure(
@@ -205,6 +197,20 @@ def run(arguments: Sequence[str], **keywords: Any) -> int:
     except Exception:
         log.exception("uncaught exception")
         return EXIT_RUNTIME
+
+
+def _configure_or_hold(
+    arguments: Sequence[str], keywords: Mapping[str, Any]
+) -> tuple[SnifferConfig, SnifferError | None]:
+    """The configuration; or one to be held with, and what is wrong. ValidationError where it is not to be held."""
+    try:
+        return configure(arguments, os.environ, at_terminal=os.isatty(1), **keywords), None
+    except ValidationError as error:
+        held = SnifferConfig.to_hold(_texts(arguments, os.environ)[0])
+        if held is None:
+            raise
+        _report(error)
+        return held, error
 
 
 def _outputs(config: SnifferConfig) -> list[Output]:

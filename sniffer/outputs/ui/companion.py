@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from sniffer.companion import Companion, Watched
 from sniffer.exchanges import exchange_lane
-from sniffer.outputs.ui.server import Server
-from sniffer.outputs.ui.store import LiveSink
 
 if TYPE_CHECKING:
     from sniffer.budget import Budget
     from sniffer.delivery.lane import Lane
     from sniffer.outputs import Context
+    from sniffer.outputs.ui.server import Server
+    from sniffer.outputs.ui.store import LiveSink
 
 
 class Page(Companion):
@@ -34,6 +34,9 @@ class Page(Companion):
 
     async def open(self, sniffer: Watched, budget: Budget) -> None:
         """Starts to serve. SnifferError when the address cannot be listened on."""
+        from sniffer.outputs.ui.server import Server
+        from sniffer.outputs.ui.store import LiveSink
+
         self._sink = LiveSink(max_bytes=budget.kept, live=self._live)
         self._server = Server(self._sink, address=self._address, port=self._port, ports=self._ports, live=self._live)
         await self._server.open(sniffer)
