@@ -73,6 +73,7 @@ def seconds(attack: Attack, size: int) -> float:
     return best
 
 
+@pytest.mark.slow
 @each_attack
 def test_work_grows_with_the_bytes(name: str) -> None:
     """Sixteen times as much of an attack takes about sixteen times the CPU, not 256 times."""
