@@ -91,7 +91,8 @@ cdef void deliver(Table* table, Flow* flow, Half* half, Run* run) noexcept nogil
 
 
 cdef bint read_preamble(Table* table, Flow* flow, Half* half, Run* run) noexcept nogil:
-    """Before the client's first byte: reads what stands before the protocol. False: nothing of the run is left to read."""
+    """Before the client's first byte: reads what stands before the protocol. False: nothing of the run is left to
+    read."""
     cdef int64_t size
     if flow.preamble == 0:
         size = table.detector.preamble(&table.context, flow.conn, &half.stream, run)
@@ -225,7 +226,8 @@ cdef bint step(Table* table, Flow* flow, Half* half) noexcept nogil:
 
 
 cdef void read_on(Table* table, Flow* flow) noexcept nogil:
-    """Reads in both directions until neither can. What was sent first is read first: bytes after those they acknowledge."""
+    """Reads in both directions until neither can. What was sent first is read first: bytes after those they
+    acknowledge."""
     cdef Half* client = &flow.half[1 - flow.server]
     cdef Half* server = &flow.half[flow.server]
     cdef Held* front
@@ -331,7 +333,7 @@ cdef inline void arm(Table* table, Flow* flow, Half* half) noexcept nogil:
         if half.timers == NULL:
             timer_start(table, half, &table.later, table.context.now + GRACE_ONE_SIDED)
         return
-    if half.stream.waits and not flow.half[1 - half.direction].stream.seen:   # what tells may come, or be on the unseen side
+    if half.stream.waits and not flow.half[1 - half.direction].stream.seen:     # what tells may come, or not be seen
         if half.timers == NULL or half.hole != half.stream.next:
             half.hole = half.stream.next
             timer_start(table, half, &table.later, table.context.now + GRACE_ONE_SIDED)
@@ -428,7 +430,8 @@ cdef void decide(Table* table, Flow* flow) noexcept nogil:
         ignore(table, flow, <int>Counter.BYTES_ABANDONED_UNDECIDED)
 
 
-cdef Flow* new_flow(Table* table, const Packet* packet, const Key* key, uint64_t hashed, int d, int64_t stamp) noexcept nogil:
+cdef Flow* new_flow(
+        Table* table, const Packet* packet, const Key* key, uint64_t hashed, int d, int64_t stamp) noexcept nogil:
     """A flow for the packet's connection, not yet in the table. NULL without memory."""
     cdef Flow* flow = <Flow*>pool_take(&table.context.pool, sizeof(Flow))
     cdef Conn* conn

@@ -15,20 +15,22 @@ from sniffer_core.protocols.http1.nextbytes cimport (
     BODY, NEXT_REQUEST, REFUSED_BODY, UNDECIDED, Reading, is_body_due, is_refusal, may_be_next, refuses, replies,
     reply_ack, weigh_body, weigh_trailers)
 from sniffer_core.protocols.http1.outgoing cimport (
-    append, discard, drop_open, drop_tentative, emit, emit_proven, mark_body_unknown, message_closed, message_opened, pop)
+    append, discard, drop_open, drop_tentative, emit, emit_proven, mark_body_unknown, message_closed, message_opened,
+    pop)
 from sniffer_core.protocols.http1.pairing cimport (
-    MATCH_ACKS, MATCH_NONE, MATCH_OLDEST, OPEN_MAX, OPEN_MAX_ONE_SIDED, PROVEN, REFUTED, TENTATIVE, Entry, Exchanges, Match,
-    entry_of, exchanges_answer, exchanges_by_acks, exchanges_count, exchanges_doubt, exchanges_fifo, exchanges_free, exchanges_informational,
-    exchanges_init, exchanges_lost_request, exchanges_lost_responses, exchanges_mark, exchanges_no_head,
-    exchanges_pick, exchanges_plausible, exchanges_quiet, exchanges_refute, exchanges_request, exchanges_settle, exchanges_unpaired)
+    MATCH_ACKS, MATCH_NONE, MATCH_OLDEST, OPEN_MAX, OPEN_MAX_ONE_SIDED, PROVEN, REFUTED, TENTATIVE, Entry, Exchanges,
+    Match, entry_of, exchanges_answer, exchanges_by_acks, exchanges_count, exchanges_doubt, exchanges_fifo,
+    exchanges_free, exchanges_informational, exchanges_init, exchanges_lost_request, exchanges_lost_responses,
+    exchanges_mark, exchanges_no_head, exchanges_pick, exchanges_plausible, exchanges_quiet, exchanges_refute,
+    exchanges_request, exchanges_settle, exchanges_unpaired)
 from sniffer_core.protocols.http1.parser cimport (
     http1_cease, http1_crlf_due, http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free,
     http1_gap, http1_init, http1_kill, http1_reject, http1_skip)
 from sniffer_core.protocols.http1.sides cimport (
     WAIT_BODY, WAIT_CRLF, WAIT_NONE, WAIT_OFFER, Half, Http1, at_rest, is_readable, start_tunnel)
 from sniffer_core.protocols.http1.state cimport (
-    DEAD, DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE, EVENT_NOT_HTTP, HEAD, SKIP, START, TRAILERS, TUNNEL,
-    Event, Parser)
+    DEAD, DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE, EVENT_NOT_HTTP, HEAD, SKIP, START,
+    TRAILERS, TUNNEL, Event, Parser)
 from sniffer_core.protocols.signature cimport PROTOCOL_HTTP2, PROTOCOL_OTHER, PROTOCOL_TLS
 from sniffer_core.protocols.tunnel cimport tunnel_open
 from sniffer_core.tcp.stream cimport Run, Stream, stream_front
@@ -110,7 +112,8 @@ cdef inline bint has_begun(const Parser* client, const Message* response) noexce
 
 
 cdef inline bint is_beyond(const Half* client, const Message* response) noexcept nogil:
-    """Whether a response acknowledges bytes that were not read: they wait behind an offer, or the end came before them."""
+    """Whether a response acknowledges bytes that were not read: they wait behind an offer, or the end came before
+    them."""
     return as_http1(response).ack > client.stream.next + (1 if client.stream.ended else 0)
 
 
@@ -221,7 +224,7 @@ cdef void on_response(Http1* http, Half* half, bint cut) noexcept nogil:
     if message.resynced and not as_http1(message).sure and other.stream.seen and as_http1(message).ack >= 0 and not cut:
         if interim or not exchanges_plausible(&http.exchanges, as_http1(message).ack, as_http1(message).start):
             if http.exchanges.uncounted and http.exchanges.tentative:
-                exchanges_count(&http.exchanges, as_http1(message).ack)   # what was lost may have answered them, all the same
+                exchanges_count(&http.exchanges, as_http1(message).ack)     # what was lost may have answered them
                 http.exchanges.uncounted = True
                 emit_proven(http)
             http1_reject(&half.parser)      # nobody asked: a start line inside a body
@@ -262,8 +265,11 @@ cdef void on_response(Http1* http, Half* half, bint cut) noexcept nogil:
 
 
 cdef void disprove_body(Http1* http, Half* client, const Message* response) noexcept nogil:
-    """A response comes while the body of a request that is answered already is read: if that refused the body, the bytes
-    are something else that was answered. They stand in no record, for a head may be among them."""
+    """A response comes while the body of a request that was answered already is read.
+
+    If that answer refused the body, the bytes are something else, which this response answers. They stand in no record,
+    for a head may be among them.
+    """
     cdef Message* message = client.parser.message
     cdef int64_t start = as_http1(message).head_end
     if message.exchange == NULL or message.body_size == 0 or as_http1(response).ack <= start or \
@@ -287,10 +293,10 @@ cdef inline bint switches(const Message* message, const Entry* entry) noexcept n
 
 # ---- early responses -------------------------------------------------------------------------------------------------
 
-# A server may answer before the request's head is whole (400, 408, 414, 431), even before its first byte. Such a response
-# belongs to the request that has begun or comes next, and waits for its head. One that acknowledges no byte of it may also
-# say that the connection was idle for too long (408): then the connection ends with it. So it is paired only when a further
-# response follows.
+# A server may answer before the request's head is whole (400, 408, 414, 431), even before its first byte. Such a
+# response belongs to the request that has begun or comes next, and waits for its head. One that acknowledges no byte of
+# it may also say that the connection was idle for too long (408): then the connection ends with it. So it is paired
+# only when a further response follows.
 
 cdef bint comes_early(const Http1* http, const Half* half, const Message* message) noexcept nogil:
     """Whether a final response in step has no request yet, and may get one."""
@@ -874,7 +880,8 @@ cdef bint resolve(Session* session, Side side, bint last) noexcept nogil:
 
 
 cdef bint overtakes(const Session* session, Side side) noexcept nogil:
-    """The answer that the client waits for is read at once. Where it waits for a later one, this side ends its message."""
+    """The answer that the client waits for is read at once. Where it waits for a later one, this side ends its
+    message."""
     cdef const Http1* http = <const Http1*>session
     return http.client.stream.waits == WAIT_OFFER or not at_rest(&http.server.parser)
 
