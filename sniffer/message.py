@@ -26,6 +26,8 @@ import zstandard
 from isal import isal_zlib
 from msgspec import Meta
 
+from sniffer_core.base.marks import INCOMPLETE
+
 if TYPE_CHECKING:
     from sniffer_core.core import RawMessage
 
@@ -35,7 +37,10 @@ ZSTD_WINDOW: Final = 8 << 20  # RFC 9659: what a decoder must support, and may r
 
 _STAMP: Final = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$"
 
-Incomplete = Literal["gap", "closed", "evicted", "idle", "stopped", "malformed", "limit"]
+if TYPE_CHECKING:
+    Incomplete = str
+else:
+    Incomplete = Literal[tuple(INCOMPLETE)]
 
 
 class Endpoint(msgspec.Struct, frozen=True, order=True):

@@ -28,10 +28,11 @@ from sniffer_core.protocols.http1.pairing cimport (
     exchanges_lost_request, exchanges_lost_responses, exchanges_mark, exchanges_no_head, exchanges_pick, exchanges_plausible,
     exchanges_refute, exchanges_request, exchanges_settle, exchanges_unpaired)
 from sniffer_core.net.fragment cimport Fragments, fragments_add, fragments_free, fragments_init
-from sniffer_core.message cimport (
+from sniffer_core.base.marks cimport (
     BIT_BAD_HEADER_LINE, BIT_BODY_NOT_SENT, BIT_LAST_CRLF_MISSING, BIT_ODD_START_LINE, INCOMPLETE_CLOSED_,
-    INCOMPLETE_EVICTED_, INCOMPLETE_GAP_, INCOMPLETE_IDLE_, INCOMPLETE_MALFORMED_, INCOMPLETE_STOPPED_, REQUEST, RESPONSE,
-    WHOLE, Incomplete, Kind, Message, message_free)
+    INCOMPLETE_EVICTED_, INCOMPLETE_GAP_, INCOMPLETE_IDLE_, INCOMPLETE_MALFORMED_, INCOMPLETE_STOPPED_, WHOLE,
+    Incomplete)
+from sniffer_core.message cimport REQUEST, RESPONSE, Kind, Message, message_free
 from sniffer_core.protocols.http1.parser cimport (
     BODY_CLOSE, BODY_LENGTH, CHUNK_SIZE, DEAD, DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE,
     EVENT_NOT_HTTP, HEAD, METHOD_LONGEST, PROTOCOL_HTTP2, PROTOCOL_OTHER, PROTOCOL_TLS, SKIP, START, TRAILERS, TUNNEL,
@@ -40,7 +41,7 @@ from sniffer_core.protocols.http1.parser cimport (
     http1_tunnel)
 from sniffer_core.base.memory cimport Pool, pool_give, pool_resize, pool_take
 from sniffer_core.protocols.proxy cimport PROXY_MORE, PROXY_MOST, PROXY_NONE, Proxied, proxy_parse
-from sniffer_core.record.message cimport Rules, build_message, forget_conn, name_end
+from sniffer_core.record.raw cimport Rules, build_message, forget_conn, name_end
 from sniffer_core.record.redact cimport SECRET, kind_of
 from sniffer_core.tcp.stream cimport (
     BASE_KNOWN, BASE_NONE, BASE_PROVISIONAL, ORIGIN, REACH_BACK, Held, Run, Stream, held_data, stream_acknowledge,
@@ -50,7 +51,7 @@ from sniffer_core.net.wire cimport (
     WIRE_TUNNEL, Packet, Verdict, wire_link_known, wire_parse)
 
 from sniffer_core.base.counters import NAMES
-from sniffer_core.record.message import Lines, RawMessage, coded, weights
+from sniffer_core.record.raw import Lines, RawMessage, coded, weights
 
 COUNTERS = NAMES
 LINK_TYPES = frozenset(link for link in range(512) if wire_link_known(link))
@@ -511,13 +512,13 @@ cdef void emit(Table* table, Message* message) noexcept nogil:
     if message.kind == RESPONSE and not (<Exchange*>message.exchange).known:
         table.counters[<int>Counter.RESPONSES_UNPAIRED] += 1
     if message.incomplete != WHOLE:
-        table.counters[<int>Counter.INCOMPLETE_GAP + message.incomplete - 1] += 1
+        table.counters[<int>Counter.INCOMPLETE_FIRST + message.incomplete - 1] += 1
     if message.resynced:
         table.counters[<int>Counter.MESSAGES_RESYNCED] += 1
     if message.anomalies:
         for bit in range(32):
             if message.anomalies >> bit & 1:
-                table.counters[<int>Counter.ANOMALY_TE_AND_CL + bit] += 1
+                table.counters[<int>Counter.ANOMALY_FIRST + bit] += 1
     message.next = NULL
     if table.ready == NULL:
         table.ready = message
@@ -2843,7 +2844,7 @@ cdef class FlowTable:
             if not 0 < port < 65536:
                 raise ValueError(f"port {port} is not in 1-65535")
             table.ports[port >> 3] |= <uint8_t>(1 << (port & 7))
-        table.carry.no_host = kind_of(&self.rules.headers, b"host", 4) == SECRET
+        table.carry.no_host = kind_of(&self.rules.redaction.headers, b"host", 4) == SECRET
         table.carry.count = <uint32_t>len(carry)
         for i, name in enumerate(self.carried):
             table.carry.name[<int>i] = <const uint8_t*><char*><bytes>name

@@ -15,6 +15,7 @@ CORE = ROOT / "sniffer_core"
 # From the bottom up: each may use what stands before it.
 LAYERS = [
     "base.memory",
+    "base.marks",
     "base.counters",
     "message",
     "protocols.proxy",
@@ -24,9 +25,11 @@ LAYERS = [
     "tcp.stream",
     "protocols.http1.parser",
     "protocols.http1.pairing",
+    "record.writer",
     "record.redact",
     "record.shorten",
-    "record.message",
+    "record.line",
+    "record.raw",
     "core",
     "testing",
 ]

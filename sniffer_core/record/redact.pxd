@@ -1,5 +1,6 @@
-# What of a message must not be shown: whole values of named header fields, and parts of URLs. Both faces of a message
-# (message.pyx) ask here, and write what they are told.
+# What of a message must not be shown: whole values of named header fields, and parts of URLs. This module alone decides
+# it. Both forms of a message, the JSON (line.pyx) and the Python attributes (raw.pyx), ask here and write what they are
+# told.
 #
 # A URL is the request target or the value of a header field that holds one. Two things of it are not shown:
 #
@@ -72,3 +73,12 @@ cdef bint is_plain(const uint8_t* text, size_t size, const Names* listed) noexce
 cdef void begin_scan(Scan* scan, const uint8_t* text, size_t size, uint8_t kind, const Names* listed) noexcept nogil
 cdef bint next_cut(Scan* scan, Cut* cut) noexcept nogil
     # The next part that must not be shown, in order; False at the end.
+
+cdef class Redaction:       # what a table was told not to show
+    cdef tuple header_names     # keep the bytes alive that the Names point to
+    cdef tuple parameter_names
+    cdef Names headers
+    cdef Names query
+    cdef bytes key              # of the marks of redacted values, or None
+    cdef str mark(self, str value)
+    cdef str url(self, const uint8_t* text, size_t size, uint8_t kind)

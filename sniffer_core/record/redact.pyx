@@ -1,5 +1,9 @@
 """What of a message must not be shown. See redact.pxd."""
 
+from hmac import digest as hmac_digest
+
+cimport cython
+from cpython.unicode cimport PyUnicode_DecodeLatin1
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memchr, memset
@@ -372,3 +376,48 @@ cdef bint next_cut(Scan* scan, Cut* cut) noexcept nogil:
                 begin_name(scan, next)
             elif c <= 32 or c == 34 or c == 39 or c == 40 or c == 44 or c == 60:    # blank " ' ( , <
                 scan.url = next
+
+
+# ---- in Python -------------------------------------------------------------------------------------------------------
+
+cdef str REDACTED = "[REDACTED]"
+
+
+@cython.final
+cdef class Redaction:
+    """The names that must not be shown, and what stands for their values."""
+
+    def __cinit__(self, headers, query, bytes key):
+        self.header_names = list_fields(headers, &self.headers)
+        self.parameter_names = list_parameters(query, &self.query)
+        self.key = key
+
+    def __dealloc__(self):
+        free_names(&self.headers)
+        free_names(&self.query)
+
+    cdef str mark(self, str value):
+        """What stands for a value that must not be shown. With a key the same value has the same mark."""
+        cdef bytes sent
+        if self.key is None:
+            return REDACTED
+        sent = value.encode("latin-1")
+        return f"[REDACTED:{hmac_digest(self.key, sent, 'sha256')[:16].hex()}:{len(sent)}]"
+
+    cdef str url(self, const uint8_t* text, size_t size, uint8_t kind):
+        """A URL without what must not be shown; put_url() writes the same where marks have no key."""
+        cdef Scan scan
+        cdef Cut cut
+        cdef size_t shown = 0
+        cdef list parts = []
+        if is_plain(text, size, &self.query):
+            return PyUnicode_DecodeLatin1(<char*>text, <Py_ssize_t>size, NULL)
+        begin_scan(&scan, text, size, kind, &self.query)
+        while next_cut(&scan, &cut):
+            parts.append(PyUnicode_DecodeLatin1(<char*>text + shown, <Py_ssize_t>(cut.at - shown), NULL))
+            if cut.marked:
+                parts.append(
+                    self.mark(PyUnicode_DecodeLatin1(<char*>text + cut.at, <Py_ssize_t>(cut.end - cut.at), NULL)))
+            shown = cut.end
+        parts.append(PyUnicode_DecodeLatin1(<char*>text + shown, <Py_ssize_t>(size - shown), NULL))
+        return "".join(parts)

@@ -7,7 +7,8 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from sniffer_core.base.memory cimport Pool
-from sniffer_core.message cimport Incomplete, Kind, Message
+from sniffer_core.base.marks cimport Incomplete
+from sniffer_core.message cimport Kind, Message
 from sniffer_core.tcp.stream cimport Run
 
 cdef enum Event:
