@@ -31,7 +31,7 @@ from sniffer.config import SnifferConfig
 from sniffer.delivery.lane import Lane
 from sniffer.delivery.precedence import Precedence
 from sniffer.delivery.queues import ByConnection, weigh
-from sniffer.delivery.retry import Retrying
+from sniffer.delivery.retry import Retries
 from sniffer.delivery.sink import Sink, where
 from sniffer.delivery.threads import CallThread
 from sniffer.errors import CaptureError, SnifferError, ValidationError
@@ -440,13 +440,17 @@ class Sniffer:
         workers, size = config.output_concurrency, config.output_batch_size
         wait = config.output_batch_wait_ms / 1000
         if config.spool_dir is None:
-            return Lane(Retrying(sink), max_bytes=share, queue=ByConnection(workers=workers, size=size, wait=wait))
-        from sniffer.delivery.spool import SpoolLane, Store  # seldom needed
+            return Lane(
+                sink,
+                max_bytes=share,
+                queue=ByConnection(workers=workers, size=size, wait=wait),
+                retries=Retries(),
+            )
+        from sniffer.delivery.spool import Spool  # seldom needed
+        from sniffer.delivery.store import Store
 
-        store = Store(Path(config.spool_dir), config.spool_size)
-        lane = SpoolLane(
-            sink,
-            store,
+        spool = Spool(
+            Store(Path(config.spool_dir), config.spool_size),
             max_bytes=share,
             workers=workers,
             size=size,
@@ -454,8 +458,8 @@ class Sniffer:
             evict=self._live,
             holds=self.config.holds,
         )
-        self.ledger.source(lane.disk_counters)
-        return lane
+        self.ledger.source(spool.disk_counters)
+        return Lane(sink, max_bytes=spool.unwritten_bytes, source=spool, retries=Retries(until_final=True))
 
     def _add(self, lane: Lane) -> None:
         self._lanes.append(lane)
@@ -685,7 +689,7 @@ class Sniffer:
             if self._draining:
                 self._spawn(lane.drain(self._deadline))
             else:
-                lane.sink.drain(self._deadline)
+                lane.hurry(self._deadline)
 
     def _expire(self) -> None:
         self._capture.stop.set()

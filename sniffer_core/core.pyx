@@ -31,14 +31,17 @@ from sniffer_core.net.fragment cimport Fragments, fragments_add, fragments_free,
 from sniffer_core.base.marks cimport (
     BIT_BAD_HEADER_LINE, BIT_BODY_NOT_SENT, BIT_LAST_CRLF_MISSING, BIT_ODD_START_LINE, INCOMPLETE_CLOSED_,
     INCOMPLETE_EVICTED_, INCOMPLETE_GAP_, INCOMPLETE_IDLE_, INCOMPLETE_MALFORMED_, INCOMPLETE_STOPPED_, WHOLE,
-    Incomplete)
-from sniffer_core.message cimport REQUEST, RESPONSE, Kind, Message, message_free
+    Incomplete,
+)
+from sniffer_core.message cimport REQUEST, RESPONSE, Kind, Limits, Message, message_free
+from sniffer_core.protocols.http1.head cimport METHOD_LONGEST, as_http1, http1_head, http1_starts
 from sniffer_core.protocols.http1.parser cimport (
+    http1_cease, http1_crlf_due, http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free,
+    http1_gap, http1_init, http1_kill, http1_reject, http1_skip, http1_tunnel)
+from sniffer_core.protocols.http1.state cimport (
     BODY_CLOSE, BODY_LENGTH, CHUNK_SIZE, DEAD, DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE,
-    EVENT_NOT_HTTP, HEAD, METHOD_LONGEST, PROTOCOL_HTTP2, PROTOCOL_OTHER, PROTOCOL_TLS, SKIP, START, TRAILERS, TUNNEL,
-    Event, Limits, Parser, as_http1, http1_cease, http1_crlf_due, http1_data, http1_discard, http1_drop_body, http1_end,
-    http1_frame, http1_free, http1_gap, http1_head, http1_init, http1_kill, http1_reject, http1_skip, http1_starts,
-    http1_tunnel)
+    EVENT_NOT_HTTP, HEAD, SKIP, START, TRAILERS, TUNNEL, Event, Parser)
+from sniffer_core.protocols.signature cimport PROTOCOL_HTTP2, PROTOCOL_OTHER, PROTOCOL_TLS
 from sniffer_core.base.memory cimport Pool, pool_give, pool_resize, pool_take
 from sniffer_core.protocols.proxy cimport PROXY_MORE, PROXY_MOST, PROXY_NONE, Proxied, proxy_parse
 from sniffer_core.record.raw cimport Rules, build_message, forget_conn, name_end
@@ -926,7 +929,7 @@ cdef void on_end(Table* table, Flow* flow, Half* half, const Run* run) noexcept 
                 on_lost(table, flow, half, start, False, -1)
             return
         if message.incomplete == INCOMPLETE_MALFORMED_ and message.anomalies & BIT_BAD_HEADER_LINE and \
-                parser.transfer and parser.chunked and message.missing < 0:
+                parser.framing.transfer and parser.framing.chunked and message.missing < 0:
             on_lost(table, flow, half, as_http1(message).end - 1, False, -1)      # the next request stands among its trailers
         emit(table, message)
         if half.tunnel_next:

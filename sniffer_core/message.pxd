@@ -65,6 +65,10 @@ cdef struct Message:
     void* exchange          # the request and response that it belongs to
     Message* next           # in the list that holds it
 
+cdef struct Limits:         # what is kept of a message
+    uint32_t head           # bytes of its head, and of its trailers
+    uint32_t body           # bytes of its body
+
 
 cdef inline void message_free(Message* message, Pool* pool) noexcept nogil:
     """Gives back a message with its body and trailers; NULL is nothing. Its exchange is released by its owner."""

@@ -10,13 +10,15 @@ from libc.string cimport memset
 from sniffer_core.base.counters cimport Counter
 from sniffer_core.base.memory cimport Pool
 from sniffer_core.base.marks cimport Incomplete
-from sniffer_core.message cimport Field, Fields, Kind, Message, Text, fields_of, message_free, text_of
+from sniffer_core.message cimport Field, Fields, Kind, Limits, Message, Text, fields_of, message_free, text_of
 from sniffer_core.net.fragment cimport Fragments, fragments_add, fragments_free, fragments_init
 from sniffer_core.net.wire cimport WIRE_FRAGMENT, WIRE_TCP, WIRE_TUNNEL, Packet, Verdict, wire_parse
+from sniffer_core.protocols.http1.head cimport Http1Message, as_http1
 from sniffer_core.protocols.http1.parser cimport (
-    Http1Message, Limits, Parser, as_http1, http1_data, http1_discard, http1_drop_body, http1_end, http1_frame,
-    http1_free, http1_gap, http1_init, http1_kill, http1_reject, http1_skip, http1_tunnel,
+    http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free, http1_gap, http1_init, http1_kill,
+    http1_reject, http1_skip, http1_tunnel,
 )
+from sniffer_core.protocols.http1.state cimport Parser
 from sniffer_core.tcp.stream cimport Run
 
 from sniffer_core.base.counters import NAMES
@@ -110,7 +112,7 @@ cdef dict _message(const Parser* parser):
         "trailers": None if trailers == NULL else _pairs(text_of(trailers), fields_of(trailers), trailers.count),
         "body": (<const uint8_t*>message.body)[:message.body_kept] if message.body_kept else b"",
         "body_size": message.body_size, "missing": message.missing, "incomplete": message.incomplete,
-        "resynced": bool(message.resynced), "refused": bool(parser.refused), "bodyless": bool(http1.bodyless),
+        "resynced": bool(message.resynced), "refused": bool(parser.framing.refused), "bodyless": bool(http1.bodyless),
         "truncated": bool(message.truncated), "upgrade": bool(http1.upgrade), "upgrade_h2c": bool(http1.upgrade_h2c),
         "expect": bool(http1.expect), "sure": bool(http1.sure), "anomalies": message.anomalies,
         "start": http1.start, "head_end": http1.head_end, "end": http1.end, "stamp": message.stamp,

@@ -10,8 +10,10 @@ from dataclasses import asdict
 
 import msgspec
 
-from sniffer.delivery.lane import Lane, LaneCounters
+from sniffer.delivery.account import LaneCounters
+from sniffer.delivery.lane import Lane
 from sniffer.delivery.queues import Queue
+from sniffer.delivery.retry import Retries
 from sniffer.delivery.sink import Record, Sink
 from sniffer.message import Endpoint, Fields, HttpMessage
 from tests.waiting import BOUND
@@ -122,6 +124,7 @@ async def lane_to(
     max_bytes: int = 1 << 24,
     max_messages: int = 100_000,
     queue: Queue | None = None,
+    retries: Retries | None = None,
     counters: LaneCounters | None = None,
     gives_way: bool = False,
 ) -> AsyncIterator[Lane]:
@@ -131,6 +134,7 @@ async def lane_to(
         max_bytes=max_bytes,
         max_messages=max_messages,
         queue=queue,
+        retries=retries,
         counters=counters,
         gives_way=gives_way,
     )

@@ -25,12 +25,12 @@ CONFIGURATIONS: Final[dict[str, dict[str, Any]]] = {
     "plain": {},
     "coded": {"decode_bodies": False, "max_body_size": 1_000},
     "marked": {"redact_headers": ["host", "cookie", "set-cookie"], "redact_query": ["a", "id", "q"]},
-    "short lines": {"output_stdout_max_line": 700},
+    "short lines": {"output_stdout_max_line": 4_096},
     "few connections": {"max_concurrent_connections": 2, "connection_idle_timeout_ms": 2_000},
 }
 PROGRAM: Final = """
 import asyncio, json, logging, os, sys
-from sniffer import create_sniffer
+from sniffer import CaptureError, create_sniffer
 
 logging.disable(logging.CRITICAL)
 PORTS = [*range(1, 1024), 1080, 3000, 3128, 5000, *range(8000, 9000), 9200, 10080, 40000]
@@ -43,7 +43,7 @@ for line in sys.stdin:
     path, options = json.loads(line)
     try:
         asyncio.run(read(path, options))
-    except Exception as error:
+    except CaptureError as error:
         print("error:", type(error).__name__)
     sys.stdout.flush()
     os.write(1, b"\\0\\n")
@@ -135,6 +135,8 @@ def main() -> int:
     with TemporaryDirectory() as folder:
         files = [*captures(given.captures or [ROOT / "tests" / "data"]), *generate(Path(folder), given.talks)]
         for title, options in CONFIGURATIONS.items():
+            if fields and "output_stdout_max_line" in options:
+                continue  # a line with more fields is shortened elsewhere
             work = [(path, options) for path in files]
             ours, theirs = lines_of(ROOT, work), lines_of(tree, work)
             for path, one, other in zip(files, theirs, ours, strict=True):

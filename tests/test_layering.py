@@ -14,6 +14,7 @@ CORE = ROOT / "sniffer_core"
 
 # From the bottom up: each may use what stands before it.
 LAYERS = [
+    "base.ascii",
     "base.memory",
     "base.marks",
     "base.counters",
@@ -23,6 +24,11 @@ LAYERS = [
     "net.wire",
     "net.fragment",
     "tcp.stream",
+    "protocols.signature",
+    "protocols.http1.head",
+    "protocols.http1.state",
+    "protocols.http1.body",
+    "protocols.http1.resync",
     "protocols.http1.parser",
     "protocols.http1.pairing",
     "record.writer",
@@ -106,6 +112,7 @@ def test_the_daemon_loads_no_more_than_it_needs() -> None:
     seldom = [
         "rich",
         "sniffer.delivery.spool",
+        "sniffer.delivery.store",
         "sniffer.doctor",
         "sniffer.metrics",
         "sniffer.outputs.har.file",

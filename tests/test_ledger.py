@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sniffer import ledger
-from sniffer.delivery.lane import LaneCounters
+from sniffer.delivery.account import LaneCounters
 from sniffer.ledger import CORE, DECLARED, LANE, LANE_LAWS, LAWS, RENAMED_GAUGES, Ledger, broken_laws
 from sniffer_core.core import COUNTERS, FlowTable
 

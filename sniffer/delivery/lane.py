@@ -1,16 +1,13 @@
 """One lane per sink, so that none delays another.
 
-    pump -- offer(batch) --> Lane (bounded queue, workers, counters) -- deliver(batch) --> Sink
+    pump -- offer(batch) --> Lane -- put --> Source -- take --> Flight -- deliver(batch) --> Sink
 
-A lane never waits when it is offered messages: what does not fit is dropped, newest first, and counted. Each message
-ends in exactly one counter of its lane, so that at any moment
+A lane never waits when it is offered messages: what does not fit is dropped, newest first, and counted. Its workers
+take flights from the source, give them to the sink, try them again by the rules of `sniffer.delivery.retry`, and settle
+them. Each message ends in exactly one counter of its lane (`sniffer.delivery.account`).
 
-    offered = delivered + rejected + dropped (by reason) + waiting
-
-(A lane with a spool, `sniffer.delivery.spool`, has `spooled` on the right and `recovered` on the left besides.)
-
-A lane can be one that gives way: what it costs is many times what the others do, so where the process comes to its
-limits it takes nothing for a while, that the others lose nothing on its account (`sniffer.delivery.precedence`).
+A lane may be one that gives way: a message costs it many times what it costs the others. Where the process comes to its
+limits, such a lane takes nothing for a while, so that the others lose nothing (`sniffer.delivery.precedence`).
 """
 
 from __future__ import annotations
@@ -18,88 +15,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Final, Literal, cast
+from typing import Final
 
-from sniffer.delivery.queues import Batches, Queue, Taken, weigh
-from sniffer.delivery.sink import Reason, Record, Rejected, Sink, SinkClosed, TooLarge, Undelivered, where
+from sniffer.delivery.account import LOG_SECONDS, Account, LaneCounters
+from sniffer.delivery.queues import Batches, Queue, weigh
+from sniffer.delivery.retry import HALVES, PLACES, Again, GaveUp, Outage, Retries
+from sniffer.delivery.sink import Reason, Record, Rejected, Retry, Sink, SinkClosed, TooLarge, Undelivered, where
+from sniffer.delivery.sources import Flight, Memory, Source
 
 log = logging.getLogger("sniffer.sinks")
 
 CUT_SECONDS: Final = 0.25
-"""A sink whose delivery is cancelled at the deadline gets this long to say what it has done."""
-LOG_SECONDS: Final = 1.0
-"""Losses of a lane are logged at most this often, with counts."""
-
+"""A delivery that is cancelled at the deadline gets this long to say what it has done."""
 CROWDED: Final = 4
 """A lane is crowded when this part of it, a fourth, is full."""
 
-Outcome = Reason | Literal["delivered", "rejected"]
-
-
-@dataclass(slots=True)
-class LaneCounters:
-    """Messages by what became of them. Every one that was offered, or recovered, is in exactly one of the others."""
-
-    offered: int = 0
-    recovered: int = 0
-    delivered: int = 0
-    rejected: int = 0
-    dropped_full: int = 0
-    dropped_yielded: int = 0
-    dropped_retries: int = 0
-    dropped_deadline: int = 0
-    dropped_closed: int = 0
-    dropped_error: int = 0
-    dropped_evicted: int = 0
-    spooled: int = 0
-    waiting: int = 0
-
-    @property
-    def dropped(self) -> dict[Reason, int]:
-        """Messages dropped, by reason."""
-        return {
-            "full": self.dropped_full,
-            "yielded": self.dropped_yielded,
-            "retries": self.dropped_retries,
-            "deadline": self.dropped_deadline,
-            "closed": self.dropped_closed,
-            "error": self.dropped_error,
-            "evicted": self.dropped_evicted,
-        }
-
-    def drop(self, reason: Reason, count: int) -> None:
-        """Counts messages as dropped."""
-        if reason == "full":
-            self.dropped_full += count
-        elif reason == "yielded":
-            self.dropped_yielded += count
-        elif reason == "retries":
-            self.dropped_retries += count
-        elif reason == "deadline":
-            self.dropped_deadline += count
-        elif reason == "closed":
-            self.dropped_closed += count
-        elif reason == "evicted":
-            self.dropped_evicted += count
-        else:
-            self.dropped_error += count
-
-
-@dataclass(slots=True, eq=False)
-class Flight:
-    """A batch under way. `open` of its messages are not accounted for yet."""
-
-    open: int
-
 
 class Lane:
-    """The way to one sink: a bounded queue and its workers. Belongs to the loop; every method is called there.
+    """The way to one sink: bounds, workers, counters. Belongs to the event loop; every method is called there.
 
-    `max_bytes` bounds the weight of what waits, what is under way included; `max_messages` bounds its number.
-    `gives_way`: it may be told to leave the processor to others (`Precedence`).
+    `max_bytes` bounds the weight of what waits in memory, what is under way included; `max_messages` bounds its number.
+    `source`: where messages wait; without one they wait in memory, in `queue`. `retries`: how batches are tried again;
+    without it `Retry` is final. `gives_way`: the lane may be told to leave the processor to others.
     """
 
     def __init__(
@@ -109,37 +48,56 @@ class Lane:
         max_bytes: int,
         max_messages: int = 100_000,
         queue: Queue | None = None,
+        source: Source | None = None,
+        retries: Retries | None = None,
         counters: LaneCounters | None = None,
         gives_way: bool = False,
     ) -> None:
         self.sink = sink
         self.name = sink.name
         self.counters = LaneCounters() if counters is None else counters
+        self.account = Account(sink.name, self.counters)
         self.closed = asyncio.Event()
         """Set when the sink is gone before its time: everything offered from then on is dropped."""
-        self._queue: Queue = Batches() if queue is None else queue
         self.max_bytes = max_bytes
         self.gives_way = gives_way
         self.yielding = False
-        """It gives way now: whatever is offered is dropped, and no batch is begun."""
-        self._yielded_before = 0
-        self._yield_said = False
+        """The lane gives way now: whatever is offered is dropped, and no flight is begun."""
+        self.taking = True
+        """False from the end of the drain on, or when the sink is gone: nothing more is taken in or begun."""
+        self.draining = False
+        self.gave_up = False
+        """No flight is begun any more, since a drain has shown that the sink takes nothing."""
         self._max_messages = max_messages
-        self._bytes = 0
-        self._taking = True
-        self._draining = False
+        self._source: Source = Memory(Batches() if queue is None else queue) if source is None else source
+        self._queue = self._source.queue
+        self._retries = Retries(further=0) if retries is None else retries
+        self._outage: Outage | None = None
+        self._slots: asyncio.Semaphore | None = None
+        self._workers = self._places = self._queue.workers
+        if self._retries.until_final:
+            # What waits for its next try leaves its worker to others. So more may come back than there are workers.
+            self._outage = Outage(sink.name, self.counters, self._retries.clock)
+            self._slots = asyncio.Semaphore(self._workers)
+            self._places = self._workers * PLACES
+        self._flights: dict[Flight, asyncio.Task[None]] = {}
+        self._held_back = 0  # of these, those that wait for their next try
+        self._deadline: float | None = None
         self._cutting = False
         self._promised = False
-        self._flights: dict[asyncio.Task[None], Flight] = {}
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._roomy = asyncio.Event()
-        self._ripening: asyncio.TimerHandle | None = None
-        self._losses = _Losses(sink.name)
+        self._changed = asyncio.Event()
+        self._watched = False  # somebody waits for the end of any flight; a drain waits for the last one
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._yielded_before = 0
+        self._yield_said = False
+        self._source.attach(self)
 
     async def open(self) -> None:
-        """Opens the sink. Raises what the sink raises."""
+        """Opens the sink and the source. Raises what they raise."""
         await self.sink.open()
+        await self._source.open()
+
+    # Offers
 
     def offer(self, batch: Sequence[Record], size: int | None = None) -> None:
         """Takes a batch, or as much of its beginning as fits. Never waits. `size` is its `weigh`, where it is known."""
@@ -147,8 +105,8 @@ class Lane:
         if not count:
             return
         self.counters.offered += count
-        if not self._taking:
-            self._drop("closed", count)
+        if not self.taking:
+            self.account.drop("closed", count)
             return
         if self.yielding:
             self.counters.drop("yielded", count)
@@ -157,82 +115,61 @@ class Lane:
             size = weigh(batch)
         if not self._promised and not self._fits(count, size):
             batch, size = self._beginning(batch)
-            self._drop("full", count - len(batch))
+            self.account.drop("full", count - len(batch))
             count = len(batch)
             if not count:
                 return
         self._promised = False
-        self._bytes += size
+        self.account.bytes += size
         self.counters.waiting += count
-        self._idle.clear()
-        self._queue.put(batch, size)
-        self._start()
+        self._source.put(batch, size)
+        self.start()
 
     def failed(self, count: int) -> None:
-        """Messages that should have been offered, but could not be made."""
+        """Counts messages that should have been offered, but could not be made."""
         self.counters.offered += count
-        self._drop("error", count)
+        self.account.drop("error", count)
 
     async def room(self) -> None:
         """Waits until half of the lane is free. The next offer is then taken whole, whatever its size.
 
-        For whoever can wait: reading a file does, live capture never.
+        For callers that can wait: the reading of a file does, live capture never.
         """
-        while self._taking and not (
-            self._bytes <= self.max_bytes // 2 and self.counters.waiting <= self._max_messages // 2
+        while self.taking and not (
+            self.account.bytes <= self.max_bytes // 2 and self.counters.waiting <= self._max_messages // 2
         ):
-            self._roomy.clear()
-            await self._roomy.wait()
+            await self.change()
         self._promised = True
 
     async def batch_done(self, seconds: float) -> None:
-        """Waits until a batch is settled, but no longer than this."""
-        self._roomy.clear()
+        """Waits until a flight has ended, but no longer than this."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._roomy.wait()
-
-    async def drain(self, deadline: float | None = None) -> None:
-        """Returns when every message is accounted for: at the latest at `deadline`, in `time.monotonic` seconds.
-
-        What is not delivered by then is dropped, counted and logged with the lane's name. None sets no deadline: the
-        end of a file. May be called again, also while it waits, with a deadline or an earlier one. What is offered
-        after it has returned is dropped.
-        """
-        self._draining = True
-        self.yielding = False
-        if deadline is not None:
-            self.sink.drain(deadline)
-        self._start()
-        try:
-            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
-                await self._settled()
-        except TimeoutError:
-            await self._cut()
-        self._taking = False
-        self._tell()
-        self._losses.flush()
-
-    async def close(self) -> None:
-        """Closes the sink; call it after `drain`."""
-        if self._ripening is not None:
-            self._ripening.cancel()
-        await self.sink.close()
-        self._losses.flush()
-        self._say_yielded()
-
-    def report(self) -> None:
-        """Called at every statistics interval: says what is still wrong."""
-        self._say_yielded()
+                await self.change()
 
     @property
     def crowded(self) -> bool:
-        """A fourth of it, or more, is full."""
-        return self._bytes * CROWDED > self.max_bytes or self.counters.waiting * CROWDED > self._max_messages
+        """Whether a fourth of the lane, or more, is full."""
+        return self.account.bytes * CROWDED > self.max_bytes or self.counters.waiting * CROWDED > self._max_messages
+
+    def _fits(self, count: int, size: int) -> bool:
+        return self.account.bytes + size <= self.max_bytes and self.counters.waiting + count <= self._max_messages
+
+    def _beginning(self, batch: Sequence[Record]) -> tuple[Sequence[Record], int]:
+        """As much of a batch as fits, and its weight."""
+        size = 0
+        for count, record in enumerate(batch):
+            more = size + record.weight
+            if not self._fits(count + 1, more):
+                return batch[:count], size
+            size = more
+        return batch, size
+
+    # Giving way
 
     def give_way(self) -> None:
-        """Takes nothing until `go_on`; what waits stays. Said once in each statistics interval."""
-        if self._draining or self.yielding:
+        """Takes nothing until `go_on`; what waits stays. Logged once in each statistics interval."""
+        if self.draining or self.yielding:
             return
         self.yielding = True
         if not self._yield_said:
@@ -243,7 +180,12 @@ class Lane:
         """Ends giving way."""
         if self.yielding:
             self.yielding = False
-            self._start()
+            self.start()
+
+    def report(self) -> None:
+        """Called at every statistics interval: logs what is still wrong."""
+        self._say_yielded()
+        self._source.report()
 
     def _say_yielded(self) -> None:
         yielded = self.counters.dropped_yielded - self._yielded_before
@@ -256,185 +198,273 @@ class Lane:
     def _named(self, **more: object) -> dict[str, object]:
         return {"fields": {"sink": self.name, **more}}
 
-    async def _settled(self) -> None:
-        """Returns when nothing is left to wait for in a drain."""
-        await self._idle.wait()
+    # The end
 
-    def _fits(self, count: int, size: int) -> bool:
-        return self._bytes + size <= self.max_bytes and self.counters.waiting + count <= self._max_messages
+    def hurry(self, deadline: float) -> None:
+        """The sniffer stops: from now on no wait for a next try passes `deadline`, in `time.monotonic` seconds.
 
-    def _beginning(self, batch: Sequence[Record]) -> tuple[Sequence[Record], int]:
-        """As much of a batch as fits."""
-        size = 0
-        for count, record in enumerate(batch):
-            more = size + record.weight
-            if not self._fits(count + 1, more):
-                return batch[:count], size
-            size = more
-        return batch, size
+        At the first call the waits that are under way end at once, where the number of tries is bounded. May be called
+        again, with an earlier deadline.
+        """
+        first = self._deadline is None
+        self._deadline = deadline if self._deadline is None else min(deadline, self._deadline)
+        if first and self._outage is None:
+            self._end_waits()
+        self.sink.drain(deadline)
 
-    @property
-    def _ready(self) -> bool:
-        return self._taking and not self.yielding
+    async def drain(self, deadline: float | None = None) -> None:
+        """Returns when every message is accounted for: at the latest at `deadline`, in `time.monotonic` seconds.
 
-    def _start(self) -> None:
-        """Sets idle workers to what is ready."""
-        if self._draining:
-            self._queue.ripen(last=True)
-        while self._ready and len(self._flights) < self._queue.workers and (taken := self._queue.take()):
-            flight = Flight(len(taken[0]))
-            self._flights[asyncio.create_task(self._work(taken, flight), name=f"lane {self.name}")] = flight
-        if self._queue.ripening and self._ripening is None:
-            self._ripening = asyncio.get_running_loop().call_later(self._queue.wait, self._ripen)
-
-    def _ripen(self) -> None:
-        self._ripening = None
-        self._queue.ripen()
-        self._start()
-
-    async def _work(self, taken: Taken | None, flight: Flight) -> None:
-        """One worker: delivers batches for as long as there are any."""
-        task = cast("asyncio.Task[None]", asyncio.current_task())
-        while taken is not None:
-            batch, size = taken
-            flight.open = len(batch)
-            try:
-                await self._deliver(batch, flight)
-            except BaseException:
-                self._settle("deadline", flight.open, flight)
-                self._flights.pop(task, None)
-                raise
-            finally:
-                self._bytes -= size
-                self._queue.done(batch)
-                self._tell()
-            if self.gives_way:  # its sink may work on the loop: then others have their turn after each batch
-                await asyncio.sleep(0)
-            taken = self._queue.take() if self._ready else None
-            if taken is None:
-                self._flights.pop(task, None)
-            self._start()
-
-    async def _deliver(self, batch: Sequence[Record], flight: Flight) -> None:
-        count = len(batch)
+        What is not delivered by then is dropped, counted and logged with the lane's name, or stays in the spool. None
+        sets no deadline: the end of a file. May be called again, also while it waits, with a deadline or an earlier
+        one. What is offered after it has returned is dropped.
+        """
+        if deadline is not None:
+            self.hurry(deadline)
+        if not self.draining:
+            self.draining = True
+            if self._outage is not None:
+                for flight in self._flights:
+                    flight.tries = 0
+                self._end_waits()
+        self.yielding = False
+        self.start()
         try:
-            await self.sink.deliver(batch)
-        except TooLarge as answer:
-            if count == 1:
-                self._settle("rejected", 1, flight, answer.cause)
-                return
-            await self._deliver(batch[: count // 2], flight)
-            await self._deliver(batch[count // 2 :], flight)
-        except Undelivered as answer:
-            rest = count - answer.delivered - answer.failed
-            self._settle("delivered", answer.delivered, flight)
-            self._settle("error", answer.failed, flight, answer.cause)
-            self._settle("rejected" if isinstance(answer, Rejected) else answer.reason, rest, flight, answer.cause)
-            if isinstance(answer, SinkClosed):
-                self._end(answer.cause)
-        except Exception as error:  # a sink of somebody's own: whatever it raises, the lane goes on
-            self._settle("error", count, flight, where(error))
-        else:
-            self._settle("delivered", count, flight)
+            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                while not self._source.is_quiet():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            await self._cut()
+        self.taking = False
+        self.tell()
+        self.account.flush()
 
-    def _settle(self, outcome: Outcome, count: int, flight: Flight, cause: str = "") -> None:
-        """Ends messages that are under way. What a flight that was left behind says later counts no more."""
-        count = min(count, flight.open)
-        if not count:
-            return
-        flight.open -= count
-        self.counters.waiting -= count
-        self._count(outcome, count, cause)
-
-    def _count(self, outcome: Outcome, count: int, cause: str) -> None:
-        """Puts messages that have ended into the counter of their end."""
-        if outcome == "delivered":
-            self.counters.delivered += count
-        elif outcome == "rejected":
-            self.counters.rejected += count
-            self._losses.add("rejected", count, cause)
-        else:
-            self._drop(outcome, count, cause)
-
-    def _drop(self, reason: Reason, count: int, cause: str = "") -> None:
-        if count:
-            self.counters.drop(reason, count)
-            if reason != "closed":  # said once, by _end
-                self._losses.add(reason, count, cause)
-
-    def _tell(self) -> None:
-        """Wakes who waits for room or for the end."""
-        if self.counters.waiting == 0:
-            self._idle.set()
-        self._roomy.set()
+    async def close(self) -> None:
+        """Closes the source and the sink; call it after `drain`."""
+        for timer in self._timers.values():
+            timer.cancel()
+        await self._source.close()
+        await self.sink.close()
+        self.account.flush()
+        self._say_yielded()
 
     def _forget(self, reason: Reason) -> None:
-        """Drops what is queued."""
-        left = self._queue.clear()
+        """Drops what waits in memory."""
+        left = self._source.clear()
         self.counters.waiting -= left
-        self._drop(reason, left)
+        self.account.drop(reason, left)
 
     def _end(self, cause: str) -> None:
         """The sink is gone."""
-        if self._taking:
-            self._taking = False
+        if self.taking:
+            self.taking = False
             self._forget("closed")
             self.closed.set()
-            log.info("sink closed", extra={"fields": {"sink": self.name, "cause": cause}})
+            log.info("sink closed", extra=self._named(cause=cause))
 
     async def _cut(self) -> None:
-        """The deadline: drops what is queued, ends what is under way, and leaves behind what does not end."""
+        """The deadline: drops what waits, ends what is under way, and abandons what does not end."""
         if self._cutting:  # two drains have come to their deadline
-            await self._idle.wait()
+            while self.counters.waiting:
+                await self.change()
             return
         self._cutting = True
-        self._taking = False
+        self.taking = False
         before = self.counters.dropped_deadline
         self._forget("deadline")
         if self._flights:
-            for task in self._flights:
+            for task in self._flights.values():
                 task.cancel()
-            await asyncio.wait(list(self._flights), timeout=CUT_SECONDS)
-        for flight in self._flights.values():
-            self._settle("deadline", flight.open, flight)
+            await asyncio.wait(list(self._flights.values()), timeout=CUT_SECONDS)
+        for flight in self._flights:
+            flight.abandon()
         self._flights.clear()
+        await self._source.cut()
         dropped = self.counters.dropped_deadline - before
         if dropped:
-            log.warning("lane did not drain in time", extra={"fields": {"sink": self.name, "dropped": dropped}})
+            log.warning("lane did not drain in time", extra=self._named(dropped=dropped))
 
+    # What the source sees
 
-class _Losses:
-    """Says what a lane lost: at once, then at most once a second, in counts."""
+    @property
+    def flying(self) -> bool:
+        """Whether any flight is under way."""
+        return bool(self._flights)
 
-    def __init__(self, sink: str) -> None:
-        self._sink = sink
-        self._counts: dict[str, int] = {}
-        self._cause = ""
-        self._timer: asyncio.TimerHandle | None = None
+    @property
+    def is_free(self) -> bool:
+        """Whether another flight may begin."""
+        return (
+            self.taking
+            and not self.yielding
+            and not self.gave_up
+            and (count := len(self._flights)) < self._places
+            and count - self._held_back < self._workers
+        )
 
-    def add(self, what: str, count: int, cause: str) -> None:
-        self._counts[what] = self._counts.get(what, 0) + count
-        self._cause = cause or self._cause
-        if self._timer is None:
-            self._say()
-            self._timer = asyncio.get_running_loop().call_later(LOG_SECONDS, self._tick)
+    def start(self) -> None:
+        """Sets idle workers to what is ready."""
+        if self.draining:
+            self._queue.ripen(last=True)
+        while len(self._flights) < self._places and self.is_free and (flight := self._source.take()) is not None:
+            self._flights[flight] = asyncio.create_task(self._work(flight), name=f"lane {self.name}")
+        if self._queue.ripening and "ripen" not in self._timers:
+            self.later("ripen", self._queue.wait, self._ripen)
 
-    def flush(self) -> None:
-        """Says what has not been said yet."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._say()
+    def tell(self) -> None:
+        """Something has changed: wakes those that wait in `change`, and the drain."""
+        self._watched = False
+        self._changed.set()
 
-    def _tick(self) -> None:
-        self._timer = None
-        self._say()
+    async def change(self) -> None:
+        """Waits until a flight has ended, or the source has news."""
+        self._watched = True
+        self._changed.clear()
+        await self._changed.wait()
 
-    def _say(self) -> None:
-        if not self._counts:
+    def later(self, name: str, seconds: float, call: Callable[[], None]) -> None:
+        """Calls once, so many seconds later. Of the timers of one name there is only one at a time."""
+        if name in self._timers or not self.taking:
             return
-        fields: dict[str, object] = {"sink": self._sink, **self._counts}
-        if self._cause:
-            fields["cause"] = self._cause
-        self._counts, self._cause = {}, ""
-        log.warning("messages not delivered", extra={"fields": fields})
+
+        def fire() -> None:
+            del self._timers[name]
+            call()
+
+        self._timers[name] = asyncio.get_running_loop().call_later(seconds, fire)
+
+    def _ripen(self) -> None:
+        self._queue.ripen()
+        self.start()
+
+    # Workers
+
+    async def _work(self, flight: Flight | None) -> None:
+        """One worker: delivers flights for as long as there are any."""
+        while flight is not None:
+            try:
+                again = await (self._try(flight) if self._slots is None else self._try_in_turn(flight, self._slots))
+                settled = again is None or await self._try_further(flight, again)
+            except BaseException:
+                flight.abandon()
+                self._flights.pop(flight, None)
+                self.tell()
+                raise
+            if settled:
+                flight.release()
+            else:
+                flight.abandon()
+            if self.gives_way:  # its sink may work on the loop: then others have their turn after each flight
+                await asyncio.sleep(0)
+            task = self._flights.pop(flight, None)
+            if task is None:  # it was left behind at the deadline
+                self.tell()
+                return
+            flight = self._source.take() if self.is_free else None
+            if flight is not None:
+                self._flights[flight] = task
+            if flight is None or self._watched:
+                self.tell()
+            self.start()
+
+    async def _try_in_turn(self, flight: Flight, slots: asyncio.Semaphore) -> Again | None:
+        """Tries once, when a worker's place is free."""
+        async with slots:
+            return await self._try(flight)
+
+    async def _try(self, flight: Flight) -> Again | None:
+        """Gives the part of a flight to the sink. None if it is settled by that.
+
+        What is to be done next is returned, not raised: an exception would hold the batch while it waits.
+        """
+        batch = flight.records
+        if batch is None:
+            loaded = await flight.load()
+            if isinstance(loaded, Again):
+                return loaded
+            if not loaded:
+                return None
+            batch = loaded
+        try:
+            await self.sink.deliver(batch)
+        except Retry as answer:
+            return Again(answer.cause, answer.after or 0.0)
+        except TooLarge as answer:
+            if len(batch) > 1:
+                return HALVES
+            flight.settle("rejected", answer.cause)
+        except Undelivered as answer:
+            self._settle_partly(flight, answer)
+        except Exception as error:  # a sink of somebody's own: whatever it raises, the lane goes on
+            flight.settle("error", where(error))
+        else:
+            flight.settle("delivered")
+        if self._outage is not None:
+            self._succeeded(self._outage)
+        return None
+
+    def _settle_partly(self, flight: Flight, answer: Undelivered) -> None:
+        """The answer is final; it says how much of the part was delivered all the same."""
+        failed = answer.delivered + answer.failed
+        flight.settle("delivered", last=answer.delivered)
+        flight.settle("error", answer.cause, answer.delivered, failed)
+        flight.settle("rejected" if isinstance(answer, Rejected) else answer.reason, answer.cause, failed)
+        if isinstance(answer, SinkClosed):
+            self._end(answer.cause)
+
+    async def _try_further(self, flight: Flight, again: Again | None) -> bool:
+        """Tries a flight until all of it is settled. False if tries have ended, and the source keeps the rest."""
+        while True:
+            if again is HALVES:
+                flight.halve()
+            elif again is not None:
+                delay = self._delay(flight, again)
+                if not isinstance(delay, str):
+                    await self._wait(flight, delay)
+                elif flight.give_up(delay, again.cause):
+                    again = None
+                else:
+                    return False
+            if again is None and not flight.go_on():
+                return True
+            again = await (self._try(flight) if self._slots is None else self._try_in_turn(flight, self._slots))
+
+    def _delay(self, flight: Flight, again: Again) -> float | GaveUp:
+        """Seconds until the next try of a part, or why there is none."""
+        if self._outage is not None:
+            self._outage.failed(again.cause)
+            if not flight.tries:
+                flight.successes = self._outage.successes
+        flight.tries += 1
+        delay = self._retries.delay(flight.tries, again.after, draining=self.draining, deadline=self._deadline)
+        if isinstance(delay, str) and self._outage is not None and self._outage.successes == flight.successes:
+            self.gave_up = True
+        return delay
+
+    async def _wait(self, flight: Flight, seconds: float) -> None:
+        """Waits for the next try."""
+        flight.hold_back()
+        flight.wait = wait = asyncio.ensure_future(self._retries.sleep(seconds))
+        self._held_back += 1
+        self.start()  # its place may be free now
+        try:
+            await asyncio.wait((wait,))  # unlike awaiting it, this outlives its being cancelled
+        finally:
+            wait.cancel()
+            flight.wait = None
+            self._held_back -= 1
+
+    def _end_waits(self) -> None:
+        """What waits for its next try is tried now."""
+        for flight in self._flights:
+            if flight.wait is not None:
+                flight.wait.cancel()
+
+    def _succeeded(self, outage: Outage) -> None:
+        """The sink has answered. Where nothing got through before, the others need wait no longer."""
+        if outage.is_said:
+            self.later("again", LOG_SECONDS, outage.say_over)
+        if outage.failures >= self._places:
+            self._end_waits()
+        outage.succeeded()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
+
+from sniffer.delivery.threads import Working
 
 if TYPE_CHECKING:
     from sniffer.delivery.lane import Lane
@@ -22,7 +23,7 @@ YIELD_SECONDS: Final = 1.0
 MOST_YIELD_SECONDS: Final = 30.0
 
 
-class Precedence:
+class Precedence(Working):
     """Which lanes work where there is too little processor for all: some lanes give way to the others, at once.
 
     They give way when messages back up before the pump (`behind`), and when messages back up in a lane of the others
@@ -38,8 +39,6 @@ class Precedence:
         """Those that stand."""
         self.giving: list[Lane] = []
         """Those that give way."""
-        self._making = 0.0
-        """Seconds of processor time spent for those that give way, beside what their sinks say."""
         self._again: asyncio.TimerHandle | None = None
         self._until = 0.0
         """They go on at the latest then."""
@@ -56,15 +55,6 @@ class Precedence:
     def yielding(self) -> bool:
         """Whether they give way now."""
         return self._again is not None
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """What is done within is done for those that give way."""
-        before = time.thread_time()
-        try:
-            yield
-        finally:
-            self._making += time.thread_time() - before
 
     def look(self) -> None:
         """Called before each batch is offered."""
@@ -106,7 +96,7 @@ class Precedence:
         return any(lane.crowded for lane in self.firm)
 
     def _worked(self) -> float:
-        return self._making + sum(lane.sink.worked for lane in self.giving)
+        return self.worked + sum(lane.sink.worked for lane in self.giving)
 
     def _share(self) -> float:
         """The part of the last moments for which the lanes that give way have worked."""

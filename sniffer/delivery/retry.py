@@ -1,75 +1,126 @@
-"""When a batch that a sink did not take is tried again."""
+"""The rules of trying again: after which answers, how often, after how long, and when it ends.
+
+A sink says by the exception it raises what became of a batch (`sniffer.delivery.sink`). `Retry` alone asks for a
+further try. `TooLarge` asks for the halves, at once. Every other answer is final.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, Literal, NamedTuple
 
-from sniffer.delivery.sink import Cut, Record, Retry, Sink
+from sniffer.delivery.account import LaneCounters
 
-RETRY_DELAYS: Final = (1.0, 2.0, 4.0)
-"""Seconds before each further try."""
+log = logging.getLogger("sniffer.sinks")
+
+FURTHER_TRIES: Final = 3
+"""Tries after the first one, where their number is bounded."""
+LONGEST_DELAY: Final = 30.0
+"""Seconds between two tries at the most, where the receiver asks for no longer wait."""
 LONGEST_RETRY_AFTER: Final = 60.0
 """Seconds; a receiver that asks for more is asked again after this."""
+PLACES: Final = 4
+"""For each delivery that may be under way, so many batches may wait for their next try, where tries are not bounded."""
+FAILING_SECONDS: Final = 60.0
+"""While a sink goes on failing, the log says so this often."""
+
+GaveUp = Literal["retries", "deadline"]
+"""Why there is no further try: there were enough of them, or the next one would come after the deadline."""
 
 
-class Retrying(Sink):
-    """Tries another sink's `Retry` again after 1 s, 2 s and 4 s, or what the receiver asked for where that is longer.
+class Again(NamedTuple):
+    """A batch needs a further try, no earlier than `after` seconds from now."""
 
-    In a drain a wait that is under way ends at once, and one that would pass the deadline is not begun.
+    cause: str
+    after: float = 0.0
+
+
+HALVES: Final = Again("too large")
+"""The batch is to be delivered again at once, in halves."""
+
+
+class Retries:
+    """When a batch that the sink has answered with `Retry` is tried again.
+
+    The waits are 1, 2, 4, 8, 16 and then 30 s, or what the receiver asked for (Retry-After, RFC 9110 section 10.2.3)
+    where that is longer, up to 60 s. A batch is tried `further` times more, three by default, and is then lost. With
+    `until_final` it is tried until the answer is final; each wait is then shortened at random by up to half, so that
+    many sniffers do not come back at once. A drain bounds these tries by `further` as well, and shortens no wait. No
+    wait passes the deadline of a drain.
     """
 
     def __init__(
         self,
-        sink: Sink,
         *,
+        further: int = FURTHER_TRIES,
+        until_final: bool = False,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        chance: Callable[[], float] = random.random,
     ) -> None:
-        self.name = sink.name
-        self.wants_messages = sink.wants_messages
+        self.until_final = until_final
+        self._further = further
+        self.clock = clock
+        self.sleep = sleep
+        self._chance = chance
+
+    def delay(self, tries: int, after: float, *, draining: bool, deadline: float | None) -> float | GaveUp:
+        """Seconds until the next try, after `tries` that have failed, or why there is none.
+
+        `after`: what the receiver asked for, in seconds. `deadline`: of the drain, in seconds of `clock`.
+        """
+        seconds = min(2.0 ** (tries - 1), LONGEST_DELAY)
+        after = min(after, LONGEST_RETRY_AFTER)
+        if self.until_final and not draining:
+            return max(seconds * (1 - self._chance() / 2), after)
+        if tries > self._further:
+            return "retries"
+        seconds = max(seconds, after)
+        if deadline is not None and self.clock() + seconds > deadline:
+            return "deadline"
+        return seconds
+
+
+class Outage:
+    """How a sink fares whose batches are tried until the answer is final, and what the log says of it."""
+
+    def __init__(self, sink: str, counters: LaneCounters, clock: Callable[[], float]) -> None:
+        self.failures = 0
+        """Tries that failed since the last success."""
+        self.successes = 0
+        """Tries that got a final answer."""
         self._sink = sink
+        self._counters = counters
         self._clock = clock
-        self._sleep = sleep
-        self._deadline: float | None = None
-        self._waits: set[asyncio.Future[object]] = set()
+        self._said: float | None = None
 
-    async def open(self) -> None:
-        """Opens the wrapped sink."""
-        await self._sink.open()
+    @property
+    def is_said(self) -> bool:
+        """Whether the log's last word is that the sink fails."""
+        return self._said is not None
 
-    async def close(self) -> None:
-        """Closes the wrapped sink."""
-        await self._sink.close()
+    def failed(self, cause: str) -> None:
+        """A try has failed."""
+        self.failures += 1
+        now = self._clock()
+        if self._said is None or now - self._said >= FAILING_SECONDS:
+            self._said = now
+            log.warning("messages wait in the spool", extra={"fields": {**self._state(), "cause": cause}})
 
-    def drain(self, deadline: float) -> None:
-        """From now on no wait passes the deadline; those under way at the first call end at once."""
-        if self._deadline is None:
-            for wait in self._waits:
-                wait.cancel()
-        self._deadline = deadline
-        self._sink.drain(deadline)
+    def succeeded(self) -> None:
+        """A try got a final answer."""
+        self.successes += 1
+        self.failures = 0
 
-    async def deliver(self, batch: Sequence[Record]) -> None:
-        """Delivers a batch, in as many tries as it may take. The members stay the same over them."""
-        for delay in RETRY_DELAYS:
-            try:
-                await self._sink.deliver(batch)
-            except Retry as answer:
-                await self._wait(max(delay, min(answer.after or 0.0, LONGEST_RETRY_AFTER)), answer.cause)
-            else:
-                return
-        await self._sink.deliver(batch)
+    def say_over(self) -> None:
+        """Called a second after a success: logs that the sink is well, unless a try has failed since."""
+        if not self.failures:
+            self._said = None
+            log.info("the sink takes messages again", extra={"fields": self._state()})
 
-    async def _wait(self, seconds: float, cause: str) -> None:
-        if self._deadline is not None and self._clock() + seconds > self._deadline:
-            raise Cut(cause)
-        wait = asyncio.ensure_future(self._sleep(seconds))
-        self._waits.add(wait)
-        try:
-            await asyncio.wait((wait,))  # unlike awaiting it, this outlives its being cancelled by `drain`
-        finally:
-            self._waits.discard(wait)
-            wait.cancel()
+    def _state(self) -> dict[str, object]:
+        return {"sink": self._sink, "spooled": self._counters.spooled, "waiting": self._counters.waiting}

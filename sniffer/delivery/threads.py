@@ -1,19 +1,39 @@
-"""Threads that deliveries use."""
+"""Threads: calls that may block, and how long a thread has worked."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
+class Working:
+    """Adds up the processor time that a thread spends for something."""
+
+    worked: float = 0.0
+    """Seconds of processor time, so far."""
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Adds the processor time of the block to `worked`. Any thread may use it, but only one at a time."""
+        before = time.thread_time()
+        try:
+            yield
+        finally:
+            self.worked += time.thread_time() - before
+
+
 class CallThread:
-    """A daemon thread that makes calls in turn. The threads of a pool are joined at exit, however stuck they are."""
+    """A daemon thread that makes calls one after the other.
+
+    It is no pool of `concurrent.futures`: the interpreter joins the threads of a pool at exit, however stuck they are.
+    """
 
     def __init__(self, name: str) -> None:
         self._calls: SimpleQueue[tuple[Callable[[], object], asyncio.Future[Any]] | None] = SimpleQueue()
@@ -24,7 +44,7 @@ class CallThread:
         self._thread.start()
 
     def end(self) -> None:
-        """Lets the thread end when its calls are made. Does not wait for that."""
+        """Lets the thread end after the calls it was given. Does not wait for that."""
         self._calls.put(None)
 
     async def call(self, function: Callable[[], T]) -> T:
@@ -34,7 +54,7 @@ class CallThread:
         try:
             return await done
         finally:
-            del done  # what it raised refers to this frame: a cycle that would hold the batch
+            del done  # the exception in it refers to this frame: without `del` a cycle would hold the batch
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
@@ -43,11 +63,11 @@ class CallThread:
             error: BaseException | None = None
             try:
                 result = function()
-            except BaseException as raised:  # the thread goes on, whoever called gets it
+            except BaseException as raised:  # the thread goes on; the caller gets the exception
                 error = raised
-            with contextlib.suppress(RuntimeError):  # the loop has ended without this thread
+            with contextlib.suppress(RuntimeError):  # the loop may have ended without this thread
                 done.get_loop().call_soon_threadsafe(_resolve, done, result, error)
-            # While it waits for the next call the thread holds nothing of the last one.
+            # While the thread waits for the next call it must not hold anything of the last one.
             del call, function, done, result, error
 
 

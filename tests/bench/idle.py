@@ -14,8 +14,8 @@ from typing import Final
 from sniffer.capture.live import BUSY_SECONDS
 from sniffer.capture.thread import feed_batch
 from sniffer_core.core import FlowTable
-from tests.bench.captures import ETHERNET, START, spread
-from tests.packets import Packet, to_feed
+from tests.bench.captures import spread
+from tests.packets import ETHERNET, START, Packet, to_feed
 
 QUIET: Final = 4
 """Seconds without any CPU time after which a process waits for something."""

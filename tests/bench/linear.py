@@ -8,8 +8,8 @@ from typing import Final
 
 from sniffer.capture.thread import feed_batch
 from sniffer_core.core import FlowTable
-from tests.bench.captures import ETHERNET, START, Link, request, response, split
-from tests.packets import Packet, to_feed
+from tests.bench.captures import Link, request, response, split
+from tests.packets import ETHERNET, START, Packet, to_feed
 
 OK: Final = b"HTTP/1.1 200 OK\r\n"
 

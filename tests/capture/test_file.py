@@ -236,7 +236,7 @@ def test_what_is_no_capture_is_one_clear_error(tmp_path: Path, content: bytes | 
 
 def test_batches_are_bounded_in_bytes(tmp_path: Path) -> None:
     """Large packets are read fewer at a time, so that a batch stays about as large."""
-    big = [packets.Packet(captures.START, bytes(60_000))] * 500
+    big = [packets.Packet(packets.START, bytes(60_000))] * 500
     source, stop = FileSource(captures.write(tmp_path / "file", big)), Stop()
     source.open(stop)
     sizes = [len(batch[0]) for batch in source.batches(stop) if batch is not None]

@@ -30,7 +30,7 @@ def test_filters_compile_for_every_link_type(linktype: int) -> None:
 
 
 def passes(linktype: int, packet: bytes, tmp_path: Path) -> bool:
-    (tmp_path / "one").write_bytes(packets.pcap([packets.Packet(captures.START, packet)], linktype))
+    (tmp_path / "one").write_bytes(packets.pcap([packets.Packet(packets.START, packet)], linktype))
     reader = pcapy.open_offline(str(tmp_path / "one"))
     reader.setfilter(filters([80, 8080], linktype)[0])
     return bool(reader.next_batch(1)[1])

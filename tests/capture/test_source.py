@@ -42,7 +42,7 @@ def test_packets_of_a_batch_are_counted() -> None:
 def test_the_pace_keeps_batches_near_their_size(size: int, count: int) -> None:
     """The next read asks for as many packets of this size as fill a batch, at least 4 and at most BATCH_PACKETS."""
     pace = Pace()
-    pace.saw(packets.to_feed([packets.Packet(captures.START, bytes(size))] * 10))
+    pace.saw(packets.to_feed([packets.Packet(packets.START, bytes(size))] * 10))
     assert pace.count == count
 
 

@@ -653,7 +653,7 @@ def matrix() -> list[Fault]:
             "one error, exit code 2; with hold the capture goes on without it, and says so",
             True,
             [
-                "tests/delivery/test_spool.py::test_a_directory_that_cannot_be_used",
+                "tests/delivery/test_store.py::test_a_directory_that_cannot_be_used",
                 "tests/delivery/test_spool.py::test_exit_codes",
                 "tests/delivery/test_spool.py::test_a_spool_that_cannot_be_used_is_done_without",
                 "tests/delivery/test_spool.py::test_a_sidecar_goes_on_without_its_spool",
@@ -670,8 +670,8 @@ def matrix() -> list[Fault]:
             "set aside, said, counted; a new one is begun",
             False,
             [
-                "tests/delivery/test_spool.py::test_what_is_no_spool_is_set_aside",
-                "tests/delivery/test_spool.py::test_a_changed_body_is_not_presented_as_right",
+                "tests/delivery/test_store.py::test_what_is_no_spool_is_set_aside",
+                "tests/delivery/test_store.py::test_a_changed_body_is_not_presented_as_right",
                 "tests/delivery/test_spool.py::test_a_spool_damaged_while_it_runs",
             ],
         ),
@@ -681,14 +681,14 @@ def matrix() -> list[Fault]:
             False,
             [
                 "tests/delivery/test_spool.py::test_a_full_spool_drops_the_oldest",
-                "tests/delivery/test_spool.py::test_the_size_is_never_passed",
+                "tests/delivery/test_store.py::test_the_size_is_never_passed",
             ],
         ),
         (
             "kill -9 while the spool is written",
             "everything committed is there, whole",
             False,
-            ["tests/delivery/test_spool.py::test_what_was_committed_survives_a_kill"],
+            ["tests/delivery/test_store.py::test_what_was_committed_survives_a_kill"],
         ),
     ):
         rows.append(Fault(name, promise, partial(by_test, nodes=nodes), root))

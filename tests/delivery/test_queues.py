@@ -105,7 +105,7 @@ async def test_a_batch_is_bounded_by_bytes() -> None:
         lane.offer(big)
         await settled(lane)
     assert [len(batch) for batch in sink.batches] == [3, 3, 3, 1]
-    queue = ByConnection(workers=1, size=100, max_bytes=3 * big[0].weight)
+    queue = ByConnection[Record](workers=1, size=100, max_bytes=3 * big[0].weight)
     queue.put([message(0, connection=connection, body="x" * 100_000) for connection in range(5)], 0)
     queue.ripen()
     taken = queue.take()
@@ -195,13 +195,13 @@ async def test_a_weight_may_change_while_a_message_waits() -> None:
     async with lane_to(Recorder(), queue=ByConnection(workers=1, size=2)) as lane:
         lane.offer(batch, 4000)
         await until(lambda: not lane.counters.waiting)
-        assert lane._bytes == 0
+        assert lane.account.bytes == 0
     assert batch[0].weight > 1000
 
 
 def test_a_small_batch_waits_each_time() -> None:
     """What has ripened leaves; what comes after it waits for company again."""
-    queue = ByConnection(workers=1, size=3)
+    queue = ByConnection[Record](workers=1, size=3)
     queue.put(messages(1), 0)
     assert queue.take() is None
     assert queue.ripening
@@ -213,7 +213,7 @@ def test_a_small_batch_waits_each_time() -> None:
 
 def test_what_a_full_batch_leaves_waits_for_company() -> None:
     """A batch that leaves because it is full does not take the rest along."""
-    queue = ByConnection(workers=1, size=2)
+    queue = ByConnection[Record](workers=1, size=2)
     queue.put([message(0, connection=connection) for connection in range(3)], 0)
     assert queue.take() is not None
     assert queue.take() is None
@@ -221,7 +221,7 @@ def test_what_a_full_batch_leaves_waits_for_company() -> None:
 
 def test_queues_forget() -> None:
     """`clear` says how many messages it forgot."""
-    for queue in (Batches(), ByConnection(workers=2, size=2)):
+    for queue in (Batches[Record](), ByConnection[Record](workers=2, size=2)):
         queue.put(messages(5), 0)
         queue.put(messages(3, connection=1), 0)
         taken = queue.take()

@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import pytest
 
-from sniffer.delivery.retry import Retrying
-from sniffer.delivery.sink import Cut, Record, Rejected, Retry, Sink, SinkClosed, Undelivered
-from tests.deliveries import Recorder, Time, lane_to, messages
-from tests.waiting import BOUND
+from sniffer.delivery.retry import GaveUp, Retries
+from sniffer.delivery.sink import Rejected, Retry, Sink, SinkClosed, Undelivered
+from tests.deliveries import Recorder, Sent, Time, lane_to, messages, settled
+from tests.waiting import BOUND, until
 
 
-async def deliver(sink: Sink, batch: Sequence[Record]) -> str:
-    """What a sink says of a batch."""
-    try:
-        await sink.deliver(batch)
-    except Undelivered as answer:
-        return answer.reason if not isinstance(answer, Rejected) else "rejected"
-    return "delivered"
+async def deliver(sink: Sink, retries: Retries, batch: Sequence[Sent]) -> str:
+    """What becomes of a batch in a lane with these rules."""
+    async with lane_to(sink, retries=retries) as lane:
+        lane.offer(batch)
+        counts = asdict(await settled(lane))
+    assert counts.pop("offered") == len(batch)
+    (outcome,) = (name for name, count in counts.items() if count == len(batch))
+    return outcome.removeprefix("dropped_")
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,7 @@ async def test_retries(answers: list[Undelivered | None], outcome: str, slept: l
     time_ = Time()
     sink = Recorder(*answers)
     batch = messages(3)
-    assert await deliver(Retrying(sink, clock=time_.clock, sleep=time_.sleep), batch) == outcome
+    assert await deliver(sink, Retries(clock=time_.clock, sleep=time_.sleep), batch) == outcome
     assert time_.slept == slept
     assert sink.batches == [batch] * (len(slept) + 1)
 
@@ -56,8 +58,7 @@ async def test_a_drain_ends_a_wait() -> None:
 
     time_ = Time()
     sink = Recorder(Retry(after=60.0), None)
-    retrying = Retrying(sink, clock=time_.clock, sleep=sleep)
-    async with lane_to(retrying) as lane:
+    async with lane_to(sink, retries=Retries(clock=time_.clock, sleep=sleep)) as lane:
         lane.offer(messages(1))
         await asyncio.wait_for(asleep.wait(), BOUND)
         async with asyncio.timeout(BOUND):
@@ -75,37 +76,60 @@ async def test_only_the_first_drain_ends_waits() -> None:
         await asyncio.Event().wait()
 
     sink = Recorder(Retry(), Retry(), Retry())
-    retrying = Retrying(sink, sleep=sleep)
-    task = asyncio.create_task(retrying.deliver(messages(1)))
-    await asyncio.wait_for(asleep.acquire(), BOUND)
-    retrying.drain(time.monotonic() + 3 * BOUND)
-    await asyncio.wait_for(asleep.acquire(), BOUND)
-    retrying.drain(time.monotonic() + 2 * BOUND)
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert len(sink.batches) == 2
-    task.cancel()
-    await asyncio.wait((task,))
+    async with lane_to(sink, retries=Retries(sleep=sleep)) as lane:
+        lane.offer(messages(1))
+        await asyncio.wait_for(asleep.acquire(), BOUND)
+        lane.hurry(time.monotonic() + 3 * BOUND)
+        await asyncio.wait_for(asleep.acquire(), BOUND)
+        lane.hurry(time.monotonic() + 2 * BOUND)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert len(sink.batches) == 2
 
 
 async def test_no_wait_passes_the_deadline() -> None:
     """In a drain, a wait that would pass the deadline is not begun: the message is dropped for the deadline."""
     time_ = Time()
     sink = Recorder(Retry(), Retry(), Retry(), Retry())
-    retrying = Retrying(sink, clock=time_.clock, sleep=time_.sleep)
-    retrying.drain(time_.now + 3.5)
-    with pytest.raises(Cut):
-        await retrying.deliver(messages(1))
+    async with lane_to(sink, retries=Retries(clock=time_.clock, sleep=time_.sleep)) as lane:
+        lane.hurry(time_.now + 3.5)
+        lane.offer(messages(1))
+        await until(lambda: not lane.counters.waiting)
+        assert lane.counters.dropped_deadline == 1
     assert time_.slept == [1.0, 2.0]
 
 
-async def test_a_wait_ends_with_its_lane() -> None:
+async def test_a_wait_ends_with_its_lane(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wait that is cut leaves no sleep behind."""
     sink = Recorder(Retry())
-    async with lane_to(Retrying(sink)) as lane:
+    async with lane_to(sink, retries=Retries()) as lane:
         lane.offer(messages(1))
         await sink.called(1)
-        lane.sink.drain = lambda _: None  # type: ignore[method-assign, assignment]
+        monkeypatch.setattr(lane, "_end_waits", lambda: None)
         await lane.drain(time.monotonic())
         assert lane.counters.dropped["deadline"] == 1
     assert len(asyncio.all_tasks()) == 1
+
+
+@pytest.mark.parametrize(
+    ("until_final", "tries", "after", "draining", "deadline", "expected"),
+    [
+        (False, 3, 0.0, False, None, 4.0),
+        (False, 4, 0.0, False, None, "retries"),
+        (False, 1, 9.0, True, 1000.0 + 8.9, "deadline"),
+        (False, 1, 1e6, False, None, 60.0),
+        (True, 4, 0.0, False, None, 8.0 * 0.75),
+        (True, 99, 0.0, False, None, 30.0 * 0.75),
+        (True, 99, 29.0, False, 1000.0, 29.0),
+        (True, 3, 0.0, True, None, 4.0),
+        (True, 4, 0.0, True, None, "retries"),
+        (True, 1, 0.0, True, 1000.5, "deadline"),
+        (True, 1, 9.0, True, 1009.0, 9.0),
+    ],
+)
+def test_the_rules(
+    until_final: bool, tries: int, after: float, draining: bool, deadline: float | None, expected: float | GaveUp
+) -> None:
+    """Tries are bounded, or go on until the answer is final; a drain bounds both, and only it knows a deadline."""
+    retries = Retries(until_final=until_final, clock=Time().clock, chance=lambda: 0.5)
+    assert retries.delay(tries, after, draining=draining, deadline=deadline) == expected

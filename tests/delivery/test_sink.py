@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from sniffer.delivery.retry import Retrying
+from sniffer.delivery.retry import Retries
 from sniffer.delivery.sink import Record, Sink, where
 from tests.deliveries import Recorder, lane_to, messages, settled
 
@@ -35,7 +35,7 @@ async def test_a_sink_needs_only_a_name_and_deliver() -> None:
         async def deliver(self, batch: Sequence[Record]) -> None:
             pass
 
-    async with lane_to(Retrying(Smallest())) as lane:
+    async with lane_to(Smallest(), retries=Retries()) as lane:
         lane.offer(messages(2))
         assert (await settled(lane)).delivered == 2
 

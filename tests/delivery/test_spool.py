@@ -9,17 +9,13 @@ import logging
 import os
 import random
 import shutil
-import signal
 import sqlite3
-import stat
-import subprocess
-import sys
 import tempfile
 import time
 import tracemalloc
 import urllib.request
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,15 +25,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sniffer.delivery import spool
-from sniffer.delivery.lane import LaneCounters
+from sniffer.delivery.account import LaneCounters
+from sniffer.delivery.lane import Lane
+from sniffer.delivery.retry import PLACES, Retries
 from sniffer.delivery.sink import Record, Rejected, Retry, Sink, TooLarge
-from sniffer.delivery.spool import ASIDE, FILE, LOCK, Full, SpoolLane, Store
-from sniffer.errors import SnifferError
+from sniffer.delivery.spool import Spool
+from sniffer.delivery.store import FILE, Store
 from tests import captures
 from tests.chaos.collector import collecting
 from tests.daemon import (
     DEMO,
-    ROOT,
     SECONDS,
     Daemon,
     exchanges,
@@ -47,44 +44,8 @@ from tests.daemon import (
     web_server,
 )
 from tests.deliveries import Recorder, Sent, Time, balanced, message, messages
+from tests.delivery.stores import MIB, ids, keys, mount, sizes, small_disk, stored
 from tests.waiting import BOUND, until
-
-MIB = 1 << 20
-
-
-@contextlib.contextmanager
-def stored(directory: Path, size: int = 4 * MIB) -> Iterator[Store]:
-    """An open store."""
-    store = Store(directory, size)
-    store.open()
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-def ids(store: Store, after: int = 0) -> list[int]:
-    """What is on disk."""
-    return [row.id for row, _ in store.scan(after, 1 << 30, 0)[0]]
-
-
-def sizes(directory: Path) -> int:
-    """Bytes of all files of a spool."""
-    total = 0
-    for file in directory.iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            total += file.stat().st_size
-    return total
-
-
-@pytest.fixture
-def tmp_path(tmp_path: Path) -> Iterator[Path]:
-    """In memory where that can be: a disk that is busy with other things takes its time for each fsync."""
-    if not Path("/dev/shm").is_dir():
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        yield Path(folder)
 
 
 @pytest.fixture(autouse=True)
@@ -94,258 +55,37 @@ def _patient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) 
     caplog.set_level(logging.INFO, "sniffer.sinks")
 
 
-def keys(records: Sequence[Record]) -> list[str]:
-    """What a collector tells messages by."""
-    return [record.idempotency_key for record in records]
-
-
-# The disk
-
-
-def test_what_is_written_is_read(tmp_path: Path) -> None:
-    """A message comes back from the disk as the same bytes under the same key, after the files were closed too."""
-    with stored(tmp_path / "spool") as store:
-        done = store.commit(messages(3, body="x" * 9000), [])
-        assert [row.id for row in done.rows if row] == [1, 2, 3]
-    with stored(tmp_path / "spool") as store:
-        found = store.load([1, 2, 3])
-        assert [record and record.to_json() for record in found] == [m.to_json() for m in messages(3, body="x" * 9000)]
-        assert [record and record.idempotency_key for record in found] == keys(messages(3))
-        assert ids(store, 1) == [2, 3]
-        store.commit([message(7)], [1, 3])
-        assert ids(store) == [2, 4]
-        assert store.load([1]) == [None]
-
-
-def test_what_is_read_ahead_fits_into_memory(tmp_path: Path) -> None:
-    """A scan brings as many messages as there is room for, or what is known of them without any."""
-    with stored(tmp_path) as store:
-        store.commit(messages(20, body="x" * 1000), [])
-        weight = len(message(10, body="x" * 1000).to_json()) + 300
-        found, last = store.scan(2, 100, 5 * weight)
-        assert [row.id for row, record in found if record] == [3, 4, 5, 6, 7]
-        assert last == 7
-        assert store.scan(2, 3, 0)[1] == 5
-        found, last = store.scan(2, 100, 0)
-        assert [record for _, record in found] == [None] * 18
-        assert last == 20
-        found, last = store.scan(2, 100, 10)
-        assert [(row.id, record) for row, record in found] == [(3, None)]
-        assert last == 3
-        assert store.scan(20, 100, 10) == ([], 20)
-
-
-def test_only_the_owner_reads_it(tmp_path: Path) -> None:
-    """Files are 0600 and a directory that is made is 0700, whatever the umask; wider rights are taken back."""
-    before = os.umask(0)
-    try:
-        with stored(tmp_path / "a" / "spool") as store:
-            store.commit(messages(1), [])
-            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in store.directory.iterdir()}
-    finally:
-        os.umask(before)
-    assert modes == {FILE: 0o600, f"{FILE}-wal": 0o600, LOCK: 0o600}
-    assert stat.S_IMODE((tmp_path / "a" / "spool").stat().st_mode) == 0o700
-    (tmp_path / "a" / "spool" / FILE).chmod(0o644)
-    with stored(tmp_path / "a" / "spool"):
-        assert stat.S_IMODE((tmp_path / "a" / "spool" / FILE).stat().st_mode) == 0o600
-
-
-@pytest.mark.parametrize("size", [MIB, 5 * MIB])
-@pytest.mark.parametrize("kind", ["small", "page", "large", "mixed"])
-def test_the_size_is_never_passed(tmp_path: Path, size: int, kind: str) -> None:
-    """All files together stay within the size after every transaction; the oldest messages go, and are counted."""
-    chance = random.Random(size)
-    with stored(tmp_path, size) as store:
-        written = evicted = through = volume = 0
-        deleted: set[int] = set()
-        while volume < 2.5 * size:
-            batch: list[Sent] = []
-            weight = 0
-            while weight < store.batch:
-                body = {
-                    "small": 200,
-                    "page": chance.choice([3900, 4200, 7500, 8100, 8300]),
-                    "large": store.limit,
-                    "mixed": int(10 ** chance.uniform(1, 4.5)),
-                }[kind]
-                batch.append(message(written + len(batch), body="b" * min(body, store.limit - 2000)))
-                weight += len(batch[-1].to_json())
-            some = [chance.randint(through + 1, store.last)] if store.last > through and chance.random() < 0.1 else []
-            deleted.update(some)
-            done = store.commit(batch, some)
-            assert None not in done.rows
-            written += len(batch)
-            volume += weight
-            evicted += done.evicted
-            through = max(through, done.through)
-            assert sizes(tmp_path) <= size
-        assert evicted
-        rows = [row for row, _ in store.scan(0, 1 << 30, 0)[0]]
-        assert rows[0].id > through
-        assert {row.id for row in rows} == set(range(through + 1, store.last + 1)) - deleted
-        # Room is used: what is left is not a small part of what would fit.
-        assert sum(row.size for row in rows) > size * (0.3 if kind in ("page", "large") else 0.5)
-
-
-def test_what_is_too_large_is_refused(tmp_path: Path) -> None:
-    """A message over a sixteenth of the spool is not kept, and what comes with it is."""
-    with stored(tmp_path, MIB) as store:
-        done = store.commit([message(0), message(1, body="x" * (MIB // 16)), message(2)], [])
-        assert [row and row.id for row in done.rows] == [1, None, 2]
-
-
-def test_a_store_that_may_not_evict_says_that_it_is_full(tmp_path: Path) -> None:
-    """Without leave to evict, what does not fit changes nothing."""
-    with stored(tmp_path, MIB) as store:
-        with pytest.raises(Full):  # noqa: PT012 - which of them it is depends on the form of the file
-            for number in range(10_000):
-                store.commit(messages(20, connection=number), [], evict=False)
-        assert len(ids(store)) == store.last > 500
-
-
-def test_one_process_at_a_time(tmp_path: Path) -> None:
-    """A spool that somebody has open is refused, with exit code 2, and is free when he has closed it."""
-    with stored(tmp_path), pytest.raises(SnifferError, match="in use by another process") as refused:
-        Store(tmp_path, MIB).open()
-    assert refused.value.exit_code == 2
-    with stored(tmp_path):
-        pass
-
-
-def damage_garbage(file: Path) -> None:
-    file.write_bytes(b"this is no database at all\n" * 500)
-
-
-def damage_truncated(file: Path) -> None:
-    os.truncate(file, file.stat().st_size // 2 // 8192 * 8192)
-
-
-def damage_odd(file: Path) -> None:
-    os.truncate(file, 5000)
-
-
-def damage_page(file: Path) -> None:
-    with file.open("r+b") as opened:
-        opened.seek(2 * 8192)
-        opened.write(b"\xff" * 8192)
-
-
-def damage_version(file: Path) -> None:
-    with contextlib.closing(sqlite3.connect(file)) as db:
-        db.execute("PRAGMA user_version = 99")
-
-
-def damage_schema(file: Path) -> None:
-    with contextlib.closing(sqlite3.connect(file)) as db:
-        db.execute("DROP TABLE messages")
-
-
-def damage_symlink(file: Path) -> None:
-    target = file.with_name("elsewhere")
-    file.rename(target)
-    file.symlink_to(target)
-
-
-DAMAGES = [
-    damage_garbage,
-    damage_truncated,
-    damage_odd,
-    damage_page,
-    damage_version,
-    damage_schema,
-    damage_symlink,
-]
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_what_is_no_spool_is_set_aside(tmp_path: Path, damage: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Garbage, a cut or overwritten file, another version: it is renamed and said, and a new spool works."""
-    with stored(tmp_path) as store:
-        for connection in range(10):
-            store.commit(messages(20, connection=connection), [])
-    damage(tmp_path / FILE)
-    with stored(tmp_path) as store:
-        assert store.set_aside == 1
-        assert "set aside" in caplog.text
-        assert os.path.lexists(tmp_path / ASIDE)
-        assert ids(store) == []
-        store.commit(messages(2), [])
-    with stored(tmp_path) as store:
-        assert store.set_aside == 0
-        assert len(ids(store)) == 2
-
-
-def test_a_changed_body_is_not_presented_as_right(tmp_path: Path) -> None:
-    """A message whose bytes have changed on disk is not read back."""
-    with stored(tmp_path) as store:
-        store.commit(messages(2, body="written" * 10), [])
-    data = (tmp_path / FILE).read_bytes()
-    at = data.rindex(b"written")
-    (tmp_path / FILE).write_bytes(data[:at] + b"changed" + data[at + 7 :])
-    with stored(tmp_path) as store:
-        first, second = store.load([1, 2])
-        assert (first is None) != (second is None)
-
-
-@pytest.mark.parametrize("what", ["a file", "below a file", "read-only"])
-def test_a_directory_that_cannot_be_used(tmp_path: Path, what: str) -> None:
-    """A path that is no directory, or that may not be written, is one error that names it, with exit code 2."""
-    directory = tmp_path / "spool"
-    if what == "read-only":
-        with small_disk(tmp_path, "ro") as disk, pytest.raises(SnifferError, match="Read-only file system") as refused:
-            Store(disk, MIB).open()
-        assert refused.value.exit_code == 2
-        return
-    directory.write_text("a file")
-    with pytest.raises(SnifferError, match=f"spool_dir {directory}") as refused:
-        Store(directory / "below" if what == "below a file" else directory, MIB).open()
-    assert refused.value.exit_code == 2
-
-
-WRITER = """
-import sys
-from pathlib import Path
-from sniffer.delivery.spool import Store
-from tests.deliveries import messages
-store = Store(Path(sys.argv[1]), 1 << 24)
-store.open()
-for number in range(100000):
-    store.commit(messages(7, connection=number), [])
-    print(store.last, flush=True)
-"""
-
-
-def test_what_was_committed_survives_a_kill(tmp_path: Path) -> None:
-    """kill -9 in the middle of writing: everything that was said to be written is there, and nothing is damaged."""
-    for _ in range(3):
-        with subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT
-        ) as writer:
-            assert writer.stdout is not None
-            for _ in range(200):
-                last = int(writer.stdout.readline())
-            writer.send_signal(signal.SIGKILL)
-            rest = writer.stdout.read().split()
-            last = int(rest[-1]) if rest else last
-        with stored(tmp_path, 1 << 24) as store:
-            assert store.set_aside == 0
-            rows = ids(store)
-            assert rows == list(range(1, store.last + 1))
-            assert store.last >= last
-            assert store.last % 7 == 0
-            assert None not in store.load(rows)
-
-
-# The lane
-
-
 class Soon(Time):
     """A clock that is moved by sleeping, which takes a moment."""
 
     async def sleep(self, seconds: float) -> None:
         await super().sleep(seconds)
         await asyncio.sleep(0.001)
+
+
+class Spooling(Lane):
+    """A lane with a spool, which tests look into."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        store: Store,
+        *,
+        max_bytes: int,
+        counters: LaneCounters | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        chance: Callable[[], float] = random.random,
+        **options: Any,
+    ) -> None:
+        self.spool = Spool(store, max_bytes=max_bytes, clock=clock, **options)
+        super().__init__(
+            sink,
+            max_bytes=self.spool.unwritten_bytes,
+            source=self.spool,
+            retries=Retries(until_final=True, clock=clock, sleep=sleep, chance=chance),
+            counters=counters,
+        )
 
 
 @contextlib.asynccontextmanager
@@ -358,11 +98,11 @@ async def spooling(
     clock: Time | None = None,
     drain: bool = True,
     **options: Any,
-) -> AsyncIterator[SpoolLane]:
+) -> AsyncIterator[Spooling]:
     """An open lane with a spool; drained (at once) and closed at the end, when it must balance."""
     clock = clock or Soon()
     store = Store(directory, store_size)
-    lane = SpoolLane(
+    lane = Spooling(
         sink, store, max_bytes=max_bytes, clock=clock.clock, sleep=clock.sleep, chance=lambda: 0.0, **options
     )
     try:
@@ -378,7 +118,7 @@ async def spooling(
     assert lane.counters.waiting == 0
 
 
-async def drained(lane: SpoolLane) -> LaneCounters:
+async def drained(lane: Spooling) -> LaneCounters:
     """The lane's counters after a drain."""
     async with asyncio.timeout(BOUND):
         await lane.drain()
@@ -498,7 +238,7 @@ async def test_what_was_delivered_at_a_kill_may_come_again(tmp_path: Path, monke
         lane.offer(messages(10, connection=1))
         await until(lambda: lane.counters.delivered == 10)
         begin = time.monotonic()
-        await until(lambda: not lane._acked)
+        await until(lambda: not lane.spool._acked)
         assert time.monotonic() - begin < 5
 
 
@@ -601,7 +341,7 @@ async def test_waits_are_shortened_at_random(tmp_path: Path) -> None:
     """Each wait is shortened by up to half, so that many sniffers do not come back at once."""
     clock = Soon()
     sink = Recorder(*[Retry("down")] * 3)
-    lane = SpoolLane(
+    lane = Spooling(
         sink, Store(tmp_path, MIB), max_bytes=MIB, clock=clock.clock, sleep=clock.sleep, chance=lambda: 0.999
     )
     await lane.open()
@@ -625,11 +365,11 @@ async def test_the_first_success_wakes_the_others(tmp_path: Path) -> None:
     waiting: list[float] = []
     sink = Down()
     store = Store(tmp_path, 4 * MIB)
-    lane = SpoolLane(sink, store, max_bytes=4 * MIB, workers=2, sleep=sleep, chance=lambda: 0.0)
+    lane = Spooling(sink, store, max_bytes=4 * MIB, workers=2, sleep=sleep, chance=lambda: 0.0)
     await lane.open()
     for connection in range(20):
         lane.offer(messages(1, connection=connection))
-    await until(lambda: len(waiting) == 7 and lane._failed == 8)
+    await until(lambda: len(waiting) == 7 and lane._outage is not None and lane._outage.failures == 8)
     sink.up.set()
     release.set()
     await until(lambda: lane.counters.delivered == 20)
@@ -710,11 +450,11 @@ async def test_a_drain_tries_at_once_and_leaves_the_rest(tmp_path: Path) -> None
 
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
-        if not lane._draining:
+        if not lane.draining:
             await asyncio.Event().wait()
 
     sink = Down()
-    lane = SpoolLane(sink, Store(tmp_path, 4 * MIB), max_bytes=4 * MIB, workers=1, sleep=sleep, chance=lambda: 0.0)
+    lane = Spooling(sink, Store(tmp_path, 4 * MIB), max_bytes=4 * MIB, workers=1, sleep=sleep, chance=lambda: 0.0)
     await lane.open()
     lane.offer(messages(5))
     await until(lambda: slept == [1.0])
@@ -779,28 +519,6 @@ async def test_reading_a_file_waits_for_the_disk(tmp_path: Path) -> None:
 # A disk that fails
 
 
-def mount(*arguments: str) -> int:
-    return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode
-
-
-@contextlib.contextmanager
-def small_disk(tmp_path: Path, options: str = "size=700k") -> Iterator[Path]:
-    """A file system of its own, mounted for the test."""
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("mounting needs root")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "none", str(disk)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("a tmpfs cannot be mounted here")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-
-
 async def test_a_full_disk_costs_durability_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The disk has less room than SPOOL_SIZE: said once; messages still come through, and the spool comes back."""
     with small_disk(tmp_path) as disk:
@@ -810,7 +528,7 @@ async def test_a_full_disk_costs_durability_alone(tmp_path: Path, caplog: pytest
             for number in range(400):
                 lane.offer([message(number, connection=c, body="x" * 1000) for c in range(4)])
                 await asyncio.sleep(0.001)
-            await until(lambda: lane.disk_counters()["spool_failures"] > 0)
+            await until(lambda: lane.spool.disk_counters()["spool_failures"] > 0)
             assert balanced(lane.counters)
             assert caplog.text.count("the spool cannot be written") == 1
             sink.up.set()
@@ -903,7 +621,7 @@ async def test_a_spool_that_cannot_be_used_is_done_without(
             await until(lambda: lane.counters.delivered == 20)
             lane.report()
             assert caplog.text.count("the spool cannot be written") == 2
-            assert lane.disk_counters()["spool_failing"] == 1
+            assert lane.spool.disk_counters()["spool_failing"] == 1
             mend()
             clock.now += 10
             lane.offer(messages(20, connection=1))
@@ -911,7 +629,7 @@ async def test_a_spool_that_cannot_be_used_is_done_without(
             assert "the spool is written again" in caplog.text
             lane.report()
             assert caplog.text.count("the spool cannot be written") == 2
-            assert lane.disk_counters()["spool_failing"] == 0
+            assert lane.spool.disk_counters()["spool_failing"] == 0
             assert (directory / FILE).exists()
     assert ordered(sink.taken)
 
@@ -968,7 +686,7 @@ async def test_a_disk_that_fails_now_and_then(tmp_path: Path, monkeypatch: pytes
             clock.now += chance.random()
             await asyncio.sleep(0.001)
         await until(lambda: lane.counters.delivered == 1500)
-        assert lane.disk_counters()["spool_failures"] > 10
+        assert lane.spool.disk_counters()["spool_failures"] > 10
     assert ordered(sink.taken)
 
 
@@ -992,7 +710,7 @@ async def test_a_spool_damaged_while_it_runs(tmp_path: Path, monkeypatch: pytest
         await until(lambda: lane.counters.spooled == 10)
         lane.offer(messages(10, connection=7))
         await until(lambda: lane.counters.spooled == 10 and lane.counters.dropped_error == 10)
-        assert lane.disk_counters()["spool_set_aside"] == 1
+        assert lane.spool.disk_counters()["spool_set_aside"] == 1
         sink.up.set()
         assert (await drained(lane)).delivered == 10
     assert {record.connection_id for record in sink.taken if record.exchange > 0} == {
@@ -1035,9 +753,9 @@ async def test_memory_is_bounded(tmp_path: Path) -> None:
         for connection in range(1000):
             lane.offer(messages(5, connection=connection, body="x" * 2000))
             await until(lambda: lane.counters.waiting == 0)
-            records = [e for post in lane._posts.values() for e in post.batch if e.record is not None]
-            queued = [e for waiting in lane._out._connections.values() for e, _ in waiting]
-            held = sum(e.held for e in {*records, *queued})  # type: ignore[attr-defined]
+            records = [e for flight in lane.spool._deliveries for e in flight.part if e.record is not None]
+            queued = [e for waiting in lane.spool._entries._connections.values() for e, _ in waiting]
+            held = sum(e.held for e in {*records, *queued})
             assert held <= MIB // 8 + 5 * 4000  # and one batch
             assert len(queued) <= max(1000, MIB // 4 // spool.ENTRY_BYTES)
         assert lane.counters.spooled + lane.counters.dropped_evicted == 5000
@@ -1053,7 +771,7 @@ async def test_what_waits_for_its_next_try_is_not_in_memory(tmp_path: Path) -> N
 
     sink = Down()
     share = 8 * MIB
-    lane = SpoolLane(sink, Store(tmp_path, 64 * MIB), max_bytes=share, size=20, sleep=sleep, chance=lambda: 0.0)
+    lane = Spooling(sink, Store(tmp_path, 64 * MIB), max_bytes=share, size=20, sleep=sleep, chance=lambda: 0.0)
     await lane.open()
     gc.collect()
     gc.disable()
@@ -1062,7 +780,7 @@ async def test_what_waits_for_its_next_try_is_not_in_memory(tmp_path: Path) -> N
         for connection in range(100):
             lane.offer(messages(20, connection=connection, body="x" * 10_000))
             await until(lambda: lane.counters.waiting == 0)
-        await until(lambda: lane._held_back == 8 * spool.PLACES)
+        await until(lambda: lane._held_back == 8 * PLACES)
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -1226,7 +944,7 @@ async def test_the_law_notices_each_broken_increment(tmp_path: Path, name: str) 
         await drained(lane)
     broken = type("Broken", (LaneCounters,), {name: property(lambda _self: 0, stuck)})()
     store = Store(tmp_path, MIB)
-    lane = SpoolLane(Down(), store, max_bytes=16 * MIB, counters=broken)
+    lane = Spooling(Down(), store, max_bytes=16 * MIB, counters=broken)
     await lane.open()
     held = []
     for number in range(150):

@@ -11,7 +11,8 @@ from dataclasses import asdict
 
 import pytest
 
-from sniffer.delivery.lane import Lane, LaneCounters
+from sniffer.delivery.account import LaneCounters
+from sniffer.delivery.lane import Lane
 from tests.daemon import ROOT
 from tests.deliveries import balanced, messages, settled
 from tests.waiting import BOUND

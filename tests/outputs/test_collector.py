@@ -26,7 +26,7 @@ from aiohttp import web
 
 from sniffer.delivery.lane import Lane
 from sniffer.delivery.queues import ByConnection
-from sniffer.delivery.retry import Retrying
+from sniffer.delivery.retry import Retries
 from sniffer.delivery.sink import Record, Rejected, Retry
 from sniffer.errors import SnifferError
 from sniffer.outputs.url import client
@@ -137,9 +137,9 @@ async def posting(
     """A lane to `url`, put together as the pipeline does it."""
     clock = clock or Time()
     sink = UrlSink(url, instance="i-1", concurrency=workers, batches=size > 1, **options)
-    queue = ByConnection(workers=workers, size=size, wait=wait)
+    queue = ByConnection[Record](workers=workers, size=size, wait=wait)
     # The wall clock of Retry-After and the monotonic one of the waits are one here.
-    async with lane_to(Retrying(sink, clock=clock.clock, sleep=clock.sleep), queue=queue) as lane:
+    async with lane_to(sink, queue=queue, retries=Retries(clock=clock.clock, sleep=clock.sleep)) as lane:
         yield lane
 
 
@@ -1185,7 +1185,7 @@ async def test_a_drain_with_the_collector_down_ends_early(unused_tcp_port: int) 
     url = f"http://127.0.0.1:{unused_tcp_port}/"
     async with posting(url, clock=clock, on_socket=lambda *told: known.append(told)) as lane:
         clock.now = time.monotonic()
-        lane.sink.drain(clock.now + 0.5)
+        lane.hurry(clock.now + 0.5)
         lane.offer(messages(5))
         counters = await settled(lane)
     assert counters.dropped["deadline"] == 5

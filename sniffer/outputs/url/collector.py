@@ -27,7 +27,7 @@ THREAD_BYTES: Final = 32 * 1024
 
 
 class UrlSink(Sink):
-    """Posts messages to a collector. One try; wrap it in `Retrying`.
+    """Posts messages to a collector. It tries once; its lane makes further tries.
 
     A message is posted as `application/json`; where `batches` is set, each batch as `application/x-ndjson`, however
     small. 2xx is delivered; 5xx, 408, 429, a connection that is refused, or broken before the status line was read, and

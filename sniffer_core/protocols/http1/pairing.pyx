@@ -5,7 +5,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from sniffer_core.base.counters cimport Counter
 from sniffer_core.message cimport Field, Message, Text, message_free
-from sniffer_core.protocols.http1.parser cimport as_http1
+from sniffer_core.protocols.http1.head cimport as_http1
 from sniffer_core.base.memory cimport Pool, pool_give, pool_take
 from sniffer_core.protocols.authority cimport AUTHORITY_MAX, find_in_target, write_authority
 from sniffer_core.protocols.proxy cimport Proxied
