@@ -42,7 +42,7 @@ from sniffer.options import (
 )
 
 if TYPE_CHECKING:
-    from sniffer.message import HttpMessage
+    from sniffer.record.message import HttpMessage
 
 REDACT_HEADERS: Final = ("authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key")
 REDACT_QUERY: Final = (

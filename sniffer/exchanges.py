@@ -18,7 +18,7 @@ from sniffer.delivery.threads import Working
 
 if TYPE_CHECKING:
     from sniffer.delivery.sink import Record
-    from sniffer.message import HttpMessage
+    from sniffer.record.message import HttpMessage
 
 BATCH_MESSAGES: Final = 128
 """What is made of an exchange costs much: others have their turn after so many messages."""

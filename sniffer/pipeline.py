@@ -38,11 +38,12 @@ from sniffer.errors import CaptureError, SnifferError, ValidationError
 from sniffer.exchanges import ByExchange, ExchangeSink
 from sniffer.ledger import CORE, RENAMED_GAUGES, Ledger, Snapshot
 from sniffer.memory import for_traffic, promised, resident
-from sniffer.message import HttpMessage, Placement, decode, decoder_bytes, from_raw
 from sniffer.outputs.callback.sink import CallbackSink
 from sniffer.outputs.iterator import IteratorSink
 from sniffer.outputs.stdout.sink import StdoutSink
 from sniffer.outputs.url import INSTANCE_HEADER
+from sniffer.record.codings import decode, decoder_bytes
+from sniffer.record.message import HttpMessage, Placement, from_raw
 
 if TYPE_CHECKING:
     from sniffer_core.core import FlowTable, RawMessage

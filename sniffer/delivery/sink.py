@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from sniffer.message import HttpMessage
+    from sniffer.record.message import HttpMessage
 
 Reason = Literal["full", "yielded", "retries", "deadline", "closed", "error", "evicted"]
 """Why a lane drops: its queue was full, it gave way to other lanes, every retry failed, the drain's deadline came, the

@@ -541,7 +541,7 @@ cdef class RawMessage:
         return 0
 
     cdef bytes render(self):
-        """The record, fields in the order of sniffer.message.HttpMessage."""
+        """The record, fields in the order of HttpMessage."""
         cdef RecordView view
         cdef list kept = []
         self.prepare(&view, kept)

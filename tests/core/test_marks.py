@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sniffer.ledger import CORE
-from sniffer.message import json_schema
+from sniffer.record.schema import json_schema
 from sniffer_core.base import marks
 from sniffer_core.core import COUNTERS
 

@@ -20,8 +20,8 @@ import sniffer
 from sniffer import errors
 from sniffer.errors import Problem
 from sniffer.ledger import Ledger
-from sniffer.message import Endpoint, Fields, Placement
 from sniffer.options import Option, Options, Secret
+from sniffer.record.message import Endpoint, Fields, Placement
 
 HANDED_OUT = (Problem, Secret, Endpoint, Fields, Placement, Ledger)
 

@@ -21,7 +21,8 @@ import msgspec
 
 from sniffer import CaptureError, create_sniffer, logs
 from sniffer.config import LEAST_LINE, REDACT_HEADERS, REDACT_QUERY
-from sniffer.message import HttpMessage, decode, from_raw
+from sniffer.record.codings import decode
+from sniffer.record.message import HttpMessage, from_raw
 from sniffer_core.core import LINK_TYPES, FlowTable, Lines, RawMessage
 from tests import packets as p
 from tests.core.test_http1 import Gap, Piece, Rest, agree_on, comparable, reading, recognised

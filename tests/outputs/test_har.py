@@ -26,8 +26,8 @@ from referencing import Registry, Resource
 from sniffer.delivery.sink import Cut, Failed, Record
 from sniffer.errors import SnifferError
 from sniffer.exchanges import ByExchange, Exchange
-from sniffer.message import Endpoint, Fields, Placement
 from sniffer.outputs.har.file import TAIL, HarSink, entry_of
+from sniffer.record.message import Endpoint, Fields, Placement
 from tests.browser import chromium, needs_chromium
 from tests.captures import connection, get, ok, write
 from tests.daemon import DEMO, ROOT, Daemon, exchanges, needs_capture, web_server

@@ -29,7 +29,7 @@ from sniffer.delivery.sink import Cut, Failed, Record
 from sniffer.delivery.threads import CallThread
 from sniffer.errors import SnifferError
 from sniffer.exchanges import Exchange, ExchangeSink, exchanges
-from sniffer.message import HttpMessage
+from sniffer.record.message import HttpMessage
 
 SEPARATOR: Final = b",\n"
 TAIL: Final = b"\n]}}\n"

@@ -40,7 +40,7 @@ from sniffer.ledger import losses
 from sniffer.logs import printable
 
 if TYPE_CHECKING:
-    from sniffer.message import Endpoint, HttpMessage
+    from sniffer.record.message import Endpoint, HttpMessage
 
 REFRESH_SECONDS: Final = 0.25
 CLOSE_SECONDS: Final = 1.0

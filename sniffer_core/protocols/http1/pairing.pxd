@@ -53,7 +53,7 @@ cdef struct Conn:           # who a connection is: shared by its flow and by mes
     uint16_t high_port
     bint server_is_high
     Proxied* proxied        # what a PROXY protocol header says; NULL: there was none, or it names no addresses
-    PyObject* id            # made with the first message, by message.pyx; or NULL
+    PyObject* id            # made with the first message, by record/raw; or NULL
     PyObject* server
     PyObject* client
     PyObject* opening       # the JSON of its messages up to the direction
