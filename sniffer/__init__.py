@@ -32,7 +32,7 @@ __all__ = [
 
 _HOMES = {
     "CaptureError": "errors",
-    "HttpMessage": "message",
+    "HttpMessage": "record.message",
     "Sniffer": "pipeline",
     "SnifferConfig": "config",
     "SnifferError": "errors",

@@ -42,9 +42,9 @@ cdef struct Message:
     uint8_t kind            # Kind
     uint8_t minor           # of the HTTP version: HTTP/1.minor
     uint8_t incomplete      # marks.Incomplete
-    uint8_t resynced        # True: the first message after bytes were lost whose extent is unknown
-    uint8_t truncated       # True: the kept body is not the whole of body_size
-    uint8_t end_lost        # True: the bytes behind the last one that was read are missing
+    bint resynced           # True: the first message after bytes were lost whose extent is unknown
+    bint truncated          # True: the kept body is not the whole of body_size
+    bint end_lost           # True: the bytes behind the last one that was read are missing
     uint16_t status         # of a response
     uint32_t anomalies      # marks.Anomaly bits
     Text method             # of a request

@@ -2,6 +2,11 @@
 
 from typing import Any, final
 
+# -- base/ascii
+
+def same_but_for_case(text: bytes, lower: bytes) -> bool:
+    """`ascii_same()` of two texts of one size."""
+
 # -- net/wire and net/fragment
 
 def parse_packet(linktype: int, data: bytes) -> tuple[str, dict[str, Any]]:

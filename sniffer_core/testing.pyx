@@ -7,6 +7,7 @@ from cython cimport final
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from sniffer_core.base.ascii cimport ascii_same
 from sniffer_core.base.counters cimport Counter
 from sniffer_core.base.memory cimport Pool
 from sniffer_core.base.marks cimport Incomplete
@@ -22,6 +23,14 @@ from sniffer_core.protocols.http1.state cimport Parser
 from sniffer_core.tcp.stream cimport Run
 
 from sniffer_core.base.counters import NAMES
+
+
+# -- base/ascii -------------------------------------------------------------------------------------------------------
+
+def same_but_for_case(const uint8_t[:] text, const uint8_t[:] lower):
+    """ascii_same() of two texts of one size."""
+    assert text.shape[0] == lower.shape[0] > 0
+    return ascii_same(&text[0], &lower[0], <size_t>text.shape[0])
 
 
 # -- net/wire and net/fragment ----------------------------------------------------------------------------------------

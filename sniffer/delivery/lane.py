@@ -23,12 +23,10 @@ from sniffer.delivery.account import LOG_SECONDS, Account, LaneCounters
 from sniffer.delivery.queues import Batches, Queue, weigh
 from sniffer.delivery.retry import HALVES, PLACES, Again, GaveUp, Outage, Retries
 from sniffer.delivery.sink import Reason, Record, Rejected, Retry, Sink, SinkClosed, TooLarge, Undelivered, where
-from sniffer.delivery.sources import Flight, Memory, Source
+from sniffer.delivery.sources import CUT_SECONDS, Flight, Memory, Source
 
 log = logging.getLogger("sniffer.sinks")
 
-CUT_SECONDS: Final = 0.25
-"""A delivery that is cancelled at the deadline gets this long to say what it has done."""
 CROWDED: Final = 4
 """A lane is crowded when this part of it, a fourth, is full."""
 
@@ -231,7 +229,7 @@ class Lane:
         self.start()
         try:
             async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
-                while not self._source.is_quiet():
+                while not self._source.drained():
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
@@ -250,13 +248,13 @@ class Lane:
         self._say_yielded()
 
     def _forget(self, reason: Reason) -> None:
-        """Drops what waits in memory."""
+        """Drops the messages that wait in the source and are not kept by it."""
         left = self._source.clear()
         self.counters.waiting -= left
         self.account.drop(reason, left)
 
     def _end(self, cause: str) -> None:
-        """The sink is gone."""
+        """The sink is gone: the lane ends."""
         if self.taking:
             self.taking = False
             self._forget("closed")
@@ -405,7 +403,7 @@ class Lane:
         return None
 
     def _settle_partly(self, flight: Flight, answer: Undelivered) -> None:
-        """The answer is final; it says how much of the part was delivered all the same."""
+        """Settles a part whose answer is final, and says how much of it was delivered all the same."""
         failed = answer.delivered + answer.failed
         flight.settle("delivered", last=answer.delivered)
         flight.settle("error", answer.cause, answer.delivered, failed)
@@ -431,7 +429,8 @@ class Lane:
             again = await (self._try(flight) if self._slots is None else self._try_in_turn(flight, self._slots))
 
     def _delay(self, flight: Flight, again: Again) -> float | GaveUp:
-        """Seconds until the next try of a part, or why there is none."""
+        """A try of a part has failed. Seconds until the next one, or why there is none."""
+        flight.hold_back()
         if self._outage is not None:
             self._outage.failed(again.cause)
             if not flight.tries:
@@ -444,7 +443,6 @@ class Lane:
 
     async def _wait(self, flight: Flight, seconds: float) -> None:
         """Waits for the next try."""
-        flight.hold_back()
         flight.wait = wait = asyncio.ensure_future(self._retries.sleep(seconds))
         self._held_back += 1
         self.start()  # its place may be free now
@@ -456,13 +454,13 @@ class Lane:
             self._held_back -= 1
 
     def _end_waits(self) -> None:
-        """What waits for its next try is tried now."""
+        """Makes every flight that waits for its next try be tried now."""
         for flight in self._flights:
             if flight.wait is not None:
                 flight.wait.cancel()
 
     def _succeeded(self, outage: Outage) -> None:
-        """The sink has answered. Where nothing got through before, the others need wait no longer."""
+        """The sink gave a final answer. If all places were waiting, they are tried now."""
         if outage.is_said:
             self.later("again", LOG_SECONDS, outage.say_over)
         if outage.failures >= self._places:

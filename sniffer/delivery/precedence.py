@@ -13,42 +13,44 @@ if TYPE_CHECKING:
     from sniffer.delivery.lane import Lane
 
 LITTLE: Final = 0.1
-"""A lane that gives way may work for this part of the time while others are crowded: so little is no reason."""
+"""A lane that works for no more than this part of the time need not give way to a crowded lane."""
 WORK_SECONDS: Final = 0.25
-"""Over about so long it is measured how much a lane has worked."""
+"""How much a lane has worked is measured over about this time."""
 LOOK_SECONDS: Final = 0.1
-"""Lanes that give way do so for this long at least."""
+"""Lanes that give way do so for at least this long."""
 YIELD_SECONDS: Final = 1.0
-"""They go on after so long even where it has not helped; then after twice as long, each time."""
+"""They go on after this time even if giving way has not helped; each further time it takes twice as long."""
 MOST_YIELD_SECONDS: Final = 30.0
 
 
 class Precedence(Working):
-    """Which lanes work where there is too little processor for all: some lanes give way to the others, at once.
+    """Decides when some lanes give way to the others, because there is too little processor time for all.
 
-    They give way when messages back up before the pump (`behind`), and when messages back up in a lane of the others
-    while those that give way work for more than a little of the time. This is looked at with every batch, long before
-    anything is full. They go on when nothing is backed up any more; and for a moment every now and then where that does
-    not come, since a lane may be crowded because it waits for whoever reads it: then giving way helps nobody.
+    They give way when messages back up before the pump (`behind`), or when messages back up in one of the other lanes
+    while those that give way work for more than a small part of the time. This is checked with every batch, long before
+    anything is full. They go on when nothing is backed up any more. Where that does not happen they go on for a moment
+    now and then: another lane may be crowded because it waits for its own reader, and then giving way does not help.
+
+    `worked` is the processor time spent for the lanes that give way, beside what their sinks count.
     """
 
     def __init__(self, behind: Callable[[], bool], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._behind = behind
         self._clock = clock
         self.firm: list[Lane] = []
-        """Those that stand."""
+        """The lanes that never give way."""
         self.giving: list[Lane] = []
-        """Those that give way."""
+        """The lanes that give way."""
         self._again: asyncio.TimerHandle | None = None
         self._until = 0.0
-        """They go on at the latest then."""
+        """When they go on at the latest."""
         self._seconds = YIELD_SECONDS
-        """How long they give way where it does not help."""
+        """For how long they give way next time, if that does not help."""
         self._marks = [(clock(), 0.0)] * 2
-        """When those that give way had worked for how long: twice, the older first."""
+        """Two measurements, the older first: the time, and how long the lanes that give way had worked by then."""
 
     def add(self, lane: Lane) -> None:
-        """One more lane."""
+        """Adds a lane."""
         (self.giving if lane.gives_way else self.firm).append(lane)
 
     @property
@@ -57,7 +59,7 @@ class Precedence(Working):
         return self._again is not None
 
     def look(self) -> None:
-        """Called before each batch is offered."""
+        """Called before each batch is offered: makes lanes give way if that is due."""
         if not self.giving or self.yielding:
             return
         share = self._share()
@@ -69,7 +71,7 @@ class Precedence(Working):
         self._again = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look_again)
 
     def close(self) -> None:
-        """Nobody has to give way any more."""
+        """Ends the checks: no lane has to give way any more."""
         if self._again is not None:
             self._again.cancel()
 
@@ -89,7 +91,7 @@ class Precedence(Working):
 
     @property
     def alone(self) -> bool:
-        """Whether there is nobody to give way to."""
+        """Whether there is no lane to give way to."""
         return all(lane.closed.is_set() for lane in self.firm)
 
     def _crowded(self) -> bool:
@@ -99,10 +101,10 @@ class Precedence(Working):
         return self.worked + sum(lane.sink.worked for lane in self.giving)
 
     def _share(self) -> float:
-        """The part of the last moments for which the lanes that give way have worked."""
+        """The part of the last quarter to half of a second for which the lanes that give way have worked."""
         now, worked = self._clock(), self._worked()
         since = now - self._marks[1][0]
-        if since > WORK_SECONDS:  # nothing came for long: what was then says nothing of now
+        if since > WORK_SECONDS:  # after a long pause the older measurement says nothing of now
             self._marks = [self._marks[1] if since < 2 * WORK_SECONDS else (now, worked), (now, worked)]
         then, before = self._marks[0]
         return (worked - before) / max(now - then, 0.001)

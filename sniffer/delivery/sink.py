@@ -1,8 +1,8 @@
 """What a sink is, and what it may answer when it is given a batch.
 
-A sink is one small class: a name and ``deliver``. It tells what became of a batch by returning (delivered) or by
-raising ``Undelivered`` or one of its subclasses. It never counts and never queues: its lane does that
-(``sniffer.delivery.lane``). docs/DELIVERY.md shows how to add one.
+A sink is one small class: a name and `deliver`. It tells what became of a batch by returning (delivered) or by raising
+`Undelivered` or one of its subclasses. It never counts, queues or tries again: its lane does that
+(`sniffer.delivery.lane`). docs/DELIVERY.md shows how to add one.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from sniffer.record.message import HttpMessage
 
 Reason = Literal["full", "yielded", "retries", "deadline", "closed", "error", "evicted"]
-"""Why a lane drops: its queue was full, it gave way to other lanes, every retry failed, the drain's deadline came, the
-sink is gone, it failed; the spool was full of newer messages."""
+"""Why a lane drops a message: the lane was full, it gave way to other lanes, every try failed, the drain came to its
+deadline, the sink is gone, the sink failed, the spool was full of newer messages."""
 
 
 class Undelivered(Exception):
-    """The batch was not delivered, but for `delivered` of its members, and `failed` of them ended in errors.
+    """The batch was not delivered, or not all of it.
 
-    `cause` is a few words for the log; it never holds anything of a message, nor a secret.
+    Its first `delivered` messages were delivered; the next `failed` ended in errors; the rest ends for `reason`.
+    `cause` is a few words for the log. It must not hold any part of a message, nor a secret.
     """
 
     reason: Reason = "error"
@@ -35,19 +36,19 @@ class Undelivered(Exception):
 
 
 class Failed(Undelivered):
-    """The sink failed on the rest, and may do better on the next batch."""
+    """The sink failed on the rest. It may take the next batch."""
 
 
 class Rejected(Undelivered):
-    """A final answer: no further try would help."""
+    """The receiver refused the rest for good: no further try would help."""
 
 
 class TooLarge(Rejected):
-    """Final for a batch of this size; its halves may be taken (HTTP 413)."""
+    """The receiver refused a batch of this size for good (HTTP 413). It may take the halves."""
 
 
 class Retry(Undelivered):
-    """A later try may succeed, no earlier than `after` seconds from now where the receiver said so."""
+    """A later try may succeed. `after`: the receiver asks to wait for so many seconds (RFC 9110 section 10.2.3)."""
 
     reason: Reason = "retries"
 
@@ -57,76 +58,76 @@ class Retry(Undelivered):
 
 
 class Cut(Undelivered):
-    """Time is up. Raised in place of the CancelledError that ended a delivery by a sink that knows how far it came."""
+    """The deadline has come. A sink that knows how far it came raises this in place of the CancelledError it got."""
 
     reason: Reason = "deadline"
 
 
 class SinkClosed(Undelivered):
-    """Nothing can be delivered any more: the lane ends."""
+    """Nothing can be delivered any more. The lane ends."""
 
     reason: Reason = "closed"
 
 
 class Record(Protocol):
-    """A message on its way to a sink: redacted, and able to render itself. Cannot be changed."""
+    """A message on its way to a sink. It is redacted, can render itself, and cannot be changed."""
 
     def to_json(self) -> bytes:
         """The message as JSON, without a line end. Rendered once: every sink gets the same bytes."""
 
     @property
     def idempotency_key(self) -> str:
-        """The same each time that this message is sent, and different for any other message."""
+        """A key that is the same each time this message is sent, and different for any other message."""
 
     @property
     def connection_id(self) -> str:
-        """The same for every message of one TCP connection."""
+        """An identifier that all messages of one TCP connection share."""
 
     @property
     def exchange(self) -> int:
-        """Number within the connection; a request and its response share it."""
+        """The number of the exchange within its connection. A request and its response share it."""
 
     @property
     def direction(self) -> Literal["request", "response"]:
-        """Which of the two it is."""
+        """Whether it is a request or a response."""
 
     @property
     def weight(self) -> int:
-        """About how many bytes it takes while it waits, its JSON included. Renders nothing."""
+        """About how many bytes the message takes while it waits, its JSON included. Renders nothing."""
 
     @property
     def message(self) -> HttpMessage:
-        """The Python object. Made only for sinks that say `wants_messages`; one for all of them."""
+        """The Python object. It is made once, and only if a sink has `wants_messages`."""
 
 
 class Sink(Protocol):
-    """A destination of messages. Subclass it, give it a `name` and a `deliver`; the rest may stay."""
+    """A destination of messages. A subclass needs a `name` and a `deliver`; the other methods may stay as they are."""
 
     name: str
     """One word, for logs and metrics."""
 
     wants_messages: bool = False
-    """Whether `deliver` looks at the records' `message`. What JSON is enough for costs far less."""
+    """Whether `deliver` reads the `message` of records. A sink for which the JSON is enough costs far less."""
 
     worked: float = 0.0
-    """Seconds of processor time that its work has taken. Only a sink whose lane gives way need say."""
+    """Seconds of processor time that its work has taken. Only a sink whose lane gives way must count them."""
 
     async def open(self) -> None:
-        """Called once, on the loop, before the first batch. An exception ends the start."""
+        """Called once, on the event loop, before the first batch. An exception ends the start."""
         return
 
     async def deliver(self, batch: Sequence[Record]) -> None:
-        """Delivers a batch; returning means that all of it is delivered. Raises `Undelivered` or a subclass.
+        """Delivers a batch. Returning means that all of it is delivered. Raises `Undelivered` or a subclass otherwise.
 
-        Never called again before it has returned, unless the lane was given a queue with more workers. It is cancelled
-        at the deadline of the drain. Any other exception counts the batch as `dropped{error}`.
+        It is not called again before it has returned, unless the lane has a queue with several workers. It is cancelled
+        at the deadline of the drain. Any other exception counts the batch as `dropped_error`.
         """
         raise NotImplementedError
 
-    def drain(self, deadline: float) -> None:  # noqa: ARG002 - for those that wait
-        """The sniffer stops: whatever is waiting has until `deadline`, in `time.monotonic` seconds.
+    def drain(self, deadline: float) -> None:  # noqa: ARG002 - for sinks that wait
+        """The sniffer stops: what is under way has until `deadline`, in `time.monotonic` seconds.
 
-        May be called more than once, with an earlier deadline.
+        May be called again, with an earlier deadline.
         """
         return
 
@@ -136,7 +137,7 @@ class Sink(Protocol):
 
 
 def where(error: BaseException) -> str:
-    """The exception's type and place, for a log line. Its text is left out: it may quote the message."""
+    """The type of an exception and the place that raised it, for the log. Its text may quote a message."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from sniffer.delivery.queues import Queue, Ripening
 from sniffer.delivery.sink import Reason, Record
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from sniffer.delivery.account import Account, Outcome
     from sniffer.delivery.lane import Lane
     from sniffer.delivery.retry import Again
+
+CUT_SECONDS: Final = 0.25
+"""What is cancelled at the deadline of a drain, a delivery or a transaction, gets this long to end."""
 
 T = TypeVar("T")
 
@@ -63,7 +66,7 @@ class Flight(ABC):
 
     @abstractmethod
     def hold_back(self) -> None:
-        """The flight waits for its next try: it gives back what it does not need until then."""
+        """A try has failed: the flight gives back the memory that it does not need until the next one."""
 
     @abstractmethod
     def release(self) -> None:
@@ -118,8 +121,11 @@ class Source(Protocol):
     def clear(self) -> int:
         """Forgets what waits and is not kept by the source. Returns how many messages that was."""
 
-    def is_quiet(self) -> bool:
-        """Whether a drain has nothing left to wait for."""
+    def drained(self) -> bool:
+        """Asked in a drain, after each change: whether there is nothing left to wait for.
+
+        Messages that cannot be delivered any more may be ended here.
+        """
 
     async def cut(self) -> None:
         """The deadline of the drain: no message that is not kept by the source may wait any longer."""
@@ -160,8 +166,8 @@ class Memory(Source):
         """Forgets what is queued."""
         return self._queue.clear()
 
-    def is_quiet(self) -> bool:
-        """Nothing waits."""
+    def drained(self) -> bool:
+        """Whether nothing waits."""
         return not self._account.counters.waiting
 
     async def cut(self) -> None:

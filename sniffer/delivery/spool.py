@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from sniffer.delivery.queues import ByConnection, Merging
 from sniffer.delivery.retry import Again
 from sniffer.delivery.sink import Reason, Record
-from sniffer.delivery.sources import Flight, FlightOf, Source
+from sniffer.delivery.sources import CUT_SECONDS, Flight, FlightOf, Source
 from sniffer.delivery.store import Committed, Full, Row, Store, Stored, is_damage
 from sniffer.delivery.threads import CallThread
 from sniffer.errors import SnifferError
@@ -39,8 +39,6 @@ ACK_SECONDS: Final = 0.25
 """A message that is settled is deleted from the disk this much later at the latest."""
 CLOSE_SECONDS: Final = 4.0
 """Closing takes no longer. With the default drain it ends within the grace period of Kubernetes."""
-CUT_SECONDS: Final = 0.25
-"""A transaction that is under way at the deadline of the drain gets this long to end."""
 
 SCAN_ROWS: Final = 500
 """So many messages on disk are looked up at a time."""
@@ -86,7 +84,7 @@ class Delivery(FlightOf[Entry]):
         return False
 
     def hold_back(self) -> None:
-        """While the flight waits, what it holds is on disk alone."""
+        """Until the next try the messages are on disk alone."""
         self._spool.drop_copies(self.part)
 
     def release(self) -> None:
@@ -201,11 +199,11 @@ class Spool(Source):
         """Forgets what waits to be written."""
         return self._unwritten.clear()
 
-    def is_quiet(self) -> bool:
+    def drained(self) -> bool:
         """Whether everything is written, and all that the sink takes is delivered."""
         if self._lane.flying or self._writer is not None or self._scan is not None:
             return False
-        # Nothing that is in memory alone can follow what was given up.
+        # What is still carried in memory waits behind messages of its connection that were given up.
         self.finish(list(self._carried), "retries", "given up before")
         return not self._counters.waiting
 
@@ -258,7 +256,7 @@ class Spool(Source):
                 finally:
                     self._account.bytes -= size
                     self._lane.tell()
-                taken = self._unwritten.take() if self._lane.taking and not self._lane.yielding else None
+                taken = self._unwritten.take() if self._lane.taking else None
         finally:
             self._writer = None
 
@@ -269,6 +267,8 @@ class Spool(Source):
                 return
             if self._disk_failed and self._indexed >= self._last:
                 self._carry(batch)  # everything older is queued already, so the order is kept
+            elif self._lane.closed.is_set():
+                self._end_unwritten("closed", len(batch))
             elif self._lane.gave_up:
                 reason: Reason = "error" if self._disk_failed else "full"
                 self._end_unwritten(reason, len(batch), "no room in the spool")

@@ -46,11 +46,11 @@ LOAD: Final = "SELECT connection, exchange, direction, body, crc FROM messages W
 
 
 class Damaged(Exception):
-    """What is on disk cannot be read as a spool."""
+    """The file on disk cannot be read as a spool."""
 
 
 class Stored(NamedTuple):
-    """A message as it comes back from the disk: a `Record`."""
+    """A message read back from the disk: a `Record`."""
 
     connection_id: str
     exchange: int
@@ -63,17 +63,17 @@ class Stored(NamedTuple):
 
     @property
     def idempotency_key(self) -> str:
-        """The same as before."""
+        """The same key as before it was stored."""
         return f"{self.connection_id}-{self.exchange}-{self.direction}"
 
     @property
     def weight(self) -> int:
-        """About what it takes in memory."""
+        """About how many bytes it takes in memory."""
         return len(self.body) + 300
 
     @property
     def message(self) -> HttpMessage:
-        """There is none: a spool keeps the JSON alone."""
+        """Not available: a store keeps the JSON alone."""
         raise NotImplementedError
 
 
@@ -86,25 +86,26 @@ class Row(NamedTuple):
 
 
 class Committed(NamedTuple):
-    """What one transaction did: for each message its row, None where it is too large for the spool; `evicted` older
-    ones went, up to the id `through`.
-    """
+    """What one transaction did."""
 
     rows: list[Row | None]
+    """The row of each message; None for one that is too large for the store."""
     evicted: int
+    """So many older messages were deleted to make room."""
     through: int
+    """The id of the last of these."""
 
 
 class Full(Exception):
-    """There is no room, and nothing may be deleted for it."""
+    """The store has no room, and may not delete messages to make some."""
 
 
 class Store:
-    """The spool's files in one directory: at most `size` bytes in all. Every method is called on one thread.
+    """The files of one spool, in a directory of its own: at most `size` bytes in all.
 
-    SQLite in WAL mode with synchronous=NORMAL: a transaction is written to the log without waiting for the disk, which
-    is synchronised when the log is copied into the database. So a process that is killed loses nothing that was
-    committed; a machine that loses power may lose the last transactions, but never gets a damaged file.
+    SQLite runs in WAL mode with synchronous=NORMAL: a transaction is written to the log without waiting for the disk;
+    the disk is synchronised when the log is copied into the database. So a process that is killed loses nothing that
+    was committed. A machine that loses power may lose the last transactions, but never gets a damaged file.
     """
 
     def __init__(self, directory: Path, size: int) -> None:
@@ -112,11 +113,12 @@ class Store:
         self.last = 0
         """The id given last."""
         self.bytes = 0
-        """What the files take."""
+        """Bytes that the files take."""
         self.set_aside = 0
+        """How often a damaged database was set aside."""
         self.limit = size // 16
         """Bytes of the largest message that is kept."""
-        # The log is copied into the database when it is as long as this; one transaction may add twice as much.
+        # The log is copied into the database when it has so many bytes. One transaction may add twice as many.
         self._wal = min(LARGEST_WAL, size // 32)
         self.batch = self._wal // 2
         """Bytes that one transaction should write."""
@@ -128,10 +130,11 @@ class Store:
         self._db: sqlite3.Connection | None = None
 
     def open(self) -> int:
-        """Opens the spool, makes it where there is none, and returns how many messages are in it.
+        """Opens the store, and makes it if there is none. Returns how many messages an earlier run left in it.
 
-        SnifferError where that can never succeed: no such right, a directory that is none, another process that has it.
-        sqlite3.Error and OSError where the disk fails: a later try may succeed. A file that is no spool is set aside.
+        Raises SnifferError if no later try can succeed: a missing right, a path that is no directory, another process
+        that uses it. Raises sqlite3.Error or OSError if the disk fails, where a later try may succeed. A file that is
+        no spool is set aside.
         """
         self._take_lock()
         if self._db is None:
@@ -153,9 +156,9 @@ class Store:
             self._lock = -1
 
     def commit(self, records: Sequence[Record], done: Sequence[int], *, evict: bool = True) -> Committed:
-        """Writes messages and deletes those of the ids `done`, in one transaction.
+        """Writes messages, and deletes those with the ids `done`, in one transaction.
 
-        Makes room by deleting the oldest ones; raises Full instead where `evict` is false.
+        Makes room by deleting the oldest messages. Raises Full instead if `evict` is false.
         """
         db = self._connected()
         rows: list[Row | None] = []
@@ -187,8 +190,10 @@ class Store:
         return Committed(rows, evicted, through)
 
     def scan(self, after: int, count: int, room: int) -> tuple[list[tuple[Row, Stored | None]], int]:
-        """The oldest `count` messages behind the id `after`, or as many as fit into `room` bytes of memory, and up to
-        which id these are all that there is. With no room, and for a first one that does not fit: without the message.
+        """The oldest messages behind the id `after`, and the id up to which there are no others.
+
+        At most `count` messages, and at most as many as fit into `room` bytes of memory. If `room` is 0, or the first
+        message does not fit, only rows are returned, without messages.
         """
         db = self._connected()
         found: list[tuple[Row, Stored | None]] = []
@@ -208,12 +213,12 @@ class Store:
         return found, found[-1][0].id if len(found) == count else self.last
 
     def load(self, ids: Iterable[int]) -> list[Stored | None]:
-        """The messages with these ids; None for each that is gone or damaged."""
+        """The messages with these ids. None for a message that is gone or damaged."""
         db = self._connected()
         return [self._load(db, number) for number in ids]
 
     def put_aside(self, cause: BaseException) -> None:
-        """Renames what is there, in place of what was put aside before, and begins a new spool."""
+        """Renames the files, over those that were set aside before, and begins an empty store."""
         self._disconnect()
         for file, aside in zip(_files(self._file), _files(self.directory / ASIDE), strict=True):
             with contextlib.suppress(FileNotFoundError):
@@ -226,7 +231,7 @@ class Store:
         self._connect()
 
     def remake(self) -> None:
-        """Begins a new spool where nothing of the old one is needed: what is free in it goes back to the disk."""
+        """Begins an empty store where no message of the old one is needed: its free pages go back to the disk."""
         self._disconnect()
         for file in _files(self._file):
             file.unlink(missing_ok=True)
@@ -250,12 +255,12 @@ class Store:
             raise SnifferError(f"spool_dir {self.directory} is in use by another process") from error
         self._lock = lock
         mode = self.directory.stat().st_mode
-        # A mount point with open rights is how Kubernetes gives a pod a volume of its own.
+        # Kubernetes gives a pod a volume of its own as a mount point that everybody may write to.
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX and not self.directory.is_mount():
             log.warning("others may write to spool_dir", extra={"fields": {"directory": str(self.directory)}})
 
     def _check_file(self) -> None:
-        """Another user's file, or what is no file, is not opened; nobody else may read ours."""
+        """Refuses another user's file and what is no regular file. Nobody else may read ours."""
         try:
             found = self._file.lstat()
         except FileNotFoundError:
@@ -300,7 +305,7 @@ class Store:
             db.execute("COMMIT")
 
     def _survey(self) -> int:
-        """Looks at every row, so that what is damaged shows now; how many there are."""
+        """Checks the whole database, so that damage shows now. Returns how many messages are in it."""
         if self._pragma("application_id") != APPLICATION or self._pragma("user_version") != VERSION:
             raise Damaged("it is of another program or version")
         db = self._connected()
@@ -329,7 +334,7 @@ class Store:
         return self._pages - self._pragma("page_count") + self._pragma("freelist_count")
 
     def _make_room(self, db: sqlite3.Connection, pages: int, *, evict: bool) -> tuple[int, int]:
-        """Deletes the oldest messages until so many pages are free: (how many, up to which id)."""
+        """Deletes the oldest messages until so many pages are free. Returns how many, and the id of the last one."""
         evicted = through = 0
         while self._free() < pages:
             if not evict:
@@ -360,25 +365,25 @@ class Store:
 
 
 def _stored(columns: Sequence[Any]) -> Stored | None:
-    """A message from its columns; None where its bytes have changed."""
+    """A message from its columns. None if its checksum does not match."""
     *fields, crc = columns
     return Stored(*fields) if zlib.crc32(fields[3]) == crc else None
 
 
 def _files(database: Path) -> list[Path]:
-    """A database and the log beside it."""
+    """A database, and the log beside it."""
     return [database, database.with_name(f"{database.name}-wal")]
 
 
 def _room(size: int) -> int:
-    """Bytes that a message of so many takes in pages, at the most."""
+    """Bytes of pages that a message of so many bytes takes at the most."""
     if size < PAGE // 4:
         return size + size // 4 + 100
     return (size // PAGE + 2) * PAGE if size > PAGE // 2 else size * 2
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether an error says that the file is no good, rather than that the disk is."""
+    """Whether an error is about the content of the file, and not about the disk."""
     if isinstance(error, Damaged):
         return True
     code = getattr(error, "sqlite_errorcode", None)

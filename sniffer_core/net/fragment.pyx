@@ -7,7 +7,6 @@ from sniffer_core.base.memory cimport Pool, pool_give, pool_resize, pool_take
 from sniffer_core.net.wire cimport (
     WIRE_FRAGMENT,
     WIRE_MALFORMED,
-    WIRE_TCP,
     Packet,
     Verdict,
     wire_parse_headers,

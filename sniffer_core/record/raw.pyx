@@ -325,7 +325,7 @@ cdef class RawMessage:
 
     @property
     def body_truncated(self):
-        return bool(self.source.truncated)
+        return self.source.truncated
 
     cdef str coding(self):
         """The Content-Encoding."""
@@ -403,7 +403,7 @@ cdef class RawMessage:
 
     @property
     def resynced(self):
-        return bool(self.source.resynced)
+        return self.source.resynced
 
     @property
     def anomalies(self):

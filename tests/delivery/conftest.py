@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture
 def tmp_path(tmp_path: Path) -> Iterator[Path]:
-    """In memory where that can be: a disk that is busy with other things takes its time for each fsync."""
+    """A directory in memory where possible: a busy disk may take long for each fsync."""
     if not Path("/dev/shm").is_dir():
         yield tmp_path
         return

@@ -29,7 +29,7 @@ def stored(directory: Path, size: int = 4 * MIB) -> Iterator[Store]:
 
 
 def ids(store: Store, after: int = 0) -> list[int]:
-    """What is on disk."""
+    """The ids of the messages on disk."""
     return [row.id for row, _ in store.scan(after, 1 << 30, 0)[0]]
 
 
@@ -43,7 +43,7 @@ def sizes(directory: Path) -> int:
 
 
 def keys(records: Sequence[Record]) -> list[str]:
-    """What a collector tells messages by."""
+    """The keys by which a collector tells messages apart."""
     return [record.idempotency_key for record in records]
 
 

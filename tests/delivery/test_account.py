@@ -18,7 +18,7 @@ from tests.waiting import BOUND
 async def test_losses_are_logged_once_a_second(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Losses are said at once, then at most once a second, with counts; the last ones at the drain."""
+    """The first loss is logged at once, later ones at most once a second with counts, the last ones at the drain."""
     loop = asyncio.get_running_loop()
     timers: list[tuple[float, object]] = []
     real = loop.call_later
@@ -51,7 +51,7 @@ async def test_losses_are_logged_once_a_second(
 
 
 async def test_a_loss_is_said_with_the_last_cause_that_is_known(caplog: pytest.LogCaptureFixture) -> None:
-    """A loss without a cause does not hide the one before it, and a cause is said once only."""
+    """A loss without a cause keeps the cause of the loss before it, and a cause is logged only once."""
     sink = Recorder(Rejected("status 400"), Rejected("status 401"))
     async with lane_to(sink, max_messages=1) as lane:
         lane.offer(messages(1))
@@ -78,7 +78,7 @@ async def test_a_loss_is_said_with_the_last_cause_that_is_known(caplog: pytest.L
 
 
 async def everything_happens(counters: LaneCounters) -> bool:
-    """Moves every counter of a lane, and says whether the law held all the time."""
+    """Moves every counter of a lane. Returns whether the law held all the time."""
     sink = Recorder(None, Rejected(), Retry(), Failed(delivered=1), None, SinkClosed())
     lane = Lane(sink, max_bytes=1 << 24, max_messages=14, counters=counters)
     await lane.open()
@@ -120,7 +120,7 @@ OF_THE_SPOOL = ("recovered", "dropped_evicted", "spooled")  # tests/delivery/tes
 
 @pytest.mark.parametrize("name", [name for name in asdict(LaneCounters()) if name not in OF_THE_SPOOL])
 async def test_the_law_notices_each_broken_increment(name: str) -> None:
-    """A counter that does not move breaks the law: none is derived from another."""
+    """If any one counter does not move the law is broken: no counter is derived from another."""
 
     def stuck(_self: LaneCounters, _value: int) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Lanes: bounds, back-pressure, order, drain, and the law that every message ends in one counter."""
+"""Lanes: bounds, back-pressure, order, what an answer of the sink means, drain, giving way."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_an_empty_batch_is_nothing() -> None:
 
 
 async def test_a_full_lane_drops_the_newest() -> None:
-    """What does not fit is dropped and counted, newest first: the beginning of a batch that fits in part is kept."""
+    """Messages that do not fit are dropped, newest first: of a batch that fits in part the beginning is kept."""
     sink = Recorder()
     sink.gate.clear()
     one = message().weight
@@ -69,7 +69,7 @@ async def test_a_lane_is_bounded_by_count() -> None:
 
 
 async def test_room_is_made_by_what_is_settled() -> None:
-    """What has been delivered no longer counts against the bounds, also where the weight was given by the caller."""
+    """A delivered message no longer counts against the bounds, also if the caller gave the weight of the batch."""
     sink = Recorder()
     batch = messages(10)
     async with lane_to(sink, max_bytes=weigh(batch)) as lane:
@@ -81,7 +81,7 @@ async def test_room_is_made_by_what_is_settled() -> None:
 
 
 async def test_a_reader_that_waits_for_room_loses_nothing() -> None:
-    """After `room`, a batch is taken whole, however large, so that a file loses nothing to its slowest sink."""
+    """After `room` a batch is taken whole, however large it is, so that the reading of a file loses nothing."""
 
     class Slow(Recorder):
         async def deliver(self, batch: Sequence[Record]) -> None:
@@ -102,7 +102,7 @@ async def test_a_reader_that_waits_for_room_loses_nothing() -> None:
 
 
 async def test_room_is_promised_once() -> None:
-    """The offer after the one that `room` was for is bounded again."""
+    """Only the first offer after `room` is taken whole; the next one is bounded again."""
     sink = Recorder()
     sink.gate.clear()
     async with lane_to(sink, max_messages=2) as lane:
@@ -114,7 +114,7 @@ async def test_room_is_promised_once() -> None:
 
 @pytest.mark.parametrize("bounds", [{"max_bytes": 4 * message().weight}, {"max_messages": 4}], ids=["bytes", "count"])
 async def test_room_is_half_of_the_lane(bounds: dict[str, Any]) -> None:
-    """While more than half is taken, by weight or by number, whoever can wait waits."""
+    """`room` waits while more than half of the lane is full, by weight or by number."""
     sink = Recorder()
     sink.gate.clear()
     async with lane_to(sink, **bounds) as lane:
@@ -129,7 +129,7 @@ async def test_room_is_half_of_the_lane(bounds: dict[str, Any]) -> None:
 
 
 async def test_room_ends_with_the_lane() -> None:
-    """Whoever waits for room is let go when the sink is gone."""
+    """`room` returns when the sink is gone."""
     sink = Recorder(SinkClosed("gone"))
     sink.gate.clear()
     async with lane_to(sink, max_messages=2) as lane:
@@ -143,7 +143,7 @@ async def test_room_ends_with_the_lane() -> None:
 
 
 async def test_a_slow_sink_delays_no_other() -> None:
-    """A sink that does not come back keeps no other lane's sink from its messages."""
+    """A sink that hangs does not delay the sink of another lane."""
     slow, quick = Recorder(), Recorder()
     slow.gate.clear()
     async with lane_to(slow, max_messages=10) as blocked, lane_to(quick) as free:
@@ -179,7 +179,7 @@ async def test_what_a_sink_says_is_what_is_counted(answer: Exception | None, exp
 
 
 async def test_a_lane_goes_on_after_a_failure() -> None:
-    """The batch after one that failed is delivered."""
+    """The batch after a failed one is delivered."""
     sink = Recorder(RuntimeError("once"), Rejected("twice"))
     async with lane_to(sink) as lane:
         for connection in range(3):
@@ -209,7 +209,7 @@ async def test_a_batch_that_is_too_large_is_halved() -> None:
 
 
 async def test_a_sink_that_is_gone_ends_its_lane(caplog: pytest.LogCaptureFixture) -> None:
-    """After `SinkClosed` all that waits or comes later is dropped, `closed` is set, and that is said once."""
+    """After `SinkClosed` everything that waits or comes later is dropped, `closed` is set, and the log says so once."""
     caplog.set_level(logging.INFO, "sniffer")
     sink = Recorder(None, SinkClosed("broken pipe"))
     async with lane_to(sink) as lane:
@@ -224,7 +224,7 @@ async def test_a_sink_that_is_gone_ends_its_lane(caplog: pytest.LogCaptureFixtur
 
 
 async def test_the_deadline_cuts(caplog: pytest.LogCaptureFixture) -> None:
-    """At the deadline what waits is dropped, and the lane is named with its count."""
+    """At the deadline waiting messages are dropped, and the log names the lane with their number."""
     sink = Recorder()
     sink.gate.clear()
     async with lane_to(sink) as lane:
@@ -240,7 +240,7 @@ async def test_the_deadline_cuts(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_a_sink_that_cannot_be_cancelled_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A delivery that ignores its cancellation is left behind at the deadline; what it says later counts no more."""
+    """A delivery that ignores its cancellation is abandoned at the deadline; its late result is ignored."""
     monkeypatch.setattr("sniffer.delivery.lane.CUT_SECONDS", 0.01)
     free = asyncio.Event()
     cancelled = asyncio.Event()
@@ -266,7 +266,7 @@ async def test_a_sink_that_cannot_be_cancelled_is_left_behind(monkeypatch: pytes
 
 
 async def test_a_drain_without_a_deadline_gets_one_later() -> None:
-    """The drain at the end of a file waits for ever, until a stop sets a deadline."""
+    """The drain at the end of a file has no deadline until a stop sets one."""
     sink = Recorder()
     sink.gate.clear()
     async with lane_to(sink) as lane:
@@ -281,7 +281,7 @@ async def test_a_drain_without_a_deadline_gets_one_later() -> None:
 
 
 async def test_two_drains_may_meet_their_deadline(caplog: pytest.LogCaptureFixture) -> None:
-    """A drain whose deadline was set twice cuts once, and says so once."""
+    """Two drains that reach their deadlines cut the lane once, and log that once."""
     sink = Recorder()
     sink.gate.clear()
     async with lane_to(sink) as lane:
@@ -300,7 +300,7 @@ async def test_two_drains_may_meet_their_deadline(caplog: pytest.LogCaptureFixtu
 
 
 async def test_a_lane_that_gives_way_takes_nothing_and_keeps_what_waits(caplog: pytest.LogCaptureFixture) -> None:
-    """What is offered then is counted as yielded; what waited is delivered later; an interval has one line for it."""
+    """A lane that gives way counts offers as yielded, delivers later what waited, and logs that once in an interval."""
     sink = Recorder()
     sink.gate.clear()
     async with lane_to(sink, gives_way=True) as lane:
@@ -335,7 +335,7 @@ async def test_a_lane_that_gives_way_takes_nothing_and_keeps_what_waits(caplog: 
 
 
 async def test_a_drain_ends_giving_way() -> None:
-    """At the end what waits is delivered, whatever else there is to do, and giving way begins no more."""
+    """A drain ends giving way, delivers what waits, and giving way does not begin again."""
     sink = Recorder()
     async with lane_to(sink, gives_way=True) as lane:
         lane.give_way()
@@ -349,7 +349,7 @@ async def test_a_drain_ends_giving_way() -> None:
 
 
 async def test_a_lane_that_may_give_way_lets_others_have_their_turn() -> None:
-    """Between two batches of a sink that never waits the loop goes round, so that it can be told to give way."""
+    """The event loop runs between two batches of a sink that never waits, so that the lane can be told to give way."""
     sink = Recorder()
     async with lane_to(sink, gives_way=True) as lane:
         for number in range(4):

@@ -15,7 +15,7 @@ from tests.waiting import until
 
 
 class Scales:
-    """A lane that stands, one that gives way, and what tells whose turn it is, with a clock of its own."""
+    """A lane that never gives way, one that does, and the precedence between them, with a clock set by hand."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -28,21 +28,21 @@ class Scales:
         self.precedence.add(self.giving)
 
     def yields(self) -> bool:
-        """Whether the lane that may does give way."""
+        """Whether the lane gives way now."""
         return self.giving.yielding
 
     def crowd(self) -> None:
-        """Fills a fourth of the lane that stands, whose sink takes nothing."""
+        """Fills a fourth of the lane that never gives way; its sink takes nothing."""
         self.firm_sink.gate.clear()
         self.firm.offer(messages(21))
 
     def work(self, seconds: float, of: float) -> None:
-        """Time passes, of which the sink that gives way works a part."""
+        """Lets `of` seconds pass, in which the sink that gives way works for `seconds`."""
         self.now += of
         self.giving_sink.worked += seconds
 
     async def looks(self, times: int) -> None:
-        """Waits until it has been looked at so often whether they can go on."""
+        """Makes the check whether the lanes may go on happen so many times."""
         for _ in range(times):
             handle = self.precedence._again
             assert handle is not None
@@ -51,7 +51,7 @@ class Scales:
             self.precedence._look_again()
 
     async def close(self) -> None:
-        """Ends all of it."""
+        """Closes everything."""
         self.precedence.close()
         for lane in (self.firm, self.giving):
             await lane.drain(time.monotonic())
@@ -60,14 +60,14 @@ class Scales:
 
 @pytest.fixture
 async def scales() -> AsyncIterator[Scales]:
-    """One that is closed at the end."""
+    """Two lanes and their precedence, closed at the end."""
     made = Scales()
     yield made
     await made.close()
 
 
 async def test_it_gives_way_at_once_where_messages_back_up(scales: Scales) -> None:
-    """As soon as the pump is behind the lane yields, and it goes on as soon as that is over."""
+    """The lane gives way as soon as the pump is behind, and goes on as soon as it is not."""
     scales.precedence.look()
     assert not scales.yields()
     scales.behind = True
@@ -81,7 +81,7 @@ async def test_it_gives_way_at_once_where_messages_back_up(scales: Scales) -> No
 
 
 async def test_it_gives_way_to_a_crowded_lane_if_it_works_much(scales: Scales) -> None:
-    """A crowded lane is a reason where the other works for more than a little of the time, and else none."""
+    """The lane gives way to a crowded lane only if it works for more than a tenth of the time."""
     scales.crowd()
     scales.work(0.001, of=1.0)
     scales.precedence.look()
@@ -93,7 +93,7 @@ async def test_it_gives_way_to_a_crowded_lane_if_it_works_much(scales: Scales) -
 
 
 async def test_what_is_made_for_it_is_its_work(scales: Scales) -> None:
-    """What is done for the lane before it is offered anything counts as its work."""
+    """Work done for the lane before it is offered messages counts as its work."""
     scales.crowd()
     scales.precedence.look()
     with scales.precedence.working():
@@ -106,7 +106,7 @@ async def test_what_is_made_for_it_is_its_work(scales: Scales) -> None:
 
 
 async def test_work_after_a_long_rest_counts_at_once(scales: Scales) -> None:
-    """A rest before it does not hide that the lane works all the time now."""
+    """A long pause does not hide that the lane works all the time now."""
     scales.now += 3600
     scales.precedence.look()
     scales.crowd()
@@ -116,7 +116,7 @@ async def test_work_after_a_long_rest_counts_at_once(scales: Scales) -> None:
 
 
 async def test_work_of_long_ago_is_no_reason(scales: Scales) -> None:
-    """Only the last moments count."""
+    """Work of more than half a second ago does not count."""
     scales.work(5.0, of=10.0)
     scales.precedence.look()
     for _ in range(3):
@@ -128,7 +128,7 @@ async def test_work_of_long_ago_is_no_reason(scales: Scales) -> None:
 
 
 async def test_it_goes_on_where_giving_way_does_not_help(scales: Scales) -> None:
-    """A lane that its reader keeps full does not silence another for ever: each time it yields for twice as long."""
+    """Where giving way does not help the lane goes on after 1 s, then after twice as long each time, at most 30 s."""
     scales.crowd()
     taken = []
     for _ in range(7):
@@ -150,7 +150,7 @@ async def test_it_goes_on_where_giving_way_does_not_help(scales: Scales) -> None
 
 
 async def test_alone_it_gives_way_to_nobody(scales: Scales) -> None:
-    """Where no lane stands, or the last one has ended, there is nobody to give way to."""
+    """The lane does not give way if there is no other lane, or the last one has ended."""
     scales.behind = True
     scales.firm.closed.set()
     scales.precedence.look()

@@ -19,7 +19,7 @@ from tests.waiting import until
 
 
 async def test_connections_are_served_side_by_side() -> None:
-    """With one message under way per connection, others go on: a slow connection delays no other."""
+    """Connections are delivered side by side: a slow connection delays no other."""
     sink = Recorder()
     sink.gate.clear()
     async with lane_to(sink, queue=ByConnection(workers=3)) as lane:
@@ -33,7 +33,7 @@ async def test_connections_are_served_side_by_side() -> None:
 
 
 async def test_no_message_overtakes_one_of_its_connection() -> None:
-    """While a message of a connection is under way, the next one of it waits, however many workers are idle."""
+    """While a message of a connection is under way its next message waits, however many workers are idle."""
     sink = Recorder()
     sink.gate.clear()
     async with lane_to(sink, queue=ByConnection(workers=8)) as lane:
@@ -63,7 +63,7 @@ async def test_connections_take_turns() -> None:
 
 
 async def test_connections_that_come_free_together_go_on_together() -> None:
-    """When one batch ends, the connections in it are shared out among the idle workers at once."""
+    """When a batch ends, its connections go to all idle workers at once."""
     sink = Recorder()
     sink.gate.clear()
     async with lane_to(sink, queue=ByConnection(workers=2, size=2, wait=3600)) as lane:
@@ -116,7 +116,7 @@ async def test_a_batch_is_bounded_by_bytes() -> None:
 
 
 async def test_a_deadline_with_several_workers() -> None:
-    """Everything is accounted for when several deliveries are cut at once."""
+    """Every message is accounted for when several deliveries are cut at once."""
     sink = Recorder()
     sink.gate.clear()
     async with lane_to(sink, queue=ByConnection(workers=3)) as lane:
@@ -127,7 +127,7 @@ async def test_a_deadline_with_several_workers() -> None:
 
 
 class Jittery(Sink):
-    """Takes each batch after a random number of turns of the loop; sometimes refuses it."""
+    """Takes each batch after a random number of turns of the event loop, and refuses some."""
 
     name = "jittery"
 
@@ -183,7 +183,7 @@ def test_order_is_kept_within_every_connection(
 
 
 async def test_a_weight_may_change_while_a_message_waits() -> None:
-    """A message that another lane has rendered in the meantime gives back just what it has taken of this lane."""
+    """A message whose weight changes while it waits gives back exactly the bytes that it took."""
 
     class Growing(Sent, frozen=True, omit_defaults=True, rename="camel", dict=True):
         @property
@@ -200,7 +200,7 @@ async def test_a_weight_may_change_while_a_message_waits() -> None:
 
 
 def test_a_small_batch_waits_each_time() -> None:
-    """What has ripened leaves; what comes after it waits for company again."""
+    """After a small batch has waited and left, the next message waits for others again."""
     queue = ByConnection[Record](workers=1, size=3)
     queue.put(messages(1), 0)
     assert queue.take() is None
@@ -212,7 +212,7 @@ def test_a_small_batch_waits_each_time() -> None:
 
 
 def test_what_a_full_batch_leaves_waits_for_company() -> None:
-    """A batch that leaves because it is full does not take the rest along."""
+    """Messages that are left over from a full batch wait for others."""
     queue = ByConnection[Record](workers=1, size=2)
     queue.put([message(0, connection=connection) for connection in range(3)], 0)
     assert queue.take() is not None
@@ -220,7 +220,7 @@ def test_what_a_full_batch_leaves_waits_for_company() -> None:
 
 
 def test_queues_forget() -> None:
-    """`clear` says how many messages it forgot."""
+    """`clear` returns how many messages it forgot."""
     for queue in (Batches[Record](), ByConnection[Record](workers=2, size=2)):
         queue.put(messages(5), 0)
         queue.put(messages(3, connection=1), 0)

@@ -16,7 +16,7 @@ from tests.waiting import BOUND, until
 
 
 async def deliver(sink: Sink, retries: Retries, batch: Sequence[Sent]) -> str:
-    """What becomes of a batch in a lane with these rules."""
+    """How a batch ends in a lane with these rules."""
     async with lane_to(sink, retries=retries) as lane:
         lane.offer(batch)
         counts = asdict(await settled(lane))
@@ -68,7 +68,7 @@ async def test_a_drain_ends_a_wait() -> None:
 
 
 async def test_only_the_first_drain_ends_waits() -> None:
-    """A drain that is said twice, with a nearer deadline, does not use up a second try."""
+    """A second, nearer deadline does not end the wait again: it does not use up another try."""
     asleep = asyncio.Semaphore(0)
 
     async def sleep(_: float) -> None:
@@ -100,7 +100,7 @@ async def test_no_wait_passes_the_deadline() -> None:
 
 
 async def test_a_wait_ends_with_its_lane(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wait that is cut leaves no sleep behind."""
+    """A wait that is cut at the deadline leaves no task behind."""
     sink = Recorder(Retry())
     async with lane_to(sink, retries=Retries()) as lane:
         lane.offer(messages(1))
@@ -130,6 +130,6 @@ async def test_a_wait_ends_with_its_lane(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_rules(
     until_final: bool, tries: int, after: float, draining: bool, deadline: float | None, expected: float | GaveUp
 ) -> None:
-    """Tries are bounded, or go on until the answer is final; a drain bounds both, and only it knows a deadline."""
+    """Tries are bounded, or go on until the answer is final. A drain bounds both, and no wait passes its deadline."""
     retries = Retries(until_final=until_final, clock=Time().clock, chance=lambda: 0.5)
     assert retries.delay(tries, after, draining=draining, deadline=deadline) == expected

@@ -27,7 +27,7 @@ def test_where_names_the_innermost_place() -> None:
 
 
 async def test_a_sink_needs_only_a_name_and_deliver() -> None:
-    """The other methods of a sink may be left as they are."""
+    """A sink works with a name and `deliver` alone."""
 
     class Smallest(Sink):
         name = "smallest"
@@ -41,7 +41,7 @@ async def test_a_sink_needs_only_a_name_and_deliver() -> None:
 
 
 async def test_nothing_is_logged_where_nothing_is_lost(caplog: pytest.LogCaptureFixture) -> None:
-    """A lane that delivers everything says nothing."""
+    """A lane that delivers everything logs nothing."""
     caplog.set_level(logging.DEBUG, "sniffer")
     async with lane_to(Recorder()) as lane:
         lane.offer(messages(2))

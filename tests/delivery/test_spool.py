@@ -28,9 +28,9 @@ from sniffer.delivery import spool
 from sniffer.delivery.account import LaneCounters
 from sniffer.delivery.lane import Lane
 from sniffer.delivery.retry import PLACES, Retries
-from sniffer.delivery.sink import Record, Rejected, Retry, Sink, TooLarge
+from sniffer.delivery.sink import Record, Rejected, Retry, Sink, SinkClosed, TooLarge
 from sniffer.delivery.spool import Spool
-from sniffer.delivery.store import FILE, Store
+from sniffer.delivery.store import FILE, Full, Store
 from tests import captures
 from tests.chaos.collector import collecting
 from tests.daemon import (
@@ -50,13 +50,13 @@ from tests.waiting import BOUND, until
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """A machine that is busy with other things may close files slowly; what is said at any level is looked at."""
+    """A busy machine may close files slowly. The log is captured at every level that tests look at."""
     monkeypatch.setattr(spool, "CLOSE_SECONDS", BOUND)
     caplog.set_level(logging.INFO, "sniffer.sinks")
 
 
 class Soon(Time):
-    """A clock that is moved by sleeping, which takes a moment."""
+    """A clock that sleeping moves; each sleep takes a millisecond."""
 
     async def sleep(self, seconds: float) -> None:
         await super().sleep(seconds)
@@ -158,7 +158,7 @@ def ordered(taken: Sequence[Record]) -> bool:
 
 
 async def test_messages_go_through_the_disk(tmp_path: Path) -> None:
-    """What is offered is on disk before it is delivered, is delivered in order, and is gone from the disk then."""
+    """A message is on disk before it is delivered, is delivered in order, and is then deleted from the disk."""
     on_disk = []
 
     class Looking(Recorder):
@@ -181,7 +181,7 @@ async def test_messages_go_through_the_disk(tmp_path: Path) -> None:
 
 
 async def test_an_outage_of_any_length_loses_nothing(tmp_path: Path) -> None:
-    """A collector that is down for hundreds of tries, with more to keep than memory holds: all is delivered after."""
+    """After hundreds of failed tries, with more messages than fit into memory, all are delivered."""
     sink = Down()
     sent = []
     async with spooling(sink, tmp_path, max_bytes=256 << 10, store_size=16 * MIB) as lane:
@@ -200,7 +200,7 @@ async def test_an_outage_of_any_length_loses_nothing(tmp_path: Path) -> None:
 
 
 async def test_the_next_run_delivers_what_this_one_left(tmp_path: Path) -> None:
-    """What is left at a stop is safe, not dropped; the next run delivers it under the same keys, the older first."""
+    """Messages left at a stop are not dropped; the next run delivers them first, under the same keys."""
     sink = Down()
     async with spooling(sink, tmp_path) as lane:
         lane.offer(messages(30))
@@ -220,7 +220,7 @@ async def test_the_next_run_delivers_what_this_one_left(tmp_path: Path) -> None:
 
 
 async def test_what_was_delivered_at_a_kill_may_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed between the answer and the deletion: delivered again under the same keys. Deletion comes soon after."""
+    """A message that a kill kept from being deleted comes again under its key. Deletion follows delivery soon."""
     sink = Down(up=True)
     first, killed = tmp_path / "first", tmp_path / "killed"
     with monkeypatch.context() as patched:
@@ -243,7 +243,7 @@ async def test_what_was_delivered_at_a_kill_may_come_again(tmp_path: Path, monke
 
 
 async def test_a_collector_that_half_works_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Where some tries fail and others do not, the log does not say it each time."""
+    """If some tries fail and others do not, the log says so once."""
 
     class Half(Down):
         async def deliver(self, batch: Sequence[Record]) -> None:
@@ -268,7 +268,7 @@ async def test_a_collector_that_half_works_is_said_once(tmp_path: Path, caplog: 
 
 
 async def test_a_full_spool_drops_the_oldest(tmp_path: Path) -> None:
-    """In an outage that is too long the oldest messages go, counted; the newest are delivered after it, in order."""
+    """If an outage fills the spool the oldest messages are evicted; the newest are delivered later, in order."""
     sink = Down()
     async with spooling(sink, tmp_path, store_size=MIB) as lane:
         for number in range(200):
@@ -304,7 +304,7 @@ async def test_what_is_evicted_while_under_way_is_counted_once(tmp_path: Path) -
 
 @pytest.mark.parametrize("workers", [1, 8])
 async def test_what_always_fails_blocks_its_own_connection_only(tmp_path: Path, workers: int) -> None:
-    """A message that the collector always answers with 500 holds back its connection, and no other, until the end."""
+    """A message that always fails holds back its own connection and no other."""
     poison = message(0, connection=3).idempotency_key
 
     class Poisoned(Down):
@@ -328,7 +328,7 @@ async def test_what_always_fails_blocks_its_own_connection_only(tmp_path: Path, 
 
 
 async def test_waits_double_up_to_a_bound(tmp_path: Path) -> None:
-    """1, 2, 4, 8, 16, 30, 30 s; `Retry-After` where it is longer, up to 60 s."""
+    """The waits are 1, 2, 4, 8, 16, 30, 30 s, or `Retry-After` if that is longer, up to 60 s."""
     clock = Soon()
     sink = Recorder(*[Retry("down")] * 7, Retry("busy", after=45.0), Retry("busy", after=1e6))
     async with spooling(sink, tmp_path, clock=clock) as lane:
@@ -353,7 +353,7 @@ async def test_waits_are_shortened_at_random(tmp_path: Path) -> None:
 
 
 async def test_the_first_success_wakes_the_others(tmp_path: Path) -> None:
-    """After an outage, what waits for its next try is tried as soon as anything has got through."""
+    """After an outage the first success makes all waiting batches try at once."""
     release = asyncio.Event()
 
     async def sleep(seconds: float) -> None:
@@ -378,7 +378,7 @@ async def test_the_first_success_wakes_the_others(tmp_path: Path) -> None:
 
 
 async def test_batches_keep_their_members(tmp_path: Path) -> None:
-    """Batches are cut from the spool as from memory, and have the same members in every try."""
+    """Batches have the same members in every try."""
     tried: list[list[str]] = []
 
     class Twice(Down):
@@ -400,7 +400,7 @@ async def test_batches_keep_their_members(tmp_path: Path) -> None:
 
 
 async def test_a_batch_waits_for_company(tmp_path: Path) -> None:
-    """A batch that is not full is sent when it has waited, not before and not never."""
+    """A batch that is not full is sent once it has waited."""
     sink = Recorder()
     async with spooling(sink, tmp_path, size=10, wait=0.05) as lane:
         lane.offer(messages(3))
@@ -409,7 +409,7 @@ async def test_a_batch_waits_for_company(tmp_path: Path) -> None:
 
 
 async def test_413_halves_a_batch(tmp_path: Path) -> None:
-    """Too large: halves, in order, down to single messages; a failure in between repeats only what is open."""
+    """A batch that is too large is halved down to single messages, in order; a failed try repeats only what is open."""
 
     class Small(Down):
         async def deliver(self, batch: Sequence[Record]) -> None:
@@ -431,7 +431,7 @@ async def test_413_halves_a_batch(tmp_path: Path) -> None:
 
 
 async def test_final_answers_end_messages(tmp_path: Path) -> None:
-    """What the collector rejects leaves the spool, and so does what the sink fails on; each is counted as such."""
+    """Rejected messages and those that the sink fails on are deleted from the spool, each in its counter."""
     sink = Recorder(Rejected("status 400"), None, ValueError("a defect"))
     async with spooling(sink, tmp_path, workers=1) as lane:
         lane.offer(messages(4))
@@ -441,11 +441,46 @@ async def test_final_answers_end_messages(tmp_path: Path) -> None:
         assert ids(store) == []
 
 
+async def test_a_sink_that_is_gone_ends_its_lane(tmp_path: Path) -> None:
+    """After `SinkClosed` nothing more is tried; what the sink was not given stays on disk for the next run."""
+    sink = Recorder(SinkClosed("gone"))
+    async with spooling(sink, tmp_path, workers=1, size=4) as lane:
+        lane.offer(messages(8))
+        await asyncio.wait_for(lane.closed.wait(), BOUND)
+        lane.offer(messages(1))
+        counters = await drained(lane)
+        assert (counters.dropped_closed, counters.spooled, len(sink.batches)) == (5, 4, 1)
+    async with spooling(Down(up=True), tmp_path) as lane:
+        assert (await drained(lane)).delivered == 4
+
+
+async def test_a_sink_that_is_gone_ends_the_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the disk has no room and the sink is gone, what waits to be written is dropped, and the drain ends."""
+    sink = Recorder(SinkClosed("gone"))
+    sink.gate.clear()
+    commit = Store.commit
+    async with spooling(sink, tmp_path, workers=1) as lane:
+        lane.offer(messages(1))
+        await sink.called(1)
+
+        def full(self: Store, records: Sequence[Record], *arguments: Any, **keywords: Any) -> Any:
+            if records:
+                raise Full
+            return commit(self, records, *arguments, **keywords)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Store, "commit", full)
+            lane.offer(messages(3, connection=1))
+            await until(lambda: "disk" in lane._timers)
+            sink.gate.set()
+            assert (await drained(lane)).dropped_closed == 4
+
+
 # The stop
 
 
 async def test_a_drain_tries_at_once_and_leaves_the_rest(tmp_path: Path) -> None:
-    """In a drain what waits is tried at once and three times more; then it stays in the spool, and nothing is lost."""
+    """A drain tries waiting messages at once and three times more; then they stay in the spool."""
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -466,7 +501,7 @@ async def test_a_drain_tries_at_once_and_leaves_the_rest(tmp_path: Path) -> None
 
 
 async def test_a_drain_ends_at_its_deadline(tmp_path: Path) -> None:
-    """A sink that hangs is left at the deadline; what it had is in the spool."""
+    """A delivery that hangs is cut at the deadline; its messages stay in the spool."""
     sink = Recorder()
     sink.gate.clear()
     async with spooling(sink, tmp_path, drain=False) as lane:
@@ -481,7 +516,7 @@ async def test_a_drain_ends_at_its_deadline(tmp_path: Path) -> None:
 
 
 async def test_a_drain_delivers_all_that_is_on_disk(tmp_path: Path) -> None:
-    """A drain goes on for as long as the collector takes what is left, also what an earlier run left."""
+    """A drain delivers all that is on disk, also what an earlier run left."""
     async with spooling(Down(), tmp_path, max_bytes=16 * MIB) as lane:
         for connection in range(300):
             lane.offer(messages(10, connection=connection))
@@ -493,7 +528,7 @@ async def test_a_drain_delivers_all_that_is_on_disk(tmp_path: Path) -> None:
 
 
 async def test_reading_a_file_waits_for_the_disk(tmp_path: Path) -> None:
-    """Where it may not evict, a lane waits until there is room, and loses nothing."""
+    """A lane that may not evict waits until the spool has room, and loses nothing."""
     sink = Down()
     clock = Soon()
     async with spooling(sink, tmp_path, store_size=MIB, max_bytes=MIB, evict=False, clock=clock) as lane:
@@ -520,7 +555,7 @@ async def test_reading_a_file_waits_for_the_disk(tmp_path: Path) -> None:
 
 
 async def test_a_full_disk_costs_durability_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The disk has less room than SPOOL_SIZE: said once; messages still come through, and the spool comes back."""
+    """A disk smaller than SPOOL_SIZE fills: logged once; messages still arrive, and the spool is used again later."""
     with small_disk(tmp_path) as disk:
         sink = Down()
         clock = Soon()
@@ -543,7 +578,7 @@ async def test_a_full_disk_costs_durability_alone(tmp_path: Path, caplog: pytest
 
 
 async def test_a_disk_that_is_full_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """No room at the start: said, and delivery goes on from memory; with room the spool is made after all."""
+    """If the disk is full at the start messages are delivered from memory, and the spool is made later."""
     with small_disk(tmp_path, "size=64k") as disk:
         (disk / "ballast").write_bytes(bytes(64 << 10))
         sink = Down(up=True)
@@ -563,7 +598,7 @@ async def test_a_disk_that_is_full_at_the_start(tmp_path: Path, caplog: pytest.L
 
 
 async def test_a_full_disk_keeps_what_an_earlier_run_left(tmp_path: Path) -> None:
-    """A spool that cannot be opened for want of room is not touched; with room what is in it is delivered."""
+    """A spool that a full disk keeps from opening is not touched; once there is room its messages are delivered."""
     with small_disk(tmp_path, "size=2m") as disk:
         async with spooling(Down(), disk) as lane:
             lane.offer(messages(50))
@@ -587,7 +622,7 @@ async def test_a_full_disk_keeps_what_an_earlier_run_left(tmp_path: Path) -> Non
 
 @contextlib.contextmanager
 def unusable(tmp_path: Path, what: str) -> Iterator[tuple[Path, Callable[[], object]]]:
-    """A directory that cannot be a spool, for a reason of the system's, and what mends it."""
+    """A directory that cannot be used as a spool, and a function that repairs it."""
     with contextlib.ExitStack() as stack:
         directory = tmp_path / "spool"
         if what == "a file":
@@ -612,7 +647,7 @@ UNUSABLE = ("a file", "in use", "read-only", "full")
 async def test_a_spool_that_cannot_be_used_is_done_without(
     tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With `holds` no spool ends the start: it is said, at each report again, and is made when it can be."""
+    """With `holds` an unusable spool does not end the start: it is logged at each report, and made when possible."""
     with unusable(tmp_path, what) as (directory, mend):
         sink = Down(up=True)
         clock = Soon()
@@ -668,7 +703,7 @@ def test_a_sidecar_goes_on_without_its_spool(tmp_path: Path, what: str) -> None:
 
 
 async def test_a_disk_that_fails_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A transaction that fails, for whatever reason of the system's, loses nothing and breaks no order."""
+    """A transaction that fails loses no message and breaks no order."""
     sink = Down(up=True)
     clock = Soon()
     chance = random.Random(1)
@@ -691,7 +726,7 @@ async def test_a_disk_that_fails_now_and_then(tmp_path: Path, monkeypatch: pytes
 
 
 async def test_a_spool_damaged_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Damage that shows while it runs: set aside, what was in it is counted as lost, what comes after is delivered."""
+    """A spool found damaged while running is set aside; its messages are counted as lost, later ones are delivered."""
     sink = Down()
     commit = Store.commit
     broken = [True]
@@ -719,7 +754,7 @@ async def test_a_spool_damaged_while_it_runs(tmp_path: Path, monkeypatch: pytest
 
 
 async def test_a_damaged_message_is_counted(tmp_path: Path) -> None:
-    """A message that cannot be read back is dropped, counted and taken from the disk; the others are delivered."""
+    """A message that cannot be read back is dropped, counted and deleted; the others are delivered."""
     async with spooling(Down(), tmp_path) as lane:
         lane.offer(messages(5))
         await drained(lane)
@@ -734,7 +769,7 @@ async def test_a_damaged_message_is_counted(tmp_path: Path) -> None:
 
 
 async def test_space_is_given_back(tmp_path: Path) -> None:
-    """When a backlog is delivered, the disk gets its room back."""
+    """When a backlog is delivered, the files shrink again."""
     sink = Down()
     async with spooling(sink, tmp_path, store_size=4 * MIB) as lane:
         for connection in range(200):
@@ -747,7 +782,7 @@ async def test_space_is_given_back(tmp_path: Path) -> None:
 
 
 async def test_memory_is_bounded(tmp_path: Path) -> None:
-    """However much is on disk, no more than the lane's share of it is in memory, bodies and index alike."""
+    """However much is on disk, bodies and index in memory stay within the lane's share."""
     sink = Down()
     async with spooling(sink, tmp_path, store_size=16 * MIB, max_bytes=MIB, size=10, workers=4) as lane:
         for connection in range(1000):
@@ -764,7 +799,7 @@ async def test_memory_is_bounded(tmp_path: Path) -> None:
 
 
 async def test_what_waits_for_its_next_try_is_not_in_memory(tmp_path: Path) -> None:
-    """In an outage the batches that wait are on disk alone, and no failed try keeps one until a garbage collection."""
+    """Batches that wait for their next try are on disk alone; no failed try keeps one until a garbage collection."""
 
     async def sleep(seconds: float) -> None:
         await asyncio.Event().wait()
@@ -797,7 +832,7 @@ async def test_what_waits_for_its_next_try_is_not_in_memory(tmp_path: Path) -> N
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 1 << 32))
 def test_nothing_is_lost_and_nothing_overtakes(tmp_path: Path, seed: int) -> None:
-    """Random outages, answers, batches and restarts: each message is delivered, or counted; in order; the law holds."""
+    """Over random outages, answers, batches and restarts each message is delivered once, or counted, in order."""
     chance = random.Random(seed)
     directory = Path(tempfile.mkdtemp(dir=tmp_path))
     taken: list[Record] = []
@@ -897,7 +932,7 @@ def test_no_secret_is_on_disk(tmp_path: Path) -> None:
 
 
 def test_exit_codes(tmp_path: Path) -> None:
-    """A spool in use and one that cannot be made end the start with 2, a wrong size with 1, one error each."""
+    """A spool that is in use or cannot be made ends the start with exit code 2, a wrong size with 1; one error each."""
     (tmp_path / "file").write_text("a file")
     arguments = ("--ports", "8080", "--read", str(DEMO), "--output-url", nobody())
     with stored(tmp_path / "busy"):
@@ -918,7 +953,7 @@ def test_exit_codes(tmp_path: Path) -> None:
 
 
 def test_a_damaged_spool_does_not_keep_the_daemon_from_running(tmp_path: Path) -> None:
-    """Garbage in place of the spool: set aside, counted in the last line, and everything is delivered or spooled."""
+    """Garbage in place of the spool is set aside and counted; the daemon runs and spools everything."""
     (tmp_path / FILE).write_bytes(b"garbage" * 5000)
     arguments = ("--ports", "8080", "--read", str(DEMO), "--output-url", nobody(), "--stdout")
     with Daemon(*arguments, "--spool-dir", str(tmp_path), "--drain-timeout-ms", "100") as daemon:
@@ -934,7 +969,7 @@ def test_a_damaged_spool_does_not_keep_the_daemon_from_running(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["recovered", "spooled", "dropped_evicted"])
 async def test_the_law_notices_each_broken_increment(tmp_path: Path, name: str) -> None:
-    """A counter of the spool that does not move breaks the law: none is derived from another."""
+    """If any one counter of the spool does not move the law is broken: no counter is derived from another."""
 
     def stuck(_self: LaneCounters, _value: int) -> None:
         pass

@@ -32,7 +32,7 @@ def _all_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    """A message comes back from the disk as the same bytes under the same key, after the files were closed too."""
+    """A message is read back as the same bytes under the same key, also after the files were closed."""
     with stored(tmp_path / "spool") as store:
         done = store.commit(messages(3, body="x" * 9000), [])
         assert [row.id for row in done.rows if row] == [1, 2, 3]
@@ -47,7 +47,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_what_is_read_ahead_fits_into_memory(tmp_path: Path) -> None:
-    """A scan brings as many messages as there is room for, or what is known of them without any."""
+    """A scan returns as many messages as there is room for, and only rows if there is none."""
     with stored(tmp_path) as store:
         store.commit(messages(20, body="x" * 1000), [])
         weight = len(message(10, body="x" * 1000).to_json()) + 300
@@ -65,7 +65,7 @@ def test_what_is_read_ahead_fits_into_memory(tmp_path: Path) -> None:
 
 
 def test_only_the_owner_reads_it(tmp_path: Path) -> None:
-    """Files are 0600 and a directory that is made is 0700, whatever the umask; wider rights are taken back."""
+    """Files have mode 0600 and a new directory 0700, whatever the umask; wider rights of existing files are removed."""
     before = os.umask(0)
     try:
         with stored(tmp_path / "a" / "spool") as store:
@@ -83,7 +83,7 @@ def test_only_the_owner_reads_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [MIB, 5 * MIB])
 @pytest.mark.parametrize("kind", ["small", "page", "large", "mixed"])
 def test_the_size_is_never_passed(tmp_path: Path, size: int, kind: str) -> None:
-    """All files together stay within the size after every transaction; the oldest messages go, and are counted."""
+    """All files together stay within the size after every transaction; the oldest messages are deleted and counted."""
     chance = random.Random(size)
     with stored(tmp_path, size) as store:
         written = evicted = through = volume = 0
@@ -118,14 +118,14 @@ def test_the_size_is_never_passed(tmp_path: Path, size: int, kind: str) -> None:
 
 
 def test_what_is_too_large_is_refused(tmp_path: Path) -> None:
-    """A message over a sixteenth of the spool is not kept, and what comes with it is."""
+    """A message over a sixteenth of the size is refused; the others of its transaction are kept."""
     with stored(tmp_path, MIB) as store:
         done = store.commit([message(0), message(1, body="x" * (MIB // 16)), message(2)], [])
         assert [row and row.id for row in done.rows] == [1, None, 2]
 
 
 def test_a_store_that_may_not_evict_says_that_it_is_full(tmp_path: Path) -> None:
-    """Without leave to evict, what does not fit changes nothing."""
+    """A transaction that does not fit and may not evict raises Full and changes nothing."""
     with stored(tmp_path, MIB) as store:
         with pytest.raises(Full):  # noqa: PT012 - which of them it is depends on the form of the file
             for number in range(10_000):
@@ -134,7 +134,7 @@ def test_a_store_that_may_not_evict_says_that_it_is_full(tmp_path: Path) -> None
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    """A spool that somebody has open is refused, with exit code 2, and is free when he has closed it."""
+    """A store that another process has open is refused with exit code 2, and is free after it was closed."""
     with stored(tmp_path), pytest.raises(SnifferError, match="in use by another process") as refused:
         Store(tmp_path, MIB).open()
     assert refused.value.exit_code == 2
@@ -189,7 +189,7 @@ DAMAGES = [
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_is_no_spool_is_set_aside(tmp_path: Path, damage: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Garbage, a cut or overwritten file, another version: it is renamed and said, and a new spool works."""
+    """Garbage, a cut or overwritten file, another version: the file is renamed and logged, and a new store works."""
     with stored(tmp_path) as store:
         for connection in range(10):
             store.commit(messages(20, connection=connection), [])
@@ -219,7 +219,7 @@ def test_a_changed_body_is_not_presented_as_right(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["a file", "below a file", "read-only"])
 def test_a_directory_that_cannot_be_used(tmp_path: Path, what: str) -> None:
-    """A path that is no directory, or that may not be written, is one error that names it, with exit code 2."""
+    """A path that is no directory or not writable is one error that names it, with exit code 2."""
     directory = tmp_path / "spool"
     if what == "read-only":
         with small_disk(tmp_path, "ro") as disk, pytest.raises(SnifferError, match="Read-only file system") as refused:
@@ -246,7 +246,7 @@ for number in range(100000):
 
 
 def test_what_was_committed_survives_a_kill(tmp_path: Path) -> None:
-    """kill -9 in the middle of writing: everything that was said to be written is there, and nothing is damaged."""
+    """After kill -9 in the middle of writing every committed message is there, and nothing is damaged."""
     for _ in range(3):
         with subprocess.Popen(
             [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT

@@ -25,7 +25,7 @@ from sniffer.record.codings import decode
 from sniffer.record.message import HttpMessage, from_raw
 from sniffer_core.core import LINK_TYPES, FlowTable, Lines, RawMessage
 from tests import packets as p
-from tests.core.test_http1 import Gap, Piece, Rest, agree_on, comparable, reading, recognised
+from tests.core.http1.reading import Gap, Piece, Rest, agree_on, comparable, reading, recognised
 from tests.endpoints import Choices
 from tests.generated import is_open, play, shown
 from tests.laws import Table, assert_empty, assert_laws
