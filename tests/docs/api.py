@@ -64,7 +64,7 @@ def signature(name: str, function: Any, *, bound: bool = False) -> str:
 def named(type_: Any) -> str:
     """A type in the words of a program."""
     text = type_.__name__ if isinstance(type_, type) and not get_args(type_) else str(type_)
-    text = re.sub(r"\b(?:typing|collections\.abc|sniffer\.\w+|os)\.", "", text)
+    text = re.sub(r"\b(?:typing|collections\.abc|sniffer(?:\.\w+)+|os)\.", "", text)
     return re.sub(r"^Optional\[(.*)\]$", r"\1 | None", text)
 
 
