@@ -23,15 +23,16 @@ IsalError: Final = cast("type[Exception]", isal_zlib.error)  # declared as an in
 STEPS: Final = (4096, 64, 1)
 """Bytes to decode at a time. A decoder gives nothing of a step that holds an error: smaller ones find its place."""
 BROTLI_WINDOW: Final = 22
-"""Bits of the largest window that is decoded: what an encoder takes unless it is told otherwise. A decoder fills its
-window before it gives a byte, and 14 bytes make it do so."""
+"""Bits of the largest window that is decoded: the default of encoders. A decoder fills its window before it gives a
+byte, and a body of 14 bytes can make it do so."""
 BROTLI_RESERVED: Final = 16
 """Bytes of a brotli window that no distance reaches (RFC 7932 section 9.1)."""
 SKIPPABLE: Final = b"\x2a\x4d\x18"
 """The end of the magic number of a zstd frame that holds no data (RFC 8878 section 3.1.2)."""
 
 Left = Literal["", "window", "broken", "unknown"]
-"""Why a coding was left: nothing was, its window is too large, it gave nothing, it is not known (or one too many)."""
+"""Why a coding was left: "" none was, "window" it needs too large a window, "broken" it gave nothing, "unknown" it is
+not known, or one too many."""
 
 
 class Decoded(NamedTuple):
@@ -39,9 +40,9 @@ class Decoded(NamedTuple):
 
     body: bytes
     removed: str
-    """Their names, "" for none."""
+    """The names of the codings removed, as in the header; "" for none."""
     full: bool
-    """There is more than the cap."""
+    """The decoded body is longer than the cap."""
     broken: bool
     """A coding was broken, or ended early."""
     left: Left
@@ -78,18 +79,18 @@ def decode(body: bytes, content_encoding: str, room: int) -> Decoded:
 
 
 def decoder_bytes(room: int) -> int:
-    """The most that one `decode` takes: the decoder's tables, a window as far as it is filled, its output twice."""
+    """The most bytes that one `decode` takes: the decoder's tables, the filled part of a window, its output twice."""
     return (512 << 10) + min(max(256 << 10, 2 * room), ZSTD_WINDOW) + 2 * room
 
 
 Steps = Iterator[int]
-"""How many bytes to decode at a time, for ever."""
+"""How many bytes to decode at a time; endless."""
 Decoder = Callable[[bytes, Steps, int], Iterator[bytes]]
-"""Gives what each step decodes to, and no more once that is more than `room` bytes in all."""
+"""Yields what each step decodes to, until that is more than `room` bytes in all."""
 
 
 def _run(decoder: Decoder, body: bytes, room: int) -> tuple[bytes, bool]:
-    """What the decoder gives, at most `room` + 1 bytes, and whether it came to its end, or to more than `room`."""
+    """(at most `room` + 1 decoded bytes, whether the decoder came to its end or to more than `room` bytes)."""
     if decoder is _gzip and (whole := _gzip_whole(body, room)) is not None:
         return whole, True
     steps: list[int] = []  # those before the error
@@ -119,11 +120,11 @@ def _noted(steps: Steps, taken: list[int]) -> Steps:
 
 
 class _EndsEarlyError(Exception):
-    """A coding that does not reach its end."""
+    """The body ends before its coding does."""
 
 
 class _WindowError(Exception):
-    """A coding that wants a larger window than it gets."""
+    """The coding needs a larger window than is allowed."""
 
 
 def _inflate(body: bytes, steps: Steps, room: int, window: int) -> Iterator[bytes]:
@@ -153,10 +154,10 @@ def _gzip(body: bytes, steps: Steps, room: int) -> Iterator[bytes]:
 
 
 def _gzip_whole(body: bytes, room: int) -> bytes | None:
-    """What a sound body decodes to, by a decoder that takes half the time of zlib; None where zlib has to say it.
+    """A sound gzip body decoded by isal, in half the time of zlib; None if zlib must decode it.
 
-    The two differ on what is broken. So this takes only what has one member with a plain header, is not longer than
-    `room` by its own account (RFC 1952 section 2.3.1), and proves to be so by its check sum.
+    The two decoders differ on broken bodies. So isal decodes only a body of one member with a plain header that says
+    itself that it is no longer than `room` (RFC 1952 section 2.3.1), and whose check sum is right.
     """
     if body[:4] != b"\x1f\x8b\x08\0" or int.from_bytes(body[-4:], "little") > room:
         return None
@@ -169,7 +170,7 @@ def _gzip_whole(body: bytes, room: int) -> bytes | None:
 
 
 def _deflate(body: bytes, steps: Steps, room: int) -> Iterator[bytes]:
-    # RFC 9110 section 8.4.1.2: some send the deflate data without the zlib wrapper
+    # RFC 9110 section 8.4.1.2: some senders leave out the zlib wrapper
     zlib_wrapper = len(body) >= 2 and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0
     return _inflate(body, steps, room, 15 if zlib_wrapper else -15)
 
@@ -178,8 +179,8 @@ def _brotli(body: bytes, steps: Steps, room: int) -> Iterator[bytes]:
     bits = _brotli_window(body[0])
     if bits > BROTLI_WINDOW:
         raise _WindowError
-    # No distance reaches back beyond the first byte, so up to the length of a window the windows of all sizes give the
-    # same. The decoder gets the smallest one that the room fits into, and that is all that it fills.
+    # Nothing refers to bytes before the first one. So a body that is no longer than the window decodes to the same with
+    # a window of any size, and the decoder gets the smallest one that `room` fits into.
     if bits > 17 and (least := max(18, (room + 1 + BROTLI_RESERVED).bit_length())) < bits:
         body = bytes([body[0] & 0xF0 | (least - 17) << 1 | 1]) + body[1:]
     decompressor = brotli.Decompressor()
@@ -210,7 +211,7 @@ def _brotli_window(first: int) -> int:
 
 
 def _zstd(body: bytes, steps: Steps, room: int) -> Iterator[bytes]:
-    # Its reader counts what comes out: steps of that, which serve as well. It takes an early end for the end.
+    # The reader counts its output, so the steps are steps of output. It does not tell an early end from the end.
     frame = zstandard.get_frame_parameters(body)
     skippable = body[1:4] == SKIPPABLE
     if frame.window_size > ZSTD_WINDOW and not skippable:

@@ -77,7 +77,7 @@ FieldValues = Mapping[str, str | tuple[str, ...]]
 
 
 class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", dict=True):
-    """One HTTP/1.x message (request or final response). Attributes that do not apply are None (or False)."""
+    """One HTTP/1.x message: a request or a final response. Attributes that do not apply are None (or False)."""
 
     schema: Annotated[Literal[1], Meta(description="Version of this record.")]
     receiver: Annotated[Endpoint, Meta(description="The server: the end whose port is one of the captured ports.")]
@@ -121,7 +121,7 @@ class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
     body_encoding: Annotated[Literal["base64"] | None, Meta(description="Present when the body is base64.")] = None
     body_size: Annotated[
         int, Meta(description="Bytes of body seen on the wire, after de-chunking; exact past the cap.", ge=0)
-    ] = -1  # a default that no message has: always written, as a field without one, which cannot stand here
+    ] = -1  # always written: a field behind optional ones must have a default, and no message has this value
     body_truncated: Annotated[
         bool, Meta(description="The body was cut, by MAX_BODY_SIZE, the memory budget or OUTPUT_STDOUT_MAX_LINE.")
     ] = False
@@ -146,7 +146,7 @@ class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
             description="Packet time of the last byte that was read of the message: ISO 8601, UTC, microseconds.",
             pattern=_STAMP,
         ),
-    ] = ""  # as with body_size: always written
+    ] = ""  # always written, as body_size
     duration_ms: Annotated[
         float | None,
         Meta(description="First byte of the request to the last byte that was read of the response, milliseconds."),

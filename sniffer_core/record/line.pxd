@@ -5,9 +5,10 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
+from sniffer_core.base.ascii cimport ascii_same
 from sniffer_core.message cimport Field, Message
 from sniffer_core.protocols.http1.pairing cimport Exchange
-from sniffer_core.record.redact cimport Names, lower
+from sniffer_core.record.redact cimport Names
 from sniffer_core.record.writer cimport Buffer, Span
 
 cdef enum:
@@ -43,13 +44,7 @@ cdef struct RecordView:     # a message about to be written; it owns nothing of 
 
 cdef inline bint is_named(const Field* field, const uint8_t* text, const char* name, uint32_t size) noexcept nogil:
     """Whether a field has this name, which is in lower case."""
-    cdef uint32_t i
-    if field.name.size != size:
-        return False
-    for i in range(size):
-        if lower(text[field.name.at + i]) != <uint8_t>name[i]:
-            return False
-    return True
+    return field.name.size == size and ascii_same(text + field.name.at, <const uint8_t*>name, size)
 
 
 cdef void put_record(Buffer* out, const RecordView* view) noexcept nogil

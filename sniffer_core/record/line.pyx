@@ -3,12 +3,13 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove
 
+from sniffer_core.base.ascii cimport ascii_lower
 from sniffer_core.base.marks cimport ANOMALY_COUNT, INCOMPLETE_COUNT
 from sniffer_core.base.marks cimport WHOLE
 from sniffer_core.message cimport REQUEST, Field, Message, fields_of, text_of
 from sniffer_core.protocols.http1.pairing cimport Exchange
 from sniffer_core.record.redact cimport (
-    SECRET, SHOWN, TARGET, Cut, Names, Scan, begin_scan, is_plain, kind_of, lower, name_bit, next_cut)
+    SECRET, SHOWN, TARGET, Cut, Names, Scan, begin_scan, is_plain, kind_of, name_bit, next_cut)
 from sniffer_core.record.shorten cimport SHORTEN_ROOM, shorten
 from sniffer_core.record.writer cimport (
     STAMP_SIZE, Buffer, Span, copy_lower, escape_text, measure_utf8, put, put_again, put_base64, put_latin,
@@ -46,7 +47,7 @@ cdef inline bint same(const Field* a, const Field* b, const uint8_t* text) noexc
     if a.name.size != b.name.size:
         return False
     for i in range(a.name.size):
-        if lower(text[a.name.at + i]) != lower(text[b.name.at + i]):
+        if ascii_lower(text[a.name.at + i]) != ascii_lower(text[b.name.at + i]):
             return False
     return True
 
@@ -96,29 +97,38 @@ cdef void put_repeats(
         put_value(out, &fields[k], text, kind, query)
 
 
-cdef void put_fields(
-    Buffer* out, const Field* fields, uint32_t count, const uint8_t* text, const Names* listed,
-    const Names* query) noexcept nogil:
-    """Writes at most FOLD_MAX header fields, as build_fields() and put_dict() would, without a Python object."""
-    cdef uint64_t done = 0      # fields written with an earlier one of the same name
+cdef inline uint64_t survey(
+    const Field* fields, uint32_t count, const uint8_t* text, const Names* listed, bint* repeats) noexcept nogil:
+    """The fields whose names may be listed, as bits. `repeats` becomes True if two fields may have the same name."""
     cdef uint64_t seen = 0      # name_bit() of the names so far: most messages repeat none
-    cdef uint64_t odd = 0       # fields that may be listed
+    cdef uint64_t odd = 0
     cdef uint64_t bit
     cdef uint32_t i
-    cdef uint32_t size
-    cdef uint8_t* to
-    cdef uint8_t kind
-    cdef bint array
-    cdef bint repeats = False
+    repeats[0] = False
     for i in range(count):
         if fields[i].name.size == 0:
             continue
         bit = name_bit(text + fields[i].name.at, fields[i].name.size)
         if seen & bit:
-            repeats = True
+            repeats[0] = True
         seen |= bit
         if listed.bits & bit:
             odd |= <uint64_t>1 << i
+    return odd
+
+
+cdef void put_fields(
+    Buffer* out, const Field* fields, uint32_t count, const uint8_t* text, const Names* listed,
+    const Names* query) noexcept nogil:
+    """Writes at most FOLD_MAX header fields, as build_fields() and put_dict() would, without a Python object."""
+    cdef uint64_t done = 0      # fields written with an earlier one of the same name
+    cdef bint repeats = False
+    cdef uint64_t odd = survey(fields, count, text, listed, &repeats)
+    cdef uint32_t i
+    cdef uint32_t size
+    cdef uint8_t* to
+    cdef uint8_t kind
+    cdef bint array
     put(out, b"{")
     for i in range(count):
         if done >> i & 1:

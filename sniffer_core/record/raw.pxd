@@ -13,7 +13,7 @@ cdef enum:
     VIEWS = 512             # records that are written in one go
 
 cdef class Rules:
-    # How records are made: what is redacted, decoded, carried and added. Shared by all messages of a table.
+    # How records are made: what is redacted, decoded, carried and added. All messages of a table share it.
     cdef Redaction redaction
     cdef object decode
     cdef Py_ssize_t max_body
@@ -21,22 +21,22 @@ cdef class Rules:
     cdef uint32_t carry_count
 
 cdef class RawMessage:
-    cdef Message* source        # both blocks are this object's own
-    cdef Exchange* exchanged
+    cdef Message* source        # owned
+    cdef Exchange* exchanged    # owned: a copy, since the queue of exchanges keeps its own
     cdef Rules rules
     cdef readonly str connection_id
     cdef readonly tuple receiver
     cdef readonly tuple destination
-    cdef bytes opening          # the JSON up to the direction, the same for all messages of a connection
-    cdef tuple behind           # (source, destination, their JSON), where a PROXY protocol header named them
-    cdef bytes json
-    cdef bint coded             # the body has a content coding that nobody has tried to remove yet
-    cdef bytes plain            # the body without it, once removed
-    cdef str removed            # the codings removed
-    cdef bint full              # there was more than the cap
+    cdef bytes opening          # JSON up to the direction, the same for all messages of a connection
+    cdef tuple behind           # (source, destination, their JSON), if a PROXY protocol header named them
+    cdef bytes json             # the record, if it was rendered and is kept
+    cdef bint coded             # the body has content codings, and nobody has tried to remove them yet
+    cdef bytes plain            # the body without the codings that could be removed
+    cdef str removed            # the names of these
+    cdef bint full              # the decoded body is longer than the cap
     cdef bint broken            # a coding was broken, or ended early
-    cdef tuple made             # `content`, once made
-    cdef public object message
+    cdef tuple made             # the value of `content`, once it was asked for
+    cdef public object message  # its owner's: sniffer keeps the HttpMessage here
     cdef int64_t latency(self)
     cdef int64_t duration(self)
     cdef str coding(self)
@@ -58,10 +58,10 @@ cdef class Lines:
     cdef RecordView views[VIEWS]
 
 cdef RawMessage build_message(Message* message, Pool* pool, Rules rules)
-    # Takes the message over: out of the pool, into the object.
+    # Makes the object, which owns the message from now on: the pool no longer counts it.
 
 cdef void forget_conn(Conn* conn)
-    # Gives back a connection that nobody refers to any more, with its Python objects.
+    # Frees a connection that nobody refers to any more, and its Python objects.
 
 cdef tuple name_end(const uint8_t* address, int size, int port)
     # (address as text, port); `size` is 4 or 16.

@@ -62,7 +62,7 @@ cdef inline str latin1(const uint8_t* data, Py_ssize_t size):
 # ---- header fields ---------------------------------------------------------------------------------------------------
 
 cdef str lower_name(const uint8_t* sent, uint32_t size):
-    """The header name in lower case, from a cache: the same few names come again and again."""
+    """The header name in lower case, from a cache: most traffic uses few names."""
     cdef uint32_t hashed = 2166136261 ^ size
     cdef uint32_t i
     cdef Name* slot
@@ -75,7 +75,7 @@ cdef str lower_name(const uint8_t* sent, uint32_t size):
     if slot.lower != NULL and slot.size == size and memcmp(slot.sent, sent, size) == 0:
         return <str>slot.lower
     lowered = latin1(sent, size).lower()
-    if slot.lower == NULL:      # the first to come keeps the slot: traffic cannot make it churn
+    if slot.lower == NULL:      # the first name keeps its slot, so that traffic cannot make the cache churn
         slot.size = size
         memcpy(slot.sent, sent, size)
         Py_INCREF(lowered)
@@ -84,7 +84,10 @@ cdef str lower_name(const uint8_t* sent, uint32_t size):
 
 
 cdef dict build_fields(const Field* fields, uint32_t count, const uint8_t* text, Redaction redaction):
-    """Lower-case names in order of first appearance, repeated ones joined, set-cookie always a list."""
+    """The fields as a dict: names in lower case, in order of first appearance; repeated ones joined; set-cookie a list.
+
+    put_fields() writes the same as JSON.
+    """
     cdef dict headers = {}
     cdef dict repeated = None
     cdef uint32_t i
@@ -93,7 +96,7 @@ cdef dict build_fields(const Field* fields, uint32_t count, const uint8_t* text,
     cdef PyObject* old
     cdef uint8_t kind
     cdef bint secret
-    cdef list marked = []       # names of values that are joined first and marked then
+    cdef list marked = []       # names whose values are joined first and then marked with the key
     for i in range(count):
         name = lower_name(text + fields[i].name.at, fields[i].name.size)
         kind = kind_of(&redaction.headers, text + fields[i].name.at, fields[i].name.size)
@@ -351,7 +354,7 @@ cdef class RawMessage:
         if not self.coded:
             return None
         body, removed, full, broken, left = self.rules.decode(self.body, self.coding(), self.rules.max_body)
-        if not self.coded:      # another thread was faster: what it has put in place may be in use
+        if not self.coded:      # another thread was faster, and its result may be in use
             return left
         self.coded = False
         if removed:
@@ -362,7 +365,7 @@ cdef class RawMessage:
         return left
 
     cdef bint truncated(self):
-        """Whether the body is shown up to the cap only."""
+        """Whether the body is longer than what is kept of it."""
         return self.source.truncated or self.full
 
     cdef bint cut(self):
@@ -370,9 +373,9 @@ cdef class RawMessage:
         return self.truncated() or self.broken or self.source.incomplete != WHOLE
 
     cdef tuple readable(self):
-        """`content`, which is kept.
+        """Makes the value of `content`, and keeps it.
 
-        The bytes before the first missing one, at most the cap as sent, then decoded to at most the cap.
+        The body is made of the bytes before the first missing one: at most the cap as sent, decoded to at most the cap.
         """
         cdef bytes body
         self.decode()
@@ -381,7 +384,7 @@ cdef class RawMessage:
             self.made = (None, None, self.truncated(), None)
             return self.made
         try:
-            # Not final: a last UTF-8 sequence that is incomplete is left out.
+            # A cut body loses its last UTF-8 sequence if that is incomplete.
             text = utf_8_decode(body, "strict", False)[0] if self.cut() else body.decode()
         except UnicodeDecodeError:
             self.made = (b2a_base64(body, newline=False).decode("ascii"), "base64", self.truncated(), self.removed)
@@ -441,7 +444,7 @@ cdef class RawMessage:
         return text if self.source.trailers == NULL else text + self.source.trailers.size
 
     cdef size_t body_text(self):
-        """How long the body is. Before it is decoded that is not known; eight times is more than usual."""
+        """Bytes of the body as text. Before it is decoded that is a guess: eight times is more than usual."""
         cdef size_t body = self.source.body_kept
         if self.plain is not None:
             body = <size_t>PyBytes_GET_SIZE(self.plain)
@@ -450,7 +453,7 @@ cdef class RawMessage:
         return body
 
     cdef size_t foreseen(self):
-        """About how long the JSON is at most."""
+        """About the most bytes that the JSON takes."""
         return RECORD_FIXED + self.text() + 2 * self.body_text()
 
     @property
@@ -470,7 +473,7 @@ cdef class RawMessage:
             size += RECORD_FIXED + text + 2 * body
         if self.message is not None:
             size += 1024 + 96 * self.source.count + text
-            size += max(body + body // 3, 0 if self.made is None else text_size(self.made[0]))     # of base64; as it is
+            size += max(body + body // 3, 0 if self.made is None else text_size(self.made[0]))      # base64, or text
         if self.plain is not None:
             size += body
         return size
@@ -479,15 +482,15 @@ cdef class RawMessage:
         cdef bytes json = self.json
         if json is None:
             json = self.render()
-            # Kept for the next lane, but not where it is far more than `weight` foresaw: a body of control characters
-            # takes six times its size. What was made for it is not needed again.
+            # The JSON is kept for the next lane, unless it is far longer than `weight` foresaw: a body of control
+            # characters takes six times its size. `made` is not needed again.
             if <size_t>len(json) <= self.foreseen():
                 self.json = json
             self.made = None
         return json
 
     cdef int prepare(self, RecordView* view, list kept) except -1:
-        """Sets up a view. All that takes Python is done here; `kept` gets the objects made that the view points into."""
+        """Sets up a view, which needs Python. `kept` gets the objects that are made here and that the view points to."""
         cdef Message* message = self.source
         cdef Exchange* exchange = self.exchanged
         cdef str path
@@ -529,7 +532,7 @@ cdef class RawMessage:
         return 0
 
     cdef int show_made(self, RecordView* view) except -1:
-        """Sets up the body from `made`, which the message keeps."""
+        """Sets up the body of a view from `made`."""
         cdef Py_ssize_t size
         text, encoding, view.truncated, removed = self.made
         if removed is not None:
@@ -551,7 +554,7 @@ cdef class RawMessage:
 
 
 cdef size_t text_size(str text):
-    """Bytes of a string: one emoji makes each character take four, and as UTF-8 it keeps a second copy."""
+    """Bytes that a string takes. One emoji makes every character take four, and its UTF-8 is kept as a second copy."""
     cdef size_t length
     if text is None:
         return 0
@@ -565,7 +568,7 @@ cdef inline void span(Span* at, bytes text):
 
 
 cdef bytes json_of(dict fields, list kept):
-    """What put_dict() writes; `kept` gets it."""
+    """The fields as JSON, which is also put into `kept`."""
     cdef bytes json
     begin(&buffer)
     put_dict(&buffer, fields)
@@ -597,7 +600,7 @@ cdef RawMessage build_message(Message* message, Pool* pool, Rules rules):
         if conn.behind == NULL:
             name_proxied(conn)
         raw.behind = <tuple>conn.behind
-    # The exchange is the queue's too, in another thread soon: the message gets a copy.
+    # The queue keeps the exchange, and the message soon belongs to another thread: it gets a copy.
     raw.exchanged = <Exchange*>malloc(exchange.size)
     if raw.exchanged == NULL:
         raise MemoryError
@@ -640,7 +643,7 @@ cdef class Lines:
 
     def take(self, batch, Py_ssize_t first, size_t size):
         """See core.pyi."""
-        cdef object records = batch[first:first + VIEWS]    # kept: the views point into them
+        cdef object records = batch[first:first + VIEWS]    # holds what the views point to
         cdef list kept = []
         cdef Buffer* out = &self.out
         cdef RecordView* view
@@ -650,7 +653,7 @@ cdef class Lines:
         cdef size_t begun
         cdef Py_ssize_t count = 0
         cdef Py_ssize_t done = 0
-        if out.space > 4 * size:    # a large message was here
+        if out.space > 4 * size:    # a large message made it grow
             free(out.data)
             memset(out, 0, sizeof(Buffer))
         for record in records:
