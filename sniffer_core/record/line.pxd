@@ -6,8 +6,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from sniffer_core.base.ascii cimport ascii_same
-from sniffer_core.message cimport Field, Message
-from sniffer_core.protocols.http1.pairing cimport Exchange
+from sniffer_core.message cimport Exchange, Field, Message
 from sniffer_core.record.redact cimport Names
 from sniffer_core.record.writer cimport Buffer, Span
 

@@ -6,8 +6,7 @@ from libc.string cimport memcpy, memmove
 from sniffer_core.base.ascii cimport ascii_lower
 from sniffer_core.base.marks cimport ANOMALY_COUNT, INCOMPLETE_COUNT
 from sniffer_core.base.marks cimport WHOLE
-from sniffer_core.message cimport REQUEST, Field, Message, fields_of, text_of
-from sniffer_core.protocols.http1.pairing cimport Exchange
+from sniffer_core.message cimport REQUEST, Exchange, Field, Message, fields_of, text_of
 from sniffer_core.record.redact cimport (
     SECRET, SHOWN, TARGET, Cut, Names, Scan, begin_scan, is_plain, kind_of, name_bit, next_cut)
 from sniffer_core.record.shorten cimport SHORTEN_ROOM, shorten

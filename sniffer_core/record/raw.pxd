@@ -1,10 +1,10 @@
 # A message as Python sees it, and many of them as lines.
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from sniffer_core.protocols.http1.pairing cimport CARRY_MAX, Carry, Conn, Exchange
 from sniffer_core.base.memory cimport Pool
-from sniffer_core.message cimport Message
+from sniffer_core.connection cimport Conn
+from sniffer_core.message cimport Exchange, Message
 from sniffer_core.record.line cimport RecordView
 from sniffer_core.record.redact cimport Redaction
 from sniffer_core.record.writer cimport Buffer
@@ -22,7 +22,7 @@ cdef class Rules:
 
 cdef class RawMessage:
     cdef Message* source        # owned
-    cdef Exchange* exchanged    # owned: a copy, since the queue of exchanges keeps its own
+    cdef Exchange* exchanged    # owned: a copy, since the protocol keeps its own
     cdef Rules rules
     cdef readonly str connection_id
     cdef readonly tuple receiver

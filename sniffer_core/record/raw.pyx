@@ -20,9 +20,8 @@ from libc.string cimport memcmp, memcpy, memset
 
 from sniffer_core.base.memory cimport Pool
 from sniffer_core.base.marks cimport WHOLE
-from sniffer_core.message cimport REQUEST, Field, Message, fields_of, text_of
-from sniffer_core.protocols.http1.pairing cimport Conn, Exchange, conn_free, exchange_release
-from sniffer_core.protocols.proxy cimport Proxied
+from sniffer_core.connection cimport Conn, Proxied, conn_free
+from sniffer_core.message cimport REQUEST, Exchange, Field, Message, exchange_release, fields_of, text_of
 from sniffer_core.record.line cimport (
     BODY_BASE64, BODY_NONE, BODY_RAW, BODY_TEXT, FOLD_MAX, RecordView, fit, is_named, put_record)
 from sniffer_core.record.redact cimport LINK, SECRET, TARGET, URL, Redaction, kind_of
@@ -587,7 +586,7 @@ cdef bint is_coded(const Message* message) noexcept nogil:
 
 cdef RawMessage build_message(Message* message, Pool* pool, Rules rules):
     cdef RawMessage raw = RawMessage.__new__(RawMessage)
-    cdef Exchange* exchange = <Exchange*>message.exchange
+    cdef Exchange* exchange = message.exchange
     cdef Conn* conn = exchange.conn
     if conn.id == NULL:
         name_conn(conn)
@@ -600,13 +599,15 @@ cdef RawMessage build_message(Message* message, Pool* pool, Rules rules):
         if conn.behind == NULL:
             name_proxied(conn)
         raw.behind = <tuple>conn.behind
-    # The queue keeps the exchange, and the message soon belongs to another thread: it gets a copy.
-    raw.exchanged = <Exchange*>malloc(exchange.size)
+    # The protocol still needs the exchange, and the message soon belongs to another thread: it gets a copy.
+    raw.exchanged = <Exchange*>malloc(sizeof(Exchange) + exchange.text_size)
     if raw.exchanged == NULL:
         raise MemoryError
-    memcpy(raw.exchanged, exchange, exchange.size)
+    raw.exchanged[0] = exchange[0]
+    raw.exchanged.size = sizeof(Exchange) + exchange.text_size
     raw.exchanged.text = <uint8_t*>raw.exchanged + sizeof(Exchange)
-    exchange_release(exchange, pool, 1)
+    memcpy(raw.exchanged.text, exchange.text, exchange.text_size)
+    exchange_release(exchange, pool)
     pool.bytes -= <int64_t>(message.size + message.body_space)
     pool.blocks -= 2 if message.body != NULL else 1
     if message.trailers != NULL:
