@@ -19,6 +19,9 @@ from typing import Any, ClassVar, Final, Generic, Self, TypeVar, dataclass_trans
 
 from sniffer.errors import Problem, ValidationError
 
+LONGEST_MS: Final = 2_147_483_647
+"""Milliseconds that every timer takes: 24 days."""
+
 Given = TypeVar("Given")
 Value = TypeVar("Value")
 
@@ -60,6 +63,10 @@ class Option(Generic[Given, Value]):
     shown     the default in words, where its repr would say less
     bare      the text that a flag without a value stands for; None: the flag needs a value
     repeats   the flag may stand several times, each with several values; its text is all values, separated by NULs
+    secret    the text of its variable never appears in the log
+    is_read   a rule reads the file that it names, so its value can be checked only where it will be used
+    ambient_without
+              the library too reads the variable, unless one of these keywords is given; None: the daemon alone does
     """
 
     def __init__(
@@ -78,6 +85,9 @@ class Option(Generic[Given, Value]):
         is_switch: bool = False,
         bare: str | None = None,
         repeats: bool = False,
+        secret: bool = False,
+        is_read: bool = False,
+        ambient_without: tuple[str, ...] | None = None,
     ) -> None:
         self.check = check
         self.read = read
@@ -92,6 +102,9 @@ class Option(Generic[Given, Value]):
         self.is_switch = is_switch
         self.bare = bare
         self.repeats = repeats
+        self.secret = secret
+        self.is_read = is_read
+        self.ambient_without = ambient_without
         self.keyword = ""
 
     def __set_name__(self, owner: type[Options], name: str) -> None:
@@ -292,6 +305,9 @@ class Options:
     PREFIX: ClassVar[str] = ""
     """Prefix of every variable's name."""
 
+    def __init_subclass__(cls, *, frozen: bool = True) -> None:
+        """`frozen` is for type checkers: no instance can be changed."""
+
     def __init__(self, **keywords: Any) -> None:
         self._fill(keywords, {})
 
@@ -335,7 +351,7 @@ class Options:
         return options
 
     def _rules(self) -> Iterable[Problem]:
-        """Checks the rules between values. May set attributes that follow from several values.
+        """Checks the rules between values, and what a value needs that its own check cannot give. May call `fill_in`.
 
         Options that have a problem hold their default here.
         """
@@ -343,8 +359,8 @@ class Options:
 
     @classmethod
     def options(cls) -> dict[str, Option[Any, Any]]:
-        """Every option by its keyword, in the order of declaration."""
-        return {name: value for name, value in vars(cls).items() if isinstance(value, Option)}
+        """Every option by its keyword: what is declared, unless a class knows of more."""
+        return declared(cls)
 
     @classmethod
     def texts_of(cls, environ: Mapping[str, str]) -> dict[str, str]:
@@ -371,6 +387,28 @@ class Options:
         options = self.options()
         values = ", ".join(f"{k}={v!r}" for k, v in self.__dict__.items() if k in options and v != options[k].default)
         return f"{type(self).__name__}({values})"
+
+
+def declared(options: type[Options]) -> dict[str, Option[Any, Any]]:
+    """What a class declares, by keyword, in order: the options of its bases first, from left to right."""
+    found: dict[str, Option[Any, Any]] = {}
+    for base in options.__bases__:
+        if issubclass(base, Options):
+            found |= declared(base)
+    return found | {name: value for name, value in vars(options).items() if isinstance(value, Option)}
+
+
+def fill_in(options: Options, keyword: str, value: object) -> None:
+    """Gives an option a value that a rule found elsewhere, as in a file. For rules alone: it is not checked."""
+    options.__dict__[keyword] = value
+
+
+@dataclass_transform(kw_only_default=True)
+class OptionGroup(Options, frozen=False):
+    """Base of classes of options from which larger ones are put together by inheritance.
+
+    Not `frozen` for type checkers: mypy would give the inherited attributes the types of their keywords.
+    """
 
 
 def table(options: type[Options], group: str) -> str:

@@ -133,16 +133,11 @@ def test_imports_are_found() -> None:
 def test_the_daemon_loads_no_more_than_it_needs() -> None:
     """What draws on a terminal, writes HAR, listens or spools is imported only by runs that want it."""
     seldom = [
-        "rich",
-        "sniffer.delivery.spool",
-        "sniffer.delivery.store",
-        "sniffer.doctor",
-        "sniffer.metrics",
-        "sniffer.outputs.har.file",
-        "sniffer.outputs.terminal.view",
-        "sniffer.outputs.ui.server",
-        "sniffer.outputs.ui.store",
-        "sniffer_core.testing",
+        *("aiohttp", "rich", "sqlite3", "sniffer_core.testing"),
+        *("sniffer.delivery.spool", "sniffer.delivery.store", "sniffer.doctor", "sniffer.har", "sniffer.metrics"),
+        *("sniffer.outputs.callback.sink", "sniffer.outputs.har.file", "sniffer.outputs.stdout.sink"),
+        *("sniffer.outputs.terminal.view", "sniffer.outputs.ui.companion", "sniffer.outputs.ui.server"),
+        *("sniffer.outputs.ui.store", "sniffer.outputs.url.client", "sniffer.outputs.url.collector", "sniffer.screen"),
     ]
     program = f"import sys, sniffer.cli, sniffer.pipeline; print(*{set(seldom)} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)

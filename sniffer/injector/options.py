@@ -12,13 +12,8 @@ from typing import Any, ClassVar, Final, Self
 
 import yaml
 
-from sniffer.config import (
-    LONGEST_MS,
-    SnifferConfig,
-    check_file,
-    check_ports,
-    read_ports,
-)
+from sniffer.checks import check_file
+from sniffer.config import SnifferConfig, check_ports, read_ports
 from sniffer.errors import Problem, SnifferError, ValidationError
 from sniffer.flags import NO_VALUE, FlagParser
 from sniffer.injector.values import (
@@ -43,6 +38,7 @@ from sniffer.injector.values import (
 )
 from sniffer.options import (
     FALSE,
+    LONGEST_MS,
     TRUE,
     MaybeText,
     MaybeWhole,

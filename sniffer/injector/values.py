@@ -13,7 +13,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 import yaml
 
-from sniffer.config import SnifferConfig, check_url
+from sniffer.checks import check_url
+from sniffer.config import SnifferConfig
 from sniffer.errors import ValidationError
 from sniffer.options import likely, quote, split
 
@@ -227,9 +228,8 @@ def check_variables(value: object) -> tuple[Variable, ...]:
 
 def contradictions(variables: Iterable[Variable], ports: Collection[int]) -> list[str]:
     """The problems that the sniffer's rules between options find in these variables with these ports. Ignores files."""
-    files = ("output_ca_file", "redact_key_file")
     options = SnifferConfig.options()
-    texts = {option.variable: name for name, option in options.items() if name not in files}
+    texts = {option.variable: name for name, option in options.items() if not option.is_read}
     given = {texts[one.name]: one.value for one in variables if one.value and one.name in texts}
     try:
         SnifferConfig.from_texts(given, ports=ports or _others(given.values()))

@@ -20,7 +20,8 @@ from typing import Any, Final
 import msgspec
 
 from sniffer import CaptureError, create_sniffer, logs
-from sniffer.config import LEAST_LINE, REDACT_HEADERS, REDACT_QUERY
+from sniffer.config import REDACT_HEADERS, REDACT_QUERY
+from sniffer.outputs.stdout import LEAST_LINE
 from sniffer.record.codings import decode
 from sniffer.record.message import HttpMessage, from_raw
 from sniffer_core.core import LINK_TYPES, FlowTable, Lines, RawMessage

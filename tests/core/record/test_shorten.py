@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sniffer import SnifferConfig, create_sniffer
-from sniffer.config import LEAST_LINE
+from sniffer.outputs.stdout import LEAST_LINE
 from sniffer.record.message import Endpoint, HttpMessage, Placement, Proxied
 from sniffer.record.schema import json_schema
 from sniffer_core.core import COUNTERS, Lines, RawMessage
