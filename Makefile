@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := setup.py pyproject.toml $(shell find sniffer_core -name '*.pyx' -o -name '*.pxd')
 
-.PHONY: help run demo test lint coverage sanitize fuzz agree generated soak chaos bench e2e dist audit sbom reproducible
+.PHONY: help run demo test lint check coverage sanitize fuzz agree same generated soak chaos bench e2e dist audit sbom reproducible
 .PHONY: docs links screenshots clean
 .DEFAULT_GOAL := help
 
@@ -44,6 +44,13 @@ lint: $(VENV)/dev.stamp  ## Run the linters
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	PATH="$(BIN):$$PATH" $(BIN)/cython-lint sniffer_core
+
+check: $(VENV)/dev.stamp  ## The fast lane: the linters beside the quick tests, under a minute on two cores
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync lint quick-1 quick-2
+
+quick-%: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest --quick --part $*/2 $(ARGS)
 
 coverage: $(VENV)/dev.stamp  ## Measure the tests' coverage, of Python and of the core (built anew, with tracing)
 	@trap 'find sniffer_core -name '*.c' -delete; $(BIN)/python setup.py --quiet build_ext --inplace --force' EXIT; \
@@ -61,6 +68,9 @@ fuzz: $(VENV)/dev.stamp  ## Fuzz the core, guided by coverage (clang, atheris); 
 
 agree: $(VENV)/dev.stamp  ## Compare what is found in captures with what tshark finds; ARGS is their folder
 	@exec $(BIN)/python -m tests.agree $(or $(ARGS),tests/data)
+
+same: $(VENV)/dev.stamp  ## Compare what this build and another revision's write; ARGS="REVISION FOLDER ..."
+	@exec $(BIN)/python -m tests.same $(ARGS)
 
 generated: $(VENV)/dev.stamp  ## Judge what is read of generated talks by what their endpoints know; ARGS=1000000 for more
 	@exec $(BIN)/python -m tests.generated $(ARGS)
@@ -102,7 +112,7 @@ reproducible: $(VENV)/dev.stamp  ## Build the wheel twice and compare
 
 docs: $(VENV)/dev.stamp  ## Write the generated documents anew
 	$(BIN)/python -m sniffer.config > docs/CONFIGURATION.md
-	$(BIN)/python -m sniffer.ledger > docs/COUNTERS.md
+	$(BIN)/python -m sniffer.ledger > docs/internals/COUNTERS.md
 	$(BIN)/python -m sniffer.message > docs/record.schema.json
 	$(BIN)/python -m tests.docs.api > docs/API.md
 

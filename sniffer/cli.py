@@ -17,8 +17,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from sniffer import __version__, logs, memory, presence, privileges, signals
+from sniffer import __version__, logs, memory, presence, signals
 from sniffer import config as config_module
+from sniffer.capture import privileges
 from sniffer.config import SnifferConfig, split_address
 from sniffer.errors import EXIT_CONFIG, EXIT_OK, EXIT_RUNTIME, Problem, SnifferError, ValidationError
 from sniffer.flags import FlagParser
@@ -27,9 +28,10 @@ from sniffer.options import FALSE
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from sniffer.outputs.terminal.view import Facts, Screen
+    from sniffer.outputs.ui.server import Server
+    from sniffer.outputs.ui.store import LiveSink
     from sniffer.pipeline import Sniffer
-    from sniffer.terminal import Facts, Screen
-    from sniffer.ui import LiveSink, Server
 
 log: Final = logging.getLogger("sniffer")
 
@@ -97,7 +99,7 @@ def _doctor_parser() -> FlagParser:
 def _doctor(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """`tcp-sniffer doctor`."""
     from sniffer import doctor
-    from sniffer.capture import Stop
+    from sniffer.capture.source import Stop
 
     flags, problems = _doctor_parser().texts(arguments)
     seconds = flags.pop("seconds", str(doctor.SECONDS))
@@ -231,7 +233,7 @@ def _screen(config: SnifferConfig) -> Screen | None:
         number = 2
     else:
         return None
-    from sniffer.terminal import Screen
+    from sniffer.outputs.terminal.view import Screen
 
     encoding = (sys.stdout if number == 1 else sys.stderr).encoding
     return Screen(number, log=sys.stderr, encoding=encoding)
@@ -246,9 +248,9 @@ def _load(config: SnifferConfig) -> None:
     from sniffer import pipeline  # noqa: F401
 
     if config.output_url is not None:
-        from sniffer import collector  # noqa: F401
+        from sniffer.outputs.url import collector  # noqa: F401
     if config.ui_address is not None:
-        from sniffer import ui  # noqa: F401
+        from sniffer.outputs.ui import server  # noqa: F401
 
 
 def leave(code: int) -> NoReturn:
@@ -262,7 +264,7 @@ def leave(code: int) -> NoReturn:
 
 def _exit(code: int) -> NoReturn:
     """Ends the process on the spot, but not in the middle of an entry of a HAR file."""
-    har = sys.modules.get("sniffer.har")
+    har = sys.modules.get("sniffer.outputs.har.file")
     if har is not None:
         har.WRITING.acquire(timeout=WRITE_SECONDS)
     os._exit(code)
@@ -293,7 +295,7 @@ class _Display:
     """What is drawn of a run: the view and its summary, or a progress bar."""
 
     def __init__(self, screen: Screen, *, view: bool) -> None:
-        from sniffer.terminal import Bar, TerminalSink, View
+        from sniffer.outputs.terminal.view import Bar, TerminalSink, View
 
         self._screen = screen
         self._view = View() if view else None
@@ -316,7 +318,7 @@ class _Display:
         return (self._view or self._bar).last_line(self._facts())
 
     def _facts(self) -> Facts:
-        from sniffer.terminal import Facts
+        from sniffer.outputs.terminal.view import Facts
 
         return Facts(self._sniffer.where, self._sniffer.ledger.snapshot(), self._sniffer.progress())
 
@@ -325,8 +327,9 @@ def _live_view(config: SnifferConfig) -> tuple[LiveSink, Server] | tuple[None, N
     """The live view: what gets the messages, and what shows them."""
     if config.ui_address is None:
         return None, None
+    from sniffer.outputs.ui.server import Server
+    from sniffer.outputs.ui.store import LiveSink
     from sniffer.pipeline import traffic_budget
-    from sniffer.ui import LiveSink, Server
 
     address, port = split_address(config.ui_address)
     sink = LiveSink(max_bytes=traffic_budget(config) // 8, live=not config.read)

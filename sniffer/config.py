@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -92,7 +93,7 @@ def check_ports(value: object) -> tuple[int, ...]:
     ports = tuple(check_port(port) for port in value)
     if not ports:
         raise ValueError("must name at least one port")
-    twice = sorted({port for port in ports if ports.count(port) > 1})
+    twice = sorted(port for port, times in Counter(ports).items() if times > 1)
     if twice:
         raise ValueError(f"must not name a port twice: {', '.join(map(str, twice))}")
     return ports
@@ -610,40 +611,38 @@ DOCUMENT: Final = """\
 
 Generated: `python -m sniffer.config > docs/CONFIGURATION.md`; a test keeps it so.
 
-Each option is an environment variable, a flag of `tcp-sniffer` and a keyword of `SnifferConfig`. Flags beat variables,
-variables beat defaults. Every problem is reported at once, each with the option's name, and ends with exit code 1.
+Each option is an environment variable, a flag of `tcp-sniffer` and a keyword of `SnifferConfig`. Flags beat
+variables, variables beat defaults. All problems are reported at once, each with the option's name; the exit code is
+1.
 
-- An empty variable is the same as an unset one. Blanks around values and around commas are ignored.
-- A switch takes `1`, `true`, `yes`, `on` or `0`, `false`, `no`, `off`, in any case, and refuses anything else. As a
-  flag it may stand alone (`--stdout`).
-- Sizes are bytes; `Ki`, `Mi` and `Gi` may follow the number (`MEMORY_BUDGET=64Mi`). Numbers must be finite. Only
-  `MAX_BODY_SIZE`, `SAMPLE_RATE`, `STATS_INTERVAL_MS`, `STOP_DELAY_MS` and `OUTPUT_STDOUT_MAX_LINE` take 0;
-  for the last alone it means "no limit".
-- With no output named (`--stdout`, `--output-url`, `--har`, `--ui`) the daemon shows exchanges at a terminal
-  ([TERMINAL](TERMINAL.md)). Anywhere else, in production and in a pod (`POD_NAME`, `NAMESPACE` or `NODE_NAME` is set)
-  it does not start. The library may run with a callback or an iterator alone.
-- The library reads no variable but `TCP_SNIFFER_PRODUCTION` and `OUTPUT_URL_AUTH_TOKEN`, and those only where their
-  keywords are not given. `SnifferConfig.from_env()` reads them all.
-- The token is never shown: in no log, no repr, no help, and it has no flag, because command lines are public.
-- A file that an option names is a regular file, or, where it holds a token or a key, a pipe (`<(...)`). At most 64 KiB
-  of those are read, 16 MiB of certificates. A problem with one names the option and not the path, which may be the
-  secret itself, put into the wrong variable.
-- Redaction is turned off only on purpose: by the word `none`, in the library by an empty list; that is warned about at
-  start. An empty variable leaves the default. Names are whole names, without values (`a=b`) and globs; one that is
-  there twice counts once. **Bodies are not redacted**; `MAX_BODY_SIZE=0` keeps none.
-- With `REDACT_KEY_FILE` the marks of redacted values can be joined: see [RECORD](RECORD.md). The key has no variable
-  and no flag of its own, and is never shown.
-- The globs of `EXCLUDE_PATHS` begin with `/`, `*`, `?` or `[`, but for those of absolute URLs and `HOST:PORT`.
-- `OUTPUT_URL` is an absolute http or https URL without user info. With `TCP_SNIFFER_PRODUCTION` on, plain http is
-  refused: `output_url must use HTTPS in production`.
-- `UI_ADDRESS` is an IP address and a port, or a port alone (on loopback): `127.0.0.1:8090`, `[::1]:8090`, `8090`.
-  Port 0 is a free one; none of `PORTS` is taken. The [live view](UI.md) and the metrics are the daemon's: the library
-  serves neither.
-- `MEMORY_BUDGET` is one budget for everything that traffic can fill: half for reassembly, a quarter for the hand-off to
-  the outputs, a quarter for their queues (and, with a live view, half of that for what it shows). What the process
-  works with (a batch of packets, a decoder, records being written, 4 to 12 MiB by its outputs) has a quarter of the
-  budget on top; where that is too little, the rest comes out of the budget. One that does not fit into the container's
-  limit beside the process itself is lowered, one below 8 MiB is used as it is; both are warned about.
+- **Values.** An empty variable counts as unset. Blanks around values and commas are ignored. A switch takes `1`,
+  `true`, `yes`, `on` or `0`, `false`, `no`, `off`, in any case; as a flag it may stand alone (`--stdout`). Sizes are
+  bytes; `Ki`, `Mi` and `Gi` may follow the number (`MEMORY_BUDGET=64Mi`). Only `MAX_BODY_SIZE`, `SAMPLE_RATE`,
+  `STATS_INTERVAL_MS`, `STOP_DELAY_MS` and `OUTPUT_STDOUT_MAX_LINE` take 0; for the last alone it means "no limit".
+- **Outputs.** Without `--stdout`, `--output-url`, `--har` or `--ui` the daemon shows exchanges at a
+  [terminal](TERMINAL.md#the-view), if there is one; otherwise the start fails. The library may run with a callback or
+  an iterator alone.
+- **Library.** It reads no variable but `TCP_SNIFFER_PRODUCTION` and `OUTPUT_URL_AUTH_TOKEN`, and those only where
+  their keywords are not given. `SnifferConfig.from_env()` reads all of them.
+- **Secrets.** The token and the key of `REDACT_KEY_FILE` are never shown. They have no flag, because command lines
+  are public, and the key has no variable either.
+- **Files.** An option that names a file takes a regular file; one with a token or a key may also be a pipe
+  (`<(...)`). At most 64 KiB of a token or key are read, 16 MiB of certificates. A problem with a file names the
+  option, not the path: the path may be the secret itself, put into the wrong variable.
+- **Redaction** is described in [RECORD](RECORD.md#secrets). A list holds whole names, without values (`a=b`) and
+  globs, and replaces the default. The word `none` (in the library an empty list) turns it off, with a warning at
+  start.
+- **Globs** of `EXCLUDE_PATHS` begin with `/`, `*`, `?` or `[`, except those for absolute URLs and `HOST:PORT`.
+- **URLs.** `OUTPUT_URL` is an absolute http or https URL without user info. In production plain http is refused:
+  `output_url must use HTTPS in production`.
+- **Addresses.** `UI_ADDRESS` is an IP address and a port, or a port alone (on loopback): `127.0.0.1:8090`,
+  `[::1]:8090`, `8090`. Port 0 takes a free one, never one of `PORTS`. Only the daemon serves the [live view](UI.md)
+  and the metrics.
+- **Memory.** `MEMORY_BUDGET` is one budget for everything that traffic can fill ([how it is divided, how much to
+  give](deployment/DEPLOYMENT_GUIDE.md#memory)). The process's own buffers (a batch of packets, a decoder, records
+  being written, 4 to 12 MiB by its outputs) have a quarter of the budget on top; if that is too little, the rest
+  comes out of the budget. A budget that does not fit into the container's limit is lowered; one below 8 MiB is used
+  as it is. Both are warned about.
 """
 
 

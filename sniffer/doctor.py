@@ -1,8 +1,8 @@
-"""`tcp-sniffer doctor`: what stops one from seeing traffic, in a few lines.
+"""`tcp-sniffer doctor`: reports in a few lines what keeps the daemon from seeing traffic.
 
-It looks at the privilege, the interface, who listens on the ports and the memory, then captures for some seconds as the
-daemon would, and says what came. Exit code 0: the daemon would see messages; 2: it would not, and the lines with `no`
-say why; 1: wrong configuration.
+It examines the memory, the privilege, the interface and who listens on the ports. Then it captures for some seconds as
+the daemon would, and reports what came. Exit codes: 0 if the daemon would see messages; 2 if it would not, and the
+lines that begin with `no` say why; 1 for a wrong configuration.
 """
 
 from __future__ import annotations
@@ -20,27 +20,20 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from sniffer import memory
-from sniffer.capture import (
-    DLT_COOKED,
-    DLT_ETHERNET,
-    SNAPLEN,
-    Event,
-    LiveSource,
-    Stop,
-    addresses,
-    default_interface,
-    interfaces,
-    is_up,
-)
+from sniffer.capture.interfaces import addresses, default_interface, interfaces, is_up
+from sniffer.capture.live import SNAPLEN, LiveSource
+from sniffer.capture.source import LINK_NAMES, Event, Stop
+from sniffer.capture.thread import feed
 from sniffer.config import SnifferConfig
 from sniffer.errors import EXIT_OK, EXIT_RUNTIME, CaptureError
 from sniffer.logs import printable
 
 SECONDS: Final = 5.0
+"""How long it captures, unless told otherwise."""
 
 Verdict = Literal["ok", "no", "note"]
+"""`no` is a reason why nothing is seen, `note` something that may be one."""
 
-LINK_TYPES: Final = {DLT_ETHERNET: "Ethernet", DLT_COOKED[0]: "Linux cooked", DLT_COOKED[1]: "Linux cooked v2"}
 OFFLOADS: Final = {"tso": 0x1E, "gso": 0x23, "gro": 0x2B}
 """ETHTOOL_GTSO, ETHTOOL_GGSO, ETHTOOL_GGRO of linux/ethtool.h."""
 SIOCETHTOOL: Final = 0x8946
@@ -56,14 +49,14 @@ class Finding(NamedTuple):
 
 
 class Listener(NamedTuple):
-    """A socket that listens: its address and port."""
+    """A listening socket: its local address and port."""
 
     ip: str
     port: int
 
 
 class Seen(NamedTuple):
-    """What came while we captured."""
+    """What was seen during the capture. `kernel` is what `Source.stats` returned."""
 
     counters: Mapping[str, int]
     linktype: int
@@ -72,12 +65,12 @@ class Seen(NamedTuple):
 
     @property
     def messages(self) -> int:
-        """Requests and responses that began and ended."""
+        """How many requests and responses have ended."""
         return self.counters["messages_request"] + self.counters["messages_response"]
 
 
 def run(config: SnifferConfig, *, seconds: float = SECONDS, stop: Stop | None = None) -> int:
-    """Prints the report; the exit code. `stop` ends the capture before its time."""
+    """Prints the report and returns the exit code. `stop` ends the capture early."""
     code = EXIT_OK
     for finding in examine(config, seconds=seconds, stop=stop or Stop()):
         if finding.verdict == "no":
@@ -87,7 +80,7 @@ def run(config: SnifferConfig, *, seconds: float = SECONDS, stop: Stop | None = 
 
 
 def examine(config: SnifferConfig, *, seconds: float, stop: Stop, proc: Path = Path("/proc")) -> Iterator[Finding]:
-    """The findings, as they are made."""
+    """Yields the findings as they are made. `proc` is where procfs is mounted."""
     yield _memory(config)
     permitted = may_capture(proc)
     yield _privilege(permitted)
@@ -120,7 +113,7 @@ def examine(config: SnifferConfig, *, seconds: float, stop: Stop, proc: Path = P
 
 
 def may_capture(proc: Path = Path("/proc")) -> bool:
-    """Whether this process has NET_RAW, and so may capture."""
+    """Whether NET_RAW is effective in this process, which capturing needs."""
     try:
         lines = (proc / "self" / "status").read_text().splitlines()
     except OSError:
@@ -151,7 +144,7 @@ def _interface(name: str) -> Finding:
 
 
 def listening(proc: Path = Path("/proc")) -> Iterator[Listener]:
-    """Who listens in this network namespace."""
+    """The listening TCP sockets of this network namespace."""
     for file in ("tcp", "tcp6"):
         try:
             lines = (proc / "self" / "net" / file).read_text("ascii").splitlines()[1:]
@@ -165,7 +158,7 @@ def listening(proc: Path = Path("/proc")) -> Iterator[Listener]:
 
 
 def _address(packed: str) -> str:
-    """An address of /proc/net/tcp: words of 32 bits in the machine's own order."""
+    """Reads an address as /proc/net/tcp writes it: in hexadecimal 32-bit words of the machine's byte order."""
     words = [int(packed[at : at + 8], 16) for at in range(0, len(packed), 8)]
     return str(ip_address(struct.pack(f"={len(words)}I", *words)))
 
@@ -193,7 +186,7 @@ def _offload(name: str) -> Finding | None:
 
 
 def ethtool(name: str, command: int) -> bool:
-    """Whether a feature of the interface is on; False where that cannot be asked."""
+    """Whether a feature of the interface is on (`command` is a number of linux/ethtool.h). False where unknown."""
     from fcntl import ioctl  # not everywhere
 
     value = ctypes.create_string_buffer(struct.pack("=II", command, 0))
@@ -222,7 +215,7 @@ def _memory(config: SnifferConfig) -> Finding:
 
 
 def look(config: SnifferConfig, name: str, seconds: float, stop: Stop) -> Seen:
-    """Captures for so long, or until the stop, as the daemon would. CaptureError where it cannot."""
+    """Captures for `seconds`, or until the stop, as the daemon would. Raises CaptureError where it cannot."""
     from sniffer_core.core import FlowTable
 
     source = LiveSource(name, ports=config.ports, buffer_size=config.capture_buffer_size)
@@ -238,12 +231,7 @@ def look(config: SnifferConfig, name: str, seconds: float, stop: Stop) -> Seen:
             memory_limit=config.memory_budget // 2,
         )
         events: list[Event] = []
-        for batch in source.batches(stop):
-            if batch is not None:
-                packets, index = batch
-                at = 0
-                while at < len(index) // 16:
-                    _, at = table.feed(packets, index, at)
+        for _ in feed(source, table, stop):
             events += table.events()
         kernel = source.stats()
         table.flush()
@@ -255,7 +243,7 @@ def look(config: SnifferConfig, name: str, seconds: float, stop: Stop) -> Seen:
 
 def _traffic(config: SnifferConfig, name: str, seen: Seen, seconds: float) -> Iterator[Finding]:
     counters = seen.counters
-    link = LINK_TYPES.get(seen.linktype, f"type {seen.linktype}")
+    link = LINK_NAMES.get(seen.linktype, f"type {seen.linktype}")
     packets = counters["packets_seen"]
     if packets <= counters["segments_other_port"]:
         ports = ", ".join(map(str, config.ports))
@@ -301,7 +289,7 @@ def _protocols(seen: Seen) -> Iterator[Finding]:
 
 
 def list_interfaces() -> Iterator[str]:
-    """One line for each interface: name, state, addresses, and which is the default."""
+    """Yields a line for each interface: its name, state and addresses, and whether it is the default."""
     try:
         default = default_interface()
     except CaptureError:

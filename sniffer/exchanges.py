@@ -8,18 +8,17 @@ the sink has had it. It decides nothing about pairing; the core did (`connection
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from sniffer.sinks import Sink
+from sniffer.delivery.sink import Sink
+from sniffer.delivery.threads import Working
 
 if TYPE_CHECKING:
+    from sniffer.delivery.sink import Record
     from sniffer.message import HttpMessage
-    from sniffer.sinks import Record
 
 BATCH_MESSAGES: Final = 128
 """What is made of an exchange costs much: others have their turn after so many messages."""
@@ -106,7 +105,7 @@ def marks(exchange: Exchange, *, lossy: bool) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-class ExchangeSink(Sink):
+class ExchangeSink(Working, Sink):
     """A sink whose lane has the queue `ByExchange`."""
 
     wants_messages = True
@@ -114,15 +113,6 @@ class ExchangeSink(Sink):
     """Bytes of messages that it keeps after they are delivered: the lanes have so much less."""
     lossy: Callable[[], bool] = staticmethod(lambda: False)
     """Whether messages were dropped on the way to this sink: then what is alone may have had a partner."""
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """What is done within counts as `worked`. On any thread, but on one at a time."""
-        before = time.thread_time()
-        try:
-            yield
-        finally:
-            self.worked += time.thread_time() - before
 
 
 class _Waiting(NamedTuple):

@@ -4,7 +4,7 @@ A counter is counted where the thing happens and is never derived from another, 
 in `sniffer_core` (names and order: sniffer_core/base/counters.pxd), the hand-off, the pump and the lanes in Python; a
 snapshot holds them all under the names below, the lanes by name under `lanes`. Metrics are `tcp_sniffer_<name>_total`.
 
-docs/COUNTERS.md is `python -m sniffer.ledger`.
+docs/internals/COUNTERS.md is `python -m sniffer.ledger`.
 """
 
 from __future__ import annotations
@@ -356,11 +356,11 @@ def _sum(terms: Mapping[str, int]) -> str:
 
 
 def document() -> str:
-    """docs/COUNTERS.md."""
+    """docs/internals/COUNTERS.md."""
     lines = [
         "# Counters",
         "",
-        "Generated: `python -m sniffer.ledger > docs/COUNTERS.md`; a test keeps it so.",
+        "Generated: `python -m sniffer.ledger > docs/internals/COUNTERS.md`; a test keeps it so.",
         "",
         "Every packet, byte and message ends in exactly one counter, and no counter is derived from another: a law",
         "that fails shows a defect. The last log line of a run (`stopped`) holds them all, `SIGUSR1` logs them at any",

@@ -3,8 +3,8 @@
 The definition of `HttpMessage` is the only one: the schema in docs/ is made from it (`json_schema`), and the core's
 renderer (`RawMessage.to_json`) writes byte for byte what it encodes to; tests/test_render.py holds the core to that.
 
-Rules of the JSON: fields in the order of `HttpMessage`, absent ones left out, no white space, UTF-8, `timestamp` with
-six digits and `Z`, `latencyMs` as the shortest decimal number with at least one and at most three digits after the
+Rules of the JSON: fields in the order of `HttpMessage`, absent ones left out, no white space, UTF-8, time stamps with
+six digits and `Z`, milliseconds as the shortest decimal number with at least one and at most three digits after the
 point.
 
 Nothing is redacted here: what the core hands out is redacted already.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import chain, repeat
 from time import gmtime, strftime
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 SCHEMA: Final = 1
 MAX_CODINGS: Final = 4
 ZSTD_WINDOW: Final = 8 << 20  # RFC 9659: what a decoder must support, and may refuse more than
+
+_STAMP: Final = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$"
 
 Incomplete = Literal["gap", "closed", "evicted", "idle", "stopped", "malformed", "limit"]
 
@@ -86,7 +89,7 @@ class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
         str,
         Meta(
             description="Packet time of the message's first byte: ISO 8601, UTC, microseconds.",
-            pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$",
+            pattern=_STAMP,
         ),
     ]
     headers: Annotated[
@@ -139,6 +142,21 @@ class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
     trace_id: Annotated[str | None, Meta(description="Of the request's valid traceparent (W3C Trace Context).")] = None
     span_id: Annotated[str | None, Meta(description="Of the request's valid traceparent (W3C Trace Context).")] = None
     placement: Annotated[Placement | None, Meta(description="Pod, namespace and node of the sniffer.")] = None
+    end_timestamp: Annotated[
+        str,
+        Meta(
+            description="Packet time of the last byte that was read of the message: ISO 8601, UTC, microseconds.",
+            pattern=_STAMP,
+        ),
+    ] = ""  # as with body_size: always written
+    duration_ms: Annotated[
+        float | None,
+        Meta(description="First byte of the request to the last byte that was read of the response, milliseconds."),
+    ] = None
+    authority: Annotated[
+        str | None,
+        Meta(description="The host that was asked, with its port if it was named, in lower case, without user info."),
+    ] = None
     proxied: Annotated[
         Proxied | None,
         Meta(description="Connections that begin with a PROXY protocol header: the ends that it names."),
@@ -153,27 +171,43 @@ class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
         return json
 
     @property
+    def timestamp_us(self) -> int:
+        """`timestamp` in microseconds since 1970, UTC."""
+        kept: dict[str, int] = self.__dict__
+        micros = kept.get("timestamp")
+        return _micros(self.timestamp) if micros is None else micros
+
+    @property
+    def end_timestamp_us(self) -> int:
+        """`end_timestamp` in microseconds since 1970, UTC."""
+        kept: dict[str, int] = self.__dict__
+        micros = kept.get("end_timestamp")
+        return _micros(self.end_timestamp) if micros is None else micros
+
+    @property
     def idempotency_key(self) -> str:
         """The same each time that this message is sent, and different for any other message."""
         return f"{self.connection_id}-{self.exchange}-{self.direction}"
 
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
 _encode = msgspec.json.Encoder().encode
 
 
 def from_raw(raw: RawMessage, placement: Placement | None = None) -> HttpMessage:
     """The public form of `raw`."""
     body, encoding, truncated, decoded = raw.content
-    second, micro = divmod(raw.timestamp, 1_000_000)
     latency = raw.latency_us
+    duration = raw.duration_us
     trailers = raw.trailers
     # By position, in the order of the definition: by keyword it takes several times as long.
-    return HttpMessage(
+    message = HttpMessage(
         SCHEMA,
         _endpoint(raw.receiver),
         _endpoint(raw.destination),
         raw.direction,
-        f"{_second(second)}.{micro:06d}Z",
+        _stamp(raw.timestamp),
         _freeze(raw.headers),
         raw.connection_id,
         raw.exchange,
@@ -198,8 +232,15 @@ def from_raw(raw: RawMessage, placement: Placement | None = None) -> HttpMessage
         raw.trace_id,
         raw.span_id,
         placement,
+        _stamp(raw.end_timestamp),
+        None if duration is None else duration / 1000,
+        raw.authority,
         None if raw.proxied is None else Proxied(*map(_endpoint, raw.proxied)),
     )
+    kept: dict[str, int] = message.__dict__
+    kept["timestamp"] = raw.timestamp
+    kept["end_timestamp"] = raw.end_timestamp
+    return message
 
 
 @lru_cache(maxsize=1024)
@@ -210,6 +251,16 @@ def _endpoint(address: tuple[str, int]) -> Endpoint:
 @lru_cache(maxsize=64)
 def _second(second: int) -> str:
     return strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
+
+
+def _stamp(micros: int) -> str:
+    second, micro = divmod(micros, 1_000_000)
+    return f"{_second(second)}.{micro:06d}Z"
+
+
+def _micros(stamp: str) -> int:
+    """The reverse of `_stamp`, for messages that were not made of a RawMessage."""
+    return (datetime.fromisoformat(stamp) - _EPOCH) // _MICROSECOND
 
 
 def _freeze(fields: dict[str, str | list[str]]) -> Fields:
@@ -447,7 +498,7 @@ def json_schema() -> dict[str, Any]:
     definitions = {name: _without_null(component) for name, component in components.items()}
     record: dict[str, Any] = definitions.pop(reference["$ref"].rpartition("/")[2])
     record["title"] = "HTTP message"
-    record["required"].append("bodySize")
+    record["required"] += ["bodySize", "endTimestamp"]
     del record["properties"]["bodySize"]["default"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **record, "$defs": definitions}
 

@@ -1,7 +1,7 @@
 """The optional HTTP endpoint: /metrics for Prometheus, /healthz and /readyz for probes. Imported only when asked for.
 
 Every counter of the ledger is `tcp_sniffer_<name>_total`, those of a lane `tcp_sniffer_lane_<name>_total{lane="..."}`;
-gauges carry no `_total`. docs/COUNTERS.md explains them.
+gauges carry no `_total`. docs/internals/COUNTERS.md explains them.
 """
 
 from __future__ import annotations

@@ -22,15 +22,27 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from uuid import uuid4
 
 from sniffer import __version__
-from sniffer.capture import Capture, Event, FileSource, HandOff, LiveSource, Source
+from sniffer.capture.file import FileSource
+from sniffer.capture.handoff import HandOff
+from sniffer.capture.live import LiveSource
+from sniffer.capture.source import Event, Source
+from sniffer.capture.thread import Capture
 from sniffer.config import SnifferConfig
+from sniffer.delivery.lane import Lane
+from sniffer.delivery.precedence import Precedence
+from sniffer.delivery.queues import ByConnection, weigh
+from sniffer.delivery.retry import Retries
+from sniffer.delivery.sink import Sink, where
+from sniffer.delivery.threads import CallThread
 from sniffer.errors import CaptureError, SnifferError, ValidationError
 from sniffer.exchanges import ByExchange, ExchangeSink
-from sniffer.lanes import ByConnection, Lane, Precedence, weigh
 from sniffer.ledger import CORE, RENAMED_GAUGES, Ledger, Snapshot
 from sniffer.memory import for_traffic, promised, resident
 from sniffer.message import HttpMessage, Placement, decode, decoder_bytes, from_raw
-from sniffer.sinks import INSTANCE_HEADER, CallbackSink, CallThread, IteratorSink, Retrying, Sink, StdoutSink, where
+from sniffer.outputs.callback.sink import CallbackSink
+from sniffer.outputs.iterator import IteratorSink
+from sniffer.outputs.stdout.sink import StdoutSink
+from sniffer.outputs.url import INSTANCE_HEADER
 
 if TYPE_CHECKING:
     from sniffer_core.core import FlowTable, RawMessage
@@ -392,11 +404,11 @@ class Sniffer:
         if self._view is not None:
             lanes.append(self._exchange_lane(self._view, share))
         if config.har is not None:
-            from sniffer.har import HarSink  # seldom needed
+            from sniffer.outputs.har.file import HarSink  # seldom needed
 
             lanes.append(self._exchange_lane(HarSink(config.har, version=__version__), share))
         if config.output_url is not None:
-            from sniffer.collector import UrlSink  # seldom needed where stdout is
+            from sniffer.outputs.url.collector import UrlSink  # seldom needed where stdout is
 
             token = config.output_url_auth_token
             sink = UrlSink(
@@ -428,13 +440,17 @@ class Sniffer:
         workers, size = config.output_concurrency, config.output_batch_size
         wait = config.output_batch_wait_ms / 1000
         if config.spool_dir is None:
-            return Lane(Retrying(sink), max_bytes=share, queue=ByConnection(workers=workers, size=size, wait=wait))
-        from sniffer.spool import SpoolLane, Store  # seldom needed
+            return Lane(
+                sink,
+                max_bytes=share,
+                queue=ByConnection(workers=workers, size=size, wait=wait),
+                retries=Retries(),
+            )
+        from sniffer.delivery.spool import Spool  # seldom needed
+        from sniffer.delivery.store import Store
 
-        store = Store(Path(config.spool_dir), config.spool_size)
-        lane = SpoolLane(
-            sink,
-            store,
+        spool = Spool(
+            Store(Path(config.spool_dir), config.spool_size),
             max_bytes=share,
             workers=workers,
             size=size,
@@ -442,8 +458,8 @@ class Sniffer:
             evict=self._live,
             holds=self.config.holds,
         )
-        self.ledger.source(lane.disk_counters)
-        return lane
+        self.ledger.source(spool.disk_counters)
+        return Lane(sink, max_bytes=spool.unwritten_bytes, source=spool, retries=Retries(until_final=True))
 
     def _add(self, lane: Lane) -> None:
         self._lanes.append(lane)
@@ -673,7 +689,7 @@ class Sniffer:
             if self._draining:
                 self._spawn(lane.drain(self._deadline))
             else:
-                lane.sink.drain(self._deadline)
+                lane.hurry(self._deadline)
 
     def _expire(self) -> None:
         self._capture.stop.set()

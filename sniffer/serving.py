@@ -23,7 +23,7 @@ from typing import Any, Final, cast
 
 from aiohttp import web
 
-from sniffer.sinks import where
+from sniffer.delivery.sink import where
 
 log = logging.getLogger("sniffer.serving")
 

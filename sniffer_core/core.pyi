@@ -50,6 +50,9 @@ class RawMessage:
     def timestamp(self) -> int:
         """Packet time of the first byte, microseconds since the epoch."""
     @property
+    def end_timestamp(self) -> int:
+        """Packet time of the last byte that was read, microseconds since the epoch."""
+    @property
     def headers(self) -> dict[str, str | list[str]]:
         """A new dict: names lower-cased, in order of first appearance; a repeated name is joined with ", " (`cookie`
         with "; "); `set-cookie` is always a list. Bytes are shown as ISO-8859-1. Redacted as the table was told to."""
@@ -76,7 +79,15 @@ class RawMessage:
         """The 1xx that came before this response."""
     @property
     def latency_us(self) -> int | None:
-        """Last byte of the request to first byte of the response."""
+        """Last byte of the request to first byte of the response, microseconds."""
+    @property
+    def duration_us(self) -> int | None:
+        """First byte of the request to the last byte that was read of the response, microseconds; None for a request,
+        without the request's first byte, where lost bytes follow that last byte, or if it came first."""
+    @property
+    def authority(self) -> str | None:
+        """The host that was asked, and the port if the request names one, in lower case and without user info; None
+        where it is not known. A response has that of its request."""
     @property
     def body(self) -> bytes:
         """The first bytes of the body, after de-chunking, before any decoding: at most `max_body`, and none after the
@@ -194,7 +205,7 @@ class FlowTable:
     def readmit(self, address: str, port: int) -> None:
         """Undoes `exclude` for flows that begin later."""
     def counters(self) -> dict[str, int]:
-        """Cumulative since the table was made; names in COUNTERS, explained in docs/COUNTERS.md."""
+        """Cumulative since the table was made; names in COUNTERS, explained in docs/internals/COUNTERS.md."""
     def gauges(self) -> dict[str, int]:
         """`flows`, `held_bytes` (out of order), `memory_bytes`, `memory_blocks`, `messages_open`,
         `messages_long` (open for 60 s), `packets_waiting` (for the stamp of the next one: at most 1)."""

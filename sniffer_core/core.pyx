@@ -1,4 +1,6 @@
-"""The flow table: packets in, HTTP messages out. See flow.pyi for the interface, docs/ARCHITECTURE.md for the walk.
+"""The flow table: packets in, HTTP messages out.
+
+core.pyi describes the interface, docs/internals/ARCHITECTURE.md the way of a packet.
 
 A flow is one TCP connection: two halves (a stream and a parser each) and the queue of exchanges between them. Time is
 packet time. Everything between feed() and the building of Python objects is nogil; nothing in it raises.
@@ -26,17 +28,22 @@ from sniffer_core.protocols.http1.pairing cimport (
     exchanges_lost_request, exchanges_lost_responses, exchanges_mark, exchanges_no_head, exchanges_pick, exchanges_plausible,
     exchanges_quiet, exchanges_refute, exchanges_request, exchanges_settle, exchanges_unpaired)
 from sniffer_core.net.fragment cimport Fragments, fragments_add, fragments_free, fragments_init
+from sniffer_core.message cimport (
+    BIT_BAD_HEADER_LINE, BIT_BODY_NOT_SENT, BIT_LAST_CRLF_MISSING, BIT_ODD_START_LINE, INCOMPLETE_CLOSED_,
+    INCOMPLETE_EVICTED_, INCOMPLETE_GAP_, INCOMPLETE_IDLE_, INCOMPLETE_MALFORMED_, INCOMPLETE_STOPPED_, REQUEST, RESPONSE,
+    WHOLE, Incomplete, Kind, Limits, Message, message_free)
+from sniffer_core.protocols.http1.head cimport METHOD_LONGEST, as_http1, http1_head, http1_starts
 from sniffer_core.protocols.http1.parser cimport (
-    BIT_BAD_HEADER_LINE, BIT_BODY_NOT_SENT, BIT_LAST_CRLF_MISSING, BIT_ODD_START_LINE, BODY_CLOSE, BODY_LENGTH, CHUNK_SIZE, DEAD,
-    DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE, EVENT_NOT_HTTP, HEAD,
-    INCOMPLETE_CLOSED_, INCOMPLETE_EVICTED_, INCOMPLETE_GAP_, INCOMPLETE_IDLE_, INCOMPLETE_MALFORMED_, INCOMPLETE_STOPPED_, METHOD_LONGEST,
-    PROTOCOL_HTTP2,
-    PROTOCOL_OTHER, PROTOCOL_TLS, REQUEST, RESPONSE, SKIP, START, TRAILERS, TUNNEL, WHOLE, Event, Incomplete, Kind, Limits, Message,
-    Parser, http1_cease, http1_crlf_due, http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free, http1_gap,
-    http1_head, http1_init, http1_kill, http1_reject, http1_skip, http1_starts, http1_tunnel, message_free)
+    http1_cease, http1_crlf_due, http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free,
+    http1_gap, http1_init, http1_kill, http1_reject, http1_skip, http1_tunnel)
+from sniffer_core.protocols.http1.state cimport (
+    BODY_CLOSE, BODY_LENGTH, CHUNK_SIZE, DEAD, DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE,
+    EVENT_NOT_HTTP, HEAD, SKIP, START, TRAILERS, TUNNEL, Event, Parser)
+from sniffer_core.protocols.signature cimport PROTOCOL_HTTP2, PROTOCOL_OTHER, PROTOCOL_TLS
 from sniffer_core.base.memory cimport Pool, pool_give, pool_resize, pool_take
 from sniffer_core.protocols.proxy cimport PROXY_MORE, PROXY_MOST, PROXY_NONE, Proxied, proxy_parse
 from sniffer_core.record.message cimport Rules, build_message, forget_conn, name_end
+from sniffer_core.record.redact cimport SECRET, kind_of
 from sniffer_core.tcp.stream cimport (
     BASE_KNOWN, BASE_NONE, BASE_PROVISIONAL, ORIGIN, REACH_BACK, Held, Run, Stream, held_data, stream_acknowledge,
     stream_differs, stream_free, stream_front, stream_hold, stream_init, stream_map, stream_offset, stream_read, stream_take)
@@ -621,7 +628,7 @@ cdef void believe(Table* table, Flow* flow, Half* half, bint proved) noexcept no
     cdef Message* message = next_of(&flow.doubted)
     half.doubtful = False
     while message != NULL:
-        if message.assumed and not proved and flow.half[1 - flow.server].seen:
+        if as_http1(message).assumed and not proved and flow.half[1 - flow.server].seen:
             unsettle(message)
         if not (<Exchange*>message.exchange).unasked or answer(table, flow, message, MATCH_ACKS):
             emit(table, message)
@@ -638,11 +645,11 @@ cdef bint contradicted(const Flow* flow, const Half* half, const Message* messag
     """Whether a message in doubt is none: it does not end where one does that has its segments to itself."""
     cdef int64_t mark = half.parser.boundary
     if half.parser.kind == RESPONSE:
-        mark = exchanges_mark(&flow.exchanges, message.start + 1, mark)
-    if message.incomplete == INCOMPLETE_MALFORMED_ or message.start < mark < message.end or \
+        mark = exchanges_mark(&flow.exchanges, as_http1(message).start + 1, mark)
+    if message.incomplete == INCOMPLETE_MALFORMED_ or as_http1(message).start < mark < as_http1(message).end or \
             message.anomalies & (BIT_BAD_HEADER_LINE | BIT_ODD_START_LINE):
         return True
-    return run != NULL and run.size > 0 and not run.segment_start and message.end != mark
+    return run != NULL and run.size > 0 and not run.segment_start and as_http1(message).end != mark
 
 
 cdef inline bint at_rest(const Parser* parser) noexcept nogil:
@@ -661,22 +668,22 @@ cdef inline bint is_quiet(const Exchanges* exchanges, const Half* client, const 
     if exchanges.sliding or not at_rest(&server.parser) or exchanges.informational_count:
         return False
     if tail == NULL:
-        return exchanges.beyond == 0 and (request.ack < 0 or request.ack == server.stream.next)
+        return exchanges.beyond == 0 and (as_http1(request).ack < 0 or as_http1(request).ack == server.stream.next)
     if (exchanges.from_start or exchanges.in_step) and not exchanges.responses_lost and \
             exchanges.head.doubt == SURE and not exchanges.head.counted:
         return False        # no response was lost, and the first of the requests has none
-    return (tail.doubt != SURE or not exchanges_fifo(exchanges)) and request.start == client.parser.boundary and \
-        request.ack > tail.ack and request.ack == server.stream.next
+    return (tail.doubt != SURE or not exchanges_fifo(exchanges)) and as_http1(request).start == client.parser.boundary and \
+        as_http1(request).ack > tail.ack and as_http1(request).ack == server.stream.next
 
 
 cdef inline bint has_begun(const Parser* client, const Message* response) noexcept nogil:
     """Whether a response acknowledges a part of a request's head that is not whole yet."""
-    return client.state == HEAD and client.first_offset < response.ack
+    return client.state == HEAD and client.first_offset < as_http1(response).ack
 
 
 cdef inline bint is_beyond(const Half* client, const Message* response) noexcept nogil:
     """Whether a response acknowledges bytes that were not read: they wait behind an offer, or the end came before them."""
-    return response.ack > client.stream.next + (1 if client.eof else 0)
+    return as_http1(response).ack > client.stream.next + (1 if client.eof else 0)
 
 
 cdef void on_request(Table* table, Flow* flow, Half* half, bint cut) noexcept nogil:
@@ -686,7 +693,7 @@ cdef void on_request(Table* table, Flow* flow, Half* half, bint cut) noexcept no
     cdef Exchanges* exchanges = &flow.exchanges
     cdef Exchange* tail
     cdef Exchange* exchange
-    if other.doubtful and at_rest(&other.parser) and message.ack == other.stream.next:
+    if other.doubtful and at_rest(&other.parser) and as_http1(message).ack == other.stream.next:
         believe(table, flow, other, True)       # they end where this request's sender had read to
     tail = exchanges.tail
     if is_quiet(exchanges, half, other, message):
@@ -696,7 +703,7 @@ cdef void on_request(Table* table, Flow* flow, Half* half, bint cut) noexcept no
     exchange = exchanges_request(
         exchanges, flow.conn, message, &table.carry, OPEN_MAX_ONE_SIDED if other.absent else OPEN_MAX)
     if exchange != NULL and tail != NULL and exchanges.head != exchange and not exchanges.responses_lost and \
-            not tail.lost and 0 <= tail.ack < message.ack <= other.stream.next:
+            not tail.lost and 0 <= tail.ack < as_http1(message).ack <= other.stream.next:
         exchanges.sliding = True    # all that it acknowledges was read, and did not answer the one before
         if not (exchanges.from_start or exchanges.in_step):
             exchanges_doubt(exchanges)      # or its answer was taken for something else
@@ -704,13 +711,13 @@ cdef void on_request(Table* table, Flow* flow, Half* half, bint cut) noexcept no
         return      # no memory: http1_frame() reads on, on_end() lets the message go
     opened(table, half)
     if other.seen and (
-            (message.resynced and not message.sure)
+            (message.resynced and not as_http1(message).sure)
             or (tail != NULL and tail.doubt == TENTATIVE and exchanges.head != exchange and
-                message.start != half.parser.boundary)):
+                as_http1(message).start != half.parser.boundary)):
         exchange.doubt = TENTATIVE      # or it follows one that is, and nothing else says that it is one
         exchanges.doubted = True
-    if message.ack >= 0:
-        other.parser.boundary = message.ack
+    if as_http1(message).ack >= 0:
+        other.parser.boundary = as_http1(message).ack
     if not cut:
         http1_frame(&half.parser, False, True)
     if flow.early.head != NULL or other.parser.message != NULL:
@@ -724,7 +731,7 @@ cdef bint answer(Table* table, Flow* flow, Message* message, Match match) noexce
     if exchange != NULL:    # while it was in doubt
         exchange_release(exchange, &table.pool, 1)
         message.exchange = NULL
-    exchanges_count(&flow.exchanges, message.ack)
+    exchanges_count(&flow.exchanges, as_http1(message).ack)
     if flow.exchanges.doubted:
         emit_waiting(table, flow)
     if match == MATCH_ACKS and exchanges_by_acks(&flow.exchanges) and (
@@ -740,34 +747,34 @@ cdef bint answer(Table* table, Flow* flow, Message* message, Match match) noexce
         emit(table, exchange.waiting)
         exchange.waiting = NULL
     if flow.exchanges.responses_lost and exchange.known and flow.exchanges.head == NULL and \
-            message.ack == client.stream.next and at_rest(&client.parser) and not flow.exchanges.sliding:
+            as_http1(message).ack == client.stream.next and at_rest(&client.parser) and not flow.exchanges.sliding:
         flow.exchanges.lost_since = False           # it answers the last of all: nothing is in flight
         exchanges_quiet(&flow.exchanges, False)
-    exchange.answer_end = message.end
+    exchange.answer_end = as_http1(message).end
     message.latency = -1
     if exchange.end_read and exchange.stamp_end <= message.stamp and match == MATCH_ACKS and (
-            not exchange.end_unsure or exchange.end == message.ack):    # nothing came that may belong to it
+            not exchange.end_unsure or exchange.end == as_http1(message).ack):    # nothing came that may belong to it
         message.latency = message.stamp - exchange.stamp_end
-    if message.ack >= 0:
-        flow.half[1 - flow.server].parser.boundary = message.ack
+    if as_http1(message).ack >= 0:
+        flow.half[1 - flow.server].parser.boundary = as_http1(message).ack
     return True
 
 
 cdef void on_doubtful(Table* table, Flow* flow, Half* half, bint cut) noexcept nogil:
     """A response's head, away from a sure boundary: it takes no request before it is believed."""
     cdef Message* message = half.parser.message
-    cdef const Exchange* exchange = exchanges_pick(&flow.exchanges, message.ack, message.start)
+    cdef const Exchange* exchange = exchanges_pick(&flow.exchanges, as_http1(message).ack, as_http1(message).start)
     if message.status == 101 or (exchange != NULL and exchange.connect):
         disbelieve(table, flow, half)       # too much would follow from it
         return
     flow.tunnels = False
     if exchanges_unpaired(&flow.exchanges, flow.conn, message):
         opened(table, half)
-    if message.ack >= 0:
-        flow.half[1 - flow.server].parser.boundary = message.ack
+    if as_http1(message).ack >= 0:
+        flow.half[1 - flow.server].parser.boundary = as_http1(message).ack
     if not cut:
         http1_frame(&half.parser, exchange != NULL and exchange.head, exchange != NULL or
-                    exchanges_no_head(&flow.exchanges, message.ack, message.start))
+                    exchanges_no_head(&flow.exchanges, as_http1(message).ack, as_http1(message).start))
 
 
 cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept nogil:
@@ -778,14 +785,14 @@ cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept n
     cdef Exchange* exchange
     cdef bint unasked       # it answers no request that was read, or that is to come: none of them can be a HEAD
     cdef bint interim = 100 <= message.status < 200 and message.status != 101
-    if half.doubtful and message.start == half.parser.boundary:
+    if half.doubtful and as_http1(message).start == half.parser.boundary:
         believe(table, flow, half, True)
     if not interim and not message.resynced and other.parser.message != NULL:
         disprove_body(table, flow, &flow.half[1 - flow.server], message)
-    if message.resynced and not message.sure and other.seen and message.ack >= 0 and not cut:
-        if interim or not exchanges_plausible(&flow.exchanges, message.ack, message.start):
+    if message.resynced and not as_http1(message).sure and other.seen and as_http1(message).ack >= 0 and not cut:
+        if interim or not exchanges_plausible(&flow.exchanges, as_http1(message).ack, as_http1(message).start):
             if flow.exchanges.uncounted and flow.exchanges.doubted:
-                exchanges_count(&flow.exchanges, message.ack)   # what was lost may have answered them, all the same
+                exchanges_count(&flow.exchanges, as_http1(message).ack)   # what was lost may have answered them, all the same
                 flow.exchanges.uncounted = True
                 emit_waiting(table, flow)
             http1_reject(&half.parser)      # nobody asked: a start line inside a body
@@ -821,15 +828,16 @@ cdef void on_response(Table* table, Flow* flow, Half* half, bint cut) noexcept n
         note(table, flow, EVENT_TUNNEL)
     if not cut:
         http1_frame(&half.parser, exchange.head or flow.tunnels, exchange.known or exchange.beyond or unasked or (
-            not is_beyond(other, message) and exchanges_no_head(&flow.exchanges, message.ack, message.start)))
+            not is_beyond(other, message) and
+            exchanges_no_head(&flow.exchanges, as_http1(message).ack, as_http1(message).start)))
 
 
 cdef void disprove_body(Table* table, Flow* flow, Half* client, const Message* response) noexcept nogil:
     """A response comes while the body of a request that is answered already is read: if that refused the body, the bytes
     are something else that was answered. They stand in no record, for a head may be among them."""
     cdef Message* message = client.parser.message
-    cdef int64_t start = message.head_end
-    if message.exchange == NULL or message.body_size == 0 or response.ack <= start or \
+    cdef int64_t start = as_http1(message).head_end
+    if message.exchange == NULL or message.body_size == 0 or as_http1(response).ack <= start or \
             not is_refusal(<Exchange*>message.exchange):
         return
     http1_drop_body(&client.parser)
@@ -852,13 +860,13 @@ cdef bint comes_early(const Flow* flow, const Half* half, const Message* message
     """Whether a final response in step has no request yet, and may get one."""
     cdef const Half* client = &flow.half[1 - flow.server]
     cdef const Exchanges* queue = &flow.exchanges
-    if message.ack < 0 or message.resynced or message.status == 101 or not exchanges_fifo(queue) or \
+    if as_http1(message).ack < 0 or message.resynced or message.status == 101 or not exchanges_fifo(queue) or \
             queue.beyond or client.absent or flow.early.count >= EARLY_MAX:
         return False
     if flow.early.head != NULL:
         return True
     if queue.head != NULL:
-        return queue.head.start >= message.ack      # read late: behind a hole, its request has come since
+        return queue.head.start >= as_http1(message).ack      # read late: behind a hole, its request has come since
     if client.eof:
         return False
     if client.parser.message != NULL and client.parser.message.exchange != NULL and is_body_due(&client.parser):
@@ -889,7 +897,7 @@ cdef void match_early(Table* table, Flow* flow, bint further) noexcept nogil:
     while flow.early.head != NULL and flow.exchanges.head != NULL:
         message = flow.early.head
         if not further and message.next == NULL and half.parser.message == NULL and \
-                message.ack <= flow.exchanges.head.start:
+                as_http1(message).ack <= flow.exchanges.head.start:
             return
         message = next_of(&flow.early)
         if answer(table, flow, message, MATCH_OLDEST):
@@ -901,7 +909,7 @@ cdef void match_early(Table* table, Flow* flow, bint further) noexcept nogil:
             not exchanges_fifo(&flow.exchanges):
         return
     exchange = <Exchange*>message.exchange
-    if exchange.unasked and flow.exchanges.head != NULL and message.ack > flow.exchanges.head.start and \
+    if exchange.unasked and flow.exchanges.head != NULL and as_http1(message).ack > flow.exchanges.head.start and \
             not answer(table, flow, message, MATCH_OLDEST):
         shut(table, half)
 
@@ -911,7 +919,7 @@ cdef void end_early(Table* table, Flow* flow) noexcept nogil:
     cdef const Parser* client = &flow.half[1 - flow.server].parser
     cdef const Message* first = flow.early.head
     if first != NULL and (flow.exchanges.head != NULL or first.next != NULL or client.state != HEAD or
-                          client.candidate or client.first_offset >= first.ack):
+                          client.candidate or client.first_offset >= as_http1(first).ack):
         drop_early(table, flow)
 
 
@@ -940,7 +948,7 @@ cdef void on_end(Table* table, Flow* flow, Half* half, const Run* run) noexcept 
     shut(table, half)
     if message.kind == REQUEST:
         other = &flow.half[flow.server]
-        exchange.end = message.end
+        exchange.end = as_http1(message).end
         exchange.end_ack = run.ack if run != NULL else exchange.ack
         exchange.stamp_end = message.stamp_end
         exchange.end_read = message.incomplete == WHOLE or message.incomplete == INCOMPLETE_MALFORMED_ or (
@@ -952,14 +960,14 @@ cdef void on_end(Table* table, Flow* flow, Half* half, const Run* run) noexcept 
         if exchange.doubt == TENTATIVE:
             exchange.waiting = message
             if contradicted(flow, half, message, run):
-                start = message.start
+                start = as_http1(message).start
                 exchanges_refute(&flow.exchanges)       # the message is one of those that it frees
                 http1_skip(parser)
                 on_lost(table, flow, half, start, False, -1)
             return
         if message.incomplete == INCOMPLETE_MALFORMED_ and message.anomalies & BIT_BAD_HEADER_LINE and \
-                parser.transfer and parser.chunked and message.missing < 0:
-            on_lost(table, flow, half, message.end - 1, False, -1)      # the next request stands among its trailers
+                parser.framing.transfer and parser.framing.chunked and message.missing < 0:
+            on_lost(table, flow, half, as_http1(message).end - 1, False, -1)      # the next request stands among its trailers
         emit(table, message)
         if half.tunnel_next:
             half.tunnel_next = False
@@ -971,12 +979,12 @@ cdef void on_end(Table* table, Flow* flow, Half* half, const Run* run) noexcept 
             else:
                 half.waits = WAIT_OFFER     # what follows is HTTP only if the answer says so
         return
-    if message.assumed:
+    if as_http1(message).assumed:
         half.doubtful = True
     if half.doubtful:
         if contradicted(flow, half, message, run):
             table.counters[<int>Counter.MESSAGES_TENTATIVE_DROPPED] += 1
-            start = message.start
+            start = as_http1(message).start
             let_go(table, message)
             disbelieve(table, flow, half)
             on_lost(table, flow, half, start, False, -1)
@@ -989,7 +997,7 @@ cdef void on_end(Table* table, Flow* flow, Half* half, const Run* run) noexcept 
         let_wait(&flow.early, message)
         match_early(table, flow, False)
         return
-    exchange.answer_end = message.head_end if half.eof else message.end
+    exchange.answer_end = as_http1(message).head_end if half.eof else as_http1(message).end
     emit(table, message)
     if flow.tunnels:
         flow.tunnels = False
@@ -1140,7 +1148,7 @@ cdef void read_run(Table* table, Flow* flow, Half* half, Run* run) noexcept nogi
             parser.boundary = exchanges_mark(&flow.exchanges, run.offset, parser.boundary)
     elif run.offset == parser.boundary:
         exchange = flow.exchanges.tail
-        if parser.message != NULL and parser.message.start < run.offset:
+        if parser.message != NULL and as_http1(parser.message).start < run.offset:
             exchange = <Exchange*>parser.message.exchange
             if exchange != NULL and exchange.doubt == TENTATIVE:
                 drop_open(table, half)      # a sure boundary inside of it: it was none
@@ -1548,7 +1556,7 @@ cdef Reading weigh_body(const Table* table, Flow* flow, bint last) noexcept nogi
         # An answer that ends with the connection is acknowledged with its head.
         answered_to = exchange.answer_end
         if answered_to < 0 and server.parser.state == BODY_CLOSE and server.parser.message != NULL:
-            answered_to = server.parser.message.head_end
+            answered_to = as_http1(server.parser.message).head_end
         if not refuses(exchange) or answered_to < 0 or front.ack < answered_to:
             return BODY
         if exchange.answer_end < 0 and not last:
@@ -2902,6 +2910,7 @@ cdef class FlowTable:
             if not 0 < port < 65536:
                 raise ValueError(f"port {port} is not in 1-65535")
             table.ports[port >> 3] |= <uint8_t>(1 << (port & 7))
+        table.carry.no_host = kind_of(&self.rules.headers, b"host", 4) == SECRET
         table.carry.count = <uint32_t>len(carry)
         for i, name in enumerate(self.carried):
             table.carry.name[<int>i] = <const uint8_t*><char*><bytes>name

@@ -21,10 +21,11 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+
+from tests.waiting import wait_until
 
 ROOT: Final = Path(__file__).parents[1]
 SYSTEMD: Final = Path("/lib/systemd/systemd")
@@ -68,16 +69,6 @@ WRONG: Final = "[Service]\nEnvironment=SAMPLE_RATE=2\n"
 MS_BIND, MS_REC, MS_PRIVATE, MS_SHARED = 4096, 16384, 1 << 18, 1 << 20
 MNT_DETACH: Final = 2
 PIVOT_ROOT: Final = {"x86_64": 155, "aarch64": 41}
-
-
-def until(reached: Callable[[], Any], what: str) -> Any:
-    """What it gives once that is true."""
-    end = time.monotonic() + BOUND_S
-    while not (found := reached()):
-        if time.monotonic() > end:
-            raise TimeoutError(what)
-        time.sleep(0.05)
-    return found
 
 
 def _mount(kind: str, target: Path, *, source: Path | str = "none", flags: int = 0, options: str = "") -> None:
@@ -209,7 +200,7 @@ def own_cgroup() -> Iterator[Path]:
         yield made
     finally:
         for folder, _, _ in os.walk(made, topdown=False):
-            until(lambda folder=folder: _removed(Path(folder)), f"{folder} is empty")  # type: ignore[misc]
+            wait_until(lambda folder=folder: _removed(Path(folder)), f"{folder} is empty", seconds=BOUND_S)  # type: ignore[misc]
 
 
 def _removed(folder: Path) -> bool:
@@ -228,7 +219,9 @@ def booted() -> Iterator[Machine]:
         with subprocess.Popen(command, cwd=ROOT) as process:
             try:
                 children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-                first = until(lambda: process.poll() is not None or children.read_text().split(), "a process 1")
+                first = wait_until(
+                    lambda: process.poll() is not None or children.read_text().split(), "a process 1", seconds=BOUND_S
+                )
                 if first is True:
                     sys.exit(IMPOSSIBLE)
                 machine = Machine(int(first[0]))
@@ -238,7 +231,7 @@ def booted() -> Iterator[Machine]:
                         sys.exit(IMPOSSIBLE)
                     return machine.run("systemctl", "is-active", "boot.target") == "active"
 
-                until(is_up, "systemd is up")
+                wait_until(is_up, "systemd is up", seconds=BOUND_S)
                 yield machine
             finally:
                 process.kill()
@@ -264,28 +257,30 @@ def main() -> dict[str, Any]:
         def got(port: int, path: str = "") -> str:
             return machine.run("curl", "--silent", f"http://127.0.0.1:{port}/{path}")
 
-        until(lambda: got(PORT, "boot.target") and got(COLLECTOR), "the servers answer")
+        wait_until(lambda: got(PORT, "boot.target") and got(COLLECTOR), "the servers answer", seconds=BOUND_S)
         machine.run("systemctl", "start", UNIT)
-        until(lambda: machine.logged("started"), "it has started")
+        wait_until(lambda: machine.logged("started"), "it has started", seconds=BOUND_S)
         shipped: dict[str, Any] = {"state": machine.state()}
         got(PORT, "boot.target")
-        until(lambda: sum("schema" in line for line in machine.lines()) >= 2, "two messages")
+        wait_until(lambda: sum("schema" in line for line in machine.lines()) >= 2, "two messages", seconds=BOUND_S)
         machine.run("systemctl", "stop", UNIT)
         shipped |= {name: machine.show(name) for name in ("Result", "ExecMainStatus", "ActiveState")}
         shipped["lines"] = machine.lines()
 
         machine.add(POSTING.format(collector=COLLECTOR))
         machine.run("systemctl", "start", UNIT)
-        until(lambda: machine.logged("started", 2), "it has started again")
+        wait_until(lambda: machine.logged("started", 2), "it has started again", seconds=BOUND_S)
         got(PORT, "boot.target?posted")
-        until(lambda: got(COLLECTOR).count("boot.target?posted") == 2, "the collector has two messages")
+        wait_until(
+            lambda: got(COLLECTOR).count("boot.target?posted") == 2, "the collector has two messages", seconds=BOUND_S
+        )
         spool = machine.run("ls", "/var/lib/tcp-sniffer/")
         machine.run("systemctl", "stop", UNIT)
         posted = {name: machine.show(name) for name in ("Result", "ExecMainStatus")} | {"spool": spool.split()}
 
         machine.add(WRONG)
         machine.run("systemctl", "start", UNIT)
-        until(lambda: machine.show("ActiveState") == "failed", "it has failed")
+        wait_until(lambda: machine.show("ActiveState") == "failed", "it has failed", seconds=BOUND_S)
         wrong = {name: machine.show(name) for name in ("Result", "ExecMainStatus", "NRestarts")}
         return {"shipped": shipped, "posted": posted, "wrong": wrong}
 

@@ -18,6 +18,8 @@ from typing import Any, Final
 import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
 
+from tests.waiting import until
+
 SECONDS: Final = 30.0
 CHROMIUM: Final = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS: Final = (
@@ -165,13 +167,10 @@ class Page:
     async def wait(self, expression: str) -> Any:
         """What an expression gives once that is true."""
         try:
-            async with asyncio.timeout(SECONDS):
-                while not (found := await self.eval(expression)):  # noqa: ASYNC110 - nobody tells
-                    await asyncio.sleep(0.02)
+            return await until(lambda: self.eval(expression), expression, seconds=SECONDS, pause=0.02)
         except TimeoutError:
             seen = await self.eval("document.body.innerText")
             raise AssertionError(f"never: {expression}\n{seen}\n{self.errors}") from None
-        return found
 
     async def text(self, selector: str) -> str:
         """The text of an element."""
@@ -246,11 +245,14 @@ async def chromium(*flags: str, environ: Mapping[str, str] | None = None) -> Asy
         try:
             place = Path(folder) / "DevToolsActivePort"
             async with ClientSession() as session:
+
+                def has_started() -> bool:
+                    assert process.poll() is None, "chromium does not start"
+                    return place.exists() and "\n" in place.read_text()
+
+                await until(has_started, "chromium has started", seconds=SECONDS, pause=0.02)
+                port, path = place.read_text().splitlines()[:2]
                 async with asyncio.timeout(SECONDS):
-                    while not (place.exists() and place.read_text().count("\n")):
-                        assert process.poll() is None, "chromium does not start"
-                        await asyncio.sleep(0.02)
-                    port, path = place.read_text().splitlines()[:2]
                     socket = await session.ws_connect(f"ws://127.0.0.1:{port}{path}", max_msg_size=0)
                 browser = Browser(socket)
                 reading = asyncio.create_task(browser.read())

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sniffer_core.core import RawMessage
+from tests import conversations
+from tests.conversations import Dialogue
 from tests.laws import Table
-from tests.packets import ACK, ETHERNET, FIN, PSH, SYN, Packet, ip, link, pcap, tcp
+from tests.packets import ACK, ETHERNET, PSH, START, Packet, pcap
 
-START = 1_700_000_000_000_000
 CLIENT, SERVER = "192.0.2.2", "192.0.2.1"
 
 
@@ -34,27 +35,15 @@ def connection(
     start: int = START,
 ) -> list[Packet]:
     """A whole connection: handshake, each request and its response in one segment each, FIN from both sides."""
-    packets: list[Packet] = []
-    seq = {True: 1000, False: 9000}
-
-    def send(up: bool, flags: int, payload: bytes = b"") -> None:
-        source, destination = (client_port, server_port) if up else (server_port, client_port)
-        ends = (CLIENT, SERVER) if up else (SERVER, CLIENT)
-        segment = tcp(source, destination, seq[up], seq[not up], flags, payload)
-        packets.append(Packet(start + 1000 * len(packets), link(linktype, ip(*ends, segment))))
-        seq[up] += len(payload) + bool(flags & (SYN | FIN))
-
-    send(True, SYN)
-    send(False, SYN | ACK)
-    send(True, ACK)
+    dialogue = Dialogue(
+        client=(CLIENT, client_port), server=(SERVER, server_port), isn=(1000, 9000), start=start, linktype=linktype
+    )
     for request, response in exchanges:
-        send(True, ACK | PSH, request)
+        dialogue.client(request, flags=ACK | PSH)
         if response:
-            send(False, ACK | PSH, response)
-    send(True, FIN | ACK)
-    send(False, FIN | ACK)
-    send(True, ACK)
-    return packets
+            dialogue.server(response, flags=ACK | PSH)
+    dialogue.close(first=conversations.CLIENT)
+    return dialogue.packets
 
 
 def exchanges(count: int) -> list[tuple[bytes, bytes]]:

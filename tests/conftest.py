@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -20,7 +21,46 @@ settings.register_profile(
 settings.register_profile(
     "search", parent=settings.get_profile("same"), max_examples=2000, derandomize=False, print_blob=True
 )
+settings.register_profile("quick", parent=settings.get_profile("same"), max_examples=5)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+
+# The fast lane (`make check`) is told by what tests do, not by a list: whatever is marked slow or live is left out, and
+# so is, when it comes to that, whatever starts a program.
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="leave out what is slow, live, or starts a program")
+    parser.addoption("--part", default="1/1", help="run a part of the test files: 1/2 the first half, 2/2 the other")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("quick"):
+        settings.load_profile("quick")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("quick"):
+        part, parts = map(int, config.getoption("part").split("/"))
+        files = sorted({item.path for item in items})[part - 1 :: parts]
+        kept = [
+            item
+            for item in items
+            if item.path in files and not (item.get_closest_marker("slow") or item.get_closest_marker("live"))
+        ]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
+
+
+@pytest.fixture(autouse=True)
+def _no_program(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the fast lane a test that starts a program is skipped."""
+
+    def start(*_: object, **__: object) -> None:
+        pytest.skip("starts a program: not in the fast lane")
+
+    if request.config.getoption("quick"):
+        monkeypatch.setattr(subprocess.Popen, "__init__", start)
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +76,7 @@ def _no_ambient_options(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _own_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
     """A daemon that runs inside of the tests takes no capability from them."""
-    from sniffer import privileges
+    from sniffer.capture import privileges
 
     monkeypatch.setattr(privileges, "confine", lambda **_: True)
 

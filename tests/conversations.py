@@ -1,4 +1,8 @@
-"""HTTP conversations made as data: what must come out, and the segments of both directions that carry it.
+"""The builder of TCP conversations, for all tests: exchanges as data, the segments that carry them, and faults.
+
+Conversation holds exchanges, what must be read from them, and the segments of both directions. Dialogue writes a
+connection segment by segment. tests/captures.py makes small capture files of Dialogues, tests/endpoints.py makes
+conversations whose two ends react to each other. tests/packets.py makes the packets for all of them.
 
 A conversation is written in groups of `depth` exchanges: the requests of a group, then their responses. Every segment
 acknowledges what the other side had written by then, as a server's answer acknowledges the request that it has read.
@@ -7,7 +11,7 @@ acknowledges what the other side had written by then, as a server's answer ackno
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from hypothesis import strategies as st
 
@@ -16,8 +20,7 @@ from tests import packets as p
 
 CLIENT, SERVER = 0, 1
 
-START = 1_700_000_000_000_000
-"""Stamp of the first packet, µs."""
+START: Final = p.START
 
 Fields = tuple[tuple[str, str], ...]
 Framing = Literal["none", "length", "chunked", "close"]
@@ -38,9 +41,11 @@ def joined(fields: Fields) -> dict[str, Any]:
     return result
 
 
-def chunked(data: bytes, sizes: Sequence[int], extension: str = "", trailers: Fields = ()) -> bytes:
-    """RFC 9112 section 7.1: chunks of these sizes, then one with the rest."""
+def chunked(data: bytes, sizes: Sequence[int] | int, extension: str = "", trailers: Fields = ()) -> bytes:
+    """RFC 9112 section 7.1: chunks of these sizes (or all of one size), then one with the rest."""
     out = []
+    if isinstance(sizes, int):
+        sizes = [sizes] * (len(data) // sizes)
     for size in (*sizes, len(data)):
         piece, data = data[:size], data[size:]
         if piece:
@@ -342,7 +347,7 @@ def records(messages: Sequence[RawMessage]) -> list[Record]:
 
 
 class Dialogue:
-    """One connection written line by line: what is not said otherwise is in order and acknowledges all before it."""
+    """One connection, segment by segment. By default a segment is in order and acknowledges all before it."""
 
     def __init__(
         self,
@@ -352,9 +357,11 @@ class Dialogue:
         server: tuple[str, int] = ("198.51.100.7", 80),
         isn: tuple[int, int] = (1000, 5000),
         start: int = START,
+        linktype: int = p.ETHERNET,
     ) -> None:
         self.conversation = Conversation(exchanges=(), client=client, server=server, isn=isn)
         self.now = start
+        self.linktype = linktype
         self.sent = [0, 0]
         self.packets: list[p.Packet] = []
         if handshake:
@@ -372,10 +379,10 @@ class Dialogue:
         ack: int | None = None,
         lost: bool = False,
     ) -> p.Packet:
-        """The next bytes, or, with `offset`, some again or ahead; 1 ms later; `lost` ones are not captured."""
+        """Sends the next bytes, or with `offset` some again or ahead, 1 ms later. A `lost` segment is not captured."""
         place = self.sent[side] if offset is None else offset
         seen = self.sent[1 - side] if ack is None else ack
-        packet = self.conversation.packet(Segment(side, place, data, seen, flags), self.now)
+        packet = self.conversation.packet(Segment(side, place, data, seen, flags), self.now, self.linktype)
         self.now += 1000
         self.sent[side] = max(self.sent[side], place + len(data))
         if not lost:
@@ -388,12 +395,13 @@ class Dialogue:
     def server(self, data: bytes = b"", **how: Any) -> p.Packet:
         return self._say(SERVER, data, **how)
 
-    def close(self) -> None:
-        """FIN from both, acknowledged."""
-        self.server(flags=p.FIN | p.ACK)
-        self.client(flags=p.FIN | p.ACK, ack=self.sent[SERVER] + 1)
-        self.server(offset=self.sent[SERVER] + 1, ack=self.sent[CLIENT] + 1)
-        self.sent[SERVER] -= 1
+    def close(self, first: int = SERVER) -> None:
+        """FIN of the side that closes `first`, FIN of the other side, and the acknowledgement of that."""
+        sent, other = self.sent[first], self.sent[1 - first]
+        self._say(first, flags=p.FIN | p.ACK)
+        self._say(1 - first, flags=p.FIN | p.ACK, ack=sent + 1)
+        self._say(first, offset=sent + 1, ack=other + 1)
+        self.sent[first] = sent
 
     def wait(self, microseconds: int) -> None:
         """Packet time passes."""

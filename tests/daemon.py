@@ -11,7 +11,6 @@ import socketserver
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +20,7 @@ from typing import IO, Any, Self
 import pytest
 
 from tests.instrumented import inherited
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "tests" / "data" / "demo.pcap"
@@ -132,9 +132,9 @@ class Daemon:
 
     def offered(self, lane: str, count: int) -> None:
         """Waits until that many messages were offered to a lane."""
-        end = time.monotonic() + SECONDS
-        while (offered := self.ledger()["lanes"][lane]["offered"]) < count:
-            assert time.monotonic() < end, f"{offered} of {count} messages were offered"
+        wait_until(
+            lambda: self.ledger()["lanes"][lane]["offered"] >= count, f"{count} are offered", seconds=SECONDS, pause=0
+        )
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal."""

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 
 import msgspec
 
-from sniffer.lanes import Lane, LaneCounters, Queue
+from sniffer.delivery.account import LaneCounters
+from sniffer.delivery.lane import Lane
+from sniffer.delivery.queues import Queue
+from sniffer.delivery.retry import Retries
+from sniffer.delivery.sink import Record, Sink
 from sniffer.message import Endpoint, Fields, HttpMessage
-from sniffer.sinks import Record, Sink
-
-BOUND = 20.0
-"""Seconds after which a test that waits gives up; never reached by one that passes."""
+from tests.waiting import BOUND
 
 
 class Sent(HttpMessage, frozen=True, omit_defaults=True, rename="camel", dict=True):
@@ -123,6 +124,7 @@ async def lane_to(
     max_bytes: int = 1 << 24,
     max_messages: int = 100_000,
     queue: Queue | None = None,
+    retries: Retries | None = None,
     counters: LaneCounters | None = None,
     gives_way: bool = False,
 ) -> AsyncIterator[Lane]:
@@ -132,6 +134,7 @@ async def lane_to(
         max_bytes=max_bytes,
         max_messages=max_messages,
         queue=queue,
+        retries=retries,
         counters=counters,
         gives_way=gives_way,
     )
@@ -151,10 +154,3 @@ async def settled(lane: Lane) -> LaneCounters:
     async with asyncio.timeout(BOUND):
         await lane.drain()
     return lane.counters
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Waits until `condition` holds: for what tells nobody when it happens, or happens on another thread."""
-    async with asyncio.timeout(BOUND):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)

@@ -13,11 +13,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from struct import Struct
 from typing import Final, Literal, TypeVar
 
 from tests import packets as p
-from tests.conversations import CLIENT, SERVER, START, Segment
+from tests.conversations import CLIENT, SERVER, START, Segment, chunked
 
 T = TypeVar("T")
 
@@ -212,12 +211,6 @@ BODY_REFUSED: Final = (413, 401, 417, 302, 403, 500)
 SIZES: Final = (20, 0, 1, 300, 3000, 20_000)
 LONG: Final = 100_000
 MSS: Final = 1460
-
-
-def chunked(data: bytes, size: int) -> bytes:
-    """RFC 9112 section 7.1: chunks of one size."""
-    pieces = [data[at : at + size] for at in range(0, len(data), size)]
-    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
 
 
 class Talk:
@@ -650,11 +643,6 @@ class Talk:
 
 # ---- what a capture has of it ----------------------------------------------------------------------------------------
 
-_frame = Struct("!16sH8s12sIIBBHI").pack
-FRONT: Final = b"\x02\0\0\0\0\x02\x02\0\0\0\0\x01\x08\0\x45\0"
-"""Ethernet, and IPv4 up to the total length."""
-BEFORE_ENDS: Final = b"\0\0\0\0\x40\x06\0\0"
-"""IPv4 from the identification to the checksum."""
 ENDS: Final = (
     b"\xc0\0\2\1\xc6\x33\x64\7\x9c\x40\0\x50",
     b"\xc6\x33\x64\7\xc0\0\2\1\0\x50\x9c\x40",
@@ -733,8 +721,6 @@ class Capture:
 
 
 def frame(segment: Segment, isn: int, other: int, ends: Sequence[bytes] = ENDS) -> bytes:
-    """The segment in TCP, IPv4 and Ethernet, made fast; `ends`: addresses and ports of each side's packets."""
-    data, flags = segment.data, segment.flags
-    ack = (other + 1 + segment.ack) % 2**32 if flags & p.ACK else 0
-    seq = (isn + 1 + segment.offset) % 2**32
-    return _frame(FRONT, 40 + len(data), BEFORE_ENDS, ends[segment.side], seq, ack, 0x50, flags, 65535, 0) + data
+    """The packet of a segment; `ends`: addresses and ports of each side's packets, as packets.framed() takes them."""
+    ack = other + 1 + segment.ack if segment.flags & p.ACK else 0
+    return p.framed(ends[segment.side], isn + 1 + segment.offset, ack, segment.flags, segment.data)

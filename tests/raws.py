@@ -48,6 +48,9 @@ class Raw:
     anomalies: tuple[str, ...] = ()
     trace_id: str | None = None
     span_id: str | None = None
+    end_timestamp: int = 1_700_000_000_000_043
+    duration_us: int | None = None
+    authority: str | None = None
     proxied: tuple[tuple[str, int], tuple[str, int]] | None = None
     weight: int = 1000
 

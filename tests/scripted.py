@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sniffer import pipeline
-from sniffer.capture import Packets, Source, Stop
+from sniffer.capture.source import Packets, Source, Stop
 from tests.packets import Packet, to_feed
 
 

@@ -14,9 +14,11 @@ from importlib import import_module
 import pytest
 
 from sniffer import __main__ as entry
-from sniffer import cli, har, pipeline, presence, privileges, signals
+from sniffer import cli, pipeline, presence, signals
+from sniffer.capture import privileges
 from sniffer.config import SnifferConfig
 from sniffer.errors import ValidationError
+from sniffer.outputs.har import file
 from tests.daemon import DEMO
 
 READ = ("--ports", "8080", "--read", str(DEMO), "--stdout")
@@ -308,7 +310,7 @@ def left(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The exit codes with which the process would have ended; the lock that it takes with it is one of its own."""
     codes: list[int] = []
     monkeypatch.setattr(os, "_exit", codes.append)
-    monkeypatch.setattr(har, "WRITING", threading.Lock())
+    monkeypatch.setattr(file, "WRITING", threading.Lock())
     return codes
 
 

@@ -18,7 +18,7 @@ import pytest
 import trustme
 
 from sniffer import doctor
-from sniffer.capture import addresses, interfaces, is_up
+from sniffer.capture.interfaces import addresses, interfaces, is_up
 from sniffer.config import SnifferConfig
 from tests.daemon import ROOT, SECONDS, exchanges, free_port, needs_capture, silent_server, web_server
 

@@ -8,8 +8,8 @@ from collections import Counter, deque
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sniffer.delivery.queues import weigh
 from sniffer.exchanges import GIVEN_UP, ByExchange, exchanges
-from sniffer.lanes import weigh
 from tests.deliveries import Recorder, Sent, answer, balanced, lane_to, message, messages, settled
 
 

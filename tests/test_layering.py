@@ -14,18 +14,27 @@ CORE = ROOT / "sniffer_core"
 
 # From the bottom up: each may use what stands before it.
 LAYERS = [
+    "base.ascii",
     "base.memory",
     "base.counters",
+    "message",
     "protocols.proxy",
+    "protocols.authority",
     "net.wire",
     "net.fragment",
     "tcp.stream",
+    "protocols.signature",
+    "protocols.http1.head",
+    "protocols.http1.state",
+    "protocols.http1.body",
+    "protocols.http1.resync",
     "protocols.http1.parser",
     "protocols.http1.pairing",
     "record.redact",
     "record.shorten",
     "record.message",
     "core",
+    "testing",
 ]
 IMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import\s+|c?import\s+([\w., ]+))(.*)$", re.MULTILINE)
 SOURCES = sorted(path for path in CORE.rglob("*.p[yx][xd]") if path.stem != "__init__")
@@ -72,6 +81,12 @@ def test_core_modules_use_only_lower_ones(path: Path) -> None:
     assert not {name.split(".")[0] for name in found} & FORBIDDEN
 
 
+def test_the_product_has_no_part_of_the_tests() -> None:
+    """No module of the package imports what only tests call."""
+    sources = [path for path in (ROOT / "sniffer").rglob("*.py") if "sniffer_core.testing" in path.read_text()]
+    assert sources == []
+
+
 def test_imports_are_found() -> None:
     """The look at the sources sees every form of import."""
     source = (
@@ -91,9 +106,18 @@ def test_imports_are_found() -> None:
 
 def test_the_daemon_loads_no_more_than_it_needs() -> None:
     """What draws on a terminal, writes HAR, listens or spools is imported only by runs that want it."""
-    seldom = (
-        "'rich', 'sniffer.terminal', 'sniffer.har', 'sniffer.doctor', 'sniffer.metrics', 'sniffer.spool', 'sniffer.ui'"
-    )
-    program = f"import sys, sniffer.cli, sniffer.pipeline; print(*{{{seldom}}} & set(sys.modules))"
+    seldom = [
+        "rich",
+        "sniffer.delivery.spool",
+        "sniffer.delivery.store",
+        "sniffer.doctor",
+        "sniffer.metrics",
+        "sniffer.outputs.har.file",
+        "sniffer.outputs.terminal.view",
+        "sniffer.outputs.ui.server",
+        "sniffer.outputs.ui.store",
+        "sniffer_core.testing",
+    ]
+    program = f"import sys, sniffer.cli, sniffer.pipeline; print(*{set(seldom)} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

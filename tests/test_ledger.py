@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sniffer import ledger
-from sniffer.lanes import LaneCounters
+from sniffer.delivery.account import LaneCounters
 from sniffer.ledger import CORE, DECLARED, LANE, LANE_LAWS, LAWS, RENAMED_GAUGES, Ledger, broken_laws
 from sniffer_core.core import COUNTERS, FlowTable
 
@@ -138,8 +138,8 @@ def test_lanes_of_the_same_name_are_told_apart() -> None:
 
 
 def test_the_page_of_counters_is_up_to_date() -> None:
-    """docs/COUNTERS.md is generated: `python -m sniffer.ledger > docs/COUNTERS.md`."""
-    assert (ROOT / "docs" / "COUNTERS.md").read_text() == ledger.document()
+    """docs/internals/COUNTERS.md is generated: `python -m sniffer.ledger > docs/internals/COUNTERS.md`."""
+    assert (ROOT / "docs" / "internals" / "COUNTERS.md").read_text() == ledger.document()
 
 
 def test_meanings_say_something() -> None:

@@ -78,7 +78,7 @@ def test_no_output_loads_aiohttp(file: str) -> None:
             async with create_sniffer(ports=[8080], read={file!r}) as sniffer:
                 assert [message async for message in sniffer]
             create_sniffer(ports=[8080], read={file!r}, output_url="http://127.0.0.1:9/")._make_lanes()
-            assert "sniffer.collector" in sys.modules
+            assert "sniffer.outputs.url.collector" in sys.modules
             assert "aiohttp" not in sys.modules
             import sniffer.metrics
             assert "aiohttp" in sys.modules

@@ -15,6 +15,7 @@ from typing import Any
 
 import brotli
 import jsonschema
+import msgspec
 import pytest
 import zstandard
 from hypothesis import given
@@ -88,6 +89,7 @@ def test_a_plain_request_has_the_fields_that_apply_and_no_others() -> None:
         ("method", "GET"),
         ("path", "/"),
         ("bodySize", 0),
+        ("endTimestamp", "2023-11-14T22:13:20.000043Z"),
     ]
 
 
@@ -99,6 +101,10 @@ def test_a_response_with_everything_has_the_order_of_the_contract() -> None:
         headers={"content-encoding": "gzip", "set-cookie": ["a=b"]},
         informational=(100, 103),
         latency_us=1500,
+        end_timestamp=1_700_000_000_999_999,
+        duration_us=2500,
+        authority="example.test:8080",
+        proxied=(("192.0.2.9", 1), ("192.0.2.8", 2)),
         trailers={"x-sum": "1"},
         incomplete="gap",
         missing_bytes=7,
@@ -113,7 +119,10 @@ def test_a_response_with_everything_has_the_order_of_the_contract() -> None:
         *("httpVersion", "method", "path", "statusCode", "reason", "informational", "latencyMs", "body"),
         *("bodyEncoding", "bodySize", "bodyTruncated", "bodyDecoded", "trailers", "incomplete", "missingBytes"),
         *("resynced", "anomalies", "traceId", "spanId", "placement"),
+        *("endTimestamp", "durationMs", "authority", "proxied"),
     ]
+    assert (fields["endTimestamp"], fields["durationMs"]) == ("2023-11-14T22:13:20.999999Z", 2.5)
+    assert fields["authority"] == "example.test:8080"
     assert fields["placement"] == {"pod": "p", "namespace": "n", "node": "m"}
     assert fields["informational"] == [100, 103]
 
@@ -140,8 +149,10 @@ def test_attributes_are_the_same_words_in_snake_case() -> None:
     [(0, b"0.0"), (1, b"0.001"), (1000, b"1.0"), (1234, b"1.234"), (86_400_000_001, b"86400000.001")],
 )
 def test_latency_is_milliseconds_with_at_most_three_decimals(micros: int, shown: bytes) -> None:
-    """`latencyMs` is the shortest decimal number with one to three digits after the point."""
-    assert b'"latencyMs":' + shown + b"," in from_raw(response(latency_us=micros)).to_json()
+    """`latencyMs` and `durationMs` are the shortest decimal number with one to three digits after the point."""
+    line = from_raw(response(latency_us=micros, duration_us=micros, authority="x")).to_json()
+    assert b'"latencyMs":' + shown + b"," in line
+    assert b'"durationMs":' + shown + b"," in line
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 999_999))
@@ -149,9 +160,13 @@ def test_timestamps_have_six_digits_and_a_z(second: int, micro: int) -> None:
     """`timestamp` is ISO 8601 in UTC with microseconds, for any packet time."""
     from datetime import UTC, datetime, timedelta
 
-    stamp = from_raw(request(timestamp=second * 1_000_000 + micro)).timestamp
+    micros = second * 1_000_000 + micro
+    message = from_raw(request(timestamp=micros, end_timestamp=micros + 1))
     expected = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=second, microseconds=micro)
-    assert stamp == f"{expected:%Y-%m-%dT%H:%M:%S.%f}Z"
+    assert message.timestamp == f"{expected:%Y-%m-%dT%H:%M:%S.%f}Z"
+    assert (message.timestamp_us, message.end_timestamp_us) == (micros, micros + 1)
+    other = msgspec.structs.replace(message, timestamp=message.end_timestamp, end_timestamp=message.timestamp)
+    assert (other.timestamp_us, other.end_timestamp_us) == (micros + 1, micros)
 
 
 def test_header_bytes_are_shown_as_latin_1_in_utf_8() -> None:
@@ -853,11 +868,11 @@ def test_the_schema_is_valid_and_strict() -> None:
     assert sorted(SCHEMA["required"]) == sorted(
         [
             *("schema", "receiver", "destination", "direction", "timestamp", "headers"),
-            *("connectionId", "exchange", "httpVersion", "bodySize"),
+            *("connectionId", "exchange", "httpVersion", "bodySize", "endTimestamp"),
         ]
     )
     assert '"null"' not in json.dumps(SCHEMA)
-    assert set(SCHEMA["properties"]) == {HttpMessage.__struct_encode_fields__[at] for at in range(30)}
+    assert set(SCHEMA["properties"]) == {HttpMessage.__struct_encode_fields__[at] for at in range(33)}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(record(request()) | {"exchange": -1}, SCHEMA)
 

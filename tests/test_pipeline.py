@@ -17,21 +17,22 @@ import pytest
 from aiohttp import web
 
 from sniffer import pipeline
-from sniffer.capture import LiveSource
-from sniffer.collector import INSTANCE_HEADER
+from sniffer.capture.live import LiveSource
 from sniffer.config import SnifferConfig
+from sniffer.delivery.lane import Lane
+from sniffer.delivery.queues import weigh
+from sniffer.delivery.sink import Record
 from sniffer.errors import CaptureError, Problem, SnifferError, ValidationError
 from sniffer.exchanges import ExchangeSink, pairs
-from sniffer.lanes import Lane, weigh
 from sniffer.ledger import Ledger
 from sniffer.message import HttpMessage, decode
+from sniffer.outputs.url.collector import INSTANCE_HEADER
 from sniffer.pipeline import Sniffer, create_sniffer
-from sniffer.sinks import Record
 from tests import captures
 from tests.captures import connection, exchanges, get, ok, write
-from tests.deliveries import BOUND, until
 from tests.packets import MPLS, SLL, UDP, Packet, ethernet, ipv4, udp, vxlan
 from tests.scripted import ScriptedSource, scripted
+from tests.waiting import BOUND, until
 
 __all__ = ["scripted"]
 
@@ -394,7 +395,7 @@ async def test_options_arrive_where_they_act(file: str, monkeypatch: pytest.Monk
         made.append(options)
         return FlowTable(**options)
 
-    monkeypatch.setattr("sniffer_core.flow.FlowTable", spy)
+    monkeypatch.setattr("sniffer_core.core.FlowTable", spy)
     options: dict[str, Any] = {
         "max_body_size": 5,
         "max_concurrent_connections": 77,

@@ -8,7 +8,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from sniffer import presence
+from tests.waiting import wait_until
 
 CLONE_NEWNET = 0x40000000
 DATA = Path(__file__).parent / "data"
@@ -49,18 +49,11 @@ def in_a_pod(*arguments: str, **environ: str) -> Iterator[tuple[subprocess.Popen
             process.kill()
 
 
-def until(reached: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def test_it_says_so_when_the_capture_is_open() -> None:
     """The probe fails before the daemon is there and once it has ended, and succeeds while it captures."""
     with in_a_pod("--ports", "80", "--interface", "any", "--stdout") as (process, probe):
         seen = [probe()]
-        until(probe)
+        wait_until(probe)
         assert Path(f"/proc/{process.pid}/net/packet").read_text().count("\n") > 1, "no capture is open"
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
@@ -71,7 +64,7 @@ def test_it_says_so_when_the_capture_is_open() -> None:
 def test_it_says_so_when_it_waits() -> None:
     """A capture that cannot be opened and is held has started too: nothing waits for what will not come."""
     with in_a_pod("--ports", "80", "--interface", "nothing", "--stdout", ON_CAPTURE_ERROR="hold") as (process, probe):
-        until(probe)
+        wait_until(probe)
         assert process.poll() is None
 
 
@@ -82,7 +75,7 @@ def test_it_says_so_when_its_configuration_is_wrong(wrong: dict[str, str]) -> No
     """A wrong variable that is held has started too; a stop ends it with 1."""
     environ = {"PORTS": "80", "INTERFACE": "any", "OUTPUT_STDOUT": "true", "ON_CAPTURE_ERROR": "hold"}
     with in_a_pod(**environ | wrong) as (process, probe):
-        until(probe)
+        wait_until(probe)
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 1
@@ -97,7 +90,7 @@ def test_a_start_that_hangs_is_given_out_for_one() -> None:
     how: dict[str, Any] = {"preexec_fn": alone, "stderr": 2}
     with subprocess.Popen([sys.executable, "-c", code], **how) as process:
         try:
-            until(lambda: f"@{presence.NAME}" in Path(f"/proc/{process.pid}/net/unix").read_text())
+            wait_until(lambda: f"@{presence.NAME}" in Path(f"/proc/{process.pid}/net/unix").read_text())
         finally:
             process.kill()
 

@@ -1,4 +1,7 @@
-"""What docs/SECURITY-MODEL.md promises of secrets, of logs and of the code: planted and looked for in everything."""
+"""The promises of docs/internals/SECURITY-MODEL.md about secrets, logs and code.
+
+Secrets are planted in traffic and options and searched for in everything that the sniffer writes.
+"""
 
 from __future__ import annotations
 

@@ -23,10 +23,11 @@ from yarl import URL
 from sniffer import serving as module
 from sniffer.ledger import Ledger
 from sniffer.metrics import Endpoint
+from sniffer.outputs.ui.server import Server
+from sniffer.outputs.ui.store import LiveSink
 from sniffer.serving import HttpServer, bind
-from sniffer.ui import LiveSink, Server
 from tests.daemon import SECONDS, Daemon, exchanges, free_port, needs_capture, serving, web_server
-from tests.deliveries import BOUND, until
+from tests.waiting import BOUND, until
 
 CROWD = 1_100
 SECRET = "tokenZ9secretZ9"

@@ -225,7 +225,8 @@ def test_the_least_limit_has_room_for_the_largest_record() -> None:
         body="a" * 9000, body_encoding="base64", body_size=2**63 - 1, body_truncated=True,
         body_decoded=", ".join(["deflate"] * 4), trailers={"x": "v" * 9000}, incomplete="malformed",
         missing_bytes=2**63 - 1, resynced=True, anomalies=anomalies, trace_id="f" * 32, span_id="f" * 16,
-        placement=Placement('"' * 500, "n" * 6, "m" * 6), proxied=Proxied(far, far),
+        placement=Placement('"' * 500, "n" * 6, "m" * 6), end_timestamp="2023-11-14T22:13:20.000042Z",
+        duration_ms=123456789012.345, authority="h" * 255 + ":65535", proxied=Proxied(far, far),
     )  # fmt: skip
     SnifferConfig(ports=[1], output_stdout_max_line=LEAST_LINE, pod_name='"' * 500, namespace="n" * 6)
     assert all(value is not None for value in msgspec.structs.astuple(largest))

@@ -26,6 +26,7 @@ from sniffer import signals
 from sniffer.config import SnifferConfig
 from tests.captures import connection, write
 from tests.daemon import DEMO, SECONDS, Daemon, exchanges, free_port, needs_capture, silent_server, web_server
+from tests.waiting import wait_until
 
 LIVE = ("--interface", "lo", "--stdout")
 STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -132,15 +133,11 @@ def test_stop_delay(port: int) -> None:
 # A stop while starting
 
 
-def wait_for_handler(daemon: Daemon) -> None:
-    """Returns as soon as the process has a handler for SIGTERM."""
-    status = Path(f"/proc/{daemon.process.pid}/status")
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        for line in status.read_text().splitlines():
-            if line.startswith("SigCgt:") and int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1:
-                return
-    raise AssertionError("no handler")
+def has_handler(daemon: Daemon) -> bool:
+    """Whether the process has a handler for SIGTERM."""
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 @needs_capture
@@ -153,25 +150,12 @@ def test_stop_while_starting(delay_ms: int, number: signal.Signals) -> None:
         pass
     more = ("--metrics-port", str(free), "--output-url", "http://127.0.0.1:9/") if delay_ms % 20 else ()
     with Daemon("--ports", "9", *LIVE, *more) as daemon:
-        wait_for_handler(daemon)
+        wait_until(lambda: has_handler(daemon), "a handler for SIGTERM", seconds=SECONDS, pause=0)
         time.sleep(delay_ms / 1000)  # a moment of the start, not a wait for something
         assert daemon.stop(number) == 0
 
 
 # Outputs that do not follow
-
-
-def wait_for_offers(daemon: Daemon, count: int) -> None:
-    """Returns when so many messages have reached the only lane."""
-    offered = -1
-    end = time.monotonic() + SECONDS
-    while offered < count:
-        assert time.monotonic() < end, offered
-        seen = len(daemon.logged("ledger"))
-        daemon.send(signal.SIGUSR1)
-        daemon.wait_for(partial(daemon.has_logged, "ledger", seen + 1))
-        (lane,) = daemon.logged("ledger")[-1]["lanes"].values()
-        offered = lane["offered"]
 
 
 @needs_capture
@@ -183,7 +167,8 @@ def test_second_signal_ends_the_drain(port: int) -> None:
         with Daemon("--ports", str(port), "--interface", "lo", "--output-url", url) as daemon:
             daemon.log("started")
             exchanges(port, 50)
-            wait_for_offers(daemon, 100)
+            (only,) = daemon.ledger()["lanes"]
+            daemon.offered(only, 100)
             daemon.send(signal.SIGTERM)
             daemon.log("stopping")
             begin = time.monotonic()
@@ -261,6 +246,12 @@ def test_stdout_that_nobody_reads(port: int) -> None:
         assert daemon.logs[-1]["undelivered"] == counters["dropped_deadline"]
 
 
+def is_seen(daemon: Daemon, port: int) -> bool:
+    """Whether the daemon captures. Its log cannot say so here: an exchange is made, and its messages are looked for."""
+    exchanges(port, 1)
+    return bool(daemon.messages)
+
+
 @needs_capture
 @pytest.mark.live
 def test_a_log_that_nobody_reads(port: int) -> None:
@@ -270,10 +261,7 @@ def test_a_log_that_nobody_reads(port: int) -> None:
     os.write(writer, b"\n" * size)
     try:
         with Daemon("--ports", str(port), *LIVE, "--log-level", "debug", stderr=writer) as daemon:
-            end = time.monotonic() + SECONDS
-            while not daemon.messages:  # the log cannot tell when it has started
-                assert time.monotonic() < end
-                exchanges(port, 1)
+            wait_until(partial(is_seen, daemon, port), "a message", seconds=SECONDS, pause=0)
             exchanges(port, 200)
             assert daemon.stop() == 0
             whole = [str(message.get("path")) for message in daemon.messages if "incomplete" not in message]
@@ -293,10 +281,7 @@ def test_a_log_that_is_read_late(port: int) -> None:
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     with Daemon("--ports", str(port), *LIVE, "--log-level", "debug", stderr=writer) as daemon:
         os.close(writer)
-        end = time.monotonic() + SECONDS
-        while not daemon.messages:
-            assert time.monotonic() < end
-            exchanges(port, 1)
+        wait_until(partial(is_seen, daemon, port), "a message", seconds=SECONDS, pause=0)
         for _ in range(20):
             daemon.send(signal.SIGUSR1)  # a line of some 1000 bytes
             exchanges(port, 1)
@@ -606,7 +591,7 @@ def test_a_stop_while_it_begins_to_hold() -> None:
     environ = {"ON_CAPTURE_ERROR": "hold"}
     for delay_ms in (0, 20, 50, 100, 150, 200, 300, 400):
         with Daemon("--prots", "80", environ=environ) as daemon:
-            wait_for_handler(daemon)
+            wait_until(lambda: has_handler(daemon), "a handler for SIGTERM", seconds=SECONDS, pause=0)
             time.sleep(delay_ms / 1000)  # a moment of the start, not a wait for something
             assert daemon.stop() in (0, 1)
 
@@ -765,25 +750,25 @@ runpy.run_module("sniffer", run_name="__main__", alter_sys=True)
 PLANTS = {
     "configuration": "import sniffer.cli; sniffer.cli.configure = boom",
     "table": "import sniffer.pipeline; sniffer.pipeline.Sniffer._make_table = boom",
-    "source": "import sniffer.capture; sniffer.capture.FileSource.batches = boom",
-    "thread": "import sniffer.capture; sniffer.capture.Capture._feed_all = boom",
-    "thread's end": "import sniffer.capture; sniffer.capture.Capture._put = boom",
+    "source": "import sniffer.capture.file; sniffer.capture.file.FileSource.batches = boom",
+    "thread": "import sniffer.capture.thread; sniffer.capture.thread.feed = boom",
+    "thread's end": "import sniffer.capture.thread; sniffer.capture.thread.Capture._put = boom",
     "pump": "import sniffer.pipeline; sniffer.pipeline.Sniffer._pass_on = boom",
-    "lane": "import sniffer.lanes; sniffer.lanes.Lane.offer = boom",
-    "sink's opening": "import sniffer.sinks; sniffer.sinks.StdoutSink.open = boom",
-    "sink's thread": "import sniffer.sinks; sniffer.sinks._Write.run = boom",
-    "sink": "import sniffer.sinks; sniffer.sinks.StdoutSink.deliver = boom",
-    "drain": "import sniffer.lanes; sniffer.lanes.Lane.drain = boom",
+    "lane": "import sniffer.delivery.lane; sniffer.delivery.lane.Lane.offer = boom",
+    "sink's opening": "import sniffer.outputs.stdout.sink; sniffer.outputs.stdout.sink.StdoutSink.open = boom",
+    "sink's thread": "import sniffer.outputs.stdout.sink; sniffer.outputs.stdout.sink._Write.run = boom",
+    "sink": "import sniffer.outputs.stdout.sink; sniffer.outputs.stdout.sink.StdoutSink.deliver = boom",
+    "drain": "import sniffer.delivery.lane; sniffer.delivery.lane.Lane.drain = boom",
     "start": "import sniffer.pipeline; sniffer.pipeline.Sniffer.start = boom",
     "wait": "import sniffer.pipeline; sniffer.pipeline.Sniffer.wait = boom",
     "ledger": "import sniffer.ledger; sniffer.ledger.Ledger.snapshot = boom",
     "log set-up": "import sniffer.logs; sniffer.logs.configure = boom",
-    "privilege": "import sniffer.privileges; sniffer.privileges.confine = boom",
+    "privilege": "import sniffer.capture.privileges; sniffer.capture.privileges.confine = boom",
     "endpoint": "import sniffer.metrics; sniffer.metrics.Endpoint.open = boom",
     "endpoint's end": "import sniffer.metrics; sniffer.metrics.Endpoint.close = boom",
-    "url's opening": "import sniffer.collector; sniffer.collector.UrlSink.open = boom",
-    "url": "import sniffer.collector; sniffer.collector.UrlSink.deliver = boom",
-    "sink's end": "import sniffer.sinks; sniffer.sinks.StdoutSink.close = boom",
+    "url's opening": "import sniffer.outputs.url.collector; sniffer.outputs.url.collector.UrlSink.open = boom",
+    "url": "import sniffer.outputs.url.collector; sniffer.outputs.url.collector.UrlSink.deliver = boom",
+    "sink's end": "import sniffer.outputs.stdout.sink; sniffer.outputs.stdout.sink.StdoutSink.close = boom",
     "error report": "import sniffer.cli; sniffer.cli._report = sniffer.cli.SnifferConfig.from_texts = boom",
 }
 SILENT = ("sink", "sink's thread", "url")
@@ -892,7 +877,7 @@ def test_no_signal_is_forgotten() -> None:
 def test_other_signals(port: int) -> None:
     """What is no wish to stop changes nothing, from the start on; SIGUSR1 logs the ledger; the capture goes on."""
     with Daemon("--ports", str(port), *LIVE) as daemon:
-        wait_for_handler(daemon)
+        wait_until(lambda: has_handler(daemon), "a handler for SIGTERM", seconds=SECONDS, pause=0)
         for number in signals.IGNORED:
             daemon.process.send_signal(number)
         daemon.log("started")

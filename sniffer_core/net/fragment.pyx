@@ -7,15 +7,10 @@ from sniffer_core.base.memory cimport Pool, pool_give, pool_resize, pool_take
 from sniffer_core.net.wire cimport (
     WIRE_FRAGMENT,
     WIRE_MALFORMED,
-    WIRE_TCP,
-    WIRE_TUNNEL,
     Packet,
     Verdict,
-    wire_parse,
     wire_parse_headers,
 )
-
-from sniffer_core.base.counters import NAMES
 
 
 cdef void fragments_init(Fragments* fragments, Pool* pool) noexcept nogil:
@@ -185,72 +180,3 @@ cdef Verdict fragments_add(Fragments* fragments, Packet* packet, int64_t now) no
     fragments.complete = datagram
     verdict = wire_parse_headers(datagram.protocol, datagram.data, datagram.length, datagram.length, packet)
     return WIRE_MALFORMED if verdict == WIRE_FRAGMENT else verdict  # fragments within fragments
-
-
-_VERDICTS = ("tcp", "fragment", "not_ip", "not_tcp", "malformed", "cut", "tunnel")
-_TUNNELS = tuple(name.removeprefix("packets_tunnel_") for name in NAMES if name.startswith("packets_tunnel_"))
-
-
-cdef object _view(Verdict verdict, const Packet* packet):
-    if verdict == WIRE_TCP:
-        return "tcp", {
-            "source": packet.source[: packet.address_size],
-            "destination": packet.destination[: packet.address_size],
-            "ports": (packet.source_port, packet.destination_port),
-            "seq": packet.seq,
-            "ack": packet.ack,
-            "flags": packet.flags,
-            "payload": packet.payload[: packet.payload_size],
-            "missing": packet.missing,
-        }
-    if verdict == WIRE_FRAGMENT:
-        return "fragment", {
-            "source": packet.source[: packet.address_size],
-            "destination": packet.destination[: packet.address_size],
-            "fragment": packet.fragment[: packet.fragment_size],
-            "offset": packet.fragment_offset,
-            "id": packet.fragment_id,
-            "more": bool(packet.fragment_more),
-            "protocol": packet.fragment_protocol,
-        }
-    if verdict == WIRE_TUNNEL:
-        return "tunnel", {"tunnel": _TUNNELS[packet.tunnel]}
-    return _VERDICTS[verdict], {}
-
-
-def _py_parse(int linktype, bytes data):
-    """wire_parse() for the tests."""
-    cdef Packet packet
-    cdef Verdict verdict = wire_parse(linktype, data, len(data), &packet)
-    return _view(verdict, &packet)
-
-
-cdef class _PyFragments:
-    """Fragments for the tests: add() takes whole packets."""
-
-    cdef Pool pool
-    cdef Fragments fragments
-
-    def __cinit__(self):
-        memset(&self.pool, 0, sizeof(Pool))
-        fragments_init(&self.fragments, &self.pool)
-
-    def __dealloc__(self):
-        fragments_free(&self.fragments)
-
-    def add(self, int linktype, bytes data, int64_t now=0):
-        cdef Packet packet
-        cdef Verdict verdict = wire_parse(linktype, data, len(data), &packet)
-        if verdict == WIRE_FRAGMENT:
-            verdict = fragments_add(&self.fragments, &packet, now)
-            if verdict == WIRE_FRAGMENT:
-                return "kept", {}
-        return _view(verdict, &packet)
-
-    def free(self):
-        fragments_free(&self.fragments)
-
-    @property
-    def state(self):
-        """(datagrams in progress, datagrams given up, bytes of the pool, blocks of the pool)"""
-        return self.fragments.count, self.fragments.given_up, self.pool.bytes, self.pool.blocks

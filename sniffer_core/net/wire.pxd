@@ -40,7 +40,7 @@ cdef struct Packet:
     const uint8_t* destination
     uint8_t address_size            # 4 or 16
     uint8_t flags                   # TCP_*
-    uint64_t place                  # of VLAN tags, 12 bits each, the innermost lowest, and an interface's number; 0 none
+    uint64_t place                  # VLAN tags, 12 bits each, the innermost lowest, and an interface's number; 0 none
     uint16_t source_port            # host order, as everything below
     uint16_t destination_port
     uint32_t seq
@@ -147,7 +147,7 @@ cdef inline Verdict wire_inside_udp(const uint8_t* data, uint32_t captured, Pack
         if data[0] & 0x08:                                          # RFC 7348 section 5: the I flag
             return wire_inside(TUNNEL_VXLAN, packet)
     elif port == PORT_GENEVE:
-        if data[0] >> 6 == 0 and wire_u16(data + 2) in (ETHER_BRIDGE, ETHER_IPV4, ETHER_IPV6):     # RFC 8926 section 3.4
+        if data[0] >> 6 == 0 and wire_u16(data + 2) in (ETHER_BRIDGE, ETHER_IPV4, ETHER_IPV6):  # RFC 8926 section 3.4
             return wire_inside(TUNNEL_GENEVE, packet)
     elif port == PORT_GTP:
         if data[0] >> 5 == 1 and data[1] == 255:                    # 3GPP TS 29.281 section 5.1: version 1, G-PDU

@@ -4,8 +4,8 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from sniffer_core.protocols.http1.pairing cimport CARRY_MAX, Carry, Conn, Exchange
-from sniffer_core.protocols.http1.parser cimport Message
 from sniffer_core.base.memory cimport Pool
+from sniffer_core.message cimport Message
 from sniffer_core.record.redact cimport Names
 
 cdef enum:
@@ -49,6 +49,7 @@ cdef struct Face:           # a message about to be written; what it points into
     const Names* query      # parameters that must not be
     const char* id
     int64_t latency         # µs, or -1
+    int64_t duration        # µs, or -1
     Span opening
     Span placement
     Span proxied
@@ -80,6 +81,7 @@ cdef class RawMessage:
     cdef tuple made             # `content`, once made
     cdef public object message
     cdef int64_t latency(self)
+    cdef int64_t duration(self)
     cdef str coding(self)
     cdef bint truncated(self)
     cdef bint cut(self)

@@ -20,8 +20,8 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset, strlen
 
 from sniffer_core.protocols.http1.pairing cimport Conn, Exchange, conn_free, exchange_release
-from sniffer_core.protocols.http1.parser cimport REQUEST, WHOLE, Field, Message, fields_of, text_of
 from sniffer_core.base.memory cimport Pool
+from sniffer_core.message cimport REQUEST, WHOLE, Field, Message, fields_of, text_of
 from sniffer_core.protocols.proxy cimport Proxied
 from sniffer_core.record.redact cimport (
     LINK, SECRET, SHOWN, TARGET, URL, Cut, Scan, begin_scan, free_names, is_plain, kind_of, list_fields, list_parameters,
@@ -37,6 +37,8 @@ cdef extern from "Python.h":
 cdef enum:
     NAMES = 1024        # slots of the cache of header names
     NAME_MAX = 48       # longer names are not cached
+    STAMP_SIZE = 27     # bytes of a time stamp
+    RECORD_FIXED = 600  # bytes of a record beside the texts of its message: names of fields, numbers
     FOLD_MAX = 64       # header lines that are folded in C; more (an oddity, or an attack) go through a dict
 
 cdef struct Name:
@@ -290,6 +292,14 @@ cdef inline void write(Buffer* out, const void* data, size_t size) noexcept nogi
 
 cdef inline void put(Buffer* out, const char* text) noexcept nogil:
     write(out, text, strlen(text))
+
+
+cdef inline void copy(Buffer* out, size_t at, size_t size) noexcept nogil:
+    """Writes again the `size` bytes that were written at `at`."""
+    cdef uint8_t* to = room(out, size)
+    if to != NULL and not out.failed:
+        memcpy(to, out.data + at, size)
+        out.size += size
 
 
 cdef void put_number(Buffer* out, uint64_t number) noexcept nogil:
@@ -567,7 +577,7 @@ cdef void put_stamp(Buffer* out, int64_t stamp) noexcept nogil:
         for i in range(1, 6):
             out.date[3 * i + 2] = <char>(48 + part[i] // 10)
             out.date[3 * i + 3] = <char>(48 + part[i] % 10)
-    to = room(out, 27)
+    to = room(out, STAMP_SIZE)
     if to == NULL:
         return
     memcpy(to, out.date, 20)
@@ -575,7 +585,7 @@ cdef void put_stamp(Buffer* out, int64_t stamp) noexcept nogil:
         to[25 - i] = <uint8_t>(48 + micro % 10)
         micro //= 10
     to[26] = 90
-    out.size += 27
+    out.size += STAMP_SIZE
 
 
 cdef void put_latency(Buffer* out, int64_t latency) noexcept nogil:
@@ -781,6 +791,27 @@ cdef class RawMessage:
         return None if latency < 0 else latency
 
     @property
+    def end_timestamp(self):
+        return self.source.stamp_end
+
+    cdef int64_t duration(self):
+        """µs, or -1."""
+        if self.source.kind == REQUEST or not self.exchanged.known or self.source.end_lost:
+            return -1
+        return max(-1, self.source.stamp_end - self.exchanged.stamp)
+
+    @property
+    def duration_us(self):
+        cdef int64_t duration = self.duration()
+        return None if duration < 0 else duration
+
+    @property
+    def authority(self):
+        if self.exchanged.authority.size == 0:
+            return None
+        return latin1(self.exchanged.text + self.exchanged.authority.at, self.exchanged.authority.size)
+
+    @property
     def body(self):
         return PyBytes_FromStringAndSize(<char*>self.source.body, <Py_ssize_t>self.source.body_kept)
 
@@ -790,7 +821,7 @@ cdef class RawMessage:
 
     @property
     def body_truncated(self):
-        return self.source.truncated
+        return bool(self.source.truncated)
 
     cdef str coding(self):
         """The Content-Encoding."""
@@ -868,7 +899,7 @@ cdef class RawMessage:
 
     @property
     def resynced(self):
-        return self.source.resynced
+        return bool(self.source.resynced)
 
     @property
     def anomalies(self):
@@ -916,7 +947,7 @@ cdef class RawMessage:
 
     cdef size_t foreseen(self):
         """About how long the JSON is at most."""
-        return 512 + self.text() + 2 * self.body_text()
+        return RECORD_FIXED + self.text() + 2 * self.body_text()
 
     @property
     def weight(self):
@@ -932,7 +963,7 @@ cdef class RawMessage:
         if self.json is not None:
             size += len(self.json)
         else:
-            size += 512 + text + 2 * body
+            size += RECORD_FIXED + text + 2 * body
         if self.message is not None:
             size += 1024 + 96 * self.source.count + text
             size += max(body + body // 3, 0 if self.made is None else text_size(self.made[0]))     # of base64; as it is
@@ -962,6 +993,7 @@ cdef class RawMessage:
         face.listed = &self.rules.headers
         face.query = &self.rules.query
         face.latency = self.latency()
+        face.duration = self.duration()
         span(&face.opening, self.opening)
         span(&face.placement, self.rules.placement)
         if self.behind is not None:
@@ -1078,11 +1110,13 @@ cdef void put_record(Buffer* out, const Face* face) noexcept nogil:
     """Writes a record."""
     cdef const Message* message = face.message
     cdef const Exchange* exchange = face.exchange
+    cdef size_t stamp_at
     cdef uint32_t i
     cdef uint32_t rest
     cdef bint first
     put_span(out, &face.opening)
     put(out, b'request","timestamp":"' if message.kind == REQUEST else b'response","timestamp":"')
+    stamp_at = out.size
     put_stamp(out, message.stamp)
     put(out, b'","headers":')
     if face.headers.data != NULL:
@@ -1166,6 +1200,19 @@ cdef void put_record(Buffer* out, const Face* face) noexcept nogil:
         put(out, b',"spanId":')
         put_latin(out, exchange.trace + 32, 16)
     put_span(out, &face.placement)
+    put(out, b',"endTimestamp":"')
+    if message.stamp_end == message.stamp:
+        copy(out, stamp_at, STAMP_SIZE)
+    else:
+        put_stamp(out, message.stamp_end)
+    put(out, b'"')
+    if face.duration >= 0:
+        put(out, b',"durationMs":')
+        put_latency(out, face.duration)
+    if exchange.authority.size:
+        put(out, b',"authority":"')
+        write(out, exchange.text + exchange.authority.at, exchange.authority.size)
+        put(out, b'"')
     if face.proxied.size:
         put_span(out, &face.proxied)
     put(out, b"}")
@@ -1215,7 +1262,7 @@ cdef class Lines:
             if type(record) is RawMessage and (<RawMessage>record).json is None and not self.keep:
                 raw = <RawMessage>record
                 raw.prepare(face, kept)
-                foreseen += 512 + raw.text() + face.size + face.size // 3
+                foreseen += RECORD_FIXED + raw.text() + face.size + face.size // 3
             else:
                 json = record.to_json()
                 kept.append(json)

@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 import brotli
 import zstandard
 
-from tests.bench.captures import SERVER, START, Link
-from tests.packets import ACK, SYN, Packet
+from tests.bench.captures import SERVER, Link
+from tests.packets import ACK, START, SYN, Packet
 
 HONEST: Final = 59_000_000
 """The number of the honest connection: no attack's."""

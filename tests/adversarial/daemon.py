@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from tests.adversarial.attacks import ATTACKS, Attack, mixed, packets
 from tests.packets import Packet, pcap
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 APART = 400_000_000
@@ -162,11 +163,12 @@ def _watch(
     with _writer(process, pipe, log) as writer:
         writer.write(pcap([]))
         writer.flush()
-        deadline = time.monotonic() + 60
-        while not _lines(log, "started"):
+
+        def has_started() -> bool:
             assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+            return bool(_lines(log, "started"))
+
+        wait_until(has_started, "the daemon has started", seconds=60)
         at_start, cpu_at_start = _status(process.pid, "VmRSS"), _cpu(process.pid)
         Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # VmHWM counts from here
         sampler = _Sampler(process.pid)

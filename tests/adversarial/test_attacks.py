@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from sniffer.capture.thread import feed_batch
 from sniffer.message import decode
 from sniffer_core.core import _hash
 from tests.adversarial.attacks import ATTACKS, Attack, packets
@@ -58,14 +59,12 @@ def test_bounds(name: str) -> None:
 
 def seconds(attack: Attack, size: int) -> float:
     """CPU that a table takes for this attack, JSON included: the best of three."""
-    data, index = to_feed(packets(attack.make(size)))
+    batch = to_feed(packets(attack.make(size)))
     best = float("inf")
     for _ in range(3):
         victim = table(attack)
         started = time.thread_time()
-        at = 0
-        while at < len(index) // 16:
-            ended, at = victim.core.feed(data, index, at)
+        for ended in feed_batch(victim.core, batch):
             for message in ended:
                 message.to_json()
         for message in victim.core.flush():
@@ -74,6 +73,7 @@ def seconds(attack: Attack, size: int) -> float:
     return best
 
 
+@pytest.mark.slow
 @each_attack
 def test_work_grows_with_the_bytes(name: str) -> None:
     """Sixteen times as much of an attack takes about sixteen times the CPU, not 256 times."""

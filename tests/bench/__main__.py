@@ -1,7 +1,8 @@
-"""`make bench`: ours, the peers and reading alone in turn on the same captures; prints the Markdown of
-docs/PERFORMANCE.md, fails on a regression. `--live` prints that of tests/bench/live.py, `--spool` that of spool.py.
+"""`make bench`: runs the sniffer, its peers and a program that only reads on the same captures.
 
-Numbers are of whole processes, captures in the page cache: wall time (the median of the rounds), CPU, peak RSS.
+It prints the Markdown tables of docs/internals/PERFORMANCE.md and fails on a regression. `--live` and `--spool` print
+the tables of tests/bench/live.py and spool.py. Figures are those of whole processes, with the captures in the page
+cache: wall time (the median of the rounds), CPU time, peak RSS.
 """
 
 from __future__ import annotations

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sniffer.capture import BUSY_SECONDS
+from sniffer.capture.live import BUSY_SECONDS
+from sniffer.capture.thread import feed_batch
 from sniffer_core.core import FlowTable
-from tests.bench.captures import ETHERNET, START, spread
-from tests.packets import Packet, to_feed
+from tests.bench.captures import spread
+from tests.packets import ETHERNET, START, Packet, to_feed
 
 QUIET: Final = 4
 """Seconds without any CPU time after which a process waits for something."""
@@ -107,8 +108,6 @@ def held(connections: int, memory_limit: int) -> dict[str, int]:
 
 
 def _feed(table: FlowTable, batch: list[Packet]) -> None:
-    feed = to_feed(batch)
-    at = 0
-    while at < len(batch):
-        at = table.feed(*feed, at)[1]
+    for _ in feed_batch(table, to_feed(batch)):
+        pass
     batch.clear()

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from sniffer.capture.thread import feed_batch
 from sniffer_core.core import FlowTable
-from tests.bench.captures import ETHERNET, START, Link, request, response, split
-from tests.packets import Packet, to_feed
+from tests.bench.captures import Link, request, response, split
+from tests.packets import ETHERNET, START, Packet, to_feed
 
 OK: Final = b"HTTP/1.1 200 OK\r\n"
 
@@ -113,9 +114,8 @@ def cost(shape: Callable[[int], Iterator[bytes]], size: int, repeats: int = 5) -
 def run(feed: tuple[bytes, bytes]) -> int:
     """A table of its own for these packets; the number of messages."""
     table = FlowTable(linktype=ETHERNET, ports=[80])
-    at = count = 0
-    while at < len(feed[1]) // 16:
-        messages, at = table.feed(*feed, at)
+    count = 0
+    for messages in feed_batch(table, feed):
         for message in messages:
             message.to_json()
         count += len(messages)

@@ -1,4 +1,4 @@
-"""`make chaos`: every fault of the matrix, and a table for docs/RELIABILITY.md."""
+"""`make chaos`: every fault of the matrix, and a table for docs/internals/RELIABILITY.md."""
 
 from __future__ import annotations
 

@@ -643,9 +643,9 @@ def matrix() -> list[Fault]:
             "said; messages come from memory; the spool comes back",
             True,
             [
-                "tests/test_spool.py::test_a_full_disk_costs_durability_alone",
-                "tests/test_spool.py::test_a_disk_that_is_full_at_the_start",
-                "tests/test_spool.py::test_a_full_disk_keeps_what_an_earlier_run_left",
+                "tests/delivery/test_spool.py::test_a_full_disk_costs_durability_alone",
+                "tests/delivery/test_spool.py::test_a_disk_that_is_full_at_the_start",
+                "tests/delivery/test_spool.py::test_a_full_disk_keeps_what_an_earlier_run_left",
             ],
         ),
         (
@@ -653,26 +653,26 @@ def matrix() -> list[Fault]:
             "one error, exit code 2; with hold the capture goes on without it, and says so",
             True,
             [
-                "tests/test_spool.py::test_a_directory_that_cannot_be_used",
-                "tests/test_spool.py::test_exit_codes",
-                "tests/test_spool.py::test_a_spool_that_cannot_be_used_is_done_without",
-                "tests/test_spool.py::test_a_sidecar_goes_on_without_its_spool",
+                "tests/delivery/test_store.py::test_a_directory_that_cannot_be_used",
+                "tests/delivery/test_spool.py::test_exit_codes",
+                "tests/delivery/test_spool.py::test_a_spool_that_cannot_be_used_is_done_without",
+                "tests/delivery/test_spool.py::test_a_sidecar_goes_on_without_its_spool",
             ],
         ),
         (
             "disk fails now and then; spool",
             "nothing lost, in order",
             False,
-            ["tests/test_spool.py::test_a_disk_that_fails_now_and_then"],
+            ["tests/delivery/test_spool.py::test_a_disk_that_fails_now_and_then"],
         ),
         (
             "spool damaged, at the start or later",
             "set aside, said, counted; a new one is begun",
             False,
             [
-                "tests/test_spool.py::test_what_is_no_spool_is_set_aside",
-                "tests/test_spool.py::test_a_changed_body_is_not_presented_as_right",
-                "tests/test_spool.py::test_a_spool_damaged_while_it_runs",
+                "tests/delivery/test_store.py::test_what_is_no_spool_is_set_aside",
+                "tests/delivery/test_store.py::test_a_changed_body_is_not_presented_as_right",
+                "tests/delivery/test_spool.py::test_a_spool_damaged_while_it_runs",
             ],
         ),
         (
@@ -680,15 +680,15 @@ def matrix() -> list[Fault]:
             "the oldest dropped, counted; size never passed",
             False,
             [
-                "tests/test_spool.py::test_a_full_spool_drops_the_oldest",
-                "tests/test_spool.py::test_the_size_is_never_passed",
+                "tests/delivery/test_spool.py::test_a_full_spool_drops_the_oldest",
+                "tests/delivery/test_store.py::test_the_size_is_never_passed",
             ],
         ),
         (
             "kill -9 while the spool is written",
             "everything committed is there, whole",
             False,
-            ["tests/test_spool.py::test_what_was_committed_survives_a_kill"],
+            ["tests/delivery/test_store.py::test_what_was_committed_survives_a_kill"],
         ),
     ):
         rows.append(Fault(name, promise, partial(by_test, nodes=nodes), root))

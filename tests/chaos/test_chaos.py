@@ -34,7 +34,7 @@ SHORT = (
 
 @pytest.mark.parametrize("name", SHORT)
 def test_a_promise_is_kept(name: str, tmp_path: Path) -> None:
-    """While the fault lasts and after it, the daemon does what docs/RELIABILITY.md says."""
+    """While the fault lasts and after it, the daemon does what docs/internals/RELIABILITY.md says."""
     fault = FAULTS[name]
     if fault.needs_root and os.geteuid() != 0:
         pytest.skip("needs root")
@@ -61,8 +61,8 @@ def test_a_broken_promise_is_noticed(tmp_path: Path) -> None:
 
 
 def test_every_row_of_the_page_is_in_the_matrix() -> None:
-    """docs/RELIABILITY.md shows the faults that `make chaos` tries, all of them and no others."""
-    page = (ROOT / "docs" / "RELIABILITY.md").read_text()
+    """docs/internals/RELIABILITY.md shows the faults that `make chaos` tries, all of them and no others."""
+    page = (ROOT / "docs" / "internals" / "RELIABILITY.md").read_text()
     table = page.split("## Faults", 1)[1].split("\n## ", 1)[0]
     rows = [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines() if line.startswith("| ")]
     assert rows[1:] == list(FAULTS)

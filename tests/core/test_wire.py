@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sniffer_core.net.fragment import _py_parse
+from sniffer_core.testing import parse_packet
 from tests import packets as p
 from tests.laws import Table
 
@@ -19,7 +19,7 @@ V6 = p.ipv6(A6, B6, SEGMENT)
 
 def assert_read(linktype: int, data: bytes, *, payload: bytes = SEGMENT[32:], missing: int = 0) -> dict[str, Any]:
     """The packet is SEGMENT, or what was captured of it."""
-    verdict, view = _py_parse(linktype, data)
+    verdict, view = parse_packet(linktype, data)
     assert verdict == "tcp"
     assert view["payload"] == payload
     assert view["missing"] == missing
@@ -30,7 +30,7 @@ def assert_read(linktype: int, data: bytes, *, payload: bytes = SEGMENT[32:], mi
 
 
 def verdict(linktype: int, data: bytes) -> str:
-    return _py_parse(linktype, data)[0]
+    return parse_packet(linktype, data)[0]
 
 
 @pytest.mark.parametrize("packet", [V4, V6], ids=["IPv4", "IPv6"])
@@ -160,8 +160,8 @@ def test_tunnels(kind: str) -> None:
     """What is inside of a tunnel is named, and counted under the tunnel's name, whatever link it came over."""
     packet = TUNNELS[kind]
     name = kind.partition(",")[0]
-    assert _py_parse(p.RAW, packet) == ("tunnel", {"tunnel": name})
-    assert _py_parse(p.ETHERNET, p.ethernet(packet, tags=(p.VLAN,))) == ("tunnel", {"tunnel": name})
+    assert parse_packet(p.RAW, packet) == ("tunnel", {"tunnel": name})
+    assert parse_packet(p.ETHERNET, p.ethernet(packet, tags=(p.VLAN,))) == ("tunnel", {"tunnel": name})
     table = Table(linktype=p.SLL)
     assert table.run([p.Packet(0, p.link(p.SLL, packet))]) == []
     assert table.counted() == {"packets_seen": 1, f"packets_tunnel_{name}": 1}
@@ -170,14 +170,14 @@ def test_tunnels(kind: str) -> None:
 @pytest.mark.parametrize("kind", FRAMES)
 def test_tunnels_of_a_link(kind: str) -> None:
     """So are tunnels and tags that stand right behind the link header."""
-    assert _py_parse(p.ETHERNET, FRAMES[kind]) == ("tunnel", {"tunnel": kind.partition(",")[0]})
+    assert parse_packet(p.ETHERNET, FRAMES[kind]) == ("tunnel", {"tunnel": kind.partition(",")[0]})
 
 
 def test_snap_on_a_cooked_link() -> None:
     """The cooked link types say 4 where LLC follows."""
     sll = p.link(p.SLL, V4)[:14] + b"\0\x04" + p.snap(V4)
     sll2 = b"\0\x04" + p.link(p.SLL2, V4)[2:20] + p.snap(V4)
-    assert [_py_parse(p.SLL, sll), _py_parse(p.SLL2, sll2)] == [("tunnel", {"tunnel": "snap"})] * 2
+    assert [parse_packet(p.SLL, sll), parse_packet(p.SLL2, sll2)] == [("tunnel", {"tunnel": "snap"})] * 2
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_padding() -> None:
     """Ethernet padding beyond the IP total length is no payload."""
     empty = p.tcp(40000, 80, 1)
     for packet in (p.ipv4(A4, B4, empty), p.ipv6(A6, B6, empty)):
-        assert _py_parse(p.ETHERNET, p.ethernet(packet) + b"\xee" * 6)[1]["payload"] == b""
+        assert parse_packet(p.ETHERNET, p.ethernet(packet) + b"\xee" * 6)[1]["payload"] == b""
     assert_read(p.ETHERNET, p.ethernet(V4) + b"\xee" * 30)
 
 
@@ -233,7 +233,7 @@ def test_total_length_zero() -> None:
     """An IP length of 0 (segmentation offload, jumbograms) means the captured length, above 64 KiB too."""
     big = p.tcp(1, 2, 3, payload=b"x" * 100_000)
     for packet in (p.ipv4(A4, B4, big, total_length=0), p.ipv6(A6, B6, big, payload_length=0)):
-        seen, view = _py_parse(p.ETHERNET, p.ethernet(packet))
+        seen, view = parse_packet(p.ETHERNET, p.ethernet(packet))
         assert (seen, len(view["payload"]), view["missing"]) == ("tcp", 100_000, 0)
 
 
@@ -342,7 +342,7 @@ def test_malformed(packet: bytes) -> None:
 def test_fragments_are_recognised() -> None:
     """A fragment is shown with its offset, id, more-bit and protocol; one that the snaplen cut is no use."""
     packet = p.ipv4(A4, B4, bytes(range(24)), identification=513, offset=16, more=True)
-    assert _py_parse(p.RAW, packet) == (
+    assert parse_packet(p.RAW, packet) == (
         "fragment",
         {
             "source": ip_address(A4).packed,
@@ -356,7 +356,7 @@ def test_fragments_are_recognised() -> None:
     )
     assert verdict(p.RAW, packet[:-1]) == "cut"
     headers = p.extension(p.FRAGMENT) + p.fragment_header(p.DESTINATION, 8, False, 2**32 - 1)
-    verdict6, view = _py_parse(p.RAW, p.ipv6(A6, B6, headers + b"abc", next_header=p.HOP_BY_HOP))
+    verdict6, view = parse_packet(p.RAW, p.ipv6(A6, B6, headers + b"abc", next_header=p.HOP_BY_HOP))
     assert verdict6 == "fragment"
     assert (view["fragment"], view["offset"], view["id"]) == (b"abc", 8, 2**32 - 1)
     assert (view["more"], view["protocol"]) == (False, p.DESTINATION)
@@ -365,7 +365,7 @@ def test_fragments_are_recognised() -> None:
 @given(st.sampled_from(p.LINK_TYPES), st.binary(max_size=120))
 def test_any_bytes(linktype: int, data: bytes) -> None:
     """Any bytes get a verdict, and what is viewed lies within them."""
-    seen, view = _py_parse(linktype, data)
+    seen, view = parse_packet(linktype, data)
     if seen == "tcp":
         assert view["payload"] in data
         assert view["missing"] <= 65535
@@ -382,6 +382,6 @@ def test_any_damage(linktype: int, packet: bytes, damage: list[tuple[int, int]],
     data = bytearray(p.link(linktype, packet))
     for at, value in damage:
         data[at % len(data)] = value
-    seen, view = _py_parse(linktype, bytes(data[:size]))
+    seen, view = parse_packet(linktype, bytes(data[:size]))
     if seen in ("tcp", "fragment"):
         assert view["payload" if seen == "tcp" else "fragment"] in bytes(data[:size])

@@ -11,9 +11,11 @@ from dataclasses import asdict
 
 import pytest
 
-from sniffer.lanes import Lane, LaneCounters
+from sniffer.delivery.account import LaneCounters
+from sniffer.delivery.lane import Lane
 from tests.daemon import ROOT
-from tests.deliveries import BOUND, balanced, messages, settled
+from tests.deliveries import balanced, messages, settled
+from tests.waiting import BOUND
 
 DOCS = ROOT / "docs" / "DELIVERY.md"
 

@@ -63,7 +63,7 @@ def test_flags_exist(page: Page) -> None:
     assert named <= flags
 
 
-@pytest.mark.parametrize("name", ["docs/TROUBLESHOOTING.md", "docs/LOGS.md", "docs/RELIABILITY.md"])
+@pytest.mark.parametrize("name", ["docs/TROUBLESHOOTING.md", "docs/LOGS.md", "docs/internals/RELIABILITY.md"])
 def test_counters_exist(name: str) -> None:
     """A counter that a page names is in the ledger."""
     known = {*DECLARED, *(counter.name for counter in LANE)} | {f"dropped_{reason}" for reason in ("full", "error")}
@@ -114,10 +114,14 @@ def test_log_lines_are_explained() -> None:
 
 def test_every_module_has_its_row() -> None:
     """ARCHITECTURE names each module of both packages, and what it is for."""
-    rows = [line for line in page("docs/ARCHITECTURE.md").text.splitlines() if line.startswith("| `sniffer")]
+    rows = [line for line in page("docs/internals/ARCHITECTURE.md").text.splitlines() if line.startswith("| `sniffer")]
     spans = re.findall(r"`([\w/.]+)`", "\n".join(row.split("|")[1] for row in rows))
     named = {span.split("/")[-1].partition(".")[0] for span in spans}
-    files = [*(ROOT / "sniffer").glob("*.py"), *(ROOT / "sniffer_core").rglob("*.p[yx]*")]
+    files = [
+        *(ROOT / "sniffer").glob("*.py"),
+        *(ROOT / "sniffer/delivery").glob("*.py"),
+        *(ROOT / "sniffer_core").rglob("*.p[yx]*"),
+    ]
     assert {file.stem for file in files if file.suffix in (".py", ".pyx", ".pxd")} - {"__init__"} <= named
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from tests.waiting import wait_until
 
 Manifest = dict[str, Any]
 GONE_S = 180
@@ -96,13 +97,12 @@ def script(*command: str) -> None:
         raise Failed(f"{command[0]} cannot be run: {error.strerror or error}") from error
 
 
-def until(reached: Callable[[], bool], what: str, seconds: float = 120, pause_s: float = 1) -> None:
+def expect(reached: Callable[[], bool], what: str, seconds: float = 120, pause_s: float = 1) -> None:
     """Waits for something in the cluster; Failed names it when the time is over."""
-    end = time.monotonic() + seconds
-    while not reached():
-        if time.monotonic() > end:
-            raise Failed(f"not within {seconds:g} s: {what}")
-        time.sleep(pause_s)
+    try:
+        wait_until(reached, what, seconds=seconds, pause=pause_s)
+    except TimeoutError as error:
+        raise Failed(str(error)) from error
 
 
 def container_in(pod: Manifest, name: str = "tcp-sniffer") -> tuple[str, Manifest] | None:

@@ -27,9 +27,9 @@ from tests.e2e.cluster import (
     container_in,
     differences,
     exchange,
+    expect,
     messages_in,
     script,
-    until,
     watches,
     wrong_with,
 )
@@ -217,7 +217,7 @@ def injection(cluster: Cluster, installed: AbstractContextManager[Installed], sa
         cluster.apply(namespaces())
         running = stack.enter_context(installed)
         probe = pod("probe", PLAIN, IN)
-        until(lambda: container_in(cluster.create(probe, dry_run=True)) is not None, "the webhook is called", 60)
+        expect(lambda: container_in(cluster.create(probe, dry_run=True)) is not None, "the webhook is called", 60)
         stored = {}
         for case in CASES:
             name = case.pod["metadata"]["name"]
@@ -259,7 +259,7 @@ def traffic(cluster: Cluster, installed: AbstractContextManager[Installed], imag
         for name in ("collector", "echo"):
             cluster.run("rollout", "status", f"deployment/{name}", "--namespace", SAMPLE, "--timeout=180s")
         # a rollout does not wait for the sniffer, which has no readiness probe
-        until(lambda: watches(cluster.logs("deployment/echo", SAMPLE, "tcp-sniffer")), "the sniffer watches")
+        expect(lambda: watches(cluster.logs("deployment/echo", SAMPLE, "tcp-sniffer")), "the sniffer watches")
         cluster.apply([job])
         cluster.run("wait", "job/visit", "--namespace", SAMPLE, "--for=condition=complete", "--timeout=180s")
         say("ok  a Job with the container completes")
@@ -268,7 +268,7 @@ def traffic(cluster: Cluster, installed: AbstractContextManager[Installed], imag
             return messages_in(cluster.logs("deployment/collector", SAMPLE, "collector"))
 
         paths = [f"/visit/{number}" for number in range(VISITS)]
-        until(lambda: all(exchange(collected(), "POST", path) for path in paths), "all exchanges are at the collector")
+        expect(lambda: all(exchange(collected(), "POST", path) for path in paths), "all exchanges are at the collector")
         for path in paths:
             if problems := wrong_with(exchange(collected(), "POST", path), "hello", 200):
                 raise Failed(f"at the collector, {path}: {'; '.join(problems)}")
@@ -284,5 +284,5 @@ def traffic(cluster: Cluster, installed: AbstractContextManager[Installed], imag
         cluster.apply([last])
         cluster.run("wait", "job/last", "--namespace", SAMPLE, "--for=condition=complete", "--timeout=180s")
         cluster.run("delete", "pod", "--selector", "app=echo", "--namespace", SAMPLE, "--wait=true")
-        until(lambda: len(collected()) >= before + 2 * VISITS, "what was captured last is delivered by the stop", 30)
+        expect(lambda: len(collected()) >= before + 2 * VISITS, "what was captured last is delivered by the stop", 30)
         say("ok  a stop delivers what was captured last")

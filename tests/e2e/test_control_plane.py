@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import __main__ as command
-from tests.e2e.cluster import Cluster, Manifest, Refused, container_in, until
+from tests.e2e.cluster import Cluster, Manifest, Refused, container_in, expect
 from tests.e2e.control_plane import PROGRAMS, ControlPlane, control_plane, missing
 from tests.e2e.stages import IN, INJECTOR, outside, pod, with_account
 from tests.injector.manifests import CUSTOM, DEPLOY, chart, kustomize
@@ -105,7 +105,7 @@ def test_what_a_user_and_an_auditor_read(api: ControlPlane) -> None:
     with outside(api, "127.0.0.1"):
         api.apply(with_account("tcp-sniffer-e2e-audit", {}))
         probe = pod("probe", "tcp-sniffer-e2e-audit", IN)
-        until(lambda: container_in(api.create(probe, dry_run=True)) is not None, "the webhook is called", 60)
+        expect(lambda: container_in(api.create(probe, dry_run=True)) is not None, "the webhook is called", 60)
         said = {}
         for name, ports in (("good", "80"), ("bad", "none")):
             made = pod(name, "tcp-sniffer-e2e-audit", IN, annotations={"tcp-sniffer/ports": ports})
@@ -142,7 +142,7 @@ def test_limit_ranges(api: ControlPlane) -> None:
     with outside(api, "127.0.0.1"):
         api.apply(with_account(there, {}))
         limit(default={"cpu": "300m"})
-        until(
+        expect(
             lambda: resources({"tcp-sniffer/resources": none}).get("limits", {}).get("cpu") == "300m", "a default", 60
         )
         assert resources({})["limits"] == {"cpu": "500m", "memory": "512Mi"}
@@ -154,7 +154,7 @@ def test_limit_ranges(api: ControlPlane) -> None:
             except Refused as error:
                 return "maximum memory usage per Container is 300Mi" in str(error)
 
-        until(is_refused, "the pod is refused", 60)
+        expect(is_refused, "the pod is refused", 60)
 
 
 @needs_programs
@@ -167,7 +167,7 @@ def test_further_variables(api: ControlPlane) -> None:
     with outside(api, "127.0.0.1", "--sniffer-env", json.dumps(given)):
         api.apply(with_account(there, {}))
         probe = pod("probe", there, IN)
-        until(lambda: container_in(api.create(probe, dry_run=True)) is not None, "the webhook is called", 60)
+        expect(lambda: container_in(api.create(probe, dry_run=True)) is not None, "the webhook is called", 60)
         stored = container_in(api.create(probe))
     assert stored is not None
     reference["configMapKeyRef"]["optional"] = True  # type: ignore[assignment]

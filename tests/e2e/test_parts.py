@@ -26,9 +26,9 @@ from tests.e2e.cluster import (
     container_in,
     differences,
     exchange,
+    expect,
     messages_in,
     script,
-    until,
     watches,
     wrong_with,
 )
@@ -37,6 +37,7 @@ from tests.e2e.verdicts import POLICIES, verdicts
 from tests.injector.apiserver import HARMLESS, VERDICTS, ApiServer, Verdict
 from tests.injector.manifests import kustomize, one, problems
 from tests.injector.pods import answered, kubectl, validate
+from tests.waiting import listens, wait_until
 
 
 class StandIn(Cluster):
@@ -313,15 +314,11 @@ def test_the_samples_collector_prints_whole_lines() -> None:
             assert answer.status == 204
         connection.close()
 
-    def listens() -> bool:
-        with socket.socket() as tried:
-            return tried.connect_ex(("127.0.0.1", port)) == 0
-
     collector = [sys.executable, "-u", str(program), str(port)]
     with subprocess.Popen(collector, stdout=subprocess.PIPE, text=True) as process, ThreadPoolExecutor(9) as threads:
         assert process.stdout is not None
         reading = threads.submit(process.stdout.read)
-        until(listens, "the collector listens", 20, 0.05)
+        wait_until(lambda: listens(port), "the collector listens")
         for done in [threads.submit(post, part) for part in range(8)]:
             done.result()
         process.terminate()
@@ -372,9 +369,9 @@ def test_a_wrong_exchange(request_: dict[str, Any], response: dict[str, Any]) ->
 def test_waiting_has_an_end() -> None:
     """What never comes is named."""
     tries = iter([False, True])
-    until(lambda: next(tries), "something", pause_s=0)
+    expect(lambda: next(tries), "something", pause_s=0)
     with pytest.raises(Failed, match="not within 0 s: something"):
-        until(lambda: False, "something", seconds=0, pause_s=0)
+        expect(lambda: False, "something", seconds=0, pause_s=0)
 
 
 @pytest.mark.parametrize(

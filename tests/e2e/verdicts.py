@@ -22,7 +22,7 @@ import trustme
 from aiohttp import web
 
 from sniffer.injector import InjectorOptions, server
-from tests.e2e.cluster import Cluster, Failed, Manifest, Refused, container_in, until
+from tests.e2e.cluster import Cluster, Failed, Manifest, Refused, container_in, expect
 from tests.e2e.stages import IN, configuration_for, pod, with_account
 from tests.injector.apiserver import HARMLESS, VERDICTS, Answer, Row, Verdict
 
@@ -161,7 +161,7 @@ def _wait_until_called(cluster: Cluster, policy: str, namespace: str) -> None:
     """Until the API server knows both configurations of a policy."""
     for name, reached in (("", "injected"), (STRANGER, expected(STRANGER, policy))):
         probe = asked_for(name, namespace, 0)
-        until(lambda: outcome(cluster, probe, dry_run=True) == reached, "the webhook is called", 60)  # noqa: B023
+        expect(lambda: outcome(cluster, probe, dry_run=True) == reached, "the webhook is called", 60)  # noqa: B023
 
 
 def _hold(cluster: Cluster, policy: str, namespace: str, say: Say) -> None:

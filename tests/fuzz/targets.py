@@ -24,14 +24,13 @@ from sniffer.config import LEAST_LINE, REDACT_HEADERS, REDACT_QUERY
 from sniffer.message import HttpMessage, decode, from_raw
 from sniffer_core.core import LINK_TYPES, FlowTable, Lines, RawMessage
 from tests import packets as p
-from tests.core.test_http1 import Gap, Piece, Rest, agree_on, comparable, reading, recognised
+from tests.core.http1.reading import Gap, Piece, Rest, agree_on, comparable, reading, recognised
 from tests.endpoints import Choices
 from tests.generated import play, shown
 from tests.laws import Table, assert_empty, assert_laws
 
 PORTS: Final = (80, 8080)
 CLIENT, SERVER = ("192.0.2.1", 40000), ("198.51.100.7", 80)
-START: Final = 1_700_000_000_000_000
 SEPARATOR: Final = b"\xff\xfe\xfd"
 STEPS: Final = (1, 0, 10, 1000, 20_000, 60_000, 110_000, 1_100_000, 2_100_000, 61_000_000, 310_000_000, -1, -1_000_000)
 """µs between two packets."""
@@ -153,7 +152,7 @@ def packets(data: bytes) -> None:
 
 
 def _indexed(source: Bytes) -> tuple[bytes, bytes]:
-    index, content, now = bytearray(), bytearray(), START
+    index, content, now = bytearray(), bytearray(), p.START
     while source:
         now += STEPS[source.byte() % len(STEPS)]
         packet = source.take(source.word())
@@ -221,7 +220,7 @@ class Network:
         self.isn = (2**32 - 30, 5000) if how & 1 else (1000, 5000)
         self.honest = True
         """Every segment holds bytes of its stream, in their place."""
-        self.now = START
+        self.now = p.START
         if not how & 2:
             self.send(0, b"", -1, p.SYN)
             self.send(1, b"", -1, p.SYN | p.ACK)

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from sniffer.message import from_raw
-from tests.core import test_http1
+from tests.core.http1 import reading
 from tests.fuzz import targets
 from tests.fuzz.__main__ import CORPUS, SKIPPED
 from tests.fuzz.seeds import DICTIONARY, seeds
@@ -96,7 +96,7 @@ def test_a_wrong_form_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_another_parser_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fast path and an h11 that do not agree fail the target."""
-    monkeypatch.setattr(test_http1, "parse_by_h11", lambda _: [])
+    monkeypatch.setattr(reading, "parse_by_h11", lambda _: [])
     assert not passes("framing")
 
 

@@ -24,10 +24,9 @@ import struct
 import subprocess
 import sys
 import sysconfig
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ import yaml
 from sniffer.injector.patch import SPOOL_DIR, UID
 from tests.injector.expansion import environment_of
 from tests.injector.pods import answered, of_job, pod, sniffer_of
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]  # links lead nowhere in a root of its own
 SITE = sysconfig.get_paths()["purelib"]
@@ -128,14 +128,6 @@ def startup_probe() -> list[str]:
     return command
 
 
-def until(reached: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + BOUND_S
-    while not reached():
-        if time.monotonic() > end:
-            raise TimeoutError(what)
-        time.sleep(0.05)
-
-
 def get(url: str) -> tuple[int, bytes]:
     """Status and body of what a GET answers; 0 where nobody does."""
     try:
@@ -202,7 +194,7 @@ def main(interpreter: Path, *, net_raw: bool = True, spool: bool = False) -> dic
         try:
             ready = f"http://127.0.0.1:{METRICS}/readyz"
             for url, status in ((collector, 0 if spool else 200), (here, 200), (ready, 200 if net_raw else 503)):
-                until(lambda u=url, s=status: get(u)[0] == s, f"{url} is {status}")  # type: ignore[misc]
+                wait_until(lambda u=url, s=status: get(u)[0] == s, f"{url} is {status}", seconds=BOUND_S)  # type: ignore[misc]
             state = Path(f"/proc/{sniffer.pid}/status").read_text()
             probed.append(probe())
             # the probe above, to the application's own port, may be a message too
@@ -211,9 +203,13 @@ def main(interpreter: Path, *, net_raw: bool = True, spool: bool = False) -> dic
             )
             if spool:
                 stack.enter_context(running(*collect, stdout=subprocess.DEVNULL))
-                until(lambda: get(collector)[0] == 200, "the collector is there")
+                wait_until(lambda: get(collector)[0] == 200, "the collector is there", seconds=BOUND_S)
             if net_raw:
-                until(lambda: len(visits(get(collector)[1])) >= 2 * VISITS, "the messages are at the collector")
+                wait_until(
+                    lambda: len(visits(get(collector)[1])) >= 2 * VISITS,
+                    "the messages are at the collector",
+                    seconds=BOUND_S,
+                )
         finally:
             sniffer.send_signal(signal.SIGTERM)
             log = sniffer.communicate(timeout=BOUND_S)[1]

@@ -108,7 +108,7 @@ def test_the_injectors_container_uses_what_the_image_has() -> None:
 
 OPEN_A_CAPTURE = """
 import sys
-from sniffer.privileges import raise_net_raw
+from sniffer.capture.privileges import raise_net_raw
 if "raise" in sys.argv:
     raise_net_raw()
 import socket
@@ -144,10 +144,11 @@ def interpreters() -> Iterator[Path]:
     if "shared librar" in probe.stderr:
         shutil.rmtree(folder)
         pytest.skip(f"this interpreter is not for every user: {probe.stderr.strip()}")
-    package = folder / "site/sniffer"
+    package = folder / "site/sniffer/capture"
     package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    shutil.copy(ROOT / "sniffer/privileges.py", package)
+    for of in (package.parent, package):
+        (of / "__init__.py").touch()
+    shutil.copy(ROOT / "sniffer/capture/privileges.py", package)
     standard = Path(os.__file__).parent
     shutil.copytree(
         standard,

@@ -29,7 +29,7 @@ from tests.injector.conftest import NAME, Pair, Running
 from tests.injector.manifests import DEPLOY, load, one
 from tests.injector.pods import IN, pod, review
 from tests.injector.test_apiserver import api
-from tests.injector.test_server import until
+from tests.waiting import until
 
 CALL_S = 5
 """How long an API server waits: timeoutSeconds of the shipped configuration."""
@@ -78,18 +78,20 @@ class Target:
             assert b'"patch"' in await reader.readuntil(b"}}")
         return time.monotonic() - began
 
+    async def answers(self) -> bool:
+        """Whether an API server's call is answered yet."""
+        with contextlib.suppress(OSError):
+            await self.call()
+            return True
+        return False
+
 
 @asynccontextmanager
 async def target(folder: Path) -> AsyncIterator[Target]:
     """An injector that answers."""
     made = Target(Pair(folder))
     try:
-        async with asyncio.timeout(30):
-            while True:
-                with contextlib.suppress(OSError):
-                    await made.call()
-                    break
-                await asyncio.sleep(0.05)
+        await until(made.answers, "the injector answers", seconds=30, pause=0.05)
         yield made
     finally:
         made.process.terminate()

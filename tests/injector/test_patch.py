@@ -682,7 +682,8 @@ def test_importing_the_options_loads_no_server_and_no_capture() -> None:
     """The names come lazily: neither the web server nor the sniffer's capture stack is imported for the patch."""
     code = (
         "import sys, sniffer.injector as i; i.build_patch, i.InjectorOptions;"
-        "bad = {'aiohttp', 'pcapy', 'sniffer_core', 'sniffer.capture', 'sniffer.sinks', 'prometheus_client'};"
+        "bad = {'aiohttp', 'pcapy', 'sniffer_core', 'sniffer.capture', 'sniffer.delivery',"
+        " 'prometheus_client'};"
         "sys.exit(sorted(bad & sys.modules.keys()).__repr__() if bad & sys.modules.keys() else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)

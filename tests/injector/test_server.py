@@ -29,6 +29,7 @@ from sniffer.injector.patch import Decision
 from sniffer.injector.server import BODY_LIMIT, Certificate, _deadline, read_review, serve, warning_for
 from tests.injector.conftest import NAME, Pair, Running, running
 from tests.injector.pods import pod, request, review
+from tests.waiting import until
 
 JSON = {"Content-Type": "application/json"}
 OLD = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
@@ -265,13 +266,6 @@ async def shown(injector: Running) -> bytes:
     writer.close()
     await writer.wait_closed()
     return certificate
-
-
-async def until(reached: Any) -> None:
-    """Waits until `reached()` is true."""
-    async with asyncio.timeout(20):
-        while not await reached():  # noqa: ASYNC110 - what is awaited is in another process's view: its metrics
-            await asyncio.sleep(0.01)
 
 
 def locked(pair: Pair) -> None:

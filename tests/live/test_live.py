@@ -19,10 +19,12 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from sniffer import CaptureError, HttpMessage, Sniffer, capture, create_sniffer
-from sniffer.capture import LiveSource, Stop
+from sniffer import CaptureError, HttpMessage, Sniffer, create_sniffer
+from sniffer.capture import live
+from sniffer.capture.live import LiveSource
+from sniffer.capture.source import Stop
 from tests.daemon import ROOT, free_port, needs_capture
-from tests.deliveries import BOUND, until
+from tests.waiting import BOUND, listens, until
 
 pytestmark = [pytest.mark.live, needs_capture]
 
@@ -137,7 +139,7 @@ def test_outgoing_copies_of_loopback_stay_out_of_the_ring(interface: str, ignore
     source.open(Stop())
     try:
         with socket.socket(fileno=os.dup(source._reader.getfd())) as ring:
-            assert ring.getsockopt(capture._SOL_PACKET, capture._PACKET_IGNORE_OUTGOING) == ignored
+            assert ring.getsockopt(live._SOL_PACKET, live._PACKET_IGNORE_OUTGOING) == ignored
     finally:
         source.close()
 
@@ -259,13 +261,7 @@ async def test_nginx_and_curl(tmp_path: Path) -> None:
         assert await process.wait() == 0
 
     try:
-        async with asyncio.timeout(BOUND):
-            while True:
-                with contextlib.suppress(OSError):
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                    writer.close()
-                    break
-                await asyncio.sleep(0.02)
+        await until(lambda: listens(port), "nginx listens", pause=0.02)
         async with sniffer:
             await curl(f"{base}/text.txt")
             await curl("--compressed", f"{base}/text.txt")

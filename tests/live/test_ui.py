@@ -30,8 +30,9 @@ from tests.browser import Browser, Page, chromium, needs_chromium
 from tests.captures import connection, get, ok, write
 from tests.daemon import DEMO, SECONDS, Daemon, needs_capture, serving
 from tests.deliveries import Sent, answer, message
-from tests.test_ui import changed
-from tests.test_ui import serving as serving_page
+from tests.outputs.test_ui import changed
+from tests.outputs.test_ui import serving as serving_page
+from tests.waiting import until
 
 pytestmark = [needs_chromium, pytest.mark.slow, pytest.mark.live]
 
@@ -854,9 +855,7 @@ async def test_har_of_what_is_filtered(scene: Scene, tmp_path: Path) -> None:
 
     async def download() -> list[int]:
         await page.click("#har")
-        async with asyncio.timeout(SECONDS):
-            while not (found := list(tmp_path.glob("*.har"))):  # noqa: ASYNC110, ASYNC240 - it tells nobody
-                await asyncio.sleep(0.02)
+        found = await until(lambda: list(tmp_path.glob("*.har")), "a HAR file", seconds=SECONDS, pause=0.02)
         log = json.loads(found[0].read_text())["log"]
         found[0].unlink()
         return [entry["response"]["status"] for entry in log["entries"]]

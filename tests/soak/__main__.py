@@ -1,4 +1,4 @@
-"""`make soak`: minutes of it, and a table for docs/RELIABILITY.md."""
+"""`make soak`: minutes of it, and a table for docs/internals/RELIABILITY.md."""
 
 from __future__ import annotations
 

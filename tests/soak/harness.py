@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -29,6 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sniffer.ledger import DECLARED, Snapshot, broken_laws
 from tests.daemon import ROOT, Daemon, free_port, resident
+from tests.waiting import listens, until, wait_until
 
 BUDGET = 64 << 20
 PHASES = (
@@ -255,7 +255,7 @@ class Load:
             file = folder / "nginx.conf"
             file.write_text(NGINX.format(folder=folder, port=self.ports[1], body="a line of text " * 64))
             stack.enter_context(child("nginx", "-p", str(folder), "-c", str(file), on=on))
-            until_listening(self.ports[1])
+            wait_until(lambda: listens(self.ports[1]), "nginx listens")
 
     def begin(self, seconds: float) -> None:
         """Asks from now on; `seconds` is a bound for the case that nobody ends it."""
@@ -275,19 +275,6 @@ class Load:
             self.made += int(next(line.split()[0] for line in summary.splitlines() if " requests in " in line))
             self.uncounted += CONNECTIONS
         self.made += json.loads(self._mixed.communicate()[0])["made"]
-
-
-def until_listening(port: int) -> None:
-    """Waits for a server."""
-    end = time.monotonic() + 10
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except OSError:
-            assert time.monotonic() < end
-            time.sleep(0.02)
-        else:
-            return
 
 
 async def scrape(session: aiohttp.ClientSession, url: str) -> dict[str, float]:
@@ -362,11 +349,12 @@ async def soak_daemon(seconds: float, cycle: float, folder: Path) -> Run:
 
 async def settle(session: aiohttp.ClientSession, url: str) -> None:
     """Waits until nothing waits for delivery, and no connection of the load is open in the table."""
-    end = time.monotonic() + SETTLE_SECONDS
     waiting = ("tcp_sniffer_handoff_waiting", "tcp_sniffer_pump_waiting", "tcp_sniffer_lane_waiting")
-    while any(value for name, value in (await scrape(session, url)).items() if name.startswith(waiting)):
-        assert time.monotonic() < end, "the lanes do not get empty"
-        await asyncio.sleep(0.2)
+
+    async def is_empty() -> bool:
+        return not any(value for name, value in (await scrape(session, url)).items() if name.startswith(waiting))
+
+    await until(is_empty, "the lanes are empty", seconds=SETTLE_SECONDS, pause=0.2)
 
 
 SANITIZED = "TCP_SNIFFER_SANITIZED" in os.environ

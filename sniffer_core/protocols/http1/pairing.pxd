@@ -14,8 +14,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from cpython.ref cimport PyObject
 
-from sniffer_core.protocols.http1.parser cimport Message, Text
 from sniffer_core.base.memory cimport Pool
+from sniffer_core.message cimport Message, Text
 from sniffer_core.protocols.proxy cimport Proxied
 
 cdef enum:
@@ -69,7 +69,8 @@ cdef struct Exchange:
     int64_t end             # -1: not ended
     int64_t ack             # Run.ack of its first byte; of lost ones at most this, -1 unknown
     int64_t end_ack         # Run.ack of its last byte, where that is known
-    int64_t stamp_end       # of its last byte
+    int64_t stamp           # packet time of its first byte, µs
+    int64_t stamp_end       # packet time of its last byte
     int64_t answer_end      # where that response ended, or its head, where it ended with the connection; -1 before
     uint8_t end_read        # the last byte was read, so that stamp_end is its stamp
     uint8_t end_unsure      # .. if `end` is where a malformed request ends
@@ -91,6 +92,7 @@ cdef struct Exchange:
     Message* waiting
     Text method
     Text target
+    Text authority          # the host that was asked, as protocols/authority writes it; empty: not known
     Text carried[CARRY_MAX]
     uint8_t carried_present # bit mask
     uint8_t informational_count
@@ -99,6 +101,7 @@ cdef struct Exchange:
     uint8_t* text
 
 cdef struct Carry:          # request fields whose values a response carries too
+    bint no_host            # the Host field must not be shown, so that it gives no authority
     uint32_t count
     uint32_t size[CARRY_MAX]
     const uint8_t* name[CARRY_MAX]

@@ -4,8 +4,10 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from sniffer_core.base.counters cimport Counter
-from sniffer_core.protocols.http1.parser cimport Field, Message, Text, message_free
+from sniffer_core.message cimport Field, Message, Text, message_free
+from sniffer_core.protocols.http1.head cimport as_http1
 from sniffer_core.base.memory cimport Pool, pool_give, pool_take
+from sniffer_core.protocols.authority cimport AUTHORITY_MAX, find_in_target, write_authority
 from sniffer_core.protocols.proxy cimport Proxied
 
 cdef enum:
@@ -243,11 +245,16 @@ cdef Exchange* exchanges_request(Exchanges* queue, Conn* conn, Message* message,
     cdef Field* carried[CARRY_MAX]
     cdef Field* field
     cdef Field* trace = NULL
+    cdef Field* host = NULL
     cdef Exchange* entry
     cdef size_t text = message.method.size + message.target.size
+    cdef const uint8_t* asked = NULL
+    cdef uint32_t asked_size = 0
     cdef uint32_t at = 0
-    cdef uint32_t i, k
+    cdef uint32_t i, k, size
     cdef uint32_t traces = 0
+    cdef uint32_t hosts = 0
+    cdef bint connect
     for k in range(carry.count):
         carried[k] = NULL
     for i in range(message.count):
@@ -257,28 +264,43 @@ cdef Exchange* exchanges_request(Exchanges* queue, Conn* conn, Message* message,
                     same_name(message.text + field.name.at, carry.name[k], carry.size[k]):
                 carried[k] = field
                 text += field.value.size
-        if field.name.size == 11 and same_name(message.text + field.name.at, b"traceparent", 11):
+        size = field.name.size
+        if size == 4:
+            if same_name(message.text + field.name.at, b"host", 4):
+                host = field
+                hosts += 1
+        elif size == 11 and same_name(message.text + field.name.at, b"traceparent", 11):
             trace = field
             traces += 1
-    entry = new_exchange(queue, conn, text)
+    connect = message.method.size == 7 and memcmp(message.text + message.method.at, b"CONNECT", 7) == 0
+    if not find_in_target(message.text + message.target.at, message.target.size, connect, &asked, &asked_size) and \
+            hosts == 1 and not carry.no_host:       # several are an error (RFC 9112 section 3.2): none is known to count
+        asked = message.text + host.value.at
+        asked_size = host.value.size
+    if asked_size > AUTHORITY_MAX:
+        asked_size = 0
+    entry = new_exchange(queue, conn, text + asked_size)
     if entry == NULL:
         return NULL
     entry.known = True
-    entry.start = message.start
-    entry.ack = message.ack
-    entry.upgrade = message.upgrade
-    entry.expect = message.expect
+    entry.start = as_http1(message).start
+    entry.stamp = message.stamp
+    entry.ack = as_http1(message).ack
+    entry.upgrade = as_http1(message).upgrade
+    entry.expect = as_http1(message).expect
     entry.method = put(entry, &at, message.text, message.method)
     entry.target = put(entry, &at, message.text, message.target)
-    entry.connect = message.method.size == 7 and memcmp(entry.text, b"CONNECT", 7) == 0
+    entry.connect = connect
     entry.head = message.method.size == 4 and memcmp(entry.text, b"HEAD", 4) == 0
     for k in range(carry.count):
         if carried[k] != NULL:
             entry.carried[k] = put(entry, &at, message.text, carried[k].value)
             entry.carried_present |= <uint8_t>(1 << k)
+    entry.authority.at = at
+    entry.authority.size = write_authority(asked, asked_size, entry.text + at)
     if traces == 1:     # section 4.3: several make none valid
         read_traceparent(entry, message.text + trace.value.at, trace.value.size)
-    push(queue, entry, most, message.sure or not message.resynced)
+    push(queue, entry, most, as_http1(message).sure or not message.resynced)
     entry.references += 1
     message.exchange = entry
     return entry
@@ -451,7 +473,8 @@ cdef Exchange* exchanges_pick(Exchanges* queue, int64_t ack, int64_t start) noex
         if begun or fits(entry, ack, start):    # begun: it may be answered before its end, wherever that is by now
             # Pipelined with the one before it (nothing was received in between), or perhaps with one that was lost: a
             # doubt. Otherwise all before it were answered by what its sender had received.
-            doubt = latest != NULL and (entry.ack <= max(latest.ack, latest.end_ack) or (latest.lost and latest.ack < 0) or queue.sliding)
+            doubt = latest != NULL and (
+                entry.ack <= max(latest.ack, latest.end_ack) or (latest.lost and latest.ack < 0) or queue.sliding)
             doubt = doubt or (entry.doubt == TENTATIVE and not fits(entry, ack, start))
             latest = entry
             waiting += 1
@@ -498,7 +521,7 @@ cdef inline bint may_be_early(const Exchanges* queue, uint16_t status) noexcept 
 cdef Exchange* exchanges_answer(Exchanges* queue, Conn* conn, Message* message, Match match) noexcept nogil:
     cdef Exchange* entry = NULL
     if match == MATCH_ACKS and not may_be_early(queue, message.status):
-        entry = exchanges_pick(queue, message.ack, message.start)
+        entry = exchanges_pick(queue, as_http1(message).ack, as_http1(message).start)
     elif match == MATCH_OLDEST:
         entry = queue.head
     if entry != NULL:

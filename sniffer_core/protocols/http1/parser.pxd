@@ -1,242 +1,44 @@
-# ONE direction's HTTP/1.x messages: heads, body framing (length, chunked + trailers, until close), cut and resync.
+# One direction's HTTP/1.x messages: which part reads next, and what the session decides in between.
 #
-# flow drives it: http1_data() consumes a Run (stream.pxd) until something happens that only flow can decide, and says
-# what (Event); flow acts and calls again until MORE. http1_gap() and http1_end() are the other two inputs. The parser
-# does no pairing and knows nothing of the other direction, except what flow tells it between two calls.
+# The session feeds the direction by http1_data(), http1_gap() and http1_end(). Each consumes input until something
+# happens that only the session can decide, and returns that Event; the session acts, and calls again until EVENT_MORE.
+# The parser pairs nothing and knows nothing of the other direction but what the session tells it between two calls.
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from sniffer_core.base.memory cimport Pool
+from sniffer_core.message cimport Incomplete, Kind, Limits
+from sniffer_core.protocols.http1.state cimport TRAILERS, Event, Parser
 from sniffer_core.tcp.stream cimport Run
-
-cdef enum Kind:
-    REQUEST = 0
-    RESPONSE = 1
-
-cdef enum Event:
-    EVENT_MORE = 0          # the run is consumed; nothing to decide
-    EVENT_HEAD = 1          # parser.message has a whole head. flow pairs it, then calls http1_frame() (or _reject/_tunnel)
-    EVENT_CUT = 2           # parser.message has a start line, and its head ended too early: flow pairs it, then takes it
-    EVENT_END = 3           # parser.message has ended (whole, or incomplete says why): flow takes it
-    EVENT_HEAD_LOST = 4     # a head ended before its start line did: nothing to emit, but it keeps an exchange
-    EVENT_NOT_HTTP = 5      # parser.protocol says what the first bytes of the direction were; the parser is DEAD now
-
-cdef enum Protocol:
-    PROTOCOL_HTTP1 = 0
-    PROTOCOL_TLS = 1
-    PROTOCOL_HTTP2 = 2
-    PROTOCOL_OTHER = 3
-
-cdef enum Incomplete:       # the order of INCOMPLETE_* in counters.pxd, from 1
-    WHOLE = 0
-    INCOMPLETE_GAP_ = 1
-    INCOMPLETE_CLOSED_ = 2
-    INCOMPLETE_EVICTED_ = 3
-    INCOMPLETE_IDLE_ = 4
-    INCOMPLETE_STOPPED_ = 5
-    INCOMPLETE_MALFORMED_ = 6
-    INCOMPLETE_LIMIT_ = 7
-
-cdef enum Anomaly:          # bits of message.anomalies; flow counts bit n in ANOMALY_TE_AND_CL + n
-    BIT_TE_AND_CL = 1 << 0
-    BIT_TE_IN_HTTP10 = 1 << 1
-    BIT_TE_NOT_CHUNKED = 1 << 2
-    BIT_TE_FOLDED = 1 << 3
-    BIT_CL_REPEATED = 1 << 4
-    BIT_CL_ZERO_PADDED = 1 << 5
-    BIT_CL_CONFLICTING = 1 << 6
-    BIT_CL_INVALID = 1 << 7
-    BIT_SPACE_BEFORE_COLON = 1 << 8
-    BIT_SPACE_IN_TARGET = 1 << 9
-    BIT_CONFLICTING_OVERLAP = 1 << 10
-    BIT_BARE_LF = 1 << 11
-    BIT_OBS_FOLD = 1 << 12
-    BIT_BODY_NOT_SENT = 1 << 13
-    BIT_BAD_HEADER_LINE = 1 << 14
-    BIT_TE_IDENTITY = 1 << 15
-    BIT_ODD_START_LINE = 1 << 16
-    BIT_LAST_CRLF_MISSING = 1 << 17
-
-cdef enum State:
-    START = 0               # between messages: the next byte begins one (blank lines are passed over)
-    HEAD = 1                # inside a head that did not arrive whole in one run: parser.buffer holds it
-    FRAME = 2               # EVENT_HEAD was returned: waits for http1_frame(), _reject() or _tunnel()
-    BODY_LENGTH = 3
-    BODY_CLOSE = 4          # until the stream ends
-    CHUNK_SIZE = 5
-    CHUNK_EXTENSION = 6
-    CHUNK_DATA = 7
-    CHUNK_END = 8           # the CRLF after a chunk's data
-    TRAILERS = 9            # parser.buffer holds them
-    DONE = 10               # EVENT_END was returned: waits for flow to take the message
-    SKIP = 11               # bytes of unknown extent were lost, or were malformed: looking for a sure boundary
-    TUNNEL = 12             # after 101 or a 2xx to CONNECT: counted, never read
-    DEAD = 13               # not HTTP
-
-cdef struct Text:           # a slice of the block it belongs to
-    uint32_t at
-    uint32_t size
-
-cdef struct Field:          # one header line, value trimmed, folds resolved, in order of arrival
-    Text name               # as sent (case kept)
-    Text value
-
-cdef struct Fields:         # the trailers: one block of `size` bytes: this struct, Field[count], the text
-    size_t size
-    uint32_t count
-    # Text.at counts from text_of()
-
-cdef inline Field* fields_of(const Fields* fields) noexcept nogil:
-    return <Field*>(<uint8_t*>fields + sizeof(Fields))
-
-cdef inline uint8_t* text_of(const Fields* fields) noexcept nogil:
-    return <uint8_t*>fields + sizeof(Fields) + fields.count * sizeof(Field)
-
-cdef struct Message:
-    # One block of `size` bytes: this struct, Field[count], the text of the head.
-    size_t size
-    uint32_t count
-    Field* fields           # into the block
-    uint8_t* text           # into the block; every Text of this struct counts from here
-    uint32_t text_size
-
-    uint8_t kind            # Kind
-    uint8_t minor           # HTTP/1.minor, 0 or 1
-    uint8_t incomplete      # Incomplete
-    bint resynced           # first message after bytes were lost whose extent is unknown
-    bint refused            # malformed: a line that is no field may frame the body, or h11 refused what was kept
-    bint bodyless           # framed as without a body (HEAD, 204, 304), whatever its fields say
-    bint assumed            # .. because a status line followed, its request being unknown
-    bint truncated          # the kept body is not the whole of body_size
-    bint upgrade            # request: has an Upgrade field, and Connection names it
-    bint upgrade_h2c        # request: that upgrade is to h2c alone
-    bint expect             # request: waits for a 100 before it sends its body
-    bint body_gap           # bytes of the body are missing: nothing more of it is kept
-    uint16_t status         # response
-    uint32_t anomalies      # Anomaly bits
-    Text method             # request
-    Text target             # request, as sent
-    Text reason             # response
-
-    int64_t start           # stream offset of the first byte
-    int64_t end             # stream offset after the last byte, once EVENT_END (-1 before)
-    int64_t stamp           # packet time of the first byte, µs
-    int64_t stamp_end       # packet time of the last byte read so far
-    int64_t ack             # Run.ack of the first byte
-
-    uint64_t body_size      # bytes of body seen, after de-chunking
-    int64_t missing         # bytes known to be missing; -1 unknown
-    uint8_t* body           # kept bytes, in a block of body_space bytes of their own
-    size_t body_kept
-    size_t body_space
-    Fields* trailers        # or NULL
-
-    # flow's
-    int64_t latency         # response: µs since its request ended; -1 unknown
-    void* exchange
-    Message* next
-
-    bint sure               # the head stood where one had to: in step, or at parser.boundary. False: it was found at
-                            # the first byte of a segment after bytes were lost, and may be part of a body (such
-                            # a request has one of the METHODS that http1.pyx knows)
-    int64_t head_end        # stream offset after the head; for one that http1_tunnel() ends, its `end`
-
-cdef struct Limits:
-    uint32_t head           # bytes of a head, and of a chunked body's trailers; also header lines cannot exceed it
-    uint32_t body           # bytes of body kept
-
-cdef enum:
-    LENGTH_NONE = -1
-    LENGTH_INVALID = -2
-
-cdef enum:
-    METHOD_LONGEST = 17     # UPDATEREDIRECTREF; of the methods that begin a message where none is due
-
-cdef struct Opening:        # a place in parser.buffer where a start line may begin
-    bint alive
-    bint sure
-    uint32_t at
-    int64_t stamp
-    int64_t ack
-
-cdef struct Parser:
-    uint8_t kind            # Kind
-    uint8_t state           # State
-    uint8_t protocol        # Protocol, with EVENT_NOT_HTTP
-    bint lost               # the next message is `resynced`
-    bint spoke              # a valid start line was read in this direction
-    bint at_stream_start    # nothing was consumed yet and the stream's true first byte is known (SYN seen)
-    Pool* pool
-    uint64_t* counters      # counters.Counter
-    const Limits* limits
-    Message* message        # the open message, owned by the parser until flow takes it; flow sets it to NULL
-    int64_t boundary        # set by flow: an offset that the other side's ACK marks as a message's end; -1 none
-    uint64_t remaining      # BODY_LENGTH, CHUNK_DATA: bytes still to come
-    uint64_t skipped        # SKIP: bytes since it began
-    # head and trailers that came in pieces
-    uint8_t* buffer
-    uint32_t buffer_size
-    uint32_t buffer_space
-    uint32_t scanned        # of the buffer, known to hold no end of head: rescans stay linear
-    # of the first byte of the message in the buffer
-    int64_t first_offset
-    int64_t first_stamp
-    int64_t first_ack
-    bint candidate          # the head in the buffer is a resync candidate: a refusal of it leads back to SKIP
-    uint8_t chunk_digits
-    uint32_t line_size      # bytes of the present chunk-size line
-
-    int64_t position        # stream offset of the next byte
-    int64_t last_stamp      # packet time of the last byte consumed
-    uint8_t after           # DONE: the State that follows, START or SKIP
-    bint begun              # anything was fed
-    bint strange            # the first bytes of the direction were no start line, and no protocol that is known by name
-    bint doubt              # the body of an unpaired response is about to begin: it may be the next response
-    uint8_t doubted         # ... and so many bytes of it could be
-    bint unclear            # ... and it is not known whether it is
-    uint8_t chunk_phase     # within a line of chunked framing
-    # framing of the open message, as its head says
-    bint transfer           # a Transfer-Encoding ..
-    bint chunked            # .. that ends in chunked
-    int64_t length          # Content-Length; LENGTH_NONE, LENGTH_INVALID
-    # a head in the buffer
-    Opening[3] openings     # places where its start line may begin, by Stage (http1.pyx)
-    Opening* later          # further ones of STAGE_FIRST, in a block of LATER_SPACE, or NULL
-    uint32_t later_count
-    uint32_t method_end     # index of the SP after the method of STAGE_NAMED
-    uint32_t line_end       # size of its start line; 0 while that is not whole
-    uint32_t lines          # LFs before `scanned`
-    uint32_t seen           # Anomaly bits of its bytes
-    bint first_sure
 
 cdef void http1_init(Parser* parser, Kind kind, Pool* pool, uint64_t* counters, const Limits* limits) noexcept nogil
 cdef void http1_free(Parser* parser) noexcept nogil
     # Gives back everything, the open message included.
 
 cdef Event http1_data(Parser* parser, Run* run) noexcept nogil
-    # Consumes from the front of `run` (data, size, offset, segment_start move on) and stops where flow must decide.
+    # Consumes from the front of `run` (data, size, offset, segment_start move on) up to where the session must decide.
 
 cdef Event http1_gap(Parser* parser, int64_t* size) noexcept nogil
-    # `size` > 0 bytes are missing; consumes from it. Returns EVENT_MORE when all of it is dealt with.
+    # `size` > 0 bytes are missing; consumes from it. EVENT_MORE: all of it is dealt with.
 
 cdef Event http1_end(Parser* parser, Incomplete reason) noexcept nogil
-    # The stream ended: reason WHOLE is a FIN (an until-close body is whole, anything else open is
-    # INCOMPLETE_CLOSED_); otherwise the reason goes into the message.
+    # The stream has ended. WHOLE: by a FIN, so that a body without a known end is whole, and anything else that is open
+    # is INCOMPLETE_CLOSED_. Another reason goes into the message.
 
 cdef void http1_frame(Parser* parser, bint bodyless, bint paired) noexcept nogil
-    # After EVENT_HEAD: sets the body framing, RFC 9112 section 6. `bodyless`: the response answers HEAD.
-    # `paired`: otherwise it does not (an unpaired response whose body would begin with a status line at a segment
-    # start is taken as bodyless; at another place that ends it, INCOMPLETE_GAP_). A message without a body makes the next http1_data() return EVENT_END at once,
-    # even with an empty run.
+    # After EVENT_HEAD: sets how the body is framed, RFC 9112 section 6.3. `bodyless`: the response answers HEAD. `paired`:
+    # its request is known. Where it is not, a response whose body would begin with a status line is taken as bodyless if
+    # that begins a segment, and else reported as INCOMPLETE_GAP_. Behind a message without a body the next http1_data()
+    # returns EVENT_END at once, even with an empty run.
 
 cdef void http1_reject(Parser* parser) noexcept nogil
     # After EVENT_HEAD, or with a message open: it is none after all (a start line inside a body). Frees it; SKIP.
 
 cdef void http1_discard(Parser* parser) noexcept nogil
-    # After EVENT_HEAD: an interim response (1xx but 101). Frees it; START.
+    # After EVENT_HEAD: it is an interim response (1xx but 101). Frees it; START.
 
 cdef void http1_skip(Parser* parser) noexcept nogil
-    # Frees what is open, SKIP: the next boundary decides.
+    # Frees what is open; SKIP: a message is looked for anew.
 
 cdef inline bint http1_crlf_due(const Parser* parser) noexcept nogil:
     """Whether the open message lacks nothing but the CRLF behind its last chunk, or behind the trailers so far."""
@@ -253,12 +55,5 @@ cdef void http1_kill(Parser* parser) noexcept nogil
     # Frees what is open; every further byte is counted as not HTTP.
 
 cdef size_t http1_drop_body(Parser* parser) noexcept nogil
-    # Memory cap: gives back the kept body of the open message, which is `truncated` from now on; returns the bytes.
-
-cdef int http1_starts(Kind kind, const uint8_t* data, int64_t size) noexcept nogil
-    # Whether `data` begins with a start line: 1 yes, -1 no, 0 there are too few bytes to say.
-
-cdef uint32_t http1_head(Kind kind, const uint8_t* data, uint32_t size) noexcept nogil
-    # Size of the whole head that `data` begins with; 0 where there is none.
-
-cdef void message_free(Message* message, Pool* pool) noexcept nogil
+    # The memory limit is passed: gives back the kept body of the open message, which is `truncated` from now on. Returns
+    # the bytes.

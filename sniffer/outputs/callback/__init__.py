@@ -1,0 +1,1 @@
+"""A function that is called with each message (library only)."""

@@ -1,0 +1,1 @@
+"""A HAR file of the exchanges."""

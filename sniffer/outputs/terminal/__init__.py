@@ -1,0 +1,1 @@
+"""The view for a person at a terminal."""

@@ -1,0 +1,568 @@
+"""At a terminal: exchanges as they happen, a last line that is kept up to date, a summary; or a progress bar alone.
+
+    TerminalSink -- lines --> Screen -- its own thread --> the terminal
+    log          -- lines ------^
+
+`Screen` owns the terminal while it is open: whatever else writes there goes through it (`Screen.log` for the log),
+so that nothing is garbled. All of it is written by one thread, which alone waits when the terminal is held (Ctrl-S).
+Imported only when there is a terminal to draw on.
+
+Every text from the wire passes `printable`: nothing that was captured can steer the terminal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import math
+import os
+import select
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO, cast
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.segment import Segment
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from sniffer.delivery.sink import Cut, Record, SinkClosed
+from sniffer.delivery.threads import CallThread
+from sniffer.exchanges import Exchange, ExchangeSink, exchanges, marks
+from sniffer.ledger import losses
+from sniffer.logs import printable
+
+if TYPE_CHECKING:
+    from sniffer.message import Endpoint, HttpMessage
+
+REFRESH_SECONDS: Final = 0.25
+CLOSE_SECONDS: Final = 1.0
+"""A terminal that takes nothing for so long at the end is left alone."""
+LOG_LINES: Final = 1000
+"""Lines of the log that may wait for the terminal."""
+LEAST_WIDTH: Final = 20
+LEAST_PATH: Final = 20
+"""Columns of method and path below which other columns are left out."""
+MOST_ENDS: Final = 50
+SLOWEST: Final = 5
+LONG_PATH: Final = 200
+"""Characters of a path that are kept for the summary."""
+
+DIM: Final = Style(dim=True)
+PLAIN: Final = Style()
+BOLD: Final = Style(bold=True)
+MARK: Final = Style(color="yellow")
+STATUS: Final = {
+    1: Style(color="magenta"),
+    2: Style(color="green"),
+    3: Style(color="cyan"),
+    4: Style(color="yellow"),
+    5: Style(color="red", bold=True),
+}
+NO_STATUS: Final = "---"
+
+
+# One line for each exchange
+
+
+class Columns(NamedTuple):
+    """What a line shows, by the width of the terminal."""
+
+    milliseconds: bool = True
+    server: bool = True
+    sizes: bool = True
+    ends: bool = True
+    latency: bool = True
+    time: bool = True
+
+    def fixed(self, ends: int) -> int:
+        """Columns that all but method and path take."""
+        width = 1 + len(NO_STATUS)
+        if self.time:
+            width += 9 + 4 * self.milliseconds
+        if self.ends:
+            width += 1 + ends
+        if self.latency:
+            width += 10
+        if self.sizes:
+            width += 12
+        return width
+
+
+LAYOUTS: Final = (
+    Columns(),
+    Columns(server=False),
+    Columns(server=False, milliseconds=False),
+    Columns(server=False, milliseconds=False, sizes=False),
+    Columns(server=False, milliseconds=False, sizes=False, ends=False),
+    Columns(server=False, milliseconds=False, sizes=False, ends=False, latency=False),
+    Columns(server=False, milliseconds=False, sizes=False, ends=False, latency=False, time=False),
+)
+"""From the widest terminal to the narrowest."""
+
+
+class Lines:
+    """Makes the line of an exchange. It never is longer than the terminal is wide."""
+
+    def __init__(self, *, ascii_only: bool = False) -> None:
+        self._arrow, self._up, self._down, self._more = ("->", "^", "v", "...") if ascii_only else ("→", "↑", "↓", "…")
+        self._ends = {True: 0, False: 0}
+
+    def line(self, exchange: Exchange, width: int, *, lossy: bool = False) -> list[Segment]:
+        """The line, without its end. `lossy`: messages were dropped, so what is missing here may have been there."""
+        request, response = exchange
+        message = request if request is not None else response
+        assert message is not None  # noqa: S101 - an exchange of nothing is none
+        ends = {
+            full: f"{_end(message.destination)} {self._arrow} "
+            + (_end(message.receiver) if full else f":{message.receiver.port}")
+            for full in (True, False)
+        }
+        for full, text in ends.items():
+            self._ends[full] = max(self._ends[full], min(len(text), MOST_ENDS))
+        for columns in LAYOUTS:
+            rest = width - columns.fixed(self._ends[columns.server])
+            if rest >= LEAST_PATH:
+                break
+        line: list[Segment] = []
+        if columns.time:
+            clock = _clock(message.timestamp[:19]) + message.timestamp[19 : 23 if columns.milliseconds else 19]
+            line.append(Segment(clock + " ", DIM))
+        if columns.ends:
+            size = self._ends[columns.server]
+            line.append(Segment(f"{self._crop(ends[columns.server], size):<{size}} ", PLAIN))
+        found = marks(exchange, lossy=lossy)
+        line += self._target(message, f"! {', '.join(found)}" if found else "", max(rest, 1))
+        status = response.status_code if response is not None else None
+        style = MARK if status is None else STATUS.get(status // 100, PLAIN)
+        line.append(Segment(f" {NO_STATUS if status is None else status:>3}", style))
+        if columns.latency:
+            latency = response.latency_ms if response is not None else None
+            line.append(Segment(f" {'' if latency is None else duration(latency):>9}", PLAIN))
+        if columns.sizes:
+            up, down = (NO_STATUS if part is None else amount(part.body_size) for part in exchange)
+            line.append(Segment(f" {self._up}{up:>4} {self._down}{down:>4}", DIM))
+        return line
+
+    def _target(self, message: HttpMessage, marks: str, width: int) -> list[Segment]:
+        method = printable(message.method or "?")
+        path = printable((message.path or "?")[: width + 1])
+        shown = (
+            self._crop(marks, max(width - 1 - min(len(method) + 1 + len(path), LEAST_PATH // 2), 1)) if marks else ""
+        )
+        rest = width - (len(shown) + 1 if shown else 0)
+        target = self._crop(f"{method} {path}", max(rest, 1))
+        method, blank, path = target.partition(" ")
+        line = [Segment(method, BOLD), Segment(blank + path + " " * (rest - len(target)), PLAIN)]
+        if shown:
+            line.append(Segment(" " + shown, MARK))
+        return line
+
+    def _crop(self, text: str, width: int) -> str:
+        if len(text) <= width:
+            return text
+        return text[: width - len(self._more)] + self._more if width > len(self._more) else text[:width]
+
+
+def _end(end: Endpoint) -> str:
+    return f"[{end.ip}]:{end.port}" if ":" in end.ip else f"{end.ip}:{end.port}"
+
+
+@lru_cache(maxsize=64)
+def _clock(second: str) -> str:
+    """A second of a record as the clock on the wall shows it."""
+    return datetime.fromisoformat(second + "+00:00").astimezone().strftime("%H:%M:%S")
+
+
+def duration(milliseconds: float) -> str:
+    """A latency in at most nine characters."""
+    if milliseconds < 9999.95:
+        return f"{milliseconds:.1f} ms"
+    seconds = milliseconds / 1000
+    return f"{seconds:.1f} s" if seconds < 99_999.95 else f"{min(seconds, 9_999_999):.0f} s"
+
+
+def amount(size: int) -> str:
+    """A number of bytes in at most four characters."""
+    value, unit = float(size), ""
+    for bigger in ("k", "M", "G", "T", "P"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, bigger
+    return f"{value:.1f}{unit}" if unit and value < 9.95 else f"{min(value, 999):.0f}{unit}"
+
+
+# The summary
+
+
+class Summary:
+    """What is said of all exchanges at the end; bounded, however many there were."""
+
+    RATIO: Final = math.log(1.01)
+    """Latencies are kept in classes of one percent."""
+
+    def __init__(self) -> None:
+        self.exchanges = 0
+        self.classes: Counter[str] = Counter()
+        self.incomplete = 0
+        self._latencies: Counter[int] = Counter()
+        self._least, self._most = math.inf, 0.0
+        self._slowest: list[tuple[float, int, str]] = []
+
+    def add(self, exchange: Exchange) -> None:
+        """Counts an exchange."""
+        response = exchange.response
+        self.exchanges += 1
+        self.incomplete += any(part is not None and part.incomplete is not None for part in exchange)
+        if response is None:
+            self.classes["no response"] += 1
+            return
+        self.classes[f"{(response.status_code or 0) // 100}xx"] += 1
+        if response.method is None:
+            self.classes["no request"] += 1
+        latency = response.latency_ms
+        if latency is None:
+            return
+        self._latencies[round(math.log(max(latency, 0.001)) / self.RATIO)] += 1
+        self._least, self._most = min(self._least, latency), max(self._most, latency)
+        if len(self._slowest) < SLOWEST or latency > self._slowest[0][0]:
+            what = f"{response.method} {printable((response.path or '')[:LONG_PATH])} {response.status_code}"
+            heapq.heappush(self._slowest, (latency, -self.exchanges, what))
+            if len(self._slowest) > SLOWEST:
+                heapq.heappop(self._slowest)
+
+    def percentile(self, share: float) -> float:
+        """The latency that this share of the exchanges does not exceed, within one percent; 0 where there is none."""
+        rank = math.ceil(share * self._latencies.total())
+        for number in sorted(self._latencies):
+            rank -= self._latencies[number]
+            if rank <= 0:
+                return min(max(math.exp(number * self.RATIO), self._least), self._most)
+        return 0.0
+
+    def table(self, drops: Mapping[str, int]) -> RenderableType:
+        """All of it, with what was dropped."""
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column()
+        incomplete = f", {self.incomplete:,} of them incomplete" if self.incomplete else ""
+        table.add_row("exchanges", f"{self.exchanges:,}{incomplete}")
+        if self.classes:
+            parts = [
+                Text(f"{name} {count:,}", STATUS.get(int(name[0]), PLAIN) if name[0].isdecimal() else MARK)
+                for name, count in sorted(self.classes.items())
+            ]
+            table.add_row("status", Text("  ").join(parts))
+        if self._latencies:
+            shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+            table.add_row(
+                "latency", "  ".join(f"{name} {duration(self.percentile(share))}" for name, share in shares.items())
+            )
+            for number, (latency, _, what) in enumerate(sorted(self._slowest, reverse=True)):
+                text = Text(f"{duration(latency):>9}  {what}", no_wrap=True, overflow="ellipsis")
+                table.add_row("" if number else "slowest", text)
+        lost = "  ".join(f"{name} {count:,}" for name, count in drops.items())
+        table.add_row("drops", Text(lost, "bold red") if lost else "none")
+        return table
+
+
+# What stands below, and at the end
+
+
+class Facts(NamedTuple):
+    """What a run says of itself."""
+
+    where: str
+    """The interface, or the file."""
+    snapshot: Mapping[str, Any]
+    """The ledger's."""
+    progress: tuple[int, int] | None = None
+    """Bytes of the file that are read, and its size."""
+
+    @property
+    def drops(self) -> dict[str, int]:
+        """What was lost, by who lost it."""
+        return losses(self.snapshot)
+
+
+class View:
+    """The readable view without its screen: what it has shown, its last line, its summary."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.summary = Summary()
+        self._clock = clock
+        self._counts: deque[tuple[float, int]] = deque(maxlen=round(2 / REFRESH_SECONDS))
+        self._bar = Bar()
+
+    def last_line(self, facts: Facts) -> RenderableType:
+        """The line below the exchanges."""
+        now, count = self._clock(), self.summary.exchanges
+        self._counts.append((now, count))
+        seconds = now - self._counts[0][0]
+        rate = (count - self._counts[0][1]) / seconds if seconds else 0.0
+        dropped = sum(facts.drops.values())
+        unread = facts.snapshot["flows_tls"] + facts.snapshot["flows_http2"]
+        line = Text(no_wrap=True, overflow="ellipsis")
+        line.append(f"{printable(facts.where)}  ", "bold")
+        line.append(f"{rate:,.1f} exchanges/s  {facts.snapshot['flows']:,} connections  ")
+        line.append(f"{dropped:,} drops  ", "bold red" if dropped else "")
+        if unread:
+            line.append(f"{unread:,} unread (TLS, HTTP/2)  ", "yellow")
+        line.append(f"{count:,} in all  Ctrl-C ends", "dim")
+        return line if facts.progress is None else Group(line, self._bar.last_line(facts))
+
+    def end(self, facts: Facts) -> RenderableType:
+        """The summary."""
+        return self.summary.table(facts.drops)
+
+
+class Bar:
+    """How far the reading of files has come, with the rate and the time that is left."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("reading"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f}%"),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            auto_refresh=False,
+            expand=True,
+        )
+        self._task = self._progress.add_task("")
+
+    def last_line(self, facts: Facts) -> RenderableType:
+        """The bar; nothing where it is not known how much there is to read."""
+        if facts.progress is None:
+            return Text()
+        done, total = facts.progress
+        self._progress.update(self._task, completed=done, total=total)
+        return self._progress.get_renderable()
+
+
+# The screen
+
+
+class Screen:
+    """A terminal whose last line is drawn anew all the time. Opened and closed on the loop."""
+
+    def __init__(self, fd: int, *, log: TextIO, encoding: str = "utf-8") -> None:
+        """Draws on `fd`; `log` is where the log goes while this is not open."""
+        file = cast("TextIO", _Terminal(fd, encoding))
+        self.console = Console(file=file, highlight=False, markup=False, emoji=False)
+        self._log = _Log(log)
+        self._thread = CallThread("sniffer terminal")
+        self._live: Live | None = None
+        self._last_line: RenderableType = Text()
+        self._refresher: asyncio.Task[None] | None = None
+
+    @property
+    def log(self) -> TextIO:
+        """A stream for the log: its lines stand above the last line."""
+        return cast("TextIO", self._log)
+
+    @property
+    def lines(self) -> Lines:
+        """A maker of lines that this terminal can show."""
+        return Lines(ascii_only=self.console.options.ascii_only)
+
+    async def open(self, last_line: Callable[[], RenderableType], *, after: float = 0.0) -> None:
+        """Takes the terminal, to draw on it from `after` seconds on.
+
+        `last_line` is called on the loop, now and then, for what stands at the bottom.
+        """
+        self._thread.start()
+        self._live = Live(
+            console=self.console,
+            get_renderable=lambda: _Narrow(self._last_line),
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._refresher = asyncio.create_task(self._refresh(last_line, after))
+
+    async def _refresh(self, last_line: Callable[[], RenderableType], after: float) -> None:
+        await asyncio.sleep(after)
+        self._log.lines = deque(maxlen=LOG_LINES)
+        while True:
+            self._last_line = last_line()
+            try:
+                await self._thread.call(self._draw)
+            except OSError:  # the terminal is gone; its lane says so with the next exchange
+                return
+            await asyncio.sleep(REFRESH_SECONDS)
+
+    async def print(self, make: Callable[[int], Iterable[list[Segment]]]) -> None:
+        """Prints the lines that `make`, called with the width of the terminal, gives."""
+        await self._thread.call(lambda: self._print(make))
+
+    async def close(self, last: RenderableType | None = None) -> None:
+        """Gives the terminal back, with the log that waits, and prints `last`."""
+        if self._live is None:
+            return
+        if self._refresher is not None:
+            self._refresher.cancel()
+        held = False
+        with contextlib.suppress(OSError):
+            try:
+                await asyncio.wait_for(self._thread.call(lambda: self._end(last)), CLOSE_SECONDS)
+            except TimeoutError:
+                held = self._log.isatty()
+        self._log.end(forget=held)
+        self._live = None
+        self._thread.end()
+
+    # On the thread
+
+    def _draw(self) -> None:
+        if self._live is None:
+            return
+        if not self._live.is_started:
+            self._live.start()
+            self.console.show_cursor()  # whatever ends this process, the cursor is there
+        self._print_log()
+        self._live.refresh()
+
+    def _print(self, make: Callable[[int], Iterable[list[Segment]]]) -> None:
+        self._print_log()
+        self.console.print(_Ready(make(max(self.console.width, LEAST_WIDTH))), crop=False)
+
+    def _print_log(self) -> None:
+        for line in self._log.take():
+            self.console.print(Text.from_ansi(line), soft_wrap=True)
+
+    def _end(self, last: RenderableType | None) -> None:
+        self._print_log()
+        if self._live is not None:
+            self._live.stop()
+        if last is not None:
+            self.console.print(last)
+
+
+class _Narrow:
+    """What leaves room for the `^C` that the terminal shows behind it."""
+
+    def __init__(self, inner: RenderableType) -> None:
+        self._inner = inner
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from console.render(self._inner, options.update(width=max(options.max_width - 3, 1)))
+
+
+class _Ready:
+    """Lines that need no further rendering."""
+
+    def __init__(self, lines: Iterable[list[Segment]]) -> None:
+        self._lines = lines
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line in self._lines:
+            yield from line
+            yield Segment.line()
+
+
+class _Terminal:
+    """Text to a terminal, unbuffered: what fails is not tried again later, what must wait waits here."""
+
+    def __init__(self, fd: int, encoding: str) -> None:
+        self.encoding = encoding
+        self._fd = fd
+
+    def fileno(self) -> int:
+        """The file descriptor."""
+        return self._fd
+
+    def isatty(self) -> bool:
+        """It is a terminal."""
+        return True
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def write(self, text: str) -> int:
+        """Writes all of it."""
+        data = memoryview(text.encode(self.encoding, "backslashreplace"))
+        while data:
+            try:
+                data = data[os.write(self._fd, data) :]
+            except BlockingIOError:  # somebody else at this terminal made it non-blocking
+                poll = select.poll()
+                poll.register(self._fd, select.POLLOUT)
+                poll.poll()
+        return len(text)
+
+
+class _Log:
+    """Where the log writes: to the screen while that is open, else to the stream behind it."""
+
+    def __init__(self, behind: TextIO) -> None:
+        self.lines: deque[str] | None = None
+        self._behind = behind
+        self._forget = False
+
+    def isatty(self) -> bool:
+        """Whether the stream behind is a terminal."""
+        return self._behind.isatty()
+
+    def write(self, text: str) -> int:
+        """Takes a line of the log, from any thread; never waits for the screen."""
+        lines = self.lines
+        if lines is not None:
+            lines.append(text.rstrip("\n"))
+        elif not self._forget:
+            self._behind.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes the stream behind."""
+        self._behind.flush()
+
+    def take(self) -> list[str]:
+        """The lines that wait."""
+        taken: list[str] = []
+        lines = self.lines
+        while lines:
+            taken.append(lines.popleft())
+        return taken
+
+    def end(self, *, forget: bool) -> None:
+        """From now on to the stream behind, and what the screen did not show; nowhere where that would wait as well."""
+        left, self.lines = self.take(), None
+        self._forget = forget
+        for line in left:
+            self.write(line + "\n")
+
+
+class TerminalSink(ExchangeSink):
+    """Shows exchanges on a screen."""
+
+    name = "terminal"
+
+    def __init__(self, screen: Screen, view: View) -> None:
+        self._screen = screen
+        self._view = view
+        self._lines = screen.lines
+
+    async def deliver(self, batch: Sequence[Record]) -> None:
+        """Prints a line for each exchange."""
+        shown = list(exchanges(batch))
+        lossy = self.lossy()
+        try:
+            await self._screen.print(
+                lambda width: (self._lines.line(exchange, width, lossy=lossy) for exchange in shown)
+            )
+        except asyncio.CancelledError:
+            raise Cut("the terminal is held") from None
+        except OSError as error:
+            raise SinkClosed(os.strerror(error.errno or 0)) from None
+        for exchange in shown:
+            self._view.summary.add(exchange)

@@ -1,0 +1,347 @@
+"""What the live view has to show: the newest exchanges within bounds, and the plot of the last minutes.
+
+An exchange is kept in two parts: its row, a few hundred bytes that every browser gets, and its messages, as their JSON,
+for whoever selects it. Where the bytes do not suffice for all, the oldest messages are forgotten first; rows stay.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from functools import lru_cache
+from itertools import chain
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+from sniffer.exchanges import Exchange, ExchangeSink, exchange_of, marks, pairs
+from sniffer.message import HttpMessage
+
+if TYPE_CHECKING:
+    from sniffer.delivery.sink import Record
+    from sniffer.message import Endpoint
+
+MOST_ROWS: Final = 10_000
+OVERHEAD: Final = 400
+"""Bytes of Python's own objects for each exchange."""
+LONG: Final = 500
+"""Characters of a path that a row has; the messages have all of it."""
+LONG_NAME: Final = 100
+"""Characters of a method, a host, a media type that a row has."""
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(HttpMessage).decode
+
+
+class Messages(NamedTuple):
+    """The JSON of a request and its response; one of them may be missing."""
+
+    request: bytes | None
+    response: bytes | None
+
+    @property
+    def size(self) -> int:
+        """Bytes of both."""
+        return len(self.request or b"") + len(self.response or b"")
+
+    def exchange(self) -> Exchange:
+        """The records again."""
+        return Exchange(*(None if json is None else _decode(json) for json in self))
+
+
+class Store:
+    """The newest exchanges, numbered from 1 in the order in which they came. Belongs to the loop."""
+
+    def __init__(self, *, max_bytes: int, max_rows: int = MOST_ROWS) -> None:
+        self.next = 1
+        """The number of the exchange that comes next."""
+        self._max_bytes = max_bytes
+        self._max_rows = max_rows
+        self._rows: dict[int, bytes] = {}
+        self._messages: dict[int, Messages] = {}
+        self._bytes = 0
+
+    @property
+    def first(self) -> int:
+        """The number of the oldest exchange that is kept; `next` where none is."""
+        return self.next - len(self._rows)
+
+    @property
+    def first_whole(self) -> int:
+        """The number of the oldest exchange whose messages are kept."""
+        return self.next - len(self._messages)
+
+    @property
+    def size(self) -> int:
+        """Bytes that all of it takes."""
+        return self._bytes
+
+    def add(self, request: Record | None, response: Record | None, *, lossy: bool = False) -> None:
+        """Keeps an exchange; forgets what there is no more room for."""
+        exchange = exchange_of(request, response)
+        most = self._max_bytes // 8
+        messages = Messages(*(None if part is None else _json(part, most) for part in (request, response)))
+        row = _row(self.next, exchange, lossy=lossy)
+        self._rows[self.next] = row
+        self._messages[self.next] = messages
+        self.next += 1
+        self._bytes += len(row) + messages.size + OVERHEAD
+        while self._bytes > self._max_bytes and self._messages:
+            self._forget_messages()
+        while self._bytes > self._max_bytes or len(self._rows) > self._max_rows:
+            self._forget_row()
+
+    def _forget_messages(self) -> None:
+        self._bytes -= self._messages.pop(self.first_whole).size
+
+    def _forget_row(self) -> None:
+        if self.first == self.first_whole:
+            self._forget_messages()
+        self._bytes -= len(self._rows.pop(self.first)) + OVERHEAD
+
+    def rows(self, number: int, most: int) -> list[bytes]:
+        """At most `most` rows from `number` on, or from the oldest one that is kept."""
+        number = max(number, self.first)
+        return [self._rows[each] for each in range(number, min(number + most, self.next))]
+
+    def holds(self, number: int, words: Sequence[str]) -> bool:
+        """Whether each of the words, in lower case, stands in the row, in a header or in a body of an exchange."""
+        texts = [self._rows[number].decode().lower()] if number in self._rows else []
+        for json in self._messages.get(number, ()):
+            texts += [] if json is None else _texts(json)
+        return bool(texts) and all(any(word in text for text in texts) for word in words)
+
+    def messages(self, number: int) -> Messages | None:
+        """The messages of an exchange, where they are kept."""
+        return self._messages.get(number)
+
+
+class _Searched(msgspec.Struct):
+    """What is searched of a message; base64 says nothing to anybody."""
+
+    headers: dict[str, str | list[str]]
+    trailers: dict[str, str | list[str]] | None = None
+    body: str | None = None
+    body_encoding: str | None = msgspec.field(default=None, name="bodyEncoding")
+
+
+_decode_searched = msgspec.json.Decoder(_Searched).decode
+
+
+def _texts(json: bytes) -> list[str]:
+    message = _decode_searched(json)
+    found = [] if message.body is None or message.body_encoding is not None else [message.body.lower()]
+    for name, value in chain(message.headers.items(), (message.trailers or {}).items()):
+        found.append(f"{name}: {value if isinstance(value, str) else ', '.join(value)}".lower())
+    return found
+
+
+def _json(record: Record, most: int) -> bytes:
+    """The JSON of a message, without its body where that would take more than `most`."""
+    message = record.message
+    if len(message.body or "") <= most:
+        json = record.to_json()
+        if len(json) <= most:
+            return json
+    return _encode(msgspec.structs.replace(message, body=None, body_encoding=None, body_truncated=True))
+
+
+def _row(number: int, exchange: Exchange, *, lossy: bool) -> bytes:
+    """What a browser gets of every exchange: a JSON array, in the order of `page/table.js."""
+    request, response = exchange
+    message = request if request is not None else response
+    assert message is not None  # noqa: S101 - an exchange of nothing is none
+    host = _field(request, "host") if request is not None else ""
+    return _encode(
+        (
+            number,
+            _microseconds(message.timestamp),
+            (message.method or "?")[:LONG_NAME],
+            host[:LONG_NAME],
+            _cut(message.path or "?"),
+            response.status_code if response is not None else None,
+            response.latency_ms if response is not None else None,
+            request.body_size if request is not None else None,
+            response.body_size if response is not None else None,
+            _end(message.destination),
+            _end(message.receiver),
+            _field(response, "content-type").partition(";")[0].strip()[:LONG_NAME] if response is not None else "",
+            marks(exchange, lossy=lossy),
+        )
+    )
+
+
+def _cut(path: str) -> str:
+    return path if len(path) <= LONG else path[:LONG] + "…"
+
+
+def _field(message: HttpMessage, name: str) -> str:
+    value = message.headers.get(name, "")
+    return value if isinstance(value, str) else ", ".join(value)
+
+
+@lru_cache(maxsize=1024)
+def _end(end: Endpoint) -> str:
+    return f"[{end.ip}]:{end.port}" if ":" in end.ip else f"{end.ip}:{end.port}"
+
+
+@lru_cache(maxsize=64)
+def _second(text: str) -> int:
+    return int(datetime.fromisoformat(text + "+00:00").timestamp())
+
+
+def _microseconds(timestamp: str) -> int:
+    return _second(timestamp[:19]) * 1_000_000 + int(timestamp[20:26])
+
+
+# The plot
+
+BINS: Final = 300
+"""Steps of the plot: seconds of a live capture."""
+STEP: Final = 1.1
+"""Latencies are counted in classes of ten percent."""
+LEAST_MS: Final = 0.01
+CLASSES: Final = math.ceil(math.log(10_000_000 / LEAST_MS, STEP)) + 1
+SHARES: Final = (0.5, 0.9, 0.99)
+STATUSES: Final = 6
+"""No response, and 1xx to 5xx."""
+
+
+class _Bin:
+    """One step: exchanges by status class, and how many latencies there were of each class."""
+
+    __slots__ = ("latencies", "statuses")
+
+    def __init__(self) -> None:
+        self.statuses = [0] * STATUSES
+        self.latencies = array("L", [0]) * CLASSES
+
+    def add(self, status: int | None, latency: float | None) -> None:
+        group = 0 if status is None else status // 100
+        self.statuses[group if group < STATUSES else 0] += 1
+        if latency is not None:
+            number = math.log(max(latency, LEAST_MS) / LEAST_MS, STEP)
+            self.latencies[min(round(number), CLASSES - 1)] += 1
+
+    def merge(self, other: _Bin) -> None:
+        for number, count in enumerate(other.statuses):
+            self.statuses[number] += count
+        for number, count in enumerate(other.latencies):
+            self.latencies[number] += count
+
+    def percentiles(self) -> list[float | None]:
+        """The latencies that these shares do not exceed, within five percent."""
+        total = sum(self.latencies)
+        if not total:
+            return [None] * len(SHARES)
+        found: list[float | None] = []
+        seen, number = 0, -1
+        for share in SHARES:
+            while seen < share * total:
+                number += 1
+                seen += self.latencies[number]
+            found.append(float(f"{LEAST_MS * STEP**number:.3g}"))
+        return found
+
+
+class Plot:
+    """Rate and latencies, step by step. A live capture's steps are seconds by the clock, and the last BINS are kept; of
+    a file its packets say the time, and the steps get wider until all of it fits.
+    """
+
+    def __init__(self, *, live: bool, clock: Callable[[], float] = time.time) -> None:
+        self.width = 1
+        """Seconds of a step."""
+        self._live = live
+        self._clock = clock
+        self._bins: dict[int, _Bin] = {}
+        self._changed: set[int] = set()
+
+    def add(self, exchange: Exchange) -> None:
+        """Counts an exchange."""
+        request, response = exchange
+        message = response if response is not None else request
+        assert message is not None  # noqa: S101 - an exchange of nothing is none
+        second = int(self._clock()) if self._live else _second(message.timestamp[:19])
+        step = second // self.width
+        if step not in self._bins:
+            step = self._make_room(second)
+            if step not in self._bins:
+                return
+        self._changed.add(step)
+        self._bins[step].add(
+            response.status_code if response is not None else None,
+            response.latency_ms if response is not None else None,
+        )
+
+    def _make_room(self, second: int) -> int:
+        """The step of this second, which has a bin then, unless it is too old."""
+        steps = [second // self.width, *self._bins]
+        while not self._live and max(steps) - min(steps) >= BINS:
+            self._widen()
+            steps = [second // self.width, *self._bins]
+        step = steps[0]
+        oldest = max(steps) - BINS + 1
+        for old in [old for old in self._bins if old < oldest]:
+            del self._bins[old]
+            self._changed.discard(old)
+        if step >= oldest:
+            self._bins.setdefault(step, _Bin())
+        return step
+
+    def _widen(self) -> None:
+        bins, self._bins, self.width = self._bins, {}, self.width * 2
+        for step, each in bins.items():
+            if step // 2 in self._bins:
+                self._bins[step // 2].merge(each)
+            else:
+                self._bins[step // 2] = each
+        self._changed = set(self._bins)
+
+    def points(self) -> list[list[float | None]]:
+        """All of it: second, exchanges by status class, percentiles of latency."""
+        return [self._point(step) for step in sorted(self._bins)]
+
+    def changed(self) -> list[list[float | None]]:
+        """The points that are new or other than at the last call."""
+        changed, self._changed = self._changed, set()
+        return [self._point(step) for step in sorted(changed)]
+
+    def _point(self, step: int) -> list[float | None]:
+        found = self._bins[step]
+        return [step * self.width, *found.statuses, *found.percentiles()]
+
+
+# The sink
+
+
+class LiveSink(ExchangeSink):
+    """Puts exchanges into a store and a plot, and tells who listens."""
+
+    name = "ui"
+
+    def __init__(self, *, max_bytes: int, live: bool) -> None:
+        """`max_bytes` bounds what is kept."""
+        self.keeps = max_bytes
+        self.store = Store(max_bytes=max_bytes)
+        self.plot = Plot(live=live)
+        self.listeners: set[Callable[[], None]] = set()
+
+    async def deliver(self, batch: Sequence[Record]) -> None:
+        """Keeps the exchanges of a batch."""
+        lossy = self.lossy()
+        with self.working():
+            for request, response in pairs(batch):
+                self.store.add(request, response, lossy=lossy)
+                self.plot.add(exchange_of(request, response))
+        for listener in self.listeners:
+            listener()
+
+    def exchanges(self, numbers: Iterator[int]) -> Iterator[Exchange | None]:
+        """Exchanges by number, one at a time; None for each whose messages are not kept."""
+        for number in numbers:
+            messages = self.store.messages(number)
+            yield None if messages is None else messages.exchange()

@@ -1,0 +1,109 @@
+# A message of any protocol, as the record is made of it: what was sent, when, how much of it was seen.
+#
+# The parser of a protocol makes a Message in one block, and may put a struct of its own around it, with Message as the
+# first member: `size` covers the whole block, so whoever frees or weighs a Message needs no knowledge of the protocol.
+# Times are packet times in µs since the epoch.
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from sniffer_core.base.memory cimport Pool, pool_give
+
+cdef enum Kind:
+    REQUEST = 0
+    RESPONSE = 1
+
+cdef enum Incomplete:       # why a message is not whole; the order of INCOMPLETE_* in counters.pxd, from 1
+    WHOLE = 0
+    INCOMPLETE_GAP_ = 1     # bytes of it were not captured
+    INCOMPLETE_CLOSED_ = 2  # its connection ended first
+    INCOMPLETE_EVICTED_ = 3     # given up for memory or for the connection limit
+    INCOMPLETE_IDLE_ = 4    # its connection was silent for the idle timeout
+    INCOMPLETE_STOPPED_ = 5     # the capture ended first
+    INCOMPLETE_MALFORMED_ = 6   # its framing cannot be read
+    INCOMPLETE_LIMIT_ = 7   # its head, or its trailers, exceed the limit
+
+cdef enum Anomaly:          # bits of Message.anomalies; bit n is counted in ANOMALY_TE_AND_CL + n (counters.pxd)
+    BIT_TE_AND_CL = 1 << 0
+    BIT_TE_IN_HTTP10 = 1 << 1
+    BIT_TE_NOT_CHUNKED = 1 << 2
+    BIT_TE_FOLDED = 1 << 3
+    BIT_CL_REPEATED = 1 << 4
+    BIT_CL_ZERO_PADDED = 1 << 5
+    BIT_CL_CONFLICTING = 1 << 6
+    BIT_CL_INVALID = 1 << 7
+    BIT_SPACE_BEFORE_COLON = 1 << 8
+    BIT_SPACE_IN_TARGET = 1 << 9
+    BIT_CONFLICTING_OVERLAP = 1 << 10
+    BIT_BARE_LF = 1 << 11
+    BIT_OBS_FOLD = 1 << 12
+    BIT_BODY_NOT_SENT = 1 << 13
+    BIT_BAD_HEADER_LINE = 1 << 14
+    BIT_TE_IDENTITY = 1 << 15
+    BIT_ODD_START_LINE = 1 << 16
+    BIT_LAST_CRLF_MISSING = 1 << 17
+
+cdef struct Text:           # a slice of the text that its owner names
+    uint32_t at
+    uint32_t size
+
+cdef struct Field:          # a header field, in order of arrival: value trimmed, folds resolved
+    Text name               # as sent, case kept
+    Text value
+
+cdef struct Fields:         # the trailers: one block of `size` bytes holds this struct, Field[count] and their text
+    size_t size
+    uint32_t count
+
+cdef inline Field* fields_of(const Fields* fields) noexcept nogil:
+    return <Field*>(<uint8_t*>fields + sizeof(Fields))
+
+cdef inline uint8_t* text_of(const Fields* fields) noexcept nogil:
+    """The text that the slices of `fields_of(fields)` are counted from."""
+    return <uint8_t*>fields + sizeof(Fields) + fields.count * sizeof(Field)
+
+cdef struct Message:
+    # One block of `size` bytes: the protocol's struct that begins with this one, Field[count], the text of the head.
+    size_t size
+    uint32_t count
+    Field* fields           # into the block
+    uint8_t* text           # into the block; every Text of this struct and of `fields` is counted from here
+    uint32_t text_size
+
+    uint8_t kind            # Kind
+    uint8_t minor           # of the HTTP version: HTTP/1.minor
+    uint8_t incomplete      # Incomplete
+    bint resynced           # True: the first message after bytes were lost whose extent is unknown
+    bint truncated          # True: the kept body is not the whole of body_size
+    bint end_lost           # True: the bytes behind the last one that was read are missing
+    uint16_t status         # of a response
+    uint32_t anomalies      # Anomaly bits
+    Text method             # of a request
+    Text target             # of a request, as sent
+    Text reason             # of a response
+
+    int64_t stamp           # of its first byte
+    int64_t stamp_end       # of the last byte read so far
+    int64_t latency         # response: µs since its request ended; -1 unknown
+
+    uint64_t body_size      # bytes of body seen, transfer coding removed
+    int64_t missing         # bytes known to be missing; -1 unknown
+    uint8_t* body           # the bytes of body kept, in a block of body_space bytes of its own; or NULL
+    size_t body_kept
+    size_t body_space
+    Fields* trailers        # or NULL
+
+    void* exchange          # the request and response that it belongs to
+    Message* next           # in the list that holds it
+
+cdef struct Limits:         # what is kept of a message
+    uint32_t head           # bytes of its head, and of its trailers
+    uint32_t body           # bytes of its body
+
+
+cdef inline void message_free(Message* message, Pool* pool) noexcept nogil:
+    """Gives back a message with its body and trailers; NULL is nothing. Its exchange is released by its owner."""
+    if message != NULL:
+        pool_give(pool, message.body, message.body_space)
+        if message.trailers != NULL:
+            pool_give(pool, message.trailers, message.trailers.size)
+        pool_give(pool, message, message.size)

@@ -1,0 +1,232 @@
+"""What only tests call: the C functions of the core with Python values. Nothing of the product imports this module.
+
+Each section lets the tests of one module reach its functions.
+"""
+
+from cython cimport final
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from sniffer_core.base.ascii cimport ascii_same
+from sniffer_core.base.counters cimport Counter
+from sniffer_core.base.memory cimport Pool
+from sniffer_core.message cimport Field, Fields, Incomplete, Kind, Limits, Message, Text, fields_of, message_free, text_of
+from sniffer_core.net.fragment cimport Fragments, fragments_add, fragments_free, fragments_init
+from sniffer_core.net.wire cimport WIRE_FRAGMENT, WIRE_TCP, WIRE_TUNNEL, Packet, Verdict, wire_parse
+from sniffer_core.protocols.http1.head cimport Http1Message, as_http1
+from sniffer_core.protocols.http1.parser cimport (
+    http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free, http1_gap, http1_init, http1_kill,
+    http1_reject, http1_skip, http1_tunnel,
+)
+from sniffer_core.protocols.http1.state cimport Parser
+from sniffer_core.tcp.stream cimport Run
+
+from sniffer_core.base.counters import NAMES
+
+
+# -- base/ascii -------------------------------------------------------------------------------------------------------
+
+def same_but_for_case(const uint8_t[:] text, const uint8_t[:] lower):
+    """ascii_same() of two texts of one size."""
+    assert text.shape[0] == lower.shape[0] > 0
+    return ascii_same(&text[0], &lower[0], <size_t>text.shape[0])
+
+
+# -- net/wire and net/fragment ----------------------------------------------------------------------------------------
+
+_VERDICTS = ("tcp", "fragment", "not_ip", "not_tcp", "malformed", "cut", "tunnel")
+_TUNNELS = tuple(name.removeprefix("packets_tunnel_") for name in NAMES if name.startswith("packets_tunnel_"))
+
+
+cdef object _view(Verdict verdict, const Packet* packet):
+    if verdict == WIRE_TCP:
+        return "tcp", {
+            "source": packet.source[: packet.address_size],
+            "destination": packet.destination[: packet.address_size],
+            "ports": (packet.source_port, packet.destination_port),
+            "seq": packet.seq,
+            "ack": packet.ack,
+            "flags": packet.flags,
+            "payload": packet.payload[: packet.payload_size],
+            "missing": packet.missing,
+        }
+    if verdict == WIRE_FRAGMENT:
+        return "fragment", {
+            "source": packet.source[: packet.address_size],
+            "destination": packet.destination[: packet.address_size],
+            "fragment": packet.fragment[: packet.fragment_size],
+            "offset": packet.fragment_offset,
+            "id": packet.fragment_id,
+            "more": bool(packet.fragment_more),
+            "protocol": packet.fragment_protocol,
+        }
+    if verdict == WIRE_TUNNEL:
+        return "tunnel", {"tunnel": _TUNNELS[packet.tunnel]}
+    return _VERDICTS[verdict], {}
+
+
+def parse_packet(int linktype, bytes data):
+    """The verdict of wire_parse(), and what the packet views."""
+    cdef Packet packet
+    cdef Verdict verdict = wire_parse(linktype, data, len(data), &packet)
+    return _view(verdict, &packet)
+
+
+@final
+cdef class PyFragments:
+    """A table of fragments."""
+
+    cdef Pool pool
+    cdef Fragments fragments
+
+    def __cinit__(self):
+        memset(&self.pool, 0, sizeof(Pool))
+        fragments_init(&self.fragments, &self.pool)
+
+    def __dealloc__(self):
+        fragments_free(&self.fragments)
+
+    def add(self, int linktype, bytes data, int64_t now=0):
+        """As parse_packet(), with fragments_add() behind it; `kept`: the fragment completes nothing yet."""
+        cdef Packet packet
+        cdef Verdict verdict = wire_parse(linktype, data, len(data), &packet)
+        if verdict == WIRE_FRAGMENT:
+            verdict = fragments_add(&self.fragments, &packet, now)
+            if verdict == WIRE_FRAGMENT:
+                return "kept", {}
+        return _view(verdict, &packet)
+
+    def free(self):
+        fragments_free(&self.fragments)
+
+    @property
+    def state(self):
+        """Datagrams in progress, datagrams given up, bytes and blocks of the pool."""
+        return self.fragments.count, self.fragments.given_up, self.pool.bytes, self.pool.blocks
+
+
+# -- protocols/http1 --------------------------------------------------------------------------------------------------
+
+cdef dict _message(const Parser* parser):
+    """The open message."""
+    cdef const Message* message = parser.message
+    cdef const Http1Message* http1 = as_http1(message)
+    cdef const Fields* trailers = message.trailers
+    return {
+        "kind": message.kind, "minor": message.minor, "status": message.status,
+        "method": _text(message.text, message.method), "target": _text(message.text, message.target),
+        "reason": _text(message.text, message.reason),
+        "fields": _pairs(message.text, message.fields, message.count),
+        "trailers": None if trailers == NULL else _pairs(text_of(trailers), fields_of(trailers), trailers.count),
+        "body": (<const uint8_t*>message.body)[:message.body_kept] if message.body_kept else b"",
+        "body_size": message.body_size, "missing": message.missing, "incomplete": message.incomplete,
+        "resynced": bool(message.resynced), "refused": bool(parser.framing.refused), "bodyless": bool(http1.bodyless),
+        "truncated": bool(message.truncated), "upgrade": bool(http1.upgrade), "upgrade_h2c": bool(http1.upgrade_h2c),
+        "expect": bool(http1.expect), "sure": bool(http1.sure), "anomalies": message.anomalies,
+        "start": http1.start, "head_end": http1.head_end, "end": http1.end, "stamp": message.stamp,
+        "stamp_end": message.stamp_end, "ack": http1.ack,
+    }
+
+
+cdef bytes _text(const uint8_t* text, Text slice):
+    return text[slice.at:slice.at + slice.size]
+
+
+cdef list _pairs(const uint8_t* text, const Field* fields, uint32_t count):
+    cdef uint32_t i
+    return [(_text(text, fields[i].name), _text(text, fields[i].value)) for i in range(count)]
+
+
+@final
+cdef class PyParser:
+    """One parser as a session drives it. Kinds, events, states, reasons and anomalies are numbers of their enums."""
+
+    cdef Parser parser
+    cdef Pool pool
+    cdef Limits limits
+    cdef uint64_t[<int>Counter.COUNTERS_END] counts
+
+    def __init__(self, int kind, *, int head=65536, int body=65536, bint at_start=True):
+        self.limits.head = head
+        self.limits.body = body
+        http1_init(&self.parser, <Kind>kind, &self.pool, self.counts, &self.limits)
+        self.parser.at_stream_start = at_start
+
+    def data(
+        self, const uint8_t[:] data, int64_t offset, int64_t stamp=0, int64_t ack=-1, bint segment_start=True,
+        bint conflict=False,
+    ):
+        """(event, bytes consumed)."""
+        cdef Run run
+        run.data = &data[0] if data.shape[0] else NULL
+        run.size = data.shape[0]
+        run.offset = offset
+        run.stamp = stamp
+        run.ack = ack
+        run.segment_start = segment_start
+        run.conflict = conflict
+        return http1_data(&self.parser, &run), data.shape[0] - run.size
+
+    def gap(self, int64_t size):
+        """(event, bytes that are left of the gap)."""
+        return http1_gap(&self.parser, &size), size
+
+    def end(self, int reason=0):
+        return http1_end(&self.parser, <Incomplete>reason)
+
+    def frame(self, bint bodyless=False, bint paired=True):
+        http1_frame(&self.parser, bodyless, paired)
+
+    def reject(self):
+        http1_reject(&self.parser)
+
+    def discard(self):
+        http1_discard(&self.parser)
+
+    def skip(self):
+        http1_skip(&self.parser)
+
+    def tunnel(self):
+        http1_tunnel(&self.parser)
+
+    def kill(self):
+        http1_kill(&self.parser)
+
+    def drop_body(self):
+        return http1_drop_body(&self.parser)
+
+    def peek(self):
+        """The open message."""
+        return None if self.parser.message == NULL else _message(&self.parser)
+
+    def take(self):
+        """The open message; it is the caller's now."""
+        taken = self.peek()
+        message_free(self.parser.message, &self.pool)
+        self.parser.message = NULL
+        return taken
+
+    def boundary(self, int64_t offset):
+        self.parser.boundary = offset
+
+    @property
+    def state(self):
+        return self.parser.state
+
+    @property
+    def protocol(self):
+        return self.parser.protocol
+
+    @property
+    def held(self):
+        """Bytes of memory."""
+        return self.pool.bytes
+
+    def counters(self):
+        """Those that are not zero."""
+        return {name: self.counts[i] for i, name in enumerate(NAMES) if self.counts[i]}
+
+    def close(self):
+        """Frees everything, and proves it."""
+        http1_free(&self.parser)
+        assert self.pool.bytes == 0 and self.pool.blocks == 0, (self.pool.bytes, self.pool.blocks)

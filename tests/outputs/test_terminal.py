@@ -1,0 +1,410 @@
+"""The terminal view: its lines and summary here, the daemon at a pseudo terminal below."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import http.client
+import io
+import json
+import math
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console, Group
+
+from sniffer.exchanges import Exchange
+from sniffer.logs import CONTROLS
+from sniffer.message import Endpoint
+from sniffer.outputs.terminal.view import LAYOUTS, SLOWEST, Bar, Facts, Lines, Summary, View, amount, duration
+from tests.captures import connection, get, ok, write
+from tests.daemon import DEMO, ROOT, SECONDS, exchanges, free_port, needs_capture, web_server
+from tests.deliveries import answer, message
+from tests.screenshots import COLUMNS
+from tests.terminals import INTERRUPT, Terminal
+from tests.waiting import wait_until
+
+READ_DEMO = ("--ports", "8080", "--read", str(DEMO))
+LINE = re.compile(r"^\d\d:\d\d:\d\d")
+
+
+def exchange(number: int = 0, *, latency: float | None = 1.5, **changes: Any) -> Exchange:
+    """A whole exchange; `changes` are the response's."""
+    return Exchange(message(number), msgspec.structs.replace(answer(number), latency_ms=latency, **changes))
+
+
+def shown(one: Exchange, width: int = 120, *, ascii_only: bool = False) -> str:
+    """The line of an exchange, as text."""
+    return "".join(segment.text for segment in Lines(ascii_only=ascii_only).line(one, width))
+
+
+# Lines
+
+
+def test_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line has time, both ends, method, path, status, latency and sizes."""
+    text = shown(exchange(body_size=1234))
+    assert re.fullmatch(
+        r"\d\d:\d\d:05\.000 192\.0\.2\.2:40000 → 192\.0\.2\.1:8080 GET /0/0 +200    1\.5 ms ↑   0 ↓1\.2k", text
+    )
+    assert len(text) == 120
+
+
+def test_line_in_ascii() -> None:
+    """A terminal without Unicode gets the same in ASCII."""
+    assert shown(exchange(body_size=7), ascii_only=True).isascii()
+
+
+def test_line_with_ipv6() -> None:
+    """IPv6 addresses stand in brackets."""
+    one = Exchange(msgspec.structs.replace(message(), receiver=Endpoint("2001:db8::1", 80)), None)
+    assert "→ [2001:db8::1]:80" in shown(one)
+
+
+@pytest.mark.parametrize(
+    ("one", "says"),
+    [
+        (Exchange(message(), None), "! no response ---"),
+        (Exchange(None, answer(alone=True)), "! no request 200"),
+        (Exchange(None, answer()), "! late response 200"),
+        (exchange(incomplete="gap", missing_bytes=1448), "! response cut: gap of 1448 B 200"),
+        (exchange(resynced=True), "! response resynced 200"),
+        (exchange(anomalies=("te-and-cl", "bare-lf")), "! te-and-cl, bare-lf 200"),
+    ],
+)
+def test_marks(one: Exchange, says: str) -> None:
+    """What is incomplete, unpaired or odd is said on the line."""
+    assert says in shown(one)
+
+
+def test_after_drops_nothing_is_said_to_be_missing() -> None:
+    """Once messages were dropped on the way here, what is alone may have had a partner: no mark says it had none."""
+    for one, says in ((Exchange(message(), None), "response dropped?"), (Exchange(None, answer()), "request dropped?")):
+        assert f"! {says} " in "".join(segment.text for segment in Lines().line(one, 120, lossy=True))
+
+
+@pytest.mark.parametrize("width", [20, 30, 40, 60, 80, 100])
+def test_narrow_lines(width: int) -> None:
+    """On a narrow terminal columns are left out, the path is cut, and the line fills the width exactly."""
+    long = Exchange(
+        msgspec.structs.replace(message(), path="/" + "a" * 500),
+        msgspec.structs.replace(answer(), incomplete="gap", latency_ms=123456.0),
+    )
+    text = shown(long, width)
+    assert len(text) == width
+    assert "GET" in text
+    assert "200" in text
+    assert "…" in text
+
+
+def test_layouts_shrink() -> None:
+    """Each layout takes less than the one before it."""
+    widths = [columns.fixed(34 if columns.server else 24) for columns in LAYOUTS]
+    assert widths == sorted(set(widths), reverse=True)
+
+
+@given(
+    st.text(max_size=80),
+    st.text(max_size=300),
+    st.integers(20, 200),
+    st.integers(100, 999),
+    st.floats(0, 1e12),
+    st.integers(0, 1 << 60),
+)
+def test_no_line_can_steer_a_terminal(
+    method: str, path: str, width: int, status: int, latency: float, size: int
+) -> None:
+    """Whatever was captured, a line is one line, has no control or bidi character, and is no longer than the width."""
+    response = msgspec.structs.replace(answer(), status_code=status, latency_ms=latency, body_size=size)
+    text = shown(Exchange(msgspec.structs.replace(message(), method=method, path=path), response), width)
+    assert not CONTROLS.search(text)
+    assert len(text) <= width
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0"), (999, "999"), (1000, "1.0k"), (9949, "9.9k"), (9999, "10k"), (999_499, "999k"), (999_500, "1.0M")],
+)
+def test_amount(size: int, text: str) -> None:
+    """Sizes are shown in at most four characters."""
+    assert amount(size) == text
+    assert len(amount(1 << 59)) <= 4
+
+
+def test_duration() -> None:
+    """Latencies are shown in milliseconds, the longest in seconds, in at most nine characters."""
+    assert [duration(value) for value in (0.04, 9999.94, 9999.99, 1e8)] == ["0.0 ms", "9999.9 ms", "10.0 s", "100000 s"]
+    assert len(duration(1e12)) <= 9
+
+
+# The picture of the documents
+
+
+def test_picture_is_what_the_view_shows() -> None:
+    """docs/view.svg shows what the program shows today, and fetches nothing from elsewhere."""
+    text = (ROOT / "docs/view.svg").read_text()
+    shown = html.unescape(re.sub("<[^>]*>", "", text)).replace("\xa0", "").replace(" ", "")
+    with Terminal(*READ_DEMO, columns=COLUMNS) as terminal:
+        assert terminal.end() == 0
+        for row in terminal.rows:
+            assert row.replace(" ", "") in shown
+    assert "url(http" not in text
+
+
+# The summary
+
+
+def summary_of(*shown_exchanges: Exchange) -> Summary:
+    """A summary of these."""
+    summary = Summary()
+    for one in shown_exchanges:
+        summary.add(one)
+    return summary
+
+
+def text_of(renderable: Any, width: int = 100) -> str:
+    """What stands on a terminal of this width."""
+    console = Console(file=io.StringIO(), width=width)
+    console.print(Group(renderable))
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+@given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=300))
+def test_percentiles(latencies: list[float]) -> None:
+    """A percentile is within one percent of the exact one (nearest rank), and within the least and the greatest."""
+    summary = summary_of(*(exchange(latency=latency) for latency in latencies))
+    ordered = sorted(latencies)
+    for share in (0.5, 0.9, 0.99, 1.0):
+        exact = ordered[math.ceil(share * len(ordered)) - 1]
+        assert summary.percentile(share) == pytest.approx(exact, rel=0.01)
+        assert ordered[0] <= summary.percentile(share) <= ordered[-1]
+
+
+def test_summary() -> None:
+    """Exchanges by class, those that are incomplete or alone, percentiles, the slowest, and what was dropped."""
+    summary = summary_of(
+        *(exchange(number, latency=float(number)) for number in range(1, 101)),
+        exchange(status_code=503, latency=5000.0, path="/slow", incomplete="closed"),
+        Exchange(message(), None),
+        Exchange(None, answer(alone=True)),
+    )
+    text = text_of(summary.table({"kernel": 12}))
+    assert "103, 1 of them incomplete" in text
+    assert "2xx 101  5xx 1  no request 1  no response 1" in text
+    assert re.search(r"p50 5[01]\.\d ms .* max 5000\.0 ms", text)
+    assert "slowest    5000.0 ms  GET /slow 503" in text
+    assert text.count(" ms  GET ") == SLOWEST
+    assert re.search(r"drops +kernel 12", text)
+    assert "none" in text_of(Summary().table({}))
+
+
+def test_summary_cannot_steer_a_terminal() -> None:
+    """The slowest exchanges are shown with their controls escaped, and are kept cut."""
+    text = text_of(summary_of(exchange(path="/\x9b2J\x1b]0;x\x07" + "a" * 5000)).table({}), 1000)
+    assert r"/\x9b2J\x1b]0;x\x07aaa" in text
+    assert not CONTROLS.search(text.replace("\n", ""))
+    assert text.count("a") < 300
+
+
+def test_summary_is_bounded() -> None:
+    """However many latencies there were, a bounded number of classes is kept."""
+    summary = summary_of(*(exchange(latency=1.1**number) for number in range(-100, 300)))
+    assert len(summary._latencies) < 3000
+    assert len(summary._slowest) == SLOWEST
+
+
+# The last line
+
+
+def facts(**counts: Any) -> Facts:
+    """What a run says of itself."""
+    from sniffer.ledger import Ledger
+
+    progress = counts.pop("progress", None)
+    return Facts("eth0", {**Ledger().snapshot(), **counts}, progress)
+
+
+def test_last_line() -> None:
+    """It shows rate, connections and drops; the rate is that of the last moments."""
+    now = iter([0.0, 1.0, 2.0])
+    view = View(clock=lambda: next(now))
+    assert "0.0 exchanges/s" in text_of(view.last_line(facts()))
+    for _ in range(30):
+        view.summary.add(exchange())
+    lanes = {"terminal": {"dropped_full": 2, "delivered": 5}}
+    text = text_of(view.last_line(facts(flows=7, kernel_dropped=3, lanes=lanes, flows_tls=1)))
+    assert "eth0  30.0 exchanges/s  7 connections  5 drops  1 unread (TLS, HTTP/2)  30 in all" in text
+    assert text_of(view.last_line(facts()), 30).count("\n") == 1
+
+
+def test_bar() -> None:
+    """The bar shows the share that is read and both sizes; it is nothing where they are not known."""
+    bar = Bar()
+    text = text_of(bar.last_line(facts(progress=(25_000_000, 100_000_000))))
+    assert "25%" in text
+    assert "25.0/100.0 MB" in text
+    assert text_of(Bar().last_line(facts())).strip() == ""
+
+
+# The daemon at a terminal
+
+
+def test_a_file_at_a_terminal() -> None:
+    """Without an output named, a file is shown as one line for each exchange, and a summary; 0."""
+    with Terminal(*READ_DEMO, columns=120) as terminal:
+        assert terminal.end() == 0
+        rows = terminal.rows
+    lines = [row for row in rows if LINE.match(row)]
+    assert len(lines) == 7
+    assert lines[0].startswith("03:26:25.289 127.0.0.1:37394 → 127.0.0.1:8080 GET /cart ")
+    assert lines[5].split()[5:8] == ["/missing?sig=[REDACTED]", "404", "1.0"]
+    assert rows[7].split() == ["exchanges", "7"]
+    assert rows[8].split() == ["status", "2xx", "6", "4xx", "1"]
+    assert rows[-1].split() == ["drops", "none"]
+    assert not any("{" in row or "reading" in row for row in rows)
+
+
+def test_stdout_at_a_terminal_is_json() -> None:
+    """`--stdout` writes JSON lines, at a terminal too."""
+    with Terminal(*READ_DEMO, "--stdout", columns=2000, pipes=("stderr",)) as terminal:
+        assert terminal.end() == 0
+        assert [json.loads(row)["schema"] for row in terminal.rows] == [1] * 14
+
+
+@pytest.mark.parametrize("environ", [{"TCP_SNIFFER_PRODUCTION": "1"}, {"POD_NAME": "p"}, {"NODE_NAME": "n"}])
+def test_no_view_in_production_or_in_a_pod(environ: dict[str, str]) -> None:
+    """There, no output named is a configuration error that names --stdout, at a terminal as elsewhere."""
+    with Terminal(*READ_DEMO, environ=environ) as terminal:
+        assert terminal.end() == 1
+        assert any("--stdout" in row for row in terminal.rows)
+
+
+def test_no_color() -> None:
+    """With NO_COLOR no colour is set, on the lines, the summary and the log."""
+    with Terminal(*READ_DEMO, "--redact-headers", "none", environ={"NO_COLOR": "1"}) as terminal:
+        assert terminal.end() == 0
+        assert any("redact_headers is off" in row for row in terminal.rows)
+        assert not re.search(rb"\x1b\[[0-9;]*[34]\d[0-9;]*m", terminal.raw)
+
+
+def test_dumb_terminal() -> None:
+    """A terminal that takes no controls gets none."""
+    with Terminal(*READ_DEMO, environ={"TERM": "dumb"}) as terminal:
+        assert terminal.end() == 0
+        assert b"\x1b" not in terminal.raw
+        assert len([row for row in terminal.rows if LINE.match(row)]) == 7
+
+
+def test_narrow_terminal() -> None:
+    """On 40 columns each exchange still is one row."""
+    with Terminal(*READ_DEMO, columns=40) as terminal:
+        assert terminal.end() == 0
+        rows = terminal.rows
+    assert rows[0].split()[1:3] == ["GET", "/cart"]
+    assert rows[7].split() == ["exchanges", "7"]
+
+
+def test_hostile_text_at_a_terminal(tmp_path: Path) -> None:
+    """What was captured cannot steer the terminal: C1 controls in the target are shown, not sent."""
+    path = write(tmp_path / "f.pcap", connection([(get("/\x9b31mred\x9d0;title\x9c"), ok())]))
+    with Terminal("--ports", "8080", "--read", path) as terminal:
+        assert terminal.end() == 0
+        assert any(r"/\x9b31mred\x9d0;title\x9c" in row for row in terminal.rows)
+        assert not re.search("[\x80-\x9f]", terminal.raw.decode())
+
+
+@needs_capture
+@pytest.mark.live
+def test_live_view() -> None:
+    """Live: each exchange as it happens, a last line, a resized window; Ctrl-C drains, sums up, and ends with 0."""
+    with web_server() as port, Terminal("--ports", str(port), "--interface", "lo") as terminal:
+        terminal.wait_for(lambda rows: rows and rows[-1].startswith("lo  0.0 exchanges/s"))
+        exchanges(port, 5)
+        terminal.wait_for(lambda rows: rows[-1].endswith("5 in all  Ctrl-C ends"))
+        assert [row.split()[5] for row in terminal.rows[:-1]] == ["/0", "/1", "/2", "/3", "/4"]
+        terminal.resize(40, 50)
+        exchanges(port, 2)
+        rows = terminal.wait_for(lambda rows: rows if len([row for row in rows if row.endswith("ms")]) == 2 else None)
+        assert [row.split()[2] for row in rows if row.endswith("ms")] == ["/0", "/1"]
+        terminal.type(INTERRUPT)
+        assert terminal.end() == 0
+        rows = terminal.rows
+    assert rows[-1].split() == ["drops", "none"]
+    assert ["exchanges", "7"] in [row.split() for row in rows]
+    assert b"\x1b[?25h" in terminal.raw[terminal.raw.rindex(b"\x1b[?25l") :]
+
+
+@needs_capture
+@pytest.mark.live
+def test_log_stands_above_the_last_line() -> None:
+    """The log does not garble the view: its lines are rows of their own, and the last line stays the last."""
+    arguments = ("--interface", "lo", "--redact-query", "none", "--log-level", "info", "--stats-interval-ms", "100")
+    with web_server() as port, Terminal("--ports", str(port), *arguments, columns=250) as terminal:
+        exchanges(port, 3)
+        rows = terminal.wait_for(
+            lambda rows: rows if len([row for row in rows if "Capture stats" in row]) > 3 else None
+        )
+        assert sum("redact_query is off" in row for row in rows) == 1
+        for row in rows[:-1]:
+            assert re.match(r"\d{4}-\d\d-\d\dT\S+ \[\w+ *\] \w", row) or LINE.match(row), row
+        assert rows[-1].startswith("lo  ")
+        terminal.process.send_signal(signal.SIGTERM)
+        assert terminal.end() == 0
+
+
+@needs_capture
+@pytest.mark.live
+def test_a_terminal_that_hangs_up() -> None:
+    """When the window is closed the daemon ends by itself, with 0: its only output is gone."""
+    with web_server() as port, Terminal("--ports", str(port), "--interface", "lo") as terminal:
+        terminal.wait_for(lambda rows: rows)
+        terminal.hang_up()
+        while terminal.process.poll() is None:
+            exchanges(port, 1)
+        assert terminal.end() == 0
+
+
+def is_ready(port: int) -> bool:
+    """Whether the daemon's /readyz answers 200."""
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+    with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(client):
+        client.request("GET", "/readyz")
+        return client.getresponse().status == 200
+    return False
+
+
+@needs_capture
+@pytest.mark.live
+def test_a_terminal_that_is_held() -> None:
+    """A terminal that takes nothing holds neither the capture nor, past its deadline, the stop; what it lost is 2."""
+    arguments = ("--interface", "lo", "--drain-timeout-ms", "500", "--memory-budget", "8Mi", "--metrics-port")
+    metrics = free_port()
+    with web_server() as port, Terminal("--ports", str(port), *arguments, str(metrics), reads=False) as terminal:
+        wait_until(lambda: is_ready(metrics), "the daemon is ready")
+        for _ in range(100):
+            exchanges(port, 30, per_connection=30)
+        terminal.process.send_signal(signal.SIGTERM)
+        assert terminal.end() == 2
+
+
+def test_progress_bar(tmp_path: Path) -> None:
+    """A file that takes a while has a progress bar on standard error, when that alone is a terminal."""
+    bodies = [(get(f"/{number}"), ok(b"x" * 60_000)) for number in range(400)]
+    path = write(tmp_path / "large.pcap", connection(bodies))
+    with Terminal(
+        "--ports", "8080", "--read", path, "--stdout", "--memory-budget", "2Mi", pipes=("stdout",)
+    ) as terminal:
+        row = terminal.wait_for(lambda rows: next((row for row in rows if row.startswith("reading")), None))
+        assert re.search(r"reading ━*[╸╺]?━* +\d+% +\d+\.\d/\d+\.\d MB", row)
+        assert len(terminal.pipe("stdout").read().splitlines()) == 800
+        assert terminal.end() == 0
+        assert not any(row.startswith("reading") for row in terminal.rows)
+        assert any("stopped" in row for row in terminal.rows)
