@@ -681,11 +681,13 @@ class Capture:
         self.packets = self._packets(self.segments)
 
     def _reaches_back(self, most: int) -> bool:
-        """Whether a direction's earliest bytes come behind others that are further on than a flow's beginning may move."""
-        for side in (CLIENT, SERVER):
-            offsets = [segment.offset for segment in self.segments if segment.side == side]
-            if offsets and offsets[0] - min(offsets) > most:
+        """Whether a SYN comes behind bytes, or ACKs of them, further on than a flow's beginning may move."""
+        seen = [0, 0]
+        for segment in self.segments:
+            if segment.flags & p.SYN and seen[segment.side] > most:
                 return True
+            seen[segment.side] = max(seen[segment.side], segment.end)
+            seen[1 - segment.side] = max(seen[1 - segment.side], segment.ack)
         return False
 
     def _kept(self, segments: list[Segment]) -> list[Segment]:
