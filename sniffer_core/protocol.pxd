@@ -5,7 +5,8 @@
 # it appends to `context.ready`; what it wants of the flow stands in its own fields, which the flow looks at:
 #
 #   stream[side].waits      this side's next bytes are not read yet: set and cleared by the session, from either side's
-#                           call, since it is the other side's bytes that tell (an Upgrade, a body that was refused)
+#                           call, since it is the other side's bytes that tell (an Upgrade, a body that was refused).
+#                           With stream[side].hurried it waits no longer than the grace of a hole
 #   heir                    that session reads on, on both sides (CONNECT, 101, TLS within a tunnel)
 #   reason                  the flow is given up once all that can be read was read: from then on it costs a lookup, and
 #                           its bytes are counted under this Counter
@@ -22,7 +23,8 @@ from libc.string cimport memcpy, memset
 from sniffer_core.base.counters cimport Counter
 from sniffer_core.base.memory cimport Pool, pool_give, pool_take
 from sniffer_core.connection cimport Conn
-from sniffer_core.message cimport CARRY_MAX, Incomplete, Limits, Message
+from sniffer_core.base.marks cimport Incomplete
+from sniffer_core.message cimport CARRY_MAX, Limits, Message
 from sniffer_core.tcp.stream cimport BASE_KNOWN, BASE_NONE, BASE_PROVISIONAL, Run, Stream
 
 cdef enum Side:             # who sends
@@ -76,7 +78,7 @@ cdef struct Session:        # the first member of every protocol's own struct
     const Protocol* protocol
     Context* context
     Conn* conn
-    Stream* stream[2]       # by Side; read only, but for `waits` and `next`
+    Stream* stream[2]       # by Side; read only, but for `waits`, `hurried` and `next`
     Session* heir
     uint16_t reason         # Counter; 0: read on
 
@@ -115,13 +117,6 @@ cdef struct Protocol:       # one static instance for each protocol. What may be
 
     bint (*overtakes)(const Session* session, Side side) noexcept nogil
     # The other side waits: whether this one is read on even beyond what its bytes acknowledge. May be NULL.
-
-    bint (*is_hurried)(const Session* session, Side side, bint due) noexcept nogil
-    # The side waits: whether it is to wait no longer than the grace of a hole, as what tells is there but for a hole.
-    # It is asked before the timer is started, and again (`due`) when it fires: then resolve() must decide. May be NULL.
-
-    void (*joined)(Session* session, Side side) noexcept nogil
-    # The side is joined in mid-stream, and where is known by now: at stream.next. May be NULL.
 
     int64_t (*weight)(const Session* session, Side side) noexcept nogil
     # Bytes that relieve() can give back. May be NULL, with relieve().

@@ -21,8 +21,9 @@ import msgspec
 
 from sniffer import CaptureError, create_sniffer, logs
 from sniffer.config import REDACT_HEADERS, REDACT_QUERY
-from sniffer.message import HttpMessage, decode, from_raw
 from sniffer.outputs.stdout import LEAST_LINE
+from sniffer.record.codings import decode
+from sniffer.record.message import HttpMessage, from_raw
 from sniffer_core.core import LINK_TYPES, FlowTable, Lines, RawMessage
 from tests import packets as p
 from tests.core.http1.reading import Gap, Piece, Rest, agree_on, comparable, reading, recognised

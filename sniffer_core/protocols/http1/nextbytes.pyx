@@ -104,6 +104,7 @@ cdef Reading weigh_body(Http1* http, bint last) noexcept nogil:
             return UNDECIDED
     if entry.answered:
         acked = reply_ack(http)
+    half.stream.hurried = acked > 0
     if not last:
         if acked <= 0 and half.stream.top - half.stream.next < 2 * half.weighed:
             return UNDECIDED

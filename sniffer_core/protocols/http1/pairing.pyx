@@ -122,13 +122,13 @@ cdef void exchanges_quiet(Exchanges* queue, bint in_step) noexcept nogil:
     queue.in_step = queue.in_step or in_step
 
 
+cdef bint exchanges_by_acks(const Exchanges* queue) noexcept nogil:
+    return queue.responses_lost or (queue.head != NULL and queue.head.lost)
+
+
 cdef bint exchanges_fifo(const Exchanges* queue) noexcept nogil:
     return not queue.responses_lost and (queue.head == NULL or not (queue.head.lost or queue.tail.lost)) and \
         (queue.conn.from_start or queue.in_step)
-
-
-cdef bint exchanges_by_acks(const Exchanges* queue) noexcept nogil:
-    return queue.responses_lost or (queue.head != NULL and queue.head.lost)
 
 
 cdef bint is_sure(const Exchanges* queue) noexcept nogil:

@@ -4,12 +4,14 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memchr, memcmp
 
 from sniffer_core.base.counters cimport Counter
-from sniffer_core.message cimport (
+from sniffer_core.base.marks cimport (
     BIT_BAD_HEADER_LINE, BIT_BODY_NOT_SENT, BIT_LAST_CRLF_MISSING, BIT_ODD_START_LINE, INCOMPLETE_GAP_,
-    INCOMPLETE_MALFORMED_, REQUEST, RESPONSE, WHOLE, Incomplete, Kind, Message, exchange_release, message_free)
+    INCOMPLETE_MALFORMED_, WHOLE, Incomplete,
+)
+from sniffer_core.message cimport REQUEST, RESPONSE, Kind, Message, exchange_release, message_free
 from sniffer_core.protocol cimport (
     CLIENT, NOTICE_HTTP2, NOTICE_LONG, NOTICE_OTHER, NOTICE_TLS, NOTICE_TUNNEL, RECOGNISED_CLIENT, RECOGNISED_NOT,
-    RECOGNISED_SERVER, SERVER, Protocol, Recognised, Session, Side, free_session, new_session, note)
+    RECOGNISED_SERVER, Protocol, Recognised, Session, Side, free_session, new_session, note)
 from sniffer_core.protocols.http1.head cimport METHOD_LONGEST, as_http1, http1_starts
 from sniffer_core.protocols.http1.nextbytes cimport (
     BODY, NEXT_REQUEST, REFUSED_BODY, UNDECIDED, Reading, is_body_due, is_refusal, may_be_next, refuses, replies,
@@ -566,6 +568,7 @@ cdef void read_run(Http1* http, Half* half, Run* run) noexcept nogil:
         half.stream.waits = WAIT_BODY
         half.weighed = 0
         half.looks = 0
+        half.stream.hurried = False
         return
     if parser.state == TRAILERS and run.segment_start and ends_without_crlf(http, half, run):
         return
@@ -834,6 +837,9 @@ cdef inline void begin(Half* half) noexcept nogil:
 
 cdef void on_data(Session* session, Side side, Run* run) noexcept nogil:
     cdef Half* half = half_of(session, side)
+    cdef const Entry* first = half.http.exchanges.head
+    if side != CLIENT and not half.parser.begun and first != NULL and 0 <= first.ack < run.offset:
+        exchanges_doubt(&half.http.exchanges)   # what was sent to it in between is not in the capture
     begin(half)
     read_run(half.http, half, run)
     if half.http.leaving:
@@ -886,19 +892,6 @@ cdef bint overtakes(const Session* session, Side side) noexcept nogil:
     return http.client.stream.waits == WAIT_OFFER or not at_rest(&http.server.parser)
 
 
-cdef bint is_hurried(const Session* session, Side side, bint due) noexcept nogil:
-    """Pieces are missing of what a later response acknowledges: they may come late, but not later than the grace."""
-    cdef const Http1* http = <const Http1*>session
-    return http.client.stream.waits == WAIT_BODY and (due or reply_ack(http) > 0)
-
-
-cdef void on_joined(Session* session, Side side) noexcept nogil:
-    cdef Http1* http = <Http1*>session
-    cdef const Entry* entry = http.exchanges.head
-    if side == SERVER and entry != NULL and 0 <= entry.ack < http.server.stream.next:
-        exchanges_doubt(&http.exchanges)    # what was sent to it in between is not in the capture
-
-
 cdef int64_t weight(const Session* session, Side side) noexcept nogil:
     cdef const Half* half = half_of(<Session*>session, side)
     return <int64_t>half.parser.message.body_space if half.parser.message != NULL else 0
@@ -934,8 +927,6 @@ HTTP1.end = &on_side_end
 HTTP1.resume = &on_resume
 HTTP1.resolve = &resolve
 HTTP1.overtakes = &overtakes
-HTTP1.is_hurried = &is_hurried
-HTTP1.joined = &on_joined
 HTTP1.weight = &weight
 HTTP1.relieve = &relieve
 HTTP1.closed = &on_closed
