@@ -804,6 +804,7 @@ cdef Recognised http1_recognise(const uint8_t* data, int64_t size) noexcept nogi
 
 
 cdef void init_half(Http1* http, Half* half, Kind kind) noexcept nogil:
+    # Clients send requests, servers responses: Kind and Side have the same numbers.
     half.http = http
     half.other = &http.server if kind == REQUEST else &http.client
     half.stream = http.base.stream[<int>kind]
