@@ -117,6 +117,13 @@ cdef struct Protocol:       # one static instance for each protocol. What may be
     bint (*overtakes)(const Session* session, Side side) noexcept nogil
     # The other side waits: whether this one is read on even beyond what its bytes acknowledge. May be NULL.
 
+    bint (*is_hurried)(const Session* session, Side side, bint due) noexcept nogil
+    # The side waits: whether it is to wait no longer than the grace of a hole, as what tells is there but for a hole. It is
+    # asked before the timer is started, and again (`due`) when it fires: then resolve() must decide. May be NULL.
+
+    void (*joined)(Session* session, Side side) noexcept nogil
+    # The side is joined in mid-stream, and where is known by now: at stream.next. May be NULL.
+
     int64_t (*weight)(const Session* session, Side side) noexcept nogil
     # Bytes that relieve() can give back. May be NULL, with relieve().
 

@@ -313,6 +313,13 @@ cdef void give_up(Table* table, Flow* flow) noexcept nogil:
     ignore(table, flow, flow.session.reason)
 
 
+cdef bint is_hurried(const Flow* flow, const Half* half, bint due) noexcept nogil:
+    """Whether a half waits no longer than the grace."""
+    cdef const Session* session = flow.session
+    return session != NULL and session.protocol.is_hurried != NULL and \
+        session.protocol.is_hurried(session, side_of(flow, half), due)
+
+
 cdef inline void arm(Table* table, Flow* flow, Half* half) noexcept nogil:
     """Starts, keeps or stops the timer of a half."""
     cdef bint told          # whether the other direction's ACKs are there to tell
@@ -329,7 +336,7 @@ cdef inline void arm(Table* table, Flow* flow, Half* half) noexcept nogil:
             half.hole = half.stream.next
             timer_start(table, half, &table.later, table.context.now + GRACE_ONE_SIDED)
         return
-    if half.stream.waits and half.stream.hurried:
+    if half.stream.waits and is_hurried(flow, half, False):
         if half.timers == NULL or half.hole != half.stream.next:
             half.hole = half.stream.next
             timer_start(table, half, &table.soon, table.context.now + GRACE)
@@ -354,12 +361,15 @@ cdef inline void arm(Table* table, Flow* flow, Half* half) noexcept nogil:
 cdef void fix_base(Half* half) noexcept nogil:
     """The grace of a direction first seen mid-stream is over: the lowest offset seen is where it begins."""
     cdef Held* front = stream_front(&half.stream)
+    cdef Flow* flow = half.flow
     if half.stream.base == BASE_PROVISIONAL:
         half.stream.base = BASE_KNOWN
         half.stream.next = half.stream.top if front == NULL else front.offset
         if 0 <= half.stream.start < half.stream.next:
             half.stream.next = half.stream.start
         half.stream.start = half.stream.next
+        if flow.session != NULL and flow.session.protocol.joined != NULL:
+            flow.session.protocol.joined(flow.session, side_of(flow, half))
 
 
 cdef void fire(Table* table, Half* half) noexcept nogil:
@@ -375,7 +385,7 @@ cdef void fire(Table* table, Half* half) noexcept nogil:
     elif half.stream.waits and not flow.half[1 - half.direction].stream.seen:
         flow.half[1 - half.direction].stream.absent = True
         resolve(table, flow, half, True)
-    elif half.stream.waits and half.stream.hurried:
+    elif half.stream.waits and is_hurried(flow, half, True):
         resolve(table, flow, half, True)
     elif flow.mode == MODE_READ:
         size = hole(flow, half, False)

@@ -9,7 +9,7 @@ from sniffer_core.protocols.http1.head cimport as_http1, http1_head, http1_start
 from sniffer_core.protocols.http1.pairing cimport PROVEN, Entry, entry_of
 from sniffer_core.protocols.http1.sides cimport Half, Http1, at_rest
 from sniffer_core.protocols.http1.state cimport BODY_CLOSE, BODY_LENGTH, Parser
-from sniffer_core.tcp.stream cimport Held, Run, stream_copy, stream_front
+from sniffer_core.tcp.stream cimport Held, Run, Stream, stream_copy, stream_front
 
 cdef enum:
     LOOKS_MAX = 16              # at the client's next bytes, while pieces of them come late
@@ -44,6 +44,36 @@ cdef int64_t reply_ack(const Http1* http) noexcept nogil:
     return stream_front(server.stream).ack - http.client.stream.next
 
 
+cdef Reading compare(const Http1* http, const Entry* entry, int64_t announced, int64_t acked, bint last,
+                     uint8_t* bytes) noexcept nogil:
+    """What the bytes that wait look like: a body of `announced` bytes, or a request. `acked` of them were acknowledged.
+
+    `bytes` has room for a head.
+    """
+    cdef const Stream* stream = http.client.stream
+    cdef const Held* front = stream_front(stream)
+    cdef uint32_t limit = http.base.context.limits.head
+    cdef uint32_t size = stream_copy(stream, front.offset + announced, bytes, limit)
+    cdef bint filled = size == 0 and stream.top - stream.next >= announced  # nothing has come yet behind such a body
+    cdef int begins = http1_starts(REQUEST, bytes, size) if size else 0
+    cdef uint32_t head
+    size = stream_copy(stream, front.offset, bytes, limit)
+    head = http1_head(REQUEST, bytes, size)
+    if http1_starts(REQUEST, bytes, size) < 0 or (entry.answered and begins == 1):
+        return BODY             # they are no request, or one stands behind as many bytes as announced
+    if acked >= announced and begins >= 0:      # as much was sent as announced; where no request follows, it is not the body
+        if filled and (last or acked == announced):
+            return BODY
+        return REFUSED_BODY if last else UNDECIDED      # what is missing may come late
+    if acked > 0:
+        if head and head <= acked:
+            return NEXT_REQUEST
+        return REFUSED_BODY if last or size >= acked or size == limit else UNDECIDED
+    if last:
+        return BODY if filled else REFUSED_BODY
+    return REFUSED_BODY if head and entry.answered == 0 and http.early.head == NULL else UNDECIDED
+
+
 cdef Reading weigh_body(Http1* http, bint last) noexcept nogil:
     cdef Half* half = &http.client
     cdef const Half* server = &http.server
@@ -54,12 +84,7 @@ cdef Reading weigh_body(Http1* http, bint last) noexcept nogil:
     cdef int64_t answered_to
     cdef int64_t acked = -1         # what a later response acknowledges, from the first of the bytes
     cdef uint8_t* bytes
-    cdef uint32_t size
-    cdef uint32_t head
-    cdef bint filled                # they may be the announced body, behind which nothing has come yet
-    cdef bint followed              # ... or a request
-    cdef bint other                 # what stands there begins no request: they are not the body
-    cdef Reading verdict = UNDECIDED
+    cdef Reading verdict
     if front == NULL or front.offset != half.stream.next:
         return BODY
     last = last or server.stream.ended or server.stream.absent
@@ -79,7 +104,6 @@ cdef Reading weigh_body(Http1* http, bint last) noexcept nogil:
             return UNDECIDED
     if entry.answered:
         acked = reply_ack(http)
-    half.stream.hurried = acked > 0
     if not last:
         if acked <= 0 and half.stream.top - half.stream.next < 2 * half.weighed:
             return UNDECIDED
@@ -90,28 +114,7 @@ cdef Reading weigh_body(Http1* http, bint last) noexcept nogil:
     bytes = <uint8_t*>malloc(http.base.context.limits.head)
     if bytes == NULL:
         return REFUSED_BODY
-    size = stream_copy(half.stream, front.offset + announced, bytes, http.base.context.limits.head)
-    filled = size == 0 and half.stream.top - half.stream.next >= announced
-    followed = size > 0 and http1_starts(REQUEST, bytes, size) == 1
-    other = size > 0 and http1_starts(REQUEST, bytes, size) < 0
-    size = stream_copy(half.stream, front.offset, bytes, http.base.context.limits.head)
-    head = http1_head(REQUEST, bytes, size)
-    if http1_starts(REQUEST, bytes, size) < 0 or (entry.answered and followed):
-        verdict = BODY
-    elif acked >= announced and not other:      # as much was sent as announced
-        if filled and (last or acked == announced):
-            verdict = BODY
-        elif last:
-            verdict = REFUSED_BODY              # else what is missing may come late
-    elif acked > 0:
-        if head and head <= acked:
-            verdict = NEXT_REQUEST
-        elif last or size >= acked or size == http.base.context.limits.head:
-            verdict = REFUSED_BODY
-    elif last:
-        verdict = BODY if filled else REFUSED_BODY
-    elif head and entry.answered == 0 and http.early.head == NULL:
-        verdict = REFUSED_BODY
+    verdict = compare(http, entry, announced, acked, last, bytes)
     free(bytes)
     return verdict
 

@@ -219,6 +219,18 @@ cdef void read_traceparent(Entry* entry, const uint8_t* value, uint32_t size) no
     entry.exchange.traced = True
 
 
+cdef inline const uint8_t* find_authority(const Message* message, const Field* host, bint connect,
+                                          uint32_t* size) noexcept nogil:
+    """The text that names the host that was asked, by the target or else by `host`, which may be NULL."""
+    cdef const uint8_t* asked = NULL
+    if not find_in_target(message.text + message.target.at, message.target.size, connect, &asked, size) and host != NULL:
+        asked = message.text + host.value.at
+        size[0] = host.value.size
+    if size[0] > AUTHORITY_MAX:
+        size[0] = 0
+    return asked
+
+
 cdef Entry* exchanges_request(Exchanges* queue, Conn* conn, Message* message, const Carry* carry,
                                  uint32_t most) noexcept nogil:
     cdef Field* carried[CARRY_MAX]
@@ -227,7 +239,7 @@ cdef Entry* exchanges_request(Exchanges* queue, Conn* conn, Message* message, co
     cdef Field* host = NULL
     cdef Entry* entry
     cdef size_t text = message.method.size + message.target.size
-    cdef const uint8_t* asked = NULL
+    cdef const uint8_t* asked
     cdef uint32_t asked_size = 0
     cdef uint32_t at = 0
     cdef uint32_t i, k, size
@@ -252,12 +264,8 @@ cdef Entry* exchanges_request(Exchanges* queue, Conn* conn, Message* message, co
             trace = field
             traces += 1
     connect = message.method.size == 7 and memcmp(message.text + message.method.at, b"CONNECT", 7) == 0
-    if not find_in_target(message.text + message.target.at, message.target.size, connect, &asked, &asked_size) and \
-            hosts == 1 and not carry.no_host:       # several are an error (RFC 9112 section 3.2): none is known to count
-        asked = message.text + host.value.at
-        asked_size = host.value.size
-    if asked_size > AUTHORITY_MAX:
-        asked_size = 0
+    # Several Host fields are an error (RFC 9112 section 3.2): none is known to count.
+    asked = find_authority(message, host if hosts == 1 and not carry.no_host else NULL, connect, &asked_size)
     entry = new_exchange(queue, conn, text + asked_size)
     if entry == NULL:
         return NULL

@@ -11,7 +11,7 @@ from sniffer_core.base.marks cimport (
 from sniffer_core.message cimport REQUEST, RESPONSE, Kind, Message, exchange_release, message_free
 from sniffer_core.protocol cimport (
     CLIENT, NOTICE_HTTP2, NOTICE_LONG, NOTICE_OTHER, NOTICE_TLS, NOTICE_TUNNEL, RECOGNISED_CLIENT, RECOGNISED_NOT,
-    RECOGNISED_SERVER, Protocol, Recognised, Session, Side, free_session, new_session, note)
+    RECOGNISED_SERVER, SERVER, Protocol, Recognised, Session, Side, free_session, new_session, note)
 from sniffer_core.protocols.http1.head cimport METHOD_LONGEST, as_http1, http1_starts
 from sniffer_core.protocols.http1.nextbytes cimport (
     BODY, NEXT_REQUEST, REFUSED_BODY, UNDECIDED, Reading, is_body_due, is_refusal, may_be_next, refuses, replies,
@@ -94,15 +94,16 @@ cdef inline bint is_quiet(const Exchanges* exchanges, const Half* client, const 
     Where first in, first out is certain, and requests are open, it is not asked.
     """
     cdef const Entry* tail = exchanges.tail
+    cdef int64_t ack = as_http1(request).ack
     if exchanges.sliding or not at_rest(&server.parser) or exchanges.informational_count:
         return False
     if tail == NULL:
-        return exchanges.beyond == 0 and (as_http1(request).ack < 0 or as_http1(request).ack == server.stream.next)
+        return exchanges.beyond == 0 and (ack < 0 or ack == server.stream.next)
     if (exchanges.conn.from_start or exchanges.in_step) and not exchanges.responses_lost and \
             exchanges.head.proof == PROVEN and not exchanges.head.counted:
         return False        # no response was lost, and the first of the requests has none
-    return (tail.proof != PROVEN or not exchanges_fifo(exchanges)) and as_http1(request).start == client.parser.boundary and \
-        as_http1(request).ack > tail.ack and as_http1(request).ack == server.stream.next
+    return (tail.proof != PROVEN or not exchanges_fifo(exchanges)) and \
+        as_http1(request).start == client.parser.boundary and ack > tail.ack and ack == server.stream.next
 
 
 cdef inline bint has_begun(const Parser* client, const Message* response) noexcept nogil:
@@ -130,7 +131,8 @@ cdef void on_request(Http1* http, Half* half, bint cut) noexcept nogil:
         exchanges_quiet(exchanges, other.parser.spoke)
         tail = NULL
     entry = exchanges_request(
-        exchanges, http.base.conn, message, &http.base.context.carry, OPEN_MAX_ONE_SIDED if other.stream.absent else OPEN_MAX)
+        exchanges, http.base.conn, message, &http.base.context.carry,
+        OPEN_MAX_ONE_SIDED if other.stream.absent else OPEN_MAX)
     if entry != NULL and tail != NULL and exchanges.head != entry and not exchanges.responses_lost and \
             not tail.lost and 0 <= tail.ack < as_http1(message).ack <= other.stream.next:
         exchanges.sliding = True    # all that it acknowledges was read, and did not answer the one before
@@ -374,49 +376,56 @@ cdef void drop_early(Http1* http) noexcept nogil:
 
 cdef void on_end(Http1* http, Half* half, const Run* run) noexcept nogil:
     """The parser's message has ended: it is emitted, or waits, or is none. `run`: what is left of its segment."""
-    cdef Parser* parser = &half.parser
-    cdef Message* message = parser.message
-    cdef Entry* entry = entry_of(message)
-    cdef Half* other
-    cdef int64_t start
-    parser.message = NULL
-    if entry == NULL:
+    cdef Message* message = half.parser.message
+    half.parser.message = NULL
+    if message.exchange == NULL:
         message_free(message, &http.base.context.pool)
         return
     message_closed(http, half)
     if message.kind == REQUEST:
-        other = &http.server
-        entry.end = as_http1(message).end
-        entry.end_ack = run.ack if run != NULL else entry.ack
-        entry.stamp_end = message.stamp_end
-        entry.end_read = message.incomplete == WHOLE or message.incomplete == INCOMPLETE_MALFORMED_ or (
-            message.incomplete == INCOMPLETE_GAP_ and not half.gapping)
-        entry.end_unsure = message.incomplete == INCOMPLETE_MALFORMED_ and message.missing < 0
-        if entry.proof == REFUTED:
-            discard(http, message)
-            return
-        if entry.proof == TENTATIVE:
-            entry.waiting = message
-            if contradicted(http, half, message, run):
-                start = as_http1(message).start
-                exchanges_refute(&http.exchanges)       # the message is one of those that it frees
-                http1_skip(parser)
-                on_lost(http, half, start, False, -1)
-            return
-        if message.incomplete == INCOMPLETE_MALFORMED_ and message.anomalies & BIT_BAD_HEADER_LINE and \
-                parser.framing.transfer and parser.framing.chunked and message.missing < 0:
-            on_lost(http, half, as_http1(message).end - 1, False, -1)      # the next request stands among its trailers
-        emit(http, message)
-        if half.tunnel_next:
-            half.tunnel_next = False
-            start_tunnel(half)
-        elif (entry.connect or entry.upgrade) and message.incomplete == WHOLE and not entry.answered:
-            http.offer = entry.exchange.number
-            if other.stream.ended or other.stream.absent or other.parser.lost:
-                half.unjudged = True
-            else:
-                half.stream.waits = WAIT_OFFER     # what follows is HTTP only if the answer says so
+        on_request_end(http, half, message, run)
+    else:
+        on_response_end(http, half, message, run)
+
+
+cdef void on_request_end(Http1* http, Half* half, Message* message, const Run* run) noexcept nogil:
+    cdef Entry* entry = entry_of(message)
+    cdef const Half* server = &http.server
+    cdef int64_t start = as_http1(message).start
+    entry.end = as_http1(message).end
+    entry.end_ack = run.ack if run != NULL else entry.ack
+    entry.stamp_end = message.stamp_end
+    entry.end_read = message.incomplete == WHOLE or message.incomplete == INCOMPLETE_MALFORMED_ or (
+        message.incomplete == INCOMPLETE_GAP_ and not half.gapping)
+    entry.end_unsure = message.incomplete == INCOMPLETE_MALFORMED_ and message.missing < 0
+    if entry.proof == REFUTED:
+        discard(http, message)
         return
+    if entry.proof == TENTATIVE:
+        entry.waiting = message
+        if contradicted(http, half, message, run):
+            exchanges_refute(&http.exchanges)       # the message is one of those that it frees
+            http1_skip(&half.parser)
+            on_lost(http, half, start, False, -1)
+        return
+    if message.incomplete == INCOMPLETE_MALFORMED_ and message.anomalies & BIT_BAD_HEADER_LINE and \
+            half.parser.framing.transfer and half.parser.framing.chunked and message.missing < 0:
+        on_lost(http, half, as_http1(message).end - 1, False, -1)   # the next request stands among its trailers
+    emit(http, message)
+    if half.tunnel_next:
+        half.tunnel_next = False
+        start_tunnel(half)
+    elif (entry.connect or entry.upgrade) and message.incomplete == WHOLE and not entry.answered:
+        http.offer = entry.exchange.number
+        if server.stream.ended or server.stream.absent or server.parser.lost:
+            half.unjudged = True
+        else:
+            half.stream.waits = WAIT_OFFER      # what follows is HTTP only if the answer says so
+
+
+cdef void on_response_end(Http1* http, Half* half, Message* message, const Run* run) noexcept nogil:
+    cdef Entry* entry = entry_of(message)
+    cdef int64_t start
     if as_http1(message).assumed:
         half.tentative = True
     if half.tentative:
@@ -553,7 +562,6 @@ cdef void read_run(Http1* http, Half* half, Run* run) noexcept nogil:
         half.stream.waits = WAIT_BODY
         half.weighed = 0
         half.looks = 0
-        half.stream.hurried = False
         return
     if parser.state == TRAILERS and run.segment_start and ends_without_crlf(http, half, run):
         return
@@ -625,7 +633,8 @@ cdef void skip_gap(Http1* http, Half* half, int64_t start, int64_t size) noexcep
         event = http1_gap(parser, &size)
         if event == EVENT_MORE:
             break
-        if event == EVENT_HEAD_LOST or (event == EVENT_END and size > 0 and parser.state == DONE and parser.after == START):
+        if event == EVENT_HEAD_LOST or (
+                event == EVENT_END and size > 0 and parser.state == DONE and parser.after == START):
             between = True      # or the gap goes on behind a body of known length
         act(http, half, event, NULL)
     half.gapping = False
@@ -875,6 +884,19 @@ cdef bint overtakes(const Session* session, Side side) noexcept nogil:
     return http.client.stream.waits == WAIT_OFFER or not at_rest(&http.server.parser)
 
 
+cdef bint is_hurried(const Session* session, Side side, bint due) noexcept nogil:
+    """Pieces are missing of what a later response acknowledges: they may come late, but not later than the grace."""
+    cdef const Http1* http = <const Http1*>session
+    return http.client.stream.waits == WAIT_BODY and (due or reply_ack(http) > 0)
+
+
+cdef void on_joined(Session* session, Side side) noexcept nogil:
+    cdef Http1* http = <Http1*>session
+    cdef const Entry* entry = http.exchanges.head
+    if side == SERVER and entry != NULL and 0 <= entry.ack < http.server.stream.next:
+        exchanges_doubt(&http.exchanges)    # what was sent to it in between is not in the capture
+
+
 cdef int64_t weight(const Session* session, Side side) noexcept nogil:
     cdef const Half* half = half_of(<Session*>session, side)
     return <int64_t>half.parser.message.body_space if half.parser.message != NULL else 0
@@ -910,6 +932,8 @@ HTTP1.end = &on_side_end
 HTTP1.resume = &on_resume
 HTTP1.resolve = &resolve
 HTTP1.overtakes = &overtakes
+HTTP1.is_hurried = &is_hurried
+HTTP1.joined = &on_joined
 HTTP1.weight = &weight
 HTTP1.relieve = &relieve
 HTTP1.closed = &on_closed
