@@ -17,40 +17,24 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from sniffer import __version__, logs, memory, presence, signals
+from sniffer import __version__, budget, logs, presence, signals
 from sniffer import config as config_module
 from sniffer.capture import privileges
-from sniffer.config import SnifferConfig, split_address
+from sniffer.config import SnifferConfig
 from sniffer.errors import EXIT_CONFIG, EXIT_OK, EXIT_RUNTIME, Problem, SnifferError, ValidationError
 from sniffer.flags import FlagParser
+from sniffer.manual import DESCRIPTION, EPILOG
 from sniffer.options import FALSE
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from sniffer.outputs.terminal.view import Facts, Screen
-    from sniffer.outputs.ui.server import Server
-    from sniffer.outputs.ui.store import LiveSink
-    from sniffer.pipeline import Sniffer
+    from sniffer.companion import Companion
+    from sniffer.outputs import Output
 
 log: Final = logging.getLogger("sniffer")
 
-DESCRIPTION: Final = """\
-Captures HTTP/1.x between other programs, passively, and writes each request and response as one JSON object.
-"""
-EPILOG: Final = """\
-examples:
-  tcp-sniffer --ports 8080                             at a terminal: one readable line for each exchange
-  tcp-sniffer doctor --ports 8080                      what stops one from seeing traffic
-  tcp-sniffer --ports 8080 --interface eth0 --stdout
-  tcp-sniffer --ports 8080 --ui                        a page for a browser; its address is in the log
-  tcp-sniffer --ports 80,8080 --read capture.pcap --stdout | jq .path
-  tcp-sniffer --ports 8080 --output-url https://collector.example/messages
 
-Each option can be given by the variable in brackets too; a flag beats its variable. Variables only:
-{variables}
-exit codes: 0 success or a clean stop, 1 wrong configuration, 2 everything else
-"""
+WRITE_SECONDS: Final = 1.0
+"""A write to a file that takes longer is not waited for at the end."""
 
 
 class _ListInterfaces(argparse.Action):
@@ -64,14 +48,17 @@ class _ListInterfaces(argparse.Action):
 
 
 def _parser() -> FlagParser:
-    silent = [option for option in SnifferConfig.options().values() if option.variable and not option.flag]
+    options = SnifferConfig.options()
+    silent = [option for option in options.values() if option.variable and not option.flag]
+    asks = [options[output.switch] for output in config_module.outputs() if output.does]
+    usage = " | ".join(f"{option.flag}" if option.bare else f"{option.flag} {option.metavar}" for option in asks)
     width = max(len(str(option.variable)) for option in silent) + 2
     parser = FlagParser(
         SnifferConfig,
-        config_module.GROUPS,
+        config_module.groups(),
         prog="tcp-sniffer",
         usage="tcp-sniffer --ports PORT,PORT [--interface NAME | --read FILE ...]\n"
-        "                   [--stdout | --output-url URL | --har FILE | --ui] [options]",
+        f"                   [{usage}] [options]",
         description=DESCRIPTION,
         epilog=EPILOG.format(variables="".join(f"  {option.variable:<{width}}{option.help}\n" for option in silent)),
     )
@@ -114,9 +101,12 @@ def _doctor(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def _texts(arguments: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, str], list[Problem]]:
-    """What flags and variables give, by keyword, and the problems of the flags."""
+    """What flags and variables give, by keyword, and the problems of the flags.
+
+    Where an output from outside cannot be used, that is the one problem: its own options are not known.
+    """
     flags, problems = _parser().texts(arguments)
-    return {**SnifferConfig.texts_of(environ), **flags}, problems
+    return {**SnifferConfig.texts_of(environ), **flags}, [*config_module.outside().problems] or problems
 
 
 def configure(
@@ -129,29 +119,29 @@ def configure(
     SystemExit(0).
     """
     texts, problems = _texts(arguments, environ)
+    if config_module.outside().problems:
+        raise ValidationError(problems)
     try:
         config = SnifferConfig.from_texts(texts, problems, **keywords)
     except ValidationError as error:
         problems = list(error.problems)
     else:
-        if config.has_output or config.on_http_message is not None:
+        if config_module.wanted(config):
             return config
         if at_terminal and not (config.production or config.pod_name or config.namespace or config.node_name):
             return SnifferConfig.from_texts({"log_level": "warning", **texts}, **keywords)
-    if "output_url" not in texts and texts.get("output_stdout", "no").strip().lower() in FALSE:
-        problems.append(_NO_OUTPUT)
+    switches = [output.switch for output in config_module.outputs() if output.switch]
+    if not any(keywords.get(switch) or texts.get(switch, "no").strip().lower() not in FALSE for switch in switches):
+        problems.append(_no_output())
     raise ValidationError(problems)
 
 
-_NO_OUTPUT: Final = Problem(
-    "output_stdout",
-    "no output is named: --stdout writes the messages to standard output, --output-url posts them, --har keeps them,"
-    " --ui shows them in a browser",
-)
-WRITE_SECONDS: Final = 1.0
-"""A write to a file that takes longer is not waited for at the end."""
-BAR_AFTER_SECONDS: Final = 1.0
-"""A file that is read in less gets no progress bar."""
+def _no_output() -> Problem:
+    """What an output is asked for with."""
+    options = SnifferConfig.options()
+    asks = [(output.switch, output.does) for output in config_module.outputs() if output.does]
+    said = ", ".join(f"{options[switch].flag} {does}" for switch, does in asks)
+    return Problem(asks[0][0], f"no output is named: {said}")
 
 
 def run(arguments: Sequence[str], **keywords: Any) -> int:
@@ -161,32 +151,25 @@ def run(arguments: Sequence[str], **keywords: Any) -> int:
     on_http_message=f))`.
     """
     try:
-        secrets = [os.environ.get("OUTPUT_URL_AUTH_TOKEN", "").strip()]
+        options = SnifferConfig.options().values()
+        secrets = [os.environ.get(option.variable or "", "").strip() for option in options if option.secret]
         logs.configure(secrets=secrets)
         if arguments and arguments[0] == "doctor":
             return _doctor(arguments[1:], os.environ)
-        failed: SnifferError | None = None
-        try:
-            config = configure(arguments, os.environ, at_terminal=os.isatty(1), **keywords)
-        except ValidationError as error:
-            held = SnifferConfig.to_hold(_texts(arguments, os.environ)[0])
-            if held is None:
-                raise
-            config, failed = held, error
-            _report(error)
-        screen = _screen(config) if failed is None else None
+        config, failed = _configure_or_hold(arguments, keywords)
+        companions = _companions(config) if failed is None else []
         placement = {"pod": config.pod_name, "namespace": config.namespace, "node": config.node_name}
         logs.configure(
             level=config.log_level,
             form=config.log_format,
             placement={name: value for name, value in placement.items() if value},
-            secrets=[*secrets, config.output_url_auth_token.reveal()] if config.output_url_auth_token else secrets,
-            stream=screen.log if screen is not None else None,
+            secrets=[*secrets, *config_module.secrets(config)],
+            stream=next((each.log for each in companions if each.log is not None), None),
         )
         threading.excepthook = _log_thread
         # The capture thread hands over often; by default each hand-off would wait 5 ms behind a busy loop.
         sys.setswitchinterval(0.001)
-        memory.share_heap(config.memory_budget)
+        budget.share_heap(config.memory_budget)
         privileges.raise_descriptors()
         try:
             _load(config)
@@ -198,7 +181,7 @@ def run(arguments: Sequence[str], **keywords: Any) -> int:
             log.warning("capabilities cannot be given up: the process keeps those that it has")
         runner = asyncio.Runner()
         try:
-            return runner.run(_Daemon(config, screen, failed).run())
+            return runner.run(_Daemon(config, companions, failed).run())
         finally:
             # Only the loop: closing the runner would wait for threads, and one may be stuck in a write.
             runner.get_loop().close()
@@ -216,27 +199,38 @@ def run(arguments: Sequence[str], **keywords: Any) -> int:
         return EXIT_RUNTIME
 
 
-def _has_view(config: SnifferConfig) -> bool:
-    """Whether exchanges are shown at the terminal; `configure` allows no output only there."""
-    return not config.has_output and config.on_http_message is None
+def _configure_or_hold(
+    arguments: Sequence[str], keywords: Mapping[str, Any]
+) -> tuple[SnifferConfig, SnifferError | None]:
+    """The configuration; or one to be held with, and what is wrong. ValidationError where it is not to be held."""
+    try:
+        return configure(arguments, os.environ, at_terminal=os.isatty(1), **keywords), None
+    except ValidationError as error:
+        held = SnifferConfig.to_hold(_texts(arguments, os.environ)[0])
+        if held is None:
+            raise
+        _report(error)
+        return held, error
 
 
-def _screen(config: SnifferConfig) -> Screen | None:
-    """The terminal to draw on: standard output for the view, standard error for the progress of reading a file."""
-    if _has_view(config):
-        number = 1
-    elif (
-        any(Path(file).is_file() for file in config.read)
-        and os.isatty(2)
-        and not (config.output_stdout and os.isatty(1))
-    ):
-        number = 2
-    else:
-        return None
-    from sniffer.outputs.terminal.view import Screen
+def _outputs(config: SnifferConfig) -> list[Output]:
+    """The outputs of the daemon: what is asked for; else, since `configure` allows no output only there, what is for a
+    person at a terminal.
+    """
+    return config_module.wanted(config) or [output for output in config_module.outputs() if output.fallback]
 
-    encoding = (sys.stdout if number == 1 else sys.stderr).encoding
-    return Screen(number, log=sys.stderr, encoding=encoding)
+
+def _companions(config: SnifferConfig) -> list[Companion]:
+    """What runs beside the sniffer: what outputs have, and a progress bar where files are read and nothing is drawn."""
+    outputs = _outputs(config)
+    companions = [companion for output in outputs if (companion := output.companion(config)) is not None]
+    draws = any(companion.log is not None for companion in companions)
+    written_to = any(output.standard_output for output in outputs) and os.isatty(1)
+    if not draws and not written_to and os.isatty(2) and any(Path(file).is_file() for file in config.read):
+        from sniffer.screen import progress_bar
+
+        companions.append(progress_bar())
+    return companions
 
 
 def _load(config: SnifferConfig) -> None:
@@ -247,10 +241,8 @@ def _load(config: SnifferConfig) -> None:
         raise SnifferError(f"the compiled core cannot be loaded ({error}); `pip install .` builds it") from error
     from sniffer import pipeline  # noqa: F401
 
-    if config.output_url is not None:
-        from sniffer.outputs.url import collector  # noqa: F401
-    if config.ui_address is not None:
-        from sniffer.outputs.ui import server  # noqa: F401
+    for output in config_module.wanted(config):
+        output.load()
 
 
 def leave(code: int) -> NoReturn:
@@ -263,10 +255,9 @@ def leave(code: int) -> NoReturn:
 
 
 def _exit(code: int) -> NoReturn:
-    """Ends the process on the spot, but not in the middle of an entry of a HAR file."""
-    har = sys.modules.get("sniffer.outputs.har.file")
-    if har is not None:
-        har.WRITING.acquire(timeout=WRITE_SECONDS)
+    """Ends the process on the spot, but not in the middle of what an output must write whole."""
+    for output in config_module.outputs():
+        output.before_exit(WRITE_SECONDS)
     os._exit(code)
 
 
@@ -291,64 +282,14 @@ def _log_thread(failure: threading.ExceptHookArgs) -> None:
     log.error("uncaught exception in a thread", exc_info=failure.exc_value)
 
 
-class _Display:
-    """What is drawn of a run: the view and its summary, or a progress bar."""
-
-    def __init__(self, screen: Screen, *, view: bool) -> None:
-        from sniffer.outputs.terminal.view import Bar, TerminalSink, View
-
-        self._screen = screen
-        self._view = View() if view else None
-        self._bar = Bar()
-        self.sink = TerminalSink(screen, self._view) if self._view is not None else None
-
-    async def open(self, sniffer: Sniffer) -> None:
-        """Begins to draw."""
-        self._sniffer = sniffer
-        await self._screen.open(self._last_line, after=0.0 if self._view is not None else BAR_AFTER_SECONDS)
-
-    async def close(self) -> None:
-        """Ends drawing, with the summary of a run that had begun."""
-        view = self._view if self._sniffer.began else None
-        await self._screen.close(view.end(self._facts()) if view is not None else None)
-
-    def _last_line(self) -> RenderableType:
-        if not self._sniffer.began:  # what is sent before the capture is open is not seen: nothing may say so yet
-            return ""
-        return (self._view or self._bar).last_line(self._facts())
-
-    def _facts(self) -> Facts:
-        from sniffer.outputs.terminal.view import Facts
-
-        return Facts(self._sniffer.where, self._sniffer.ledger.snapshot(), self._sniffer.progress())
-
-
-def _live_view(config: SnifferConfig) -> tuple[LiveSink, Server] | tuple[None, None]:
-    """The live view: what gets the messages, and what shows them."""
-    if config.ui_address is None:
-        return None, None
-    from sniffer.outputs.ui.server import Server
-    from sniffer.outputs.ui.store import LiveSink
-    from sniffer.pipeline import traffic_budget
-
-    address, port = split_address(config.ui_address)
-    sink = LiveSink(max_bytes=traffic_budget(config) // 8, live=not config.read)
-    return sink, Server(sink, address=address, port=port, ports=config.ports, live=not config.read)
-
-
-def _say_where(url: str) -> None:
-    """The one line that holds the page's token. It is written however little is logged."""
-    log = logging.getLogger("sniffer.ui")
-    log.setLevel(logging.INFO)
-    log.info("live view", extra={"fields": {"url": url}, "line": f"live view: {url}"})
-
-
 class _Daemon:
     """One run: signals in, exit code out. With `failed` it captures nothing, and waits to be stopped."""
 
-    def __init__(self, config: SnifferConfig, screen: Screen | None = None, failed: SnifferError | None = None) -> None:
+    def __init__(
+        self, config: SnifferConfig, companions: Sequence[Companion] = (), failed: SnifferError | None = None
+    ) -> None:
         self._config = config
-        self._screen = screen
+        self._companions = companions
         self._failed = failed
         self._stops = 0
         self._stopping = asyncio.Event()
@@ -359,10 +300,7 @@ class _Daemon:
 
         self._loop = asyncio.get_running_loop()
         config = self._config
-        display = _Display(self._screen, view=_has_view(config)) if self._screen is not None else None
-        sink, page = _live_view(config)
-        view = sink if sink is not None else display.sink if display is not None else None
-        self._sniffer = sniffer = Sniffer(config, view=view)
+        self._sniffer = sniffer = Sniffer(config, companions=[each for each in self._companions if each.has_lane])
         # Plain handlers, not the loop's: a third signal must end a loop that is stuck.
         signals.take(self._on_stop)
         signal.signal(signal.SIGUSR1, self._on_usr1)
@@ -370,7 +308,7 @@ class _Daemon:
             presence.cancel()
         async with contextlib.AsyncExitStack() as opened:
             try:
-                await self._open(opened, display, page)
+                await self._open(opened)
             except SnifferError as error:
                 if not config.holds:
                     raise
@@ -390,41 +328,48 @@ class _Daemon:
             # it how little is left, so that it comes in time.
             gc.freeze()
             gc.collect()
-            if page is not None and self._failed is None:
-                _say_where(page.url)
+            if self._failed is None:
+                for companion in self._companions:
+                    companion.say_start()
             code = EXIT_OK
             try:
                 await sniffer.wait()
             except SnifferError as error:  # said in the log already, before its last line
                 code = error.exit_code
-            if page is not None and config.read:
-                await self._stay(display)
+            if self._stays:
+                await self._stay()
         return EXIT_RUNTIME if sniffer.undelivered or self._stops > 1 else code
 
-    async def _stay(self, display: _Display | None) -> None:
-        """The file is read; the page stays until a signal."""
-        if display is not None:
-            await display.close()
+    @property
+    def _stays(self) -> bool:
+        """Whether something goes on when a file was read."""
+        return any(companion.stays for companion in self._companions)
+
+    async def _stay(self) -> None:
+        """The file is read; what stays does so until a signal."""
+        for companion in self._companions:
+            if not companion.stays:
+                await companion.close()
         await self._stopping.wait()
 
-    async def _open(self, opened: contextlib.AsyncExitStack, display: _Display | None, page: Server | None) -> None:
+    async def _open(self, opened: contextlib.AsyncExitStack) -> None:
         """Opens what is beside the sniffer; `opened` closes it."""
+        from sniffer.pipeline import traffic_budget
+
+        last_words, budget_of_traffic = self._sniffer.before_end, traffic_budget(self._config)
         if self._config.metrics_port is not None:
             from sniffer.metrics import Endpoint
 
             endpoint = Endpoint(self._sniffer, self._config.metrics_address, self._config.metrics_port)
             await endpoint.open()
             opened.push_async_callback(endpoint.close)
-            self._sniffer.before_end.append(endpoint.say_last)
-        if page is not None:
-            await page.open(self._sniffer)
-            opened.push_async_callback(page.close)
-            self._sniffer.before_end.append(page.say_last)
-        if page is not None and self._config.read:
-            self._sniffer.before_end.clear()  # the page stays, and so does what is said of its clients
-        if display is not None:
-            opened.push_async_callback(display.close)
-            await display.open(self._sniffer)
+            last_words.append(endpoint.say_last)
+        for companion in self._companions:
+            opened.push_async_callback(companion.close)
+            await companion.open(self._sniffer, budget_of_traffic)
+            last_words.append(companion.say_last)
+        if self._stays:
+            last_words.clear()  # the clients stay, and so does what is said of them
 
     async def _stop_without_outputs(self) -> None:
         await self._sniffer.outputs_closed()

@@ -19,7 +19,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from sniffer import memory
+from sniffer import budget
 from sniffer.capture.interfaces import addresses, default_interface, interfaces, is_up
 from sniffer.capture.live import SNAPLEN, LiveSource
 from sniffer.capture.source import LINK_NAMES, Event, Stop
@@ -200,12 +200,12 @@ def ethtool(name: str, command: int) -> bool:
 
 
 def _memory(config: SnifferConfig) -> Finding:
-    limit = memory.memory_limit()
-    mib = memory.MIB
+    limit = budget.memory_limit()
+    mib = budget.MIB
     limited = "no limit" if limit is None else f"the container's limit of {limit / mib:.0f} MiB"
     text = (
         f"budget {config.memory_budget / mib:.0f} MiB for traffic, within {limited};"
-        f" the process itself takes about {max(memory.resident(), memory.PROCESS) / mib:.0f} MiB"
+        f" the process itself takes about {max(budget.resident(), budget.PROCESS) / mib:.0f} MiB"
     )
     warnings = [warning for warning in config.warnings if warning.startswith("memory_budget")]
     return Finding("note" if warnings else "ok", "memory", "; ".join([text, *warnings]))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from sniffer.delivery.lane import Lane
 from sniffer.delivery.sink import Sink
 from sniffer.delivery.threads import Working
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from sniffer.delivery.sink import Record
     from sniffer.message import HttpMessage
 
+PATIENCE_SECONDS: Final = 30.0
+"""A request of a live capture is shown alone when it has waited so long for its response."""
 BATCH_MESSAGES: Final = 128
 """What is made of an exchange costs much: others have their turn after so many messages."""
 BATCH_BYTES: Final = 1 << 20
@@ -109,8 +112,6 @@ class ExchangeSink(Working, Sink):
     """A sink whose lane has the queue `ByExchange`."""
 
     wants_messages = True
-    keeps: int = 0
-    """Bytes of messages that it keeps after they are delivered: the lanes have so much less."""
     lossy: Callable[[], bool] = staticmethod(lambda: False)
     """Whether messages were dropped on the way to this sink: then what is alone may have had a partner."""
 
@@ -253,3 +254,15 @@ class ByExchange:
         self._order.clear()
         self._bytes = 0
         return count
+
+
+def exchange_lane(sink: ExchangeSink, *, share: int, live: bool, dropped: Callable[[], bool]) -> Lane:
+    """The lane of an output of exchanges, which gives way to the other outputs of a live capture.
+
+    `share` is the lane's memory in bytes; `dropped` says whether messages were dropped before they reached the lanes.
+    """
+    queue = ByExchange(max_bytes=share // 4, patience=PATIENCE_SECONDS if live else None)
+    lane = Lane(sink, max_bytes=share, queue=queue, gives_way=live)
+    counters = lane.counters
+    sink.lossy = lambda: bool(counters.dropped_full or counters.dropped_yielded or dropped())
+    return lane

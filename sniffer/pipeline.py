@@ -10,39 +10,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
-from fnmatch import translate
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
-from uuid import uuid4
 
 from sniffer import __version__
+from sniffer.budget import CAPTURE_WORKING, FIRM_SHARE, Budget, for_traffic, promised, resident
 from sniffer.capture.file import FileSource
 from sniffer.capture.handoff import HandOff
 from sniffer.capture.live import LiveSource
-from sniffer.capture.source import Event, Source
+from sniffer.capture.source import Source
 from sniffer.capture.thread import Capture
-from sniffer.config import SnifferConfig
+from sniffer.companion import Companion
+from sniffer.config import SnifferConfig, wanted
 from sniffer.delivery.lane import Lane
 from sniffer.delivery.precedence import Precedence
-from sniffer.delivery.queues import ByConnection, weigh
-from sniffer.delivery.retry import Retries
-from sniffer.delivery.sink import Sink, where
+from sniffer.delivery.queues import weigh
 from sniffer.delivery.threads import CallThread
 from sniffer.errors import CaptureError, SnifferError, ValidationError
-from sniffer.exchanges import ByExchange, ExchangeSink
-from sniffer.ledger import CORE, RENAMED_GAUGES, Ledger, Snapshot
-from sniffer.memory import for_traffic, promised, resident
+from sniffer.filters import CARRY, Filter, make_filter
+from sniffer.ledger import RENAMED_GAUGES, Ledger, Snapshot
 from sniffer.message import HttpMessage, Placement, decode, decoder_bytes, from_raw
-from sniffer.outputs.callback.sink import CallbackSink
+from sniffer.outputs import Context, Place
 from sniffer.outputs.iterator import IteratorSink
-from sniffer.outputs.stdout.sink import StdoutSink
-from sniffer.outputs.url import INSTANCE_HEADER
+from sniffer.watch import Watch
 
 if TYPE_CHECKING:
     from sniffer_core.core import FlowTable, RawMessage
@@ -52,8 +46,6 @@ log = logging.getLogger("sniffer")
 NOTHING_SEEN_SECONDS: Final = 30.0
 BEAT_SECONDS: Final = 5.0
 """A capture thread that has not shown itself for so long is stuck."""
-PATIENCE_SECONDS: Final = 30.0
-"""An output of exchanges shows a request of a live capture alone when it has waited so long for its response."""
 LAG_SECONDS: Final = 0.1
 """A capture that has not read all there was for so long is behind."""
 FOLLOW_SECONDS: Final = 0.1
@@ -62,53 +54,11 @@ LOOK_SECONDS: Final = 0.01
 """While it waits it looks this often whether it may."""
 GIVING_SLICE: Final = 128
 """Messages that are made at a time for lanes that give way."""
-FIRM_SHARE: Final = 4
-"""A lane that stands has so many times the bytes of one that gives way."""
 THREAD_END_SECONDS: Final = 1.0
 """A capture thread that has not ended so long after the deadline is left behind."""
-PART: Final = 32
-"""What the pump makes of messages before it offers them, plain bodies and Python objects, it makes of as many at a time
-as weigh this part of the budget: the lanes may have no room for more."""
-WORKING: Final = {
-    "capture": 2 << 20,
-    "stdout": 3 << 19,
-    "url": 2 << 20,
-    "har": 3 << 19,
-    "ui": 1 << 20,
-    "callback": 1 << 19,
-}
-"""Bytes that each part works with beside what waits in its queue: a batch of packets, records being rendered, posts
-under way. `python -m tests.adversarial` measures them together."""
-CARRY: Final = ("user-agent", "host", INSTANCE_HEADER.lower())
-"""Request fields that the filters look at."""
-
-EVENTS: Final = {
-    "tls": (logging.INFO, "TLS on a captured port: its messages cannot be read; capture where the plain text is"),
-    "http2": (logging.INFO, "HTTP/2 on a captured port: its messages are not read"),
-    "other-protocol": (logging.INFO, "a captured port speaks something other than HTTP/1.x"),
-    "undecided": (logging.INFO, "a connection was given up: neither side spoke a start line"),
-    "tunnel": (logging.INFO, "a connection became a tunnel (101, or a 2xx to CONNECT): the rest of it is not read"),
-    "snapped": (logging.WARNING, "packets longer than the snapshot length were cut: bytes of messages are missing"),
-    "long-message": (logging.INFO, "a message has been open for 60 s; it is emitted when it ends"),
-}
-"""How each kind of event of the core is said, the first time; after that at debug level, once per connection."""
-
-DROPS: Final = {
-    "kernel_dropped": "the kernel drops packets: its buffer is full",
-    "kernel_if_dropped": "the interface drops packets",
-    "handoff_dropped": "messages are dropped: the hand-off is full",
-}
-
 NOT_LOST: Final = ("dropped_closed", "dropped_yielded")
 """What an output did not get because nobody reads it any more, or because it gave way to those that must have all."""
 
-EVICTIONS: Final = (
-    "flows_evicted_silent",
-    "flows_evicted_capacity",
-    "flows_evicted_memory",
-    "holds_evicted",
-    "bodies_evicted",
-)
 
 HELD_FOR: Final[Mapping[type[SnifferError], str]] = {
     CaptureError: "capture has failed; waiting to be stopped",
@@ -117,12 +67,6 @@ HELD_FOR: Final[Mapping[type[SnifferError], str]] = {
 }
 """What is said at every statistics interval of what keeps it from capturing."""
 
-TUNNELS: Final = {
-    counter.name: counter.meaning.removeprefix("inside ").removesuffix(", not read")
-    for counter in CORE
-    if counter.name.startswith("packets_tunnel_")
-}
-"""What each kind of tunnel is called."""
 
 State = Literal["new", "starting", "running", "ending", "held", "stopped"]
 
@@ -136,25 +80,16 @@ def create_sniffer(config: SnifferConfig | None = None, **options: Any) -> Sniff
     return Sniffer(config)
 
 
-def traffic_budget(config: SnifferConfig) -> int:
+def traffic_budget(config: SnifferConfig) -> Budget:
     """What traffic may fill of the budget: all of it, unless that is too small for what the process works with."""
-    return for_traffic(config.memory_budget, _working(config))
+    return Budget(for_traffic(config.memory_budget, _working(config)))
 
 
 def _working(config: SnifferConfig) -> int:
-    """Bytes that the process works with."""
-    working = WORKING["capture"]
+    """Bytes that the process works with, beside the messages: `python -m tests.adversarial` measures them."""
+    working = CAPTURE_WORKING + sum(output.working for output in wanted(config))
     if config.decode_bodies and config.max_body_size:
         working += decoder_bytes(config.max_body_size)
-    for name, used in (
-        ("stdout", config.output_stdout),
-        ("url", config.output_url),
-        ("har", config.har),
-        ("ui", config.ui_address),
-        ("callback", config.on_http_message),
-    ):
-        if used:
-            working += WORKING[name]
     return working
 
 
@@ -165,17 +100,16 @@ class Sniffer:
     messages from its making on: one made before `start()`, or right after it, gets them all.
     """
 
-    def __init__(self, config: SnifferConfig, *, view: ExchangeSink | None = None) -> None:
-        """`view` is one more output: a sink that gets its messages by exchanges (`sniffer.exchanges`)."""
+    def __init__(self, config: SnifferConfig, *, companions: Sequence[Companion] = ()) -> None:
+        """`companions` are those of the outputs that have one, open: each gives one more lane."""
         self.config = config
         """What it was made from."""
         self.ledger = Ledger()
         """Every counter, at any time."""
-        self._view = view
-        self._decoder = CallThread("sniffer decoder") if config.decode_bodies and config.max_body_size else None
         self._budget = traffic_budget(config)
-        quarter = self._budget // 4
-        self._lane_bytes = quarter - (view.keeps if view is not None else 0)
+        self._companions = companions
+        self._decoder = CallThread("sniffer decoder") if config.decode_bodies and config.max_body_size else None
+        self._lane_bytes = self._budget.lanes - sum(self._budget.kept for companion in companions if companion.keeps)
         self.observe: Callable[[Sequence[RawMessage]], None] | None = None
         """Called on the loop with messages as they are offered to the lanes, e.g. for a histogram. Must not raise."""
         self.before_end: list[Callable[[], None]] = []
@@ -187,7 +121,7 @@ class Sniffer:
         sources: list[Source] = [FileSource(path) for path in config.read] or [
             LiveSource(config.interface, ports=config.ports, buffer_size=config.capture_buffer_size)
         ]
-        self._handoff = HandOff(max_bytes=quarter, wait=not self._live, wake=self._wake)
+        self._handoff = HandOff(max_bytes=self._budget.handoff, wait=not self._live, wake=self._wake)
         self._capture = Capture(
             sources[0],
             self._make_table,
@@ -198,7 +132,11 @@ class Sniffer:
         )
         where_it_runs = (config.pod_name, config.namespace, config.node_name)
         self._placement = Placement(*where_it_runs) if any(where_it_runs) else None
-        self._leaves_out = _filters(config, live=self._live)
+        self._leaves_out = make_filter(
+            exclude_paths=config.exclude_paths,
+            exclude_user_agents=config.exclude_user_agents,
+            places=_places(config) if self._live else (),
+        )
         self._lanes: list[Lane] = []
         self._precedence = Precedence(self._behind)
         self._iterators: list[IteratorSink] = []
@@ -214,7 +152,7 @@ class Sniffer:
         self._failure: BaseException | None = None
         self._final: Snapshot | None = None
         self._lost_before: int | None = None if self._live else 0
-        self._watch = _Watch(self.ledger, live=self._live)
+        self._watch = Watch(self.ledger, live=self._live)
         self.ledger.source(self._handoff.counters)
 
     # What users call
@@ -373,7 +311,7 @@ class Sniffer:
             max_body=config.max_body_size,
             max_flows=config.max_concurrent_connections,
             idle_timeout_us=config.connection_idle_timeout_ms * 1000,
-            memory_limit=self._budget // 2,
+            memory_limit=self._budget.table,
             sample_rate=config.sample_rate,
             carry=CARRY if self._leaves_out is not None else (),
             redact_headers=config.redact_headers,
@@ -385,81 +323,18 @@ class Sniffer:
 
     def _make_lanes(self) -> list[Lane]:
         config = self.config
-        count = sum(
-            (
-                config.output_stdout,
-                config.output_url is not None,
-                config.on_http_message is not None,
-                self._view is not None,
-                config.har is not None,
-            )
+        outputs = [output for output in wanted(config) if not output.daemon_only]
+        renders_json = [output for output in outputs if output.renders_json]
+        context = Context(
+            share=self._lane_bytes // max(1, len(outputs) + len(self._companions)),
+            live=self._live,
+            json_shared=len(renders_json) > 1,
+            dropped=lambda: bool(self._handoff.drops()["handoff_dropped"]),
+            add_counters=self.ledger.source,
+            own_socket=self._capture.own_socket if self._live else None,
         )
-        share = self._lane_bytes // max(1, count)
-        lanes = []
-        if config.output_stdout:
-            stdout = StdoutSink(shared=config.output_url is not None, max_line=config.output_stdout_max_line)
-            lanes.append(Lane(stdout, max_bytes=share))
-        if config.on_http_message is not None:
-            lanes.append(Lane(CallbackSink(config.on_http_message), max_bytes=share))
-        if self._view is not None:
-            lanes.append(self._exchange_lane(self._view, share))
-        if config.har is not None:
-            from sniffer.outputs.har.file import HarSink  # seldom needed
-
-            lanes.append(self._exchange_lane(HarSink(config.har, version=__version__), share))
-        if config.output_url is not None:
-            from sniffer.outputs.url.collector import UrlSink  # seldom needed where stdout is
-
-            token = config.output_url_auth_token
-            sink = UrlSink(
-                config.output_url,
-                instance=uuid4().hex,
-                token=token.reveal() if token is not None else None,
-                timeout=config.output_timeout_ms / 1000,
-                concurrency=config.output_concurrency,
-                batches=config.output_batch_size > 1,
-                gzip=config.output_gzip,
-                ca_file=config.output_ca_file,
-                user_agent=f"tcp-sniffer/{__version__}",
-                on_socket=self._capture.own_socket if self._live else None,
-            )
-            lanes.append(self._make_url_lane(sink, share))
-        return lanes
-
-    def _exchange_lane(self, sink: ExchangeSink, share: int) -> Lane:
-        queue = ByExchange(max_bytes=share // 4, patience=PATIENCE_SECONDS if self._live else None)
-        lane = Lane(sink, max_bytes=share, queue=queue, gives_way=self._live)
-        counters = lane.counters
-        sink.lossy = lambda: bool(
-            counters.dropped_full or counters.dropped_yielded or self._handoff.drops()["handoff_dropped"]
-        )
-        return lane
-
-    def _make_url_lane(self, sink: Sink, share: int) -> Lane:
-        config = self.config
-        workers, size = config.output_concurrency, config.output_batch_size
-        wait = config.output_batch_wait_ms / 1000
-        if config.spool_dir is None:
-            return Lane(
-                sink,
-                max_bytes=share,
-                queue=ByConnection(workers=workers, size=size, wait=wait),
-                retries=Retries(),
-            )
-        from sniffer.delivery.spool import Spool  # seldom needed
-        from sniffer.delivery.store import Store
-
-        spool = Spool(
-            Store(Path(config.spool_dir), config.spool_size),
-            max_bytes=share,
-            workers=workers,
-            size=size,
-            wait=wait,
-            evict=self._live,
-            holds=self.config.holds,
-        )
-        self.ledger.source(spool.disk_counters)
-        return Lane(sink, max_bytes=spool.unwritten_bytes, source=spool, retries=Retries(until_final=True))
+        lanes = [output.lane(config, context) for output in outputs]
+        return lanes + [companion.lane(context) for companion in self._companions]
 
     def _add(self, lane: Lane) -> None:
         self._lanes.append(lane)
@@ -623,7 +498,7 @@ class Sniffer:
         """
         from sniffer_core.core import coded
 
-        most = self._budget // PART
+        most = self._budget.pump
         if self._decoder is not None and coded(raws):
             part, size, left = await self._decoder.call(partial(_undo, raws, most))
             for reason, count in left.items():
@@ -795,105 +670,6 @@ class Sniffer:
         log.info("stopped", extra={"fields": fields})
 
 
-class _Watch:
-    """What the log says about traffic and losses: once per kind, or once per interval, with counts."""
-
-    def __init__(self, ledger: Ledger, *, live: bool) -> None:
-        self._ledger = ledger
-        self._live = live
-        self._kinds: set[str] = set()
-        self._last: Mapping[str, Any] = ledger.snapshot()
-        self._dropping: set[str] = set()
-        self._failed_said = self._no_lane_said = False
-
-    def event(self, event: Event) -> None:
-        """An event of the core: said once per kind, and for each connection at debug level."""
-        kind, receiver, destination = event
-        level, text = EVENTS.get(kind, (logging.INFO, kind))
-        fields = {
-            "kind": kind,
-            "receiver": f"{receiver[0]} port {receiver[1]}",
-            "destination": f"{destination[0]} port {destination[1]}",
-        }
-        if kind not in self._kinds:
-            self._kinds.add(kind)
-            log.log(level, text, extra={"fields": fields})
-        else:
-            log.debug(text, extra={"fields": fields})
-
-    def drops(self, now: Mapping[str, int]) -> None:
-        """Warns when drops begin: at the first one, and at the first of each interval after that."""
-        for name, count in now.items():
-            if count > self._last[name] and name not in self._dropping:
-                self._dropping.add(name)
-                log.warning(DROPS[name], extra={"fields": {"count": count}})
-
-    def statistics(self) -> None:
-        """The line of each interval, and what was evicted in it."""
-        now = self._ledger.snapshot()
-        fields: dict[str, Any] = {}
-        if self._live:
-            fields = {
-                "packetsReceived": now["kernel_received"],
-                "packetsDropped": now["kernel_dropped"],
-                "packetsIfDropped": now["kernel_if_dropped"],
-            }
-        fields |= {
-            "packetsSeen": now["packets_seen"],
-            "messages": now["messages_request"] + now["messages_response"],
-            "connections": now["flows"],
-            "tls": now["flows_tls"],
-            "http2": now["flows_http2"],
-            "memoryBytes": now["memory_bytes"],
-            "handoffDropped": now["handoff_dropped"],
-        }
-        log.info("Capture stats", extra={"fields": fields})
-        for name, tunnel in TUNNELS.items():
-            if now[name] > self._last[name]:
-                count = "1 packet" if now[name] == 1 else f"{now[name]:,} packets"
-                text = f"{count} inside {tunnel}, not read"
-                log.warning(text, extra={"fields": {"count": now[name]}})
-        evicted = {name: count for name in EVICTIONS if (count := now[name] - self._last[name])}
-        if evicted:
-            log.warning("evicted since the last statistics", extra={"fields": evicted})
-        self._last = now
-        self._dropping.clear()
-
-    def nothing_seen(self, interface: str, ports: Sequence[int]) -> None:
-        """Says that there is no message yet, and what to check."""
-        now = self._ledger.snapshot()
-        if now["messages_request"] + now["messages_response"]:
-            return
-        log.warning(
-            "nothing seen for 30 s: check the interface, the ports, and whether the traffic is plain HTTP/1.x"
-            " (behind a service mesh the plain text is on lo)",
-            extra={
-                "fields": {
-                    "interface": interface,
-                    "ports": list(ports),
-                    "packetsSeen": now["packets_seen"],
-                    "tls": now["flows_tls"],
-                    "http2": now["flows_http2"],
-                }
-            },
-        )
-
-    def lanes(self, any_lane: bool) -> None:
-        """Warns once when messages go nowhere."""
-        if not any_lane and not self._no_lane_said:
-            self._no_lane_said = True
-            log.warning("no output, callback or iterator: messages are discarded")
-
-    def failed_message(self, error: Exception) -> None:
-        """A message could not be made into a record: said once, with the place and nothing of the message."""
-        if not self._failed_said:
-            self._failed_said = True
-            fields = {"error": where(error)}
-            log.error(
-                "a message could not be made into a record; further ones are only counted", extra={"fields": fields}
-            )
-
-
 def _undo(raws: list[RawMessage], most: int) -> tuple[list[RawMessage], int, Counter[str]]:
     """The first of these messages, up to the one with which they weigh `most`, without content codings; their weight;
     and how many bodies had one, by why it was left.
@@ -910,6 +686,11 @@ def _undo(raws: list[RawMessage], most: int) -> tuple[list[RawMessage], int, Cou
     return raws, size, left
 
 
+def _places(config: SnifferConfig) -> list[Place]:
+    """Where the outputs post to."""
+    return [place for output in wanted(config) if (place := output.posts_to(config)) is not None]
+
+
 async def _nothing(error: BaseException | None) -> AsyncIterator[HttpMessage]:
     """The iterator of a sniffer that has ended."""
     nothing: tuple[HttpMessage, ...] = ()
@@ -917,64 +698,3 @@ async def _nothing(error: BaseException | None) -> AsyncIterator[HttpMessage]:
         yield message
     if error is not None:
         raise error
-
-
-Filter = Callable[["RawMessage"], str | None]
-
-
-def _filters(config: SnifferConfig, *, live: bool) -> Filter | None:
-    """What says of a message under which counter it is left out, None if it is not; None where nothing can be."""
-    paths, agents = _globs(config.exclude_paths), _globs(config.exclude_user_agents)
-    hosts, path_of_url = _place_of(config.output_url) if config.output_url is not None and live else (set(), "")
-    if paths is None and agents is None and not hosts:
-        return None
-
-    def leaves_out(raw: RawMessage) -> str | None:
-        target = raw.path
-        if raw.carried is None or target is None:
-            return None
-        path = target if target.startswith("/") else _path_of(target)
-        agent, host, instance = raw.carried
-        posted = instance is not None and raw.method == "POST"
-        if posted and (host or "").lower() in hosts and path.partition("?")[0] == path_of_url:
-            return "messages_foreign"
-        if paths is not None and (paths(path) or (path is not target and paths(target))):
-            return "messages_excluded_path"
-        if agents is not None and agent is not None and agents(agent):
-            return "messages_excluded_user_agent"
-        return None
-
-    return leaves_out
-
-
-def _place_of(url: str) -> tuple[set[str], str]:
-    """What the Host field of a request to a URL may say, and the path of its target."""
-    from yarl import URL
-
-    parts = URL(url)
-    host = str(parts.host_subcomponent)
-    return {host, f"{host}:{parts.port}"}, parts.raw_path
-
-
-def _path_of(target: str) -> str:
-    """The path and query of a request target, whichever its form (RFC 9112 section 3.2); an authority and `*` have none
-    and stay as they are.
-    """
-    absolute = re.match(r"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]*", target)
-    if absolute is None:
-        return target
-    path = target[absolute.end() :]
-    return path if path.startswith("/") else f"/{path}"
-
-
-def _globs(globs: Sequence[str]) -> Callable[[str], bool] | None:
-    """Whether a text matches one of the globs, with its query or without."""
-    if not globs:
-        return None
-    pattern = re.compile("|".join(map(translate, globs)))
-
-    @lru_cache(maxsize=1024)
-    def matches(text: str) -> bool:
-        return pattern.match(text) is not None or pattern.match(text.partition("?")[0]) is not None
-
-    return matches

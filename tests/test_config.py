@@ -14,13 +14,14 @@ import pytest
 import trustme
 from hypothesis import strategies as st
 
+from sniffer import budget
 from sniffer import config as module
-from sniffer import memory
 from sniffer import options as options_module
 from sniffer.cli import configure
-from sniffer.config import SnifferConfig, split_address
+from sniffer.config import SnifferConfig
 from sniffer.errors import ValidationError
 from sniffer.options import Secret
+from sniffer.outputs.ui import split_address
 
 DOCS = Path(__file__).parents[1] / "docs"
 TOKEN = "t0ken-value"
@@ -155,7 +156,7 @@ INVALID: dict[str, list[str]] = {
 @pytest.fixture(autouse=True)
 def _no_container(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's own memory limit decides nothing here."""
-    monkeypatch.setattr(memory, "memory_limit", lambda: None)
+    monkeypatch.setattr(budget, "memory_limit", lambda: None)
 
 
 def from_variables(**variables: str) -> SnifferConfig:
@@ -600,8 +601,8 @@ def test_from_env(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_budget_follows_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
     """The budget is half of the limit, and one that does not fit is lowered with a warning."""
-    monkeypatch.setattr(memory, "memory_limit", lambda: 512 << 20)
-    monkeypatch.setattr(memory, "resident", lambda: 64 << 20)
+    monkeypatch.setattr(budget, "memory_limit", lambda: 512 << 20)
+    monkeypatch.setattr(budget, "resident", lambda: 64 << 20)
     assert SnifferConfig(ports=[1]).memory_budget == 256 << 20
     tight = SnifferConfig(ports=[1], memory_budget=500 << 20)
     assert tight.memory_budget < 360 << 20
@@ -610,8 +611,8 @@ def test_budget_follows_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_budget_leaves_room_for_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the daemon will take counts, though it does not take it yet when the configuration is made."""
-    monkeypatch.setattr(memory, "memory_limit", lambda: 200 << 20)
-    monkeypatch.setattr(memory, "resident", lambda: 1 << 20)
+    monkeypatch.setattr(budget, "memory_limit", lambda: 200 << 20)
+    monkeypatch.setattr(budget, "resident", lambda: 1 << 20)
     config = SnifferConfig(ports=[1], memory_budget=190 << 20)
     assert config.memory_budget == int((200 - 72) / 1.25 * (1 << 20))
 

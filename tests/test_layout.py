@@ -20,7 +20,10 @@ ELSEWHERE = {
     "sniffer_core/": ("tests/core/test_flow_session.py", "FlowTable, and what it works on, is tested by what it gives"),
     "sniffer_core/base/": ("tests/core/test_flow_memory.py", "declarations and inline functions, which tables use"),
     "sniffer_core/protocols/": ("tests/core/test_flow_session.py", "bytes of each protocol are given to a table"),
-    "sniffer_core/protocols/http1/": ("tests/core/test_http1.py", "the parts of a parser are tested through its entry"),
+    "sniffer_core/protocols/http1/": (
+        "tests/core/http1/test_parser.py",
+        "the parts of a parser are tested through its entry",
+    ),
     "sniffer_core/record/": ("tests/test_render.py", "what is rendered is compared with the attributes"),
     "sniffer_core/tcp/": ("tests/core/test_flow_examples.py", "segments are given to a table"),
 }

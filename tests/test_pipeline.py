@@ -18,15 +18,15 @@ from aiohttp import web
 
 from sniffer import pipeline
 from sniffer.capture.live import LiveSource
+from sniffer.companion import Companion
 from sniffer.config import SnifferConfig
 from sniffer.delivery.lane import Lane
 from sniffer.delivery.queues import weigh
 from sniffer.delivery.sink import Record
 from sniffer.errors import CaptureError, Problem, SnifferError, ValidationError
-from sniffer.exchanges import ExchangeSink, pairs
-from sniffer.ledger import Ledger
+from sniffer.exchanges import ExchangeSink, exchange_lane, pairs
 from sniffer.message import HttpMessage, decode
-from sniffer.outputs.url.collector import INSTANCE_HEADER
+from sniffer.outputs import Context
 from sniffer.pipeline import Sniffer, create_sniffer
 from tests import captures
 from tests.captures import connection, exchanges, get, ok, write
@@ -286,103 +286,7 @@ async def test_a_cut_file_is_delivered_and_then_an_error(tmp_path: Path) -> None
     assert_balanced(sniffer)
 
 
-# Filters
-
-
-def traffic() -> list[Any]:
-    """Probes and real requests, one of each on the same connection."""
-    return connection(
-        [
-            (get("/healthz?verbose=1", user_agent="kube-probe/1.29"), ok()),
-            (get("/shop", user_agent="curl/8"), ok()),
-            (get("/ready", user_agent="curl/8"), ok()),
-            (get("/shop", user_agent="kube-probe/1.29"), ok()),
-        ]
-    )
-
-
-async def test_exchanges_are_left_out_whole(tmp_path: Path) -> None:
-    """`EXCLUDE_PATHS` and `EXCLUDE_USER_AGENTS` leave out request and response, counted; a query is no hindrance."""
-    sniffer = create_sniffer(
-        ports=[8080],
-        read=write(tmp_path / "file", traffic()),
-        exclude_paths=["/healthz", "/rea*"],
-        exclude_user_agents=["kube-probe/*"],
-    )
-    async with sniffer:
-        left = [(message.path, message.direction, message.exchange) async for message in sniffer]
-    assert left == [("/shop", "request", 1), ("/shop", "response", 1)]
-    snapshot = sniffer.ledger.snapshot()
-    assert snapshot["messages_excluded_path"] == 4
-    assert snapshot["messages_excluded_user_agent"] == 2
-    assert_balanced(sniffer)
-
-
-@pytest.mark.parametrize(
-    ("target", "glob", "left_out"),
-    [
-        ("http://h/healthz", "/healthz", True),
-        ("HTTPS://u:p@h:8080/healthz?x=/y", "/healthz", True),
-        ("http://[::1]:80/ready/1", "/ready/*", True),
-        ("http://h", "/", True),
-        ("http://h?x=1", "/", True),
-        ("http://h/shop", "/healthz", False),
-        ("http://healthz/", "/healthz", False),
-        ("http://h/shop?to=/healthz", "/healthz", False),
-        ("/proxy/http://h/healthz", "/healthz", False),
-        ("http://h/healthz", "http://h/*", True),
-        ("h:443", "h:*", True),
-        ("h:443", "/*", False),
-        ("*", "[*]", True),
-        ("*", "/*", False),
-    ],
-)
-async def test_excluded_paths_see_the_path_of_every_target(
-    tmp_path: Path, target: str, glob: str, left_out: bool
-) -> None:
-    """`EXCLUDE_PATHS` sees the path of an absolute target, and the whole of what has no path."""
-    request = f"OPTIONS {target} HTTP/1.1\r\nHost: h\r\n\r\n".encode()
-    file = write(tmp_path / "file", connection([(request, ok())]))
-    sniffer = create_sniffer(ports=[8080], read=file, exclude_paths=[glob])
-    async with sniffer:
-        left = [message async for message in sniffer]
-    assert len(left) == (0 if left_out else 2)
-    assert_balanced(sniffer)
-
-
-@pytest.mark.parametrize(
-    ("method", "host", "target", "header", "foreign"),
-    [
-        ("POST", "Collector.test:9000", "/in?x=1", INSTANCE_HEADER, True),
-        ("POST", "collector.test:9000", "/in", INSTANCE_HEADER.lower(), True),
-        ("POST", "collector.test:9000", "http://collector.test:9000/in?x=1", INSTANCE_HEADER, True),
-        ("PUT", "collector.test:9000", "/in", INSTANCE_HEADER, False),
-        ("POST", "other.test:9000", "/in", INSTANCE_HEADER, False),
-        ("POST", "collector.test:9000", "/out", INSTANCE_HEADER, False),
-        ("POST", "collector.test:9000", "/in", "X-Other", False),
-    ],
-)
-async def test_deliveries_of_other_sniffers_are_left_out(
-    scripted: ScriptedSource, method: str, host: str, target: str, header: str, foreign: bool
-) -> None:
-    """Only a POST with the instance header to our own `OUTPUT_URL` is left out."""
-    request = f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n{header}: abc\r\nContent-Length: 0\r\n\r\n".encode()
-    scripted.say(connection([(request, ok())]))
-    sniffer = create_sniffer(
-        ports=[8080], interface="x", output_url="http://collector.test:9000/in", drain_timeout_ms=1
-    )
-    async with sniffer:
-        await until(lambda: sniffer.ledger.snapshot()["messages_response"])
-        await until(lambda: not sniffer.ledger.snapshot()["handoff_waiting"])
-    assert sniffer.ledger.snapshot()["messages_foreign"] == (2 if foreign else 0)
-    assert_balanced(sniffer)
-
-
-def test_in_a_file_the_deliveries_of_sniffers_are_messages() -> None:
-    """Only a live capture could feed back into itself: a file is reported as it is."""
-    config = SnifferConfig(ports=[80], output_url="http://collector.test/in")
-    assert pipeline._filters(config, live=True) is not None
-    assert pipeline._filters(config, live=False) is None
+# Options
 
 
 async def test_options_arrive_where_they_act(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -865,23 +769,6 @@ async def test_evictions_are_said_once_per_interval(scripted: ScriptedSource, ca
     assert_balanced(sniffer)
 
 
-def test_drops_are_said_when_they_begin_and_in_each_interval(caplog: pytest.LogCaptureFixture) -> None:
-    """The first drop at once; further ones not before the next interval, and only where there are more."""
-    kernel = {"kernel_dropped": 0, "kernel_if_dropped": 0, "handoff_dropped": 0}
-    ledger = Ledger()
-    ledger.source(lambda: kernel)
-    watch = pipeline._Watch(ledger, live=True)
-    said = []
-    for dropped in (0, 3, 5, None, 5, 9, None, 9):
-        if dropped is None:
-            watch.statistics()
-        else:
-            kernel["kernel_dropped"] = dropped
-            watch.drops(kernel)
-        said.append(len(logged(caplog, pipeline.DROPS["kernel_dropped"])))
-    assert said == [0, 1, 1, 1, 1, 2, 2, 2]
-
-
 async def test_nothing_seen_is_said_once(
     scripted: ScriptedSource, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1095,11 +982,18 @@ class SlowView(ExchangeSink):
                     pass
 
 
+class Slow(Companion):
+    """The companion of such an output."""
+
+    def lane(self, context: Context) -> Lane:
+        return exchange_lane(SlowView(), share=context.share, live=context.live, dropped=context.dropped)
+
+
 async def test_the_view_gives_way_first(scripted: ScriptedSource, caplog: pytest.LogCaptureFixture) -> None:
     """A view that cannot follow costs no other output a message: it gets a part, counted, and one line says so."""
     got: list[HttpMessage] = []
     config = SnifferConfig(ports=[8080], interface="x", on_http_message=got.append, memory_budget=8 << 20)
-    sniffer = Sniffer(config, view=SlowView())
+    sniffer = Sniffer(config, companions=[Slow()])
     rounds, each = 150, 20
     feeds = [connection([(get(), ok(bytes(100)))] * each, client_port=20000 + number) for number in range(rounds)]
 
@@ -1128,7 +1022,7 @@ async def test_the_view_gives_way_first(scripted: ScriptedSource, caplog: pytest
 
 async def test_alone_the_view_gets_everything(scripted: ScriptedSource) -> None:
     """With no other output a burst waits before a view that follows slowly, and it gets all of it."""
-    sniffer = Sniffer(SnifferConfig(ports=[8080], interface="x"), view=SlowView())
+    sniffer = Sniffer(SnifferConfig(ports=[8080], interface="x"), companions=[Slow()])
     async with sniffer:
         for number in range(40):
             scripted.say(connection([(get(), ok(bytes(100)))] * 20, client_port=20000 + number))
@@ -1142,7 +1036,7 @@ async def test_nothing_is_made_for_an_output_that_gives_way(
 ) -> None:
     """While the only output that wants Python objects gives way, none is made; the others get everything."""
     monkeypatch.setattr(pipeline, "from_raw", None)
-    sniffer = Sniffer(SnifferConfig(ports=[8080], interface="x", output_stdout=True), view=SlowView())
+    sniffer = Sniffer(SnifferConfig(ports=[8080], interface="x", output_stdout=True), companions=[Slow()])
     async with sniffer:
         sniffer._precedence._behind = lambda: True
         scripted.say(connection(exchanges(5)))
@@ -1161,7 +1055,7 @@ async def test_a_record_that_cannot_be_made_for_the_view_costs_the_others_nothin
         raise ValueError("a defect")
 
     monkeypatch.setattr(pipeline, "from_raw", broken)
-    sniffer = Sniffer(SnifferConfig(ports=[8080], interface="x", output_stdout=True), view=SlowView())
+    sniffer = Sniffer(SnifferConfig(ports=[8080], interface="x", output_stdout=True), companions=[Slow()])
     async with sniffer:
         scripted.say(connection(exchanges(5)))
         await until(lambda: sniffer.ledger.snapshot()["lanes"]["stdout"]["delivered"] == 10)
@@ -1176,7 +1070,7 @@ def test_who_gives_way(tmp_path: Path) -> None:
     outputs: dict[str, Any] = {"output_stdout": True, "har": str(tmp_path / "out.har")}
     cases: list[tuple[dict[str, Any], set[str]]] = [({"interface": "x"}, {"view", "har"}), ({"read": "x.pcap"}, set())]
     for source, giving in cases:
-        sniffer = Sniffer(SnifferConfig(ports=[8080], **source, **outputs), view=SlowView())
+        sniffer = Sniffer(SnifferConfig(ports=[8080], **source, **outputs), companions=[Slow()])
         for lane in sniffer._make_lanes():
             sniffer._add(lane)
         assert {lane.name for lane in sniffer._lanes if lane.gives_way} == giving

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sniffer import SnifferConfig, create_sniffer
-from sniffer.config import LEAST_LINE
 from sniffer.message import Endpoint, HttpMessage, Placement, Proxied, json_schema
+from sniffer.outputs.stdout import LEAST_LINE
 from sniffer_core.core import COUNTERS, Lines, RawMessage
 from tests.captures import connection, get, ok, write
 from tests.conversations import Conversation, Exchange, Fields, Request, Response, sized

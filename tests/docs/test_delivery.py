@@ -6,13 +6,14 @@ import asyncio
 import re
 import sys
 import types
-from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
 from sniffer.delivery.account import LaneCounters
 from sniffer.delivery.lane import Lane
+from sniffer.delivery.retry import Retries
 from tests.daemon import ROOT
 from tests.deliveries import balanced, messages, settled
 from tests.waiting import BOUND
@@ -21,19 +22,19 @@ DOCS = ROOT / "docs" / "DELIVERY.md"
 
 
 @pytest.fixture
-def tcp_lane() -> Callable[[str, int], Lane]:
+def example() -> types.ModuleType:
     """What the page's Python defines."""
     page = DOCS.read_text()
     module = types.ModuleType("delivery_example")
     sys.modules["delivery_example"] = module
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(compile(block, str(DOCS), "exec"), module.__dict__)
-    lane: Callable[[str, int], Lane] = module.tcp_lane
-    return lane
+    return module
 
 
-async def test_the_example_delivers(tcp_lane: Callable[[str, int], Lane]) -> None:
-    """The sink of the page delivers JSON lines to a real server."""
+@pytest.mark.parametrize("spooled", [False, True])
+async def test_the_example_delivers(example: types.ModuleType, tmp_path: Path, spooled: bool) -> None:
+    """The sink of the page delivers JSON lines to a real server, from memory and from a spool."""
     got: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -42,7 +43,13 @@ async def test_the_example_delivers(tcp_lane: Callable[[str, int], Lane]) -> Non
 
     server = await asyncio.start_server(receive, "127.0.0.1", 0)
     async with server:
-        lane = tcp_lane(*server.sockets[0].getsockname())
+        host, port = server.sockets[0].getsockname()
+        address = f"{host}:{port}"
+        lane: Lane = (
+            example.spooled_tcp_lane(address, tmp_path)
+            if spooled
+            else Lane(example.TcpSink(address), retries=Retries(), max_bytes=8 << 20)
+        )
         await lane.open()
         lane.offer(messages(3))
         counters = await settled(lane)

@@ -19,7 +19,7 @@ from tests.test_library import python
 
 SCHEMA = json.loads((ROOT / "docs" / "record.schema.json").read_text())
 ELSEWHERE = {"docs/DELIVERY.md": "tests/docs/test_delivery.py runs its sink against a server"}
-LANGUAGES = {"console", "python", "text", "json", "yaml", ""}
+LANGUAGES = {"console", "python", "text", "json", "toml", "yaml", ""}
 
 
 def samples(language: str) -> list[object]:
@@ -62,6 +62,12 @@ def test_yaml_is_taken(page: Page, block: Block, tmp_path: Path) -> None:
         file = tmp_path / "injector.yaml"
         file.write_text(found["injector.yaml"])
         assert InjectorOptions.load([f"--config={file}"], {}) != InjectorOptions()
+
+
+@pytest.mark.parametrize(("page", "block"), samples("toml"))
+def test_toml_can_be_read(page: Page, block: Block) -> None:
+    """A sample in TOML can be read."""
+    assert tomllib.loads(block.text)
 
 
 def test_every_block_has_a_known_language() -> None:

@@ -20,8 +20,9 @@ from typing import Any, Final
 import msgspec
 
 from sniffer import CaptureError, create_sniffer, logs
-from sniffer.config import LEAST_LINE, REDACT_HEADERS, REDACT_QUERY
+from sniffer.config import REDACT_HEADERS, REDACT_QUERY
 from sniffer.message import HttpMessage, decode, from_raw
+from sniffer.outputs.stdout import LEAST_LINE
 from sniffer_core.core import LINK_TYPES, FlowTable, Lines, RawMessage
 from tests import packets as p
 from tests.core.http1.reading import Gap, Piece, Rest, agree_on, comparable, reading, recognised

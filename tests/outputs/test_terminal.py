@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import html
 import http.client
-import io
 import json
 import math
 import re
@@ -17,17 +16,17 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console, Group
 
 from sniffer.exchanges import Exchange
 from sniffer.logs import CONTROLS
 from sniffer.message import Endpoint
-from sniffer.outputs.terminal.view import LAYOUTS, SLOWEST, Bar, Facts, Lines, Summary, View, amount, duration
+from sniffer.outputs.terminal.view import LAYOUTS, SLOWEST, Lines, Summary, View, amount, duration
 from tests.captures import connection, get, ok, write
 from tests.daemon import DEMO, ROOT, SECONDS, exchanges, free_port, needs_capture, web_server
 from tests.deliveries import answer, message
 from tests.screenshots import COLUMNS
 from tests.terminals import INTERRUPT, Terminal
+from tests.test_screen import facts, text_of
 from tests.waiting import wait_until
 
 READ_DEMO = ("--ports", "8080", "--read", str(DEMO))
@@ -168,15 +167,6 @@ def summary_of(*shown_exchanges: Exchange) -> Summary:
     return summary
 
 
-def text_of(renderable: Any, width: int = 100) -> str:
-    """What stands on a terminal of this width."""
-    console = Console(file=io.StringIO(), width=width)
-    console.print(Group(renderable))
-    file = console.file
-    assert isinstance(file, io.StringIO)
-    return file.getvalue()
-
-
 @given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=300))
 def test_percentiles(latencies: list[float]) -> None:
     """A percentile is within one percent of the exact one (nearest rank), and within the least and the greatest."""
@@ -224,14 +214,6 @@ def test_summary_is_bounded() -> None:
 # The last line
 
 
-def facts(**counts: Any) -> Facts:
-    """What a run says of itself."""
-    from sniffer.ledger import Ledger
-
-    progress = counts.pop("progress", None)
-    return Facts("eth0", {**Ledger().snapshot(), **counts}, progress)
-
-
 def test_last_line() -> None:
     """It shows rate, connections and drops; the rate is that of the last moments."""
     now = iter([0.0, 1.0, 2.0])
@@ -243,15 +225,6 @@ def test_last_line() -> None:
     text = text_of(view.last_line(facts(flows=7, kernel_dropped=3, lanes=lanes, flows_tls=1)))
     assert "eth0  30.0 exchanges/s  7 connections  5 drops  1 unread (TLS, HTTP/2)  30 in all" in text
     assert text_of(view.last_line(facts()), 30).count("\n") == 1
-
-
-def test_bar() -> None:
-    """The bar shows the share that is read and both sizes; it is nothing where they are not known."""
-    bar = Bar()
-    text = text_of(bar.last_line(facts(progress=(25_000_000, 100_000_000))))
-    assert "25%" in text
-    assert "25.0/100.0 MB" in text
-    assert text_of(Bar().last_line(facts())).strip() == ""
 
 
 # The daemon at a terminal
@@ -393,18 +366,3 @@ def test_a_terminal_that_is_held() -> None:
             exchanges(port, 30, per_connection=30)
         terminal.process.send_signal(signal.SIGTERM)
         assert terminal.end() == 2
-
-
-def test_progress_bar(tmp_path: Path) -> None:
-    """A file that takes a while has a progress bar on standard error, when that alone is a terminal."""
-    bodies = [(get(f"/{number}"), ok(b"x" * 60_000)) for number in range(400)]
-    path = write(tmp_path / "large.pcap", connection(bodies))
-    with Terminal(
-        "--ports", "8080", "--read", path, "--stdout", "--memory-budget", "2Mi", pipes=("stdout",)
-    ) as terminal:
-        row = terminal.wait_for(lambda rows: next((row for row in rows if row.startswith("reading")), None))
-        assert re.search(r"reading ━*[╸╺]?━* +\d+% +\d+\.\d/\d+\.\d MB", row)
-        assert len(terminal.pipe("stdout").read().splitlines()) == 800
-        assert terminal.end() == 0
-        assert not any(row.startswith("reading") for row in terminal.rows)
-        assert any("stopped" in row for row in terminal.rows)

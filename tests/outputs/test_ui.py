@@ -31,9 +31,9 @@ from yarl import URL
 from sniffer.delivery.sink import Record
 from sniffer.errors import SnifferError
 from sniffer.exchanges import Exchange
+from sniffer.har import entry_of
 from sniffer.ledger import Ledger
 from sniffer.message import Fields
-from sniffer.outputs.har.file import entry_of
 from sniffer.outputs.ui import server as module
 from sniffer.outputs.ui.server import COOKIE, FORBIDDEN, HEADERS, PAGE, Server, _is_ours
 from sniffer.outputs.ui.store import BINS, LONG, MOST_ROWS, SHARES, STATUSES, LiveSink, Plot, Store

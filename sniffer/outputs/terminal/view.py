@@ -1,11 +1,6 @@
-"""At a terminal: exchanges as they happen, a last line that is kept up to date, a summary; or a progress bar alone.
+"""At a terminal: exchanges as they happen, a last line that is kept up to date, a summary.
 
-    TerminalSink -- lines --> Screen -- its own thread --> the terminal
-    log          -- lines ------^
-
-`Screen` owns the terminal while it is open: whatever else writes there goes through it (`Screen.log` for the log),
-so that nothing is garbled. All of it is written by one thread, which alone waits when the terminal is held (Ctrl-S).
-Imported only when there is a terminal to draw on.
+    TerminalSink -- lines --> Screen (`sniffer.screen`) --> the terminal
 
 Every text from the wire passes `printable`: nothing that was captured can steer the terminal.
 """
@@ -13,41 +8,32 @@ Every text from the wire passes `printable`: nothing that was captured can steer
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import heapq
 import math
 import os
-import select
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO, cast
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.live import Live
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.console import Group, RenderableType
 from rich.segment import Segment
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
 from sniffer.delivery.sink import Cut, Record, SinkClosed
-from sniffer.delivery.threads import CallThread
-from sniffer.exchanges import Exchange, ExchangeSink, exchanges, marks
-from sniffer.ledger import losses
+from sniffer.exchanges import Exchange, ExchangeSink, exchange_lane, exchanges, marks
 from sniffer.logs import printable
+from sniffer.outputs import Context
+from sniffer.screen import REFRESH_SECONDS, Bar, Display, Facts, Screen
 
 if TYPE_CHECKING:
+    from sniffer.delivery.lane import Lane
     from sniffer.message import Endpoint, HttpMessage
 
-REFRESH_SECONDS: Final = 0.25
-CLOSE_SECONDS: Final = 1.0
-"""A terminal that takes nothing for so long at the end is left alone."""
-LOG_LINES: Final = 1000
-"""Lines of the log that may wait for the terminal."""
-LEAST_WIDTH: Final = 20
 LEAST_PATH: Final = 20
 """Columns of method and path below which other columns are left out."""
 MOST_ENDS: Final = 50
@@ -276,22 +262,6 @@ class Summary:
 # What stands below, and at the end
 
 
-class Facts(NamedTuple):
-    """What a run says of itself."""
-
-    where: str
-    """The interface, or the file."""
-    snapshot: Mapping[str, Any]
-    """The ledger's."""
-    progress: tuple[int, int] | None = None
-    """Bytes of the file that are read, and its size."""
-
-    @property
-    def drops(self) -> dict[str, int]:
-        """What was lost, by who lost it."""
-        return losses(self.snapshot)
-
-
 class View:
     """The readable view without its screen: what it has shown, its last line, its summary."""
 
@@ -323,223 +293,7 @@ class View:
         return self.summary.table(facts.drops)
 
 
-class Bar:
-    """How far the reading of files has come, with the rate and the time that is left."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("reading"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.percentage:>3.0f}%"),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            auto_refresh=False,
-            expand=True,
-        )
-        self._task = self._progress.add_task("")
-
-    def last_line(self, facts: Facts) -> RenderableType:
-        """The bar; nothing where it is not known how much there is to read."""
-        if facts.progress is None:
-            return Text()
-        done, total = facts.progress
-        self._progress.update(self._task, completed=done, total=total)
-        return self._progress.get_renderable()
-
-
-# The screen
-
-
-class Screen:
-    """A terminal whose last line is drawn anew all the time. Opened and closed on the loop."""
-
-    def __init__(self, fd: int, *, log: TextIO, encoding: str = "utf-8") -> None:
-        """Draws on `fd`; `log` is where the log goes while this is not open."""
-        file = cast("TextIO", _Terminal(fd, encoding))
-        self.console = Console(file=file, highlight=False, markup=False, emoji=False)
-        self._log = _Log(log)
-        self._thread = CallThread("sniffer terminal")
-        self._live: Live | None = None
-        self._last_line: RenderableType = Text()
-        self._refresher: asyncio.Task[None] | None = None
-
-    @property
-    def log(self) -> TextIO:
-        """A stream for the log: its lines stand above the last line."""
-        return cast("TextIO", self._log)
-
-    @property
-    def lines(self) -> Lines:
-        """A maker of lines that this terminal can show."""
-        return Lines(ascii_only=self.console.options.ascii_only)
-
-    async def open(self, last_line: Callable[[], RenderableType], *, after: float = 0.0) -> None:
-        """Takes the terminal, to draw on it from `after` seconds on.
-
-        `last_line` is called on the loop, now and then, for what stands at the bottom.
-        """
-        self._thread.start()
-        self._live = Live(
-            console=self.console,
-            get_renderable=lambda: _Narrow(self._last_line),
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        self._refresher = asyncio.create_task(self._refresh(last_line, after))
-
-    async def _refresh(self, last_line: Callable[[], RenderableType], after: float) -> None:
-        await asyncio.sleep(after)
-        self._log.lines = deque(maxlen=LOG_LINES)
-        while True:
-            self._last_line = last_line()
-            try:
-                await self._thread.call(self._draw)
-            except OSError:  # the terminal is gone; its lane says so with the next exchange
-                return
-            await asyncio.sleep(REFRESH_SECONDS)
-
-    async def print(self, make: Callable[[int], Iterable[list[Segment]]]) -> None:
-        """Prints the lines that `make`, called with the width of the terminal, gives."""
-        await self._thread.call(lambda: self._print(make))
-
-    async def close(self, last: RenderableType | None = None) -> None:
-        """Gives the terminal back, with the log that waits, and prints `last`."""
-        if self._live is None:
-            return
-        if self._refresher is not None:
-            self._refresher.cancel()
-        held = False
-        with contextlib.suppress(OSError):
-            try:
-                await asyncio.wait_for(self._thread.call(lambda: self._end(last)), CLOSE_SECONDS)
-            except TimeoutError:
-                held = self._log.isatty()
-        self._log.end(forget=held)
-        self._live = None
-        self._thread.end()
-
-    # On the thread
-
-    def _draw(self) -> None:
-        if self._live is None:
-            return
-        if not self._live.is_started:
-            self._live.start()
-            self.console.show_cursor()  # whatever ends this process, the cursor is there
-        self._print_log()
-        self._live.refresh()
-
-    def _print(self, make: Callable[[int], Iterable[list[Segment]]]) -> None:
-        self._print_log()
-        self.console.print(_Ready(make(max(self.console.width, LEAST_WIDTH))), crop=False)
-
-    def _print_log(self) -> None:
-        for line in self._log.take():
-            self.console.print(Text.from_ansi(line), soft_wrap=True)
-
-    def _end(self, last: RenderableType | None) -> None:
-        self._print_log()
-        if self._live is not None:
-            self._live.stop()
-        if last is not None:
-            self.console.print(last)
-
-
-class _Narrow:
-    """What leaves room for the `^C` that the terminal shows behind it."""
-
-    def __init__(self, inner: RenderableType) -> None:
-        self._inner = inner
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from console.render(self._inner, options.update(width=max(options.max_width - 3, 1)))
-
-
-class _Ready:
-    """Lines that need no further rendering."""
-
-    def __init__(self, lines: Iterable[list[Segment]]) -> None:
-        self._lines = lines
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for line in self._lines:
-            yield from line
-            yield Segment.line()
-
-
-class _Terminal:
-    """Text to a terminal, unbuffered: what fails is not tried again later, what must wait waits here."""
-
-    def __init__(self, fd: int, encoding: str) -> None:
-        self.encoding = encoding
-        self._fd = fd
-
-    def fileno(self) -> int:
-        """The file descriptor."""
-        return self._fd
-
-    def isatty(self) -> bool:
-        """It is a terminal."""
-        return True
-
-    def flush(self) -> None:
-        """Nothing waits."""
-
-    def write(self, text: str) -> int:
-        """Writes all of it."""
-        data = memoryview(text.encode(self.encoding, "backslashreplace"))
-        while data:
-            try:
-                data = data[os.write(self._fd, data) :]
-            except BlockingIOError:  # somebody else at this terminal made it non-blocking
-                poll = select.poll()
-                poll.register(self._fd, select.POLLOUT)
-                poll.poll()
-        return len(text)
-
-
-class _Log:
-    """Where the log writes: to the screen while that is open, else to the stream behind it."""
-
-    def __init__(self, behind: TextIO) -> None:
-        self.lines: deque[str] | None = None
-        self._behind = behind
-        self._forget = False
-
-    def isatty(self) -> bool:
-        """Whether the stream behind is a terminal."""
-        return self._behind.isatty()
-
-    def write(self, text: str) -> int:
-        """Takes a line of the log, from any thread; never waits for the screen."""
-        lines = self.lines
-        if lines is not None:
-            lines.append(text.rstrip("\n"))
-        elif not self._forget:
-            self._behind.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Flushes the stream behind."""
-        self._behind.flush()
-
-    def take(self) -> list[str]:
-        """The lines that wait."""
-        taken: list[str] = []
-        lines = self.lines
-        while lines:
-            taken.append(lines.popleft())
-        return taken
-
-    def end(self, *, forget: bool) -> None:
-        """From now on to the stream behind, and what the screen did not show; nowhere where that would wait as well."""
-        left, self.lines = self.take(), None
-        self._forget = forget
-        for line in left:
-            self.write(line + "\n")
+# The output
 
 
 class TerminalSink(ExchangeSink):
@@ -550,7 +304,7 @@ class TerminalSink(ExchangeSink):
     def __init__(self, screen: Screen, view: View) -> None:
         self._screen = screen
         self._view = view
-        self._lines = screen.lines
+        self._lines = Lines(ascii_only=screen.ascii_only)
 
     async def deliver(self, batch: Sequence[Record]) -> None:
         """Prints a line for each exchange."""
@@ -566,3 +320,22 @@ class TerminalSink(ExchangeSink):
             raise SinkClosed(os.strerror(error.errno or 0)) from None
         for exchange in shown:
             self._view.summary.add(exchange)
+
+
+class Shown(Display):
+    """The view on its screen."""
+
+    has_lane = True
+
+    def __init__(self) -> None:
+        self._view = View()
+        super().__init__(1, self._view.last_line)
+
+    def lane(self, context: Context) -> Lane:
+        """The lane of what is shown."""
+        sink = TerminalSink(self.screen, self._view)
+        return exchange_lane(sink, share=context.share, live=context.live, dropped=context.dropped)
+
+    def summary(self, facts: Facts) -> RenderableType:
+        """The summary of the run."""
+        return self._view.end(facts)

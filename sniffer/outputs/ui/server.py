@@ -25,15 +25,16 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from importlib.resources import files
 from ipaddress import ip_address
 from pathlib import PurePath
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
 from sniffer import __version__
+from sniffer.companion import Watched
 from sniffer.errors import SnifferError
-from sniffer.ledger import Ledger, losses
-from sniffer.outputs.har.file import entry_of
+from sniffer.har import entry_of
+from sniffer.ledger import losses
 from sniffer.outputs.ui.store import BINS, MOST_ROWS, LiveSink, Messages
 from sniffer.serving import MOST_CONNECTIONS, WRITE_SECONDS, HttpServer, bind
 
@@ -89,31 +90,6 @@ FORBIDDEN: Final = (
 )
 
 _encode = msgspec.json.Encoder().encode
-
-
-class Watched(Protocol):
-    """What the page shows of a sniffer, beside its exchanges."""
-
-    @property
-    def ledger(self) -> Ledger:
-        """Read every second while a browser listens."""
-
-    @property
-    def where(self) -> str:
-        """The interface, or the file."""
-
-    began: bool
-    """The capture has been open."""
-
-    @property
-    def held(self) -> bool:
-        """The capture has failed, and the process waits."""
-
-    def is_running(self) -> bool:
-        """Whether it captures."""
-
-    def progress(self) -> tuple[int, int] | None:
-        """Bytes of the file that are read, and its size."""
 
 
 class Server:

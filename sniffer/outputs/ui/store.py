@@ -325,7 +325,6 @@ class LiveSink(ExchangeSink):
 
     def __init__(self, *, max_bytes: int, live: bool) -> None:
         """`max_bytes` bounds what is kept."""
-        self.keeps = max_bytes
         self.store = Store(max_bytes=max_bytes)
         self.plot = Plot(live=live)
         self.listeners: set[Callable[[], None]] = set()

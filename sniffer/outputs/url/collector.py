@@ -15,7 +15,7 @@ from yarl import URL
 
 from sniffer.delivery.sink import Record, Rejected, Retry, Sink, TooLarge
 from sniffer.errors import SnifferError
-from sniffer.outputs.url import INSTANCE_HEADER
+from sniffer.filters import INSTANCE_HEADER
 from sniffer.outputs.url.client import Client, NoAnswer, OnSocket, is_passing
 
 log = logging.getLogger("sniffer.sinks")

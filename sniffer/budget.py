@@ -1,10 +1,10 @@
-"""How much memory traffic may fill: the container's limit, and the budget that follows from it."""
+"""How much memory traffic may fill: the container's limit, the budget that follows from it, and its parts."""
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 MIB: Final = 1 << 20
 DEFAULT_BUDGET: Final = 128 * MIB
@@ -77,6 +77,46 @@ def resident(proc: Path = Path("/proc")) -> int:
     except OSError:
         pass
     return 0
+
+
+class Budget(NamedTuple):
+    """The memory that traffic may fill, and its parts. Each part is declared here and nowhere else."""
+
+    total: int
+    """Bytes."""
+
+    @property
+    def table(self) -> int:
+        """For the table of connections: reassembly, heads, bodies."""
+        return self.total // 2
+
+    @property
+    def handoff(self) -> int:
+        """For the messages that wait between the capture thread and the event loop."""
+        return self.total // 4
+
+    @property
+    def lanes(self) -> int:
+        """For the messages that wait in all lanes together."""
+        return self.total // 4
+
+    @property
+    def kept(self) -> int:
+        """For the messages that an output keeps after they were delivered; it comes out of the lanes' part."""
+        return self.total // 8
+
+    @property
+    def pump(self) -> int:
+        """What the pump makes of messages before it offers them, decoded bodies and Python objects, it makes of as many
+        at a time as weigh this much: the lanes may have no room for more.
+        """
+        return self.total // 32
+
+
+CAPTURE_WORKING: Final = 2 << 20
+"""Bytes that the capture works with: a batch of packets. What each output works with, the output says."""
+FIRM_SHARE: Final = 4
+"""A lane that stands has so many times the bytes of one that gives way."""
 
 
 def for_traffic(budget: int, working: int) -> int:

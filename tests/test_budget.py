@@ -1,4 +1,4 @@
-"""sniffer.memory: the container's limit, on trees of files as the kernel lays them out."""
+"""sniffer.budget: the container's limit, on trees of files as the kernel lays them out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sniffer.memory import MIB, fit_budget, for_traffic, memory_limit, promised, resident
+from sniffer.budget import MIB, Budget, fit_budget, for_traffic, memory_limit, promised, resident
 
 V1_UNLIMITED = "9223372036854771712"
 
@@ -128,3 +128,10 @@ def test_what_is_promised_is_said_in_bytes() -> None:
     """1.25 times the budget beside the process; with a small one, what the process works with comes on top."""
     assert promised(40 * MIB, 64 * MIB, 9 * MIB) == 120 * MIB
     assert promised(40 * MIB, 4 * MIB, 9 * MIB) == 53 * MIB
+
+
+def test_the_parts_of_the_budget_are_all_of_it() -> None:
+    """Table, hand-off and lanes take the budget between them; what an output keeps is half of the lanes' part."""
+    budget = Budget(128 * MIB)
+    assert budget.table + budget.handoff + budget.lanes == budget.total
+    assert (budget.table, budget.handoff, budget.kept, budget.pump) == (64 * MIB, 32 * MIB, 16 * MIB, 4 * MIB)

@@ -1,0 +1,144 @@
+"""What the log says of traffic and losses: once for each kind, or once in each interval, with counts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from sniffer.capture.source import Event
+from sniffer.delivery.sink import where
+from sniffer.ledger import CORE, Ledger
+
+log = logging.getLogger("sniffer")
+
+EVENTS: Final = {
+    "tls": (logging.INFO, "TLS on a captured port: its messages cannot be read; capture where the plain text is"),
+    "http2": (logging.INFO, "HTTP/2 on a captured port: its messages are not read"),
+    "other-protocol": (logging.INFO, "a captured port speaks something other than HTTP/1.x"),
+    "undecided": (logging.INFO, "a connection was given up: neither side spoke a start line"),
+    "tunnel": (logging.INFO, "a connection became a tunnel (101, or a 2xx to CONNECT): the rest of it is not read"),
+    "snapped": (logging.WARNING, "packets longer than the snapshot length were cut: bytes of messages are missing"),
+    "long-message": (logging.INFO, "a message has been open for 60 s; it is emitted when it ends"),
+}
+"""How each kind of event of the core is said, the first time; after that at debug level, once per connection."""
+
+DROPS: Final = {
+    "kernel_dropped": "the kernel drops packets: its buffer is full",
+    "kernel_if_dropped": "the interface drops packets",
+    "handoff_dropped": "messages are dropped: the hand-off is full",
+}
+
+EVICTIONS: Final = (
+    "flows_evicted_silent",
+    "flows_evicted_capacity",
+    "flows_evicted_memory",
+    "holds_evicted",
+    "bodies_evicted",
+)
+
+TUNNELS: Final = {
+    counter.name: counter.meaning.removeprefix("inside ").removesuffix(", not read")
+    for counter in CORE
+    if counter.name.startswith("packets_tunnel_")
+}
+"""What each kind of tunnel is called."""
+
+
+class Watch:
+    """What the log says about traffic and losses: once per kind, or once per interval, with counts."""
+
+    def __init__(self, ledger: Ledger, *, live: bool) -> None:
+        self._ledger = ledger
+        self._live = live
+        self._kinds: set[str] = set()
+        self._last: Mapping[str, Any] = ledger.snapshot()
+        self._dropping: set[str] = set()
+        self._failed_said = self._no_lane_said = False
+
+    def event(self, event: Event) -> None:
+        """An event of the core: said once per kind, and for each connection at debug level."""
+        kind, receiver, destination = event
+        level, text = EVENTS.get(kind, (logging.INFO, kind))
+        fields = {
+            "kind": kind,
+            "receiver": f"{receiver[0]} port {receiver[1]}",
+            "destination": f"{destination[0]} port {destination[1]}",
+        }
+        if kind not in self._kinds:
+            self._kinds.add(kind)
+            log.log(level, text, extra={"fields": fields})
+        else:
+            log.debug(text, extra={"fields": fields})
+
+    def drops(self, now: Mapping[str, int]) -> None:
+        """Warns when drops begin: at the first one, and at the first of each interval after that."""
+        for name, count in now.items():
+            if count > self._last[name] and name not in self._dropping:
+                self._dropping.add(name)
+                log.warning(DROPS[name], extra={"fields": {"count": count}})
+
+    def statistics(self) -> None:
+        """The line of each interval, and what was evicted in it."""
+        now = self._ledger.snapshot()
+        fields: dict[str, Any] = {}
+        if self._live:
+            fields = {
+                "packetsReceived": now["kernel_received"],
+                "packetsDropped": now["kernel_dropped"],
+                "packetsIfDropped": now["kernel_if_dropped"],
+            }
+        fields |= {
+            "packetsSeen": now["packets_seen"],
+            "messages": now["messages_request"] + now["messages_response"],
+            "connections": now["flows"],
+            "tls": now["flows_tls"],
+            "http2": now["flows_http2"],
+            "memoryBytes": now["memory_bytes"],
+            "handoffDropped": now["handoff_dropped"],
+        }
+        log.info("Capture stats", extra={"fields": fields})
+        for name, tunnel in TUNNELS.items():
+            if now[name] > self._last[name]:
+                count = "1 packet" if now[name] == 1 else f"{now[name]:,} packets"
+                text = f"{count} inside {tunnel}, not read"
+                log.warning(text, extra={"fields": {"count": now[name]}})
+        evicted = {name: count for name in EVICTIONS if (count := now[name] - self._last[name])}
+        if evicted:
+            log.warning("evicted since the last statistics", extra={"fields": evicted})
+        self._last = now
+        self._dropping.clear()
+
+    def nothing_seen(self, interface: str, ports: Sequence[int]) -> None:
+        """Says that there is no message yet, and what to check."""
+        now = self._ledger.snapshot()
+        if now["messages_request"] + now["messages_response"]:
+            return
+        log.warning(
+            "nothing seen for 30 s: check the interface, the ports, and whether the traffic is plain HTTP/1.x"
+            " (behind a service mesh the plain text is on lo)",
+            extra={
+                "fields": {
+                    "interface": interface,
+                    "ports": list(ports),
+                    "packetsSeen": now["packets_seen"],
+                    "tls": now["flows_tls"],
+                    "http2": now["flows_http2"],
+                }
+            },
+        )
+
+    def lanes(self, any_lane: bool) -> None:
+        """Warns once when messages go nowhere."""
+        if not any_lane and not self._no_lane_said:
+            self._no_lane_said = True
+            log.warning("no output, callback or iterator: messages are discarded")
+
+    def failed_message(self, error: Exception) -> None:
+        """A message could not be made into a record: said once, with the place and nothing of the message."""
+        if not self._failed_said:
+            self._failed_said = True
+            fields = {"error": where(error)}
+            log.error(
+                "a message could not be made into a record; further ones are only counted", extra={"fields": fields}
+            )
