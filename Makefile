@@ -111,9 +111,10 @@ reproducible: $(VENV)/dev.stamp  ## Build the wheel twice and compare
 	@cd build && sha256sum one/*.whl two/*.whl && cmp one/*.whl two/*.whl && echo "the same, byte for byte"
 
 docs: $(VENV)/dev.stamp  ## Write the generated documents anew
+	$(BIN)/python -m sniffer_core.base.marks > sniffer_core/base/marks.pxd
 	$(BIN)/python -m sniffer.config > docs/CONFIGURATION.md
 	$(BIN)/python -m sniffer.ledger > docs/internals/COUNTERS.md
-	$(BIN)/python -m sniffer.message > docs/record.schema.json
+	$(BIN)/python -m sniffer.record.schema > docs/record.schema.json
 	$(BIN)/python -m tests.docs.api > docs/API.md
 
 links: $(VENV)/dev.stamp  ## Ask every outside address that the documents name; needs the network

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sniffer.config import SnifferConfig
     from sniffer.errors import CaptureError, SnifferError, ValidationError
-    from sniffer.message import HttpMessage
     from sniffer.pipeline import Sniffer, create_sniffer
+    from sniffer.record.message import HttpMessage
 
     __version__: str
 
@@ -32,7 +32,7 @@ __all__ = [
 
 _HOMES = {
     "CaptureError": "errors",
-    "HttpMessage": "message",
+    "HttpMessage": "record.message",
     "Sniffer": "pipeline",
     "SnifferConfig": "config",
     "SnifferError": "errors",

@@ -19,7 +19,7 @@ from sniffer.delivery.threads import Working
 
 if TYPE_CHECKING:
     from sniffer.delivery.sink import Record
-    from sniffer.message import HttpMessage
+    from sniffer.record.message import HttpMessage
 
 PATIENCE_SECONDS: Final = 30.0
 """A request of a live capture is shown alone when it has waited so long for its response."""

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, quote
 import msgspec
 
 from sniffer.exchanges import Exchange
-from sniffer.message import HttpMessage
+from sniffer.record.message import HttpMessage
 
 URL_BYTES: Final = "!#$%&'()*+,-./:;=?@[]_~|"
 """Characters of a request target that stay as they are beside letters and digits."""

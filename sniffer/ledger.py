@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, Final, NamedTuple
 
+from sniffer_core.base.marks import ANOMALIES, INCOMPLETE, brief, counter
+
 
 class Counter(NamedTuple):
     """One number of the ledger. A gauge can fall; everything else only grows."""
@@ -117,13 +119,7 @@ CORE: Final = (
     Counter("flows_other_server", "connections whose server port is not captured"),
     Counter("messages_request", "requests emitted"),
     Counter("messages_response", "responses emitted"),
-    Counter("incomplete_gap", "messages with bytes missing"),
-    Counter("incomplete_closed", "messages cut by the end of their connection"),
-    Counter("incomplete_evicted", "messages cut by an eviction"),
-    Counter("incomplete_idle", "messages cut by the idle timeout"),
-    Counter("incomplete_stopped", "messages cut by the stop"),
-    Counter("incomplete_malformed", "malformed messages"),
-    Counter("incomplete_limit", "messages that exceeded a limit"),
+    *(Counter(counter("incomplete_", word), f"messages cut by {brief(cause)}") for word, cause in INCOMPLETE.items()),
     Counter("messages_resynced", "first messages after a gap of unknown size"),
     Counter("messages_tentative_dropped", "messages found after a gap and then contradicted by the other side"),
     Counter("responses_unpaired", "responses whose request is unknown"),
@@ -139,24 +135,10 @@ CORE: Final = (
     Counter("start_lines_malformed", "start lines that are invalid"),
     Counter("messages_long", "messages that were open for 60 s"),
     Counter("events_dropped", "events that were not logged, because there were too many"),
-    Counter("anomaly_te_and_cl", "Transfer-Encoding beside Content-Length"),
-    Counter("anomaly_te_in_http10", "Transfer-Encoding in HTTP/1.0"),
-    Counter("anomaly_te_not_chunked", "Transfer-Encoding that does not end in chunked"),
-    Counter("anomaly_te_folded", "Transfer-Encoding continued on a folded line"),
-    Counter("anomaly_cl_repeated", "`5, 5`, or the same Content-Length line twice"),
-    Counter("anomaly_cl_zero_padded", "Content-Length with leading zeros"),
-    Counter("anomaly_cl_conflicting", "Content-Lengths that differ"),
-    Counter("anomaly_cl_invalid", "Content-Length with a sign, of more than 2^63, or no number"),
-    Counter("anomaly_space_before_colon", "white space between a header name and its colon"),
-    Counter("anomaly_space_in_target", "spaces inside a request target"),
-    Counter("anomaly_conflicting_overlap", "messages with bytes that were sent twice, with different content"),
-    Counter("anomaly_bare_lf", "lines that end in a bare LF"),
-    Counter("anomaly_obs_fold", "folded header lines"),
-    Counter("anomaly_body_not_sent", "requests refused before their body, which was then never sent"),
-    Counter("anomaly_bad_header_line", "messages with header lines that are no fields; the lines were left out"),
-    Counter("anomaly_te_identity", "Transfer-Encoding that names `identity`"),
-    Counter("anomaly_odd_start_line", "start lines that RFC 9112 does not allow and servers accept"),
-    Counter("anomaly_last_crlf_missing", "chunked bodies without their last CRLF before the next message"),
+    *(
+        Counter(counter("anomaly_", word), f"messages marked `{word}`: {brief(oddity)}")
+        for word, oddity in ANOMALIES.items()
+    ),
     Counter("flows", "connections in the table", gauge=True),
     Counter("held_bytes", "out-of-order bytes held", gauge=True),
     Counter("memory_bytes", "bytes that the table holds", gauge=True),

@@ -33,9 +33,10 @@ from sniffer.delivery.threads import CallThread
 from sniffer.errors import CaptureError, SnifferError, ValidationError
 from sniffer.filters import CARRY, Filter, make_filter
 from sniffer.ledger import RENAMED_GAUGES, Ledger, Snapshot
-from sniffer.message import HttpMessage, Placement, decode, decoder_bytes, from_raw
 from sniffer.outputs import Context, Place
 from sniffer.outputs.iterator import IteratorSink
+from sniffer.record.codings import decode, decoder_bytes
+from sniffer.record.message import HttpMessage, Placement, from_raw
 from sniffer.watch import Watch
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t
 
-from sniffer_core.record.message cimport Rules
+from sniffer_core.record.raw cimport Rules
 from sniffer_core.tcp.table cimport Table
 
 cdef int64_t blocks_leaked      # that tables still had when they were freed: an error of ours

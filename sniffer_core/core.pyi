@@ -104,13 +104,15 @@ class RawMessage:
     @property
     def trailers(self) -> dict[str, str | list[str]] | None: ...
     @property
-    def incomplete(self) -> Literal["gap", "closed", "evicted", "idle", "stopped", "malformed", "limit"] | None: ...
+    def incomplete(self) -> str | None:
+        """One of `marks.INCOMPLETE`; None for a message that is whole."""
     @property
     def missing_bytes(self) -> int | None: ...
     @property
     def resynced(self) -> bool: ...
     @property
-    def anomalies(self) -> tuple[str, ...]: ...
+    def anomalies(self) -> tuple[str, ...]:
+        """Some of `marks.ANOMALIES`, in their order."""
     @property
     def trace_id(self) -> str | None:
         """Of the request's valid `traceparent` (W3C Trace Context); so is `span_id`."""

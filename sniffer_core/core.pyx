@@ -13,12 +13,13 @@ from libc.string cimport memcmp, memcpy, memmove
 
 from sniffer_core.base.counters cimport Counter
 from sniffer_core.connection cimport Conn
-from sniffer_core.message cimport INCOMPLETE_STOPPED_, Message
+from sniffer_core.base.marks cimport INCOMPLETE_STOPPED_
+from sniffer_core.message cimport Message
 from sniffer_core.net.fragment cimport fragments_free, fragments_init
 from sniffer_core.net.wire cimport wire_link_known
 from sniffer_core.protocol cimport CARRY_MAX, Noted
 from sniffer_core.protocols.detect cimport detect_detector
-from sniffer_core.record.message cimport Rules, build_message, forget_conn, name_end
+from sniffer_core.record.raw cimport Rules, build_message, forget_conn, name_end
 from sniffer_core.record.redact cimport SECRET, kind_of
 from sniffer_core.tcp.evict cimport relieve
 from sniffer_core.tcp.feed cimport CLOCK_SLACK, expire, on_batch, read_ahead
@@ -27,7 +28,7 @@ from sniffer_core.tcp.table cimport (
     CREATED, MODE_CLOSED, OWN_MAX, RECENT, STAGE, Flow, Own, Table, leave, used)
 
 from sniffer_core.base.counters import NAMES
-from sniffer_core.record.message import Lines, RawMessage, coded, weights
+from sniffer_core.record.raw import Lines, RawMessage, coded, weights
 
 COUNTERS = NAMES
 LINK_TYPES = frozenset(link for link in range(512) if wire_link_known(link))
@@ -69,7 +70,7 @@ cdef class FlowTable:
             if not 0 < port < 65536:
                 raise ValueError(f"port {port} is not in 1-65535")
             table.ports[port >> 3] |= <uint8_t>(1 << (port & 7))
-        table.context.carry.no_host = kind_of(&self.rules.headers, b"host", 4) == SECRET
+        table.context.carry.no_host = kind_of(&self.rules.redaction.headers, b"host", 4) == SECRET
         table.context.carry.count = <uint32_t>len(carry)
         for i, name in enumerate(self.carried):
             table.context.carry.name[<int>i] = <const uint8_t*><char*><bytes>name

@@ -13,36 +13,6 @@ cdef enum Kind:
     REQUEST = 0
     RESPONSE = 1
 
-cdef enum Incomplete:       # why a message is not whole; the order of INCOMPLETE_* in counters.pxd, from 1
-    WHOLE = 0
-    INCOMPLETE_GAP_ = 1     # bytes of it were not captured
-    INCOMPLETE_CLOSED_ = 2  # its connection ended first
-    INCOMPLETE_EVICTED_ = 3     # given up for memory or for the connection limit
-    INCOMPLETE_IDLE_ = 4    # its connection was silent for the idle timeout
-    INCOMPLETE_STOPPED_ = 5     # the capture ended first
-    INCOMPLETE_MALFORMED_ = 6   # its framing cannot be read
-    INCOMPLETE_LIMIT_ = 7   # its head, or its trailers, exceed the limit
-
-cdef enum Anomaly:          # bits of Message.anomalies; bit n is counted in ANOMALY_TE_AND_CL + n (counters.pxd)
-    BIT_TE_AND_CL = 1 << 0
-    BIT_TE_IN_HTTP10 = 1 << 1
-    BIT_TE_NOT_CHUNKED = 1 << 2
-    BIT_TE_FOLDED = 1 << 3
-    BIT_CL_REPEATED = 1 << 4
-    BIT_CL_ZERO_PADDED = 1 << 5
-    BIT_CL_CONFLICTING = 1 << 6
-    BIT_CL_INVALID = 1 << 7
-    BIT_SPACE_BEFORE_COLON = 1 << 8
-    BIT_SPACE_IN_TARGET = 1 << 9
-    BIT_CONFLICTING_OVERLAP = 1 << 10
-    BIT_BARE_LF = 1 << 11
-    BIT_OBS_FOLD = 1 << 12
-    BIT_BODY_NOT_SENT = 1 << 13
-    BIT_BAD_HEADER_LINE = 1 << 14
-    BIT_TE_IDENTITY = 1 << 15
-    BIT_ODD_START_LINE = 1 << 16
-    BIT_LAST_CRLF_MISSING = 1 << 17
-
 cdef struct Text:           # a slice of the text that its owner names
     uint32_t at
     uint32_t size
@@ -97,12 +67,12 @@ cdef struct Message:
 
     uint8_t kind            # Kind
     uint8_t minor           # of the HTTP version: HTTP/1.minor
-    uint8_t incomplete      # Incomplete
+    uint8_t incomplete      # marks.Incomplete
     bint resynced           # True: the first message after bytes were lost whose extent is unknown
     bint truncated          # True: the kept body is not the whole of body_size
     bint end_lost           # True: the bytes behind the last one that was read are missing
     uint16_t status         # of a response
-    uint32_t anomalies      # Anomaly bits
+    uint32_t anomalies      # marks.Anomaly bits
     Text method             # of a request
     Text target             # of a request, as sent
     Text reason             # of a response

@@ -22,7 +22,8 @@ from libc.string cimport memcpy, memset
 from sniffer_core.base.counters cimport Counter
 from sniffer_core.base.memory cimport Pool, pool_give, pool_take
 from sniffer_core.connection cimport Conn
-from sniffer_core.message cimport CARRY_MAX, Incomplete, Limits, Message
+from sniffer_core.base.marks cimport Incomplete
+from sniffer_core.message cimport CARRY_MAX, Limits, Message
 from sniffer_core.tcp.stream cimport BASE_KNOWN, BASE_NONE, BASE_PROVISIONAL, Run, Stream
 
 cdef enum Side:             # who sends

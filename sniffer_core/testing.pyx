@@ -12,9 +12,8 @@ from sniffer_core.base.ascii cimport ascii_same
 from sniffer_core.base.counters cimport Counter
 from sniffer_core.base.memory cimport Pool
 from sniffer_core.core cimport FlowTable
-from sniffer_core.message cimport (
-    Field, Fields, Incomplete, Kind, Limits, Message, Text, fields_of, message_free, text_of,
-)
+from sniffer_core.base.marks cimport Incomplete
+from sniffer_core.message cimport Field, Fields, Kind, Limits, Message, Text, fields_of, message_free, text_of
 from sniffer_core.net.fragment cimport Fragments, fragments_add, fragments_free, fragments_init
 from sniffer_core.net.wire cimport WIRE_FRAGMENT, WIRE_TCP, WIRE_TUNNEL, Packet, Verdict, wire_parse
 from sniffer_core.protocols.http1.head cimport Http1Message, as_http1

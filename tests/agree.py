@@ -20,7 +20,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from sniffer.message import decode
+from sniffer.record.codings import decode
 from tests.captures import read
 
 EXPLAINED: Final = Path(__file__).with_suffix(".json")

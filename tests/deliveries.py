@@ -15,7 +15,7 @@ from sniffer.delivery.lane import Lane
 from sniffer.delivery.queues import Queue
 from sniffer.delivery.retry import Retries
 from sniffer.delivery.sink import Record, Sink
-from sniffer.message import Endpoint, Fields, HttpMessage
+from sniffer.record.message import Endpoint, Fields, HttpMessage
 from tests.waiting import BOUND
 
 

@@ -63,3 +63,12 @@ def request(**changes: Any) -> RawMessage:
 def response(**changes: Any) -> RawMessage:
     """A response."""
     return cast("RawMessage", Raw(**{"direction": "response", "status_code": 200, "reason": "OK", **changes}))
+
+
+BROTLI_BOMB = bytes.fromhex("00 24 00 e2 b1 40 72 ef ff 07")
+"""Fills the window with one copy of 16 MiB, behind the four bytes that say how large the window is."""
+
+
+def brotli_bomb(window: int) -> bytes:
+    """14 bytes that make a decoder fill a window of so many bits, 18 to 24, before it gives a byte."""
+    return bytes([0xC0 | (window - 17) << 1 | 1]) + bytes.fromhex("ff ff 7f") + BROTLI_BOMB

@@ -18,7 +18,7 @@ from referencing import Registry, Resource
 
 from sniffer.exchanges import Exchange
 from sniffer.har import entry_of
-from sniffer.message import Endpoint, Fields, Placement
+from sniffer.record.message import Endpoint, Fields, Placement
 from tests.daemon import ROOT
 from tests.deliveries import answer, message
 

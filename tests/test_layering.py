@@ -16,6 +16,7 @@ CORE = ROOT / "sniffer_core"
 LAYERS = [
     "base.ascii",
     "base.memory",
+    "base.marks",
     "base.counters",
     "connection",
     "message",
@@ -44,9 +45,11 @@ LAYERS = [
     "protocols.http1.session",
     "protocols.ignored",
     "protocols.detect",
+    "record.writer",
     "record.redact",
     "record.shorten",
-    "record.message",
+    "record.line",
+    "record.raw",
     "core",
     "testing",
 ]

@@ -25,9 +25,10 @@ from sniffer.delivery.queues import weigh
 from sniffer.delivery.sink import Record
 from sniffer.errors import CaptureError, Problem, SnifferError, ValidationError
 from sniffer.exchanges import ExchangeSink, exchange_lane, pairs
-from sniffer.message import HttpMessage, decode
 from sniffer.outputs import Context
 from sniffer.pipeline import Sniffer, create_sniffer
+from sniffer.record.codings import decode
+from sniffer.record.message import HttpMessage
 from tests import captures
 from tests.captures import connection, exchanges, get, ok, write
 from tests.packets import MPLS, SLL, UDP, Packet, ethernet, ipv4, udp, vxlan

@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from sniffer.message import HttpMessage
+    from sniffer.record.message import HttpMessage
 
 Reason = Literal["full", "yielded", "retries", "deadline", "closed", "error", "evicted"]
 """Why a lane drops a message: the lane was full, it gave way to other lanes, every try failed, the drain came to its

@@ -22,7 +22,7 @@ from sniffer.delivery.sink import Record
 from sniffer.errors import SnifferError
 
 if TYPE_CHECKING:
-    from sniffer.message import HttpMessage
+    from sniffer.record.message import HttpMessage
 
 log = logging.getLogger("sniffer.sinks")
 

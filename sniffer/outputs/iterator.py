@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sniffer.delivery.sink import Record, Sink, SinkClosed
 
 if TYPE_CHECKING:
-    from sniffer.message import HttpMessage
+    from sniffer.record.message import HttpMessage
 
 
 class IteratorSink(Sink):

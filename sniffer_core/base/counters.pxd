@@ -3,6 +3,8 @@
 
 from libc.stdint cimport uint64_t
 
+from sniffer_core.base.marks cimport ANOMALY_COUNT, INCOMPLETE_COUNT
+
 cpdef enum Counter:
     # packets_seen is the sum of all other packets_*
     PACKETS_SEEN = 0
@@ -89,14 +91,8 @@ cpdef enum Counter:
     # Messages
     MESSAGES_REQUEST            # emitted requests
     MESSAGES_RESPONSE           # emitted responses
-    INCOMPLETE_GAP
-    INCOMPLETE_CLOSED
-    INCOMPLETE_EVICTED
-    INCOMPLETE_IDLE
-    INCOMPLETE_STOPPED
-    INCOMPLETE_MALFORMED
-    INCOMPLETE_LIMIT
-    MESSAGES_RESYNCED
+    INCOMPLETE_FIRST            # one for each of marks.Incomplete but WHOLE
+    MESSAGES_RESYNCED = INCOMPLETE_FIRST + INCOMPLETE_COUNT
     MESSAGES_TENTATIVE_DROPPED  # read after a gap and then contradicted by the other side
     RESPONSES_UNPAIRED
     RESPONSES_EARLY             # came before the head of the request that they answer was whole
@@ -112,24 +108,5 @@ cpdef enum Counter:
     MESSAGES_LONG               # open for 60 s
     EVENTS_DROPPED              # not logged: more than the limit between two calls of FlowTable.events()
 
-    # Messages with an anomaly, in the order of Anomaly (message.pxd)
-    ANOMALY_TE_AND_CL
-    ANOMALY_TE_IN_HTTP10
-    ANOMALY_TE_NOT_CHUNKED
-    ANOMALY_TE_FOLDED
-    ANOMALY_CL_REPEATED         # "5, 5", or the line twice
-    ANOMALY_CL_ZERO_PADDED
-    ANOMALY_CL_CONFLICTING
-    ANOMALY_CL_INVALID
-    ANOMALY_SPACE_BEFORE_COLON
-    ANOMALY_SPACE_IN_TARGET
-    ANOMALY_CONFLICTING_OVERLAP
-    ANOMALY_BARE_LF
-    ANOMALY_OBS_FOLD
-    ANOMALY_BODY_NOT_SENT
-    ANOMALY_BAD_HEADER_LINE     # left out, and what continues it
-    ANOMALY_TE_IDENTITY
-    ANOMALY_ODD_START_LINE
-    ANOMALY_LAST_CRLF_MISSING   # of a chunked body
-
-    COUNTERS_END
+    ANOMALY_FIRST               # one for each of marks.Anomaly
+    COUNTERS_END = ANOMALY_FIRST + ANOMALY_COUNT

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint16_t
 
 from sniffer_core.base.counters cimport Counter
-from sniffer_core.message cimport Incomplete
+from sniffer_core.base.marks cimport Incomplete
 from sniffer_core.protocol cimport (
     CLIENT, NOTICE_HTTP2, NOTICE_TLS, SERVER, Protocol, Session, Side, consume, free_session, new_session, note)
 from sniffer_core.protocols.http1.session cimport http1_open_for_server

@@ -1,58 +1,57 @@
-# What of a message must not be shown: whole values of named header fields, and parts of URLs. Both faces of a message
-# (message.pyx) ask here, and write what they are told.
+# What of a message must not be shown: whole values of named header fields, and parts of URLs. This module alone decides
+# it. Both forms of a message, the JSON (line.pyx) and the Python attributes (raw.pyx), ask here and write what they are
+# told.
 #
-# A URL is the request target or the value of a header field that holds one. Two things of it are not shown:
+# A URL is a request target, or the value of a header field that holds URLs. Two parts of it are not shown:
 #
-# - the value of a listed parameter. A name begins at the start or behind `?`, `&`, `;`, `#` or `=`; what PHP and Rails
-#   put in brackets, what a NUL cuts off, and what stands behind a slash in a query or a fragment, is looked at as a
-#   name of its own. Names are compared decoded, without blanks around them, in any case. A value ends at `&`, or at the
-#   end of the URL; before the first `?` or `#`, where it belongs to a segment of the path, at one of them or at `/`;
-# - user info: what stands before the last `@` of an authority.
+# - The value of a listed parameter. A parameter's name begins at the start of the URL or behind `?`, `&`, `;`, `#` or
+#   `=`. Parts of a name are also compared on their own: the part in brackets (PHP, Rails), the part before a NUL, and,
+#   in a query or fragment, the part behind a slash. Names are compared after percent-decoding, without surrounding
+#   blanks and without case. A value ends at `&` or at the end of the URL; in the path also at `/`, `?` or `#`.
+# - User info: everything before the last `@` of an authority.
 #
-# A URL within a URL is percent-encoded, once for each URL around it. So whatever is encoded counts as what it stands
-# for, however often it is encoded, and the number of times is its depth: what was begun at one depth is ended there or
-# at a lesser one, since deeper ones are within it.
+# A URL inside a URL is percent-encoded, once for each URL around it. So each character is decoded as often as it was
+# encoded; that number is its depth. What begins at one depth ends at the same or at a smaller one, because deeper
+# characters belong to a URL inside it.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-cdef enum Kind:             # what is to be done with a named field
+from sniffer_core.base.ascii cimport ascii_lower as lower
+
+cdef enum Kind:             # how a field, or a text, is treated
     SHOWN = 0
     SECRET = 1              # its value must not be shown
     URL = 2                 # parts of its value must not be
-    LINK = 3                # the same, of URLs between < and > (RFC 8288)
-    TARGET = 4              # a request target: no field, but looked at as a URL
+    LINK = 3                # the same; its URLs stand between < and > (RFC 8288)
+    TARGET = 4              # not a field: the request target, which is treated as a URL
 
-cdef struct Names:          # names to compare with, in lower case
+cdef struct Names:          # the names to compare with, in lower case, and filters that rule most others out
     uint32_t count
     uint64_t bits           # name_bit() of each
     uint64_t sizes          # bit n: one of them has n bytes (n < 64); bit 63: one is longer
     uint64_t ends           # a bit for the last two characters of each
-    bint ascii              # all of them are
+    bint ascii              # all names are ASCII
     uint32_t* size
     const uint8_t** name
     uint8_t* kind
 
-cdef struct Scan:           # of a URL
+cdef struct Scan:           # where the search through a URL stands
     const Names* listed
     const uint8_t* text
     size_t size
-    size_t at
-    size_t name             # where the name of a parameter may begin
-    size_t url              # where a URL may begin
-    size_t colon            # where the last one stands
-    size_t colon_end
-    bint odd                # the name has more than plain characters
+    size_t at               # the next character to look at
+    size_t name             # where the current parameter's name begins
+    size_t url              # where a URL inside this one may begin
+    size_t colon            # the last colon
+    size_t colon_end        # the character behind it
+    bint odd                # the current name has other than plain characters
     bint queried            # a `?` or `#` was seen
     uint8_t kind
 
-cdef struct Cut:            # what must not be shown
+cdef struct Cut:            # a part that must not be shown
     size_t at
     size_t end
-    bint marked             # a mark stands for it; else nothing does
-
-
-cdef inline uint8_t lower(uint8_t c) noexcept nogil:
-    return c + 32 if 65 <= c <= 90 else c
+    bint marked             # True: a mark takes its place; False: nothing does
 
 
 cdef inline uint64_t name_bit(const uint8_t* name, uint32_t size) noexcept nogil:
@@ -66,9 +65,18 @@ cdef tuple list_parameters(redacted, Names* names)
     # The same with query parameters.
 cdef void free_names(Names* names) noexcept nogil
 cdef uint8_t kind_of(const Names* names, const uint8_t* name, uint32_t size) noexcept nogil
-    # The kind of a name, in any case.
+    # What is to be done with the field or parameter of this name, in any case.
 cdef bint is_plain(const uint8_t* text, size_t size, const Names* listed) noexcept nogil
-    # Whether a URL surely has nothing to cut. Quick.
+    # A quick look. True: the URL certainly has nothing that must not be shown.
 cdef void begin_scan(Scan* scan, const uint8_t* text, size_t size, uint8_t kind, const Names* listed) noexcept nogil
 cdef bint next_cut(Scan* scan, Cut* cut) noexcept nogil
     # The next part that must not be shown, in order; False at the end.
+
+cdef class Redaction:       # what one FlowTable must not show
+    cdef tuple header_names     # keep the bytes alive that the Names point to
+    cdef tuple parameter_names
+    cdef Names headers
+    cdef Names query
+    cdef bytes key              # of the marks of redacted values, or None
+    cdef str mark(self, str value)
+    cdef str url(self, const uint8_t* text, size_t size, uint8_t kind)

@@ -1,8 +1,14 @@
 """What of a message must not be shown. See redact.pxd."""
 
+from hmac import digest as hmac_digest
+
+cimport cython
+from cpython.unicode cimport PyUnicode_DecodeLatin1
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memchr, memset
+
+from sniffer_core.base.ascii cimport ascii_lower as lower
 
 cdef tuple URL_FIELDS = (
     "referer", "location", "content-location", "origin", "link", "refresh", "destination", "hx-current-url",
@@ -33,7 +39,7 @@ cdef tuple fill(kinds, Names* names):
         names.kind[i] = <uint8_t>kinds[kept[i]]
         names.bits |= name_bit(names.name[i], names.size[i])
         names.sizes |= <uint64_t>1 << min(63, names.size[i])
-        if names.size[i] == 1:      # what stands before it is not known
+        if names.size[i] == 1:      # any character may stand before it
             names.ends = <uint64_t>-1
         else:
             names.ends |= end_bit(names.name[i][names.size[i] - 2], names.name[i][names.size[i] - 1])
@@ -48,8 +54,10 @@ cdef tuple list_fields(redacted, Names* names):
 
 
 cdef tuple list_parameters(redacted, Names* names):
-    """On the wire a name beyond ASCII may stand as UTF-8 or as ISO-8859-1; only ASCII is compared in any case, so the
-    usual cases of others are listed each."""
+    """Lists the usual spellings of a name that is not ASCII.
+
+    On the wire it may stand as UTF-8 or as ISO-8859-1, and the comparison ignores case for ASCII letters only.
+    """
     cdef dict kinds = {}
     for name in redacted:
         for form in (name, name.lower(), name.upper(), name.title()):
@@ -88,8 +96,8 @@ cdef extern from *:
     """
     #include <string.h>
 
-    /* Whether one of 8 bytes is an equals sign, a percent sign or an at sign: without any of them a URL has neither
-       parameters nor user info. A borrow can only make a byte look like one behind one that is. */
+    /* Whether one of 8 bytes is an equals sign, a percent sign or an at sign: without them a URL has neither parameters
+       nor user info. A borrow can make another byte look like one of them, but only behind a byte that is one. */
     static inline int marked8(const unsigned char *from) {
         const unsigned long long ones = 0x0101010101010101ull, high = 0x8080808080808080ull;
         unsigned long long word, equals, percent, at;
@@ -103,7 +111,7 @@ cdef extern from *:
     bint marked8(const uint8_t* text) noexcept nogil
 
 
-cdef uint8_t plain[256]     # characters that mean nothing here: letters, digits and most marks
+cdef uint8_t plain[256]     # 1: the search may pass over this character (letters, digits, most punctuation)
 
 
 cdef void init_plain():
@@ -118,8 +126,8 @@ init_plain()
 
 
 cdef bint is_plain(const uint8_t* text, size_t size, const Names* listed) noexcept nogil:
-    """Without a percent sign or an at sign, what counts is how the names of parameters end: few as a listed one does,
-    or with brackets or blanks."""
+    """Without a percent sign or an at sign it is enough to look at the ends of parameter names: few of them end like a
+    listed name, or in a bracket or a blank."""
     cdef size_t i = 0
     cdef uint8_t c
     while i + 8 <= size and not marked8(text + i):
@@ -162,12 +170,12 @@ cdef inline uint8_t decoded(const uint8_t* text, size_t at, size_t size, size_t*
 
 
 cdef inline bint is_blank(const Names* listed, uint8_t c) noexcept nogil:
-    """Whether a character around a name is left out of it: servers do so."""
+    """Whether servers strip this character from both ends of a name."""
     return c <= 32 or c == 43 or c == 127 or (c >= 128 and listed.ascii)
 
 
 cdef bint is_listed(const Names* listed, const uint8_t* text, size_t at, size_t end) noexcept nogil:
-    """Whether a name is listed, decoded and without blanks around it."""
+    """Whether a name is listed, once it is decoded and stripped of blanks."""
     cdef size_t first = at
     cdef size_t next = 0
     cdef uint32_t depth = 0
@@ -202,7 +210,7 @@ cdef bint is_listed(const Names* listed, const uint8_t* text, size_t at, size_t 
 
 
 cdef bint is_secret(const Scan* scan, size_t end) noexcept nogil:
-    """Whether the value behind the name that ends here must not be shown."""
+    """Whether the value of the parameter whose name ends at `end` must not be shown."""
     cdef const Names* listed = scan.listed
     cdef size_t at = scan.name
     cdef size_t part = scan.name
@@ -224,9 +232,9 @@ cdef bint is_secret(const Scan* scan, size_t end) noexcept nogil:
 
 
 cdef size_t value_end(const Scan* scan, size_t at, uint32_t begun) noexcept nogil:
-    """Where a value that begins at `at`, at depth `begun`, ends.
+    """Where the value that begins at `at`, at depth `begun`, ends.
 
-    Since no `;` ends it, it may go on behind the URL that it is in: then what ends it is of the URL around that.
+    A `;` does not end it, so it may go on behind the URL that it stands in. Then the URL around that one ends it.
     """
     cdef size_t next = 0
     cdef uint32_t depth = 0
@@ -244,8 +252,10 @@ cdef size_t value_end(const Scan* scan, size_t at, uint32_t begun) noexcept nogi
 
 
 cdef bint user_info(const Scan* scan, size_t at, uint32_t begun, bint sure, Cut* cut) noexcept nogil:
-    """Whether an authority begins at `at` and has user info; not `sure`: it may as well be a path, and takes a password
-    to be one."""
+    """Whether an authority begins at `at` and has user info, which `cut` then names.
+
+    Not `sure`: the text may also be a path, so only an `@` behind a colon (a password) counts as user info.
+    """
     cdef size_t next = 0
     cdef uint32_t depth = 0
     cdef bint colon = False
@@ -270,7 +280,7 @@ cdef bint user_info(const Scan* scan, size_t at, uint32_t begun, bint sure, Cut*
 
 
 cdef bint is_scheme(const uint8_t* text, size_t at, size_t end) noexcept nogil:
-    """RFC 3986 section 3.1."""
+    """Whether text[at:end] is the name of a scheme (RFC 3986 section 3.1)."""
     cdef size_t i
     cdef uint8_t c
     for i in range(at, end):
@@ -281,11 +291,11 @@ cdef bint is_scheme(const uint8_t* text, size_t at, size_t end) noexcept nogil:
 
 
 cdef bint at_slash(Scan* scan, size_t at, size_t next, uint32_t begun, Cut* cut) noexcept nogil:
-    """Whether a slash (browsers take a backslash for one) begins an authority that has user info.
+    """Whether the slash at `at` begins an authority that has user info. Browsers treat a backslash as a slash.
 
-    Two behind a colon do, whatever stands for a scheme. At the start of a URL they do in a header field; a request
-    target may have them in its path. Browsers take one for two, or three, as well. Where it may as well be a path, it
-    takes a password to be user info.
+    Two slashes behind a colon begin an authority, whatever the scheme. At the start of a URL they do so in a header
+    field, but may be part of the path in a request target. Browsers also accept one slash or three. Where the text may
+    also be a path, only a password makes it user info.
     """
     cdef bint behind_scheme = at == scan.colon_end
     cdef size_t following = 0
@@ -372,3 +382,48 @@ cdef bint next_cut(Scan* scan, Cut* cut) noexcept nogil:
                 begin_name(scan, next)
             elif c <= 32 or c == 34 or c == 39 or c == 40 or c == 44 or c == 60:    # blank " ' ( , <
                 scan.url = next
+
+
+# ---- in Python -------------------------------------------------------------------------------------------------------
+
+cdef str REDACTED = "[REDACTED]"
+
+
+@cython.final
+cdef class Redaction:
+    """The names that must not be shown, and what stands for their values."""
+
+    def __cinit__(self, headers, query, bytes key):
+        self.header_names = list_fields(headers, &self.headers)
+        self.parameter_names = list_parameters(query, &self.query)
+        self.key = key
+
+    def __dealloc__(self):
+        free_names(&self.headers)
+        free_names(&self.query)
+
+    cdef str mark(self, str value):
+        """What stands for a value that must not be shown. With a key the same value has the same mark."""
+        cdef bytes sent
+        if self.key is None:
+            return REDACTED
+        sent = value.encode("latin-1")
+        return f"[REDACTED:{hmac_digest(self.key, sent, 'sha256')[:16].hex()}:{len(sent)}]"
+
+    cdef str url(self, const uint8_t* text, size_t size, uint8_t kind):
+        """A URL without what must not be shown; put_url() writes the same where marks have no key."""
+        cdef Scan scan
+        cdef Cut cut
+        cdef size_t shown = 0
+        cdef list parts = []
+        if is_plain(text, size, &self.query):
+            return PyUnicode_DecodeLatin1(<char*>text, <Py_ssize_t>size, NULL)
+        begin_scan(&scan, text, size, kind, &self.query)
+        while next_cut(&scan, &cut):
+            parts.append(PyUnicode_DecodeLatin1(<char*>text + shown, <Py_ssize_t>(cut.at - shown), NULL))
+            if cut.marked:
+                parts.append(
+                    self.mark(PyUnicode_DecodeLatin1(<char*>text + cut.at, <Py_ssize_t>(cut.end - cut.at), NULL)))
+            shown = cut.end
+        parts.append(PyUnicode_DecodeLatin1(<char*>text + shown, <Py_ssize_t>(size - shown), NULL))
+        return "".join(parts)

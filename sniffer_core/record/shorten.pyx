@@ -1,7 +1,7 @@
-"""A record made shorter. See shorten.pxd; docs/DELIVERY.md says what is cut, and in which order.
+"""A record shortened to a line of bounded length; docs/DELIVERY.md says what is cut, and in which order.
 
-Three steps: find the members that may be long, decide what is left of each, write. Each looks at every byte a bounded
-number of times.
+There are three steps: find the members that may be long, decide how much of each is left, write. Each step looks at
+every byte a bounded number of times.
 """
 
 from libc.stdint cimport uint8_t
@@ -10,7 +10,7 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 
 cdef enum:
     VALUE_LEAST = 64        # bytes of a header value that are left while there is anything else to cut
-    START_LEAST = 256       # the same of the method, the path and the reason
+    START_LEAST = 256       # the same for the method, the path and the reason
     STARTS = 3
     NOWHERE = 0             # no member begins there
 
@@ -30,9 +30,9 @@ cdef struct Record:         # members in their order
     Member truncated
     Member trailers
 
-cdef struct Plan:           # what is left of it
-    size_t body             # bytes of the body's text; where `no_body`, not even its member
-    bint no_body
+cdef struct Plan:           # how much of a record is left
+    size_t body             # bytes of the body's text
+    bint no_body            # not even the member `body` is left
     bint mark_body
     bint mark_headers
     size_t value            # most bytes of each header value
@@ -120,7 +120,7 @@ cdef Member* member_of(Record* record, size_t at, size_t end) noexcept nogil:
 
 
 cdef bint read_record(Record* record) noexcept nogil:
-    """Finds the members of an object; False: it is none, or not of this form."""
+    """Finds the members of a record; False if it is not an object as the core writes it."""
     cdef const uint8_t* json = record.json
     cdef size_t size = record.size
     cdef size_t begin = 0
@@ -145,7 +145,7 @@ cdef bint read_record(Record* record) noexcept nogil:
             member.begin = begin
             member.at = at
             member.end = end
-            if json[at] == 34 or json[at] == 123:       # the inside
+            if json[at] == 34 or json[at] == 123:       # leave out the quotes or braces
                 member.at += 1
                 member.end -= 1
         begin = end
@@ -153,7 +153,7 @@ cdef bint read_record(Record* record) noexcept nogil:
 
 
 cdef size_t cut(const uint8_t* json, size_t at, size_t end, size_t most) noexcept nogil:
-    """Where a string is cut so that `most` bytes are left, or a few less: within no character and no escape."""
+    """Where to cut a string so that at most `most` bytes are left, but not inside a character or an escape."""
     cdef size_t last = at + most
     cdef size_t step
     cdef uint8_t c
@@ -173,7 +173,7 @@ cdef size_t cut(const uint8_t* json, size_t at, size_t end, size_t most) noexcep
 # ---- deciding --------------------------------------------------------------------------------------------------------
 
 cdef bint next_text(const uint8_t* json, const Member* fields, size_t* at, size_t* end) noexcept nogil:
-    """The next value, as a text, of an object of texts and arrays of texts, from `at` on."""
+    """Finds the next string value, from `at` on, of an object of strings and arrays of strings."""
     while at[0] < fields.end:
         if json[at[0]] != 34:
             at[0] += 1      # a comma, a bracket
@@ -182,12 +182,12 @@ cdef bint next_text(const uint8_t* json, const Member* fields, size_t* at, size_
         end[0] = string_end(json, fields.end, at[0])
         if json[end[0] + 1] != 58 or end[0] + 1 >= fields.end:
             return True
-        at[0] = end[0] + 2  # that was a name
+        at[0] = end[0] + 2  # it was a name
     return False
 
 
 cdef size_t cap(const size_t* sizes, size_t count, size_t least, size_t excess) noexcept nogil:
-    """The most bytes that each may have so that all together lose `excess`, but not less than `least`."""
+    """The most bytes that each of the sizes may keep so that together they lose `excess`, but at least `least`."""
     cdef size_t low = least
     cdef size_t high = least
     cdef size_t middle
@@ -242,7 +242,7 @@ cdef size_t cap_values(const Record* record, size_t excess) noexcept nogil:
 
 
 cdef size_t fields_size(const Record* record, const Member* fields, const Plan* plan, size_t room) noexcept nogil:
-    """How long an object of fields becomes."""
+    """How many bytes put_fields() writes."""
     cdef Out out
     out.to = NULL
     out.size = 0
@@ -304,13 +304,13 @@ cdef void decide(const Record* record, size_t most, Plan* plan) noexcept nogil:
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 cdef inline void put(Out* out, const uint8_t* json, size_t at, size_t end) noexcept nogil:
-    if out.to != NULL:      # else it is only measured
+    if out.to != NULL:      # else the text is only measured
         memcpy(out.to + out.size, json + at, end - at)
     out.size += end - at
 
 
 cdef void put_fields(Out* out, const Record* record, const Member* fields, const Plan* plan, size_t room) noexcept nogil:
-    """Writes an object of fields, its values cut, less the fields for which `room` bytes do not suffice."""
+    """Writes an object of fields with their values cut. Fields that do not fit into `room` bytes are left out."""
     cdef const uint8_t* json = record.json
     cdef size_t first = out.size
     cdef size_t before
@@ -337,7 +337,7 @@ cdef void put_fields(Out* out, const Record* record, const Member* fields, const
 
 
 cdef size_t put_start(Out* out, const Record* record, const Plan* plan, size_t done) noexcept nogil:
-    """Writes from `done` on up to and with the start line's texts; returns how far it came."""
+    """Writes from `done` on, up to and including the method, path and reason; returns where they end."""
     cdef const uint8_t* json = record.json
     cdef const Member* start
     cdef size_t i
@@ -350,7 +350,7 @@ cdef size_t put_start(Out* out, const Record* record, const Plan* plan, size_t d
 
 
 cdef void put_size(Out* out, const Record* record, const Plan* plan, size_t* done) noexcept nogil:
-    """Writes up to the body's size and its mark, with the marks of what was cut."""
+    """Writes up to and including `bodySize` and `bodyTruncated`, and then the marks of what was cut."""
     cdef size_t end = record.truncated.end if record.truncated.begin else record.body_size.end
     put(out, record.json, done[0], end)
     if plan.mark_body:

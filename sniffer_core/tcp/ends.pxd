@@ -4,7 +4,7 @@
 
 from libc.stdint cimport int64_t
 
-from sniffer_core.message cimport WHOLE, Incomplete
+from sniffer_core.base.marks cimport WHOLE, Incomplete
 from sniffer_core.net.wire cimport Packet
 from sniffer_core.tcp.stream cimport Run, Stream
 from sniffer_core.tcp.table cimport Flow, Half, Table

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from sniffer_core.base.counters cimport Counter
 from sniffer_core.base.memory cimport pool_take
-from sniffer_core.message cimport INCOMPLETE_CLOSED_, WHOLE, Incomplete
+from sniffer_core.base.marks cimport INCOMPLETE_CLOSED_, WHOLE, Incomplete
 from sniffer_core.net.wire cimport TCP_ACK, Packet
 from sniffer_core.tcp.stream cimport (
     BASE_KNOWN, BASE_NONE, BASE_PROVISIONAL, REACH_BACK, Held, Run, Stream, stream_buffer, stream_front, stream_init,

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, qsort
 
 from sniffer_core.base.counters cimport Counter
-from sniffer_core.message cimport INCOMPLETE_EVICTED_
+from sniffer_core.base.marks cimport INCOMPLETE_EVICTED_
 from sniffer_core.protocol cimport CLIENT, SERVER, Session
 from sniffer_core.tcp.flow cimport end_flow, relieve_half
 from sniffer_core.tcp.table cimport (

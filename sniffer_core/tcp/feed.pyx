@@ -5,7 +5,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from sniffer_core.base.counters cimport Counter
 from sniffer_core.base.memory cimport pool_give, pool_take
-from sniffer_core.message cimport INCOMPLETE_CLOSED_, INCOMPLETE_IDLE_
+from sniffer_core.base.marks cimport INCOMPLETE_CLOSED_, INCOMPLETE_IDLE_
 from sniffer_core.net.fragment cimport fragments_add
 from sniffer_core.net.wire cimport (
     TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, WIRE_CUT, WIRE_FRAGMENT, WIRE_MALFORMED, WIRE_NOT_IP, WIRE_NOT_TCP, WIRE_TCP,

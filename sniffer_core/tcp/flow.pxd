@@ -4,7 +4,7 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
-from sniffer_core.message cimport Incomplete
+from sniffer_core.base.marks cimport Incomplete
 from sniffer_core.net.wire cimport Packet
 from sniffer_core.tcp.stream cimport Stream
 from sniffer_core.tcp.table cimport Flow, Half, Key, Table

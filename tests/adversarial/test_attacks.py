@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import pytest
 
 from sniffer.capture.thread import feed_batch
-from sniffer.message import decode
+from sniffer.record.codings import decode
 from sniffer_core.testing import hashed
 from tests.adversarial.attacks import ATTACKS, Attack, packets
 from tests.adversarial.daemon import Outcome, attack_daemon, attack_every_output

@@ -20,8 +20,8 @@ import sniffer
 from sniffer import errors
 from sniffer.errors import Problem
 from sniffer.ledger import Ledger
-from sniffer.message import Endpoint, Fields, Placement
 from sniffer.options import Option, Options, Secret
+from sniffer.record.message import Endpoint, Fields, Placement
 
 HANDED_OUT = (Problem, Secret, Endpoint, Fields, Placement, Ledger)
 
@@ -64,7 +64,7 @@ def signature(name: str, function: Any, *, bound: bool = False) -> str:
 def named(type_: Any) -> str:
     """A type in the words of a program."""
     text = type_.__name__ if isinstance(type_, type) and not get_args(type_) else str(type_)
-    text = re.sub(r"\b(?:typing|collections\.abc|sniffer\.\w+|os)\.", "", text)
+    text = re.sub(r"\b(?:typing|collections\.abc|sniffer(?:\.\w+)+|os)\.", "", text)
     return re.sub(r"^Optional\[(.*)\]$", r"\1 | None", text)
 
 

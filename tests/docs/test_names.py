@@ -13,7 +13,7 @@ from sniffer.cli import _parser
 from sniffer.config import SnifferConfig
 from sniffer.injector import InjectorOptions
 from sniffer.ledger import DECLARED, LANE
-from sniffer.message import json_schema
+from sniffer.record.schema import json_schema
 from tests.daemon import ROOT
 from tests.docs.pages import PAGES, Page
 

@@ -12,7 +12,7 @@ from random import Random
 import msgspec
 import pytest
 
-from sniffer.message import from_raw
+from sniffer.record.message import from_raw
 from tests.core.http1 import reading
 from tests.fuzz import targets
 from tests.fuzz.__main__ import CORPUS, SKIPPED

@@ -25,7 +25,7 @@ from typing import Any
 
 import pytest
 
-from sniffer.message import Fields
+from sniffer.record.message import Fields
 from tests.browser import Browser, Page, chromium, needs_chromium
 from tests.captures import connection, get, ok, write
 from tests.daemon import DEMO, SECONDS, Daemon, needs_capture, serving

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from sniffer.message import HttpMessage
 from sniffer.outputs.callback.sink import CallbackSink
+from sniffer.record.message import HttpMessage
 from tests.deliveries import lane_to, messages, settled
 from tests.waiting import BOUND, until
 

@@ -18,8 +18,8 @@ import pytest
 from sniffer.delivery.sink import Cut, Failed, Record
 from sniffer.errors import SnifferError
 from sniffer.exchanges import ByExchange, Exchange
-from sniffer.message import Fields
 from sniffer.outputs.har.file import TAIL, HarSink
+from sniffer.record.message import Fields
 from tests.browser import chromium, needs_chromium
 from tests.captures import connection, get, ok, write
 from tests.daemon import DEMO, ROOT, Daemon, exchanges, needs_capture, web_server

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from sniffer.message import HttpMessage
 from sniffer.outputs.iterator import IteratorSink
+from sniffer.record.message import HttpMessage
 from tests.deliveries import lane_to, message, messages, settled
 from tests.waiting import BOUND, until
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from sniffer.exchanges import Exchange
 from sniffer.logs import CONTROLS
-from sniffer.message import Endpoint
 from sniffer.outputs.terminal.view import LAYOUTS, SLOWEST, Lines, Summary, View, amount, duration
+from sniffer.record.message import Endpoint
 from tests.captures import connection, get, ok, write
 from tests.daemon import DEMO, ROOT, SECONDS, exchanges, free_port, needs_capture, web_server
 from tests.deliveries import answer, message

@@ -33,10 +33,10 @@ from sniffer.errors import SnifferError
 from sniffer.exchanges import Exchange
 from sniffer.har import entry_of
 from sniffer.ledger import Ledger
-from sniffer.message import Fields
 from sniffer.outputs.ui import server as module
 from sniffer.outputs.ui.server import COOKIE, FORBIDDEN, HEADERS, PAGE, Server, _is_ours
 from sniffer.outputs.ui.store import BINS, LONG, MOST_ROWS, SHARES, STATUSES, LiveSink, Plot, Store
+from sniffer.record.message import Fields
 from tests.captures import connection, exchanges, get, ok, write
 from tests.daemon import DEMO, ROOT, Daemon, free_port
 from tests.deliveries import Sent, answer, message

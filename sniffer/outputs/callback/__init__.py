@@ -11,7 +11,7 @@ from sniffer.outputs import OUTPUT, Context, Output
 if TYPE_CHECKING:
     from sniffer.config import SnifferConfig
     from sniffer.delivery.lane import Lane
-    from sniffer.message import HttpMessage
+    from sniffer.record.message import HttpMessage
 
 
 def check_callback(value: object) -> Callable[[HttpMessage], object] | None:

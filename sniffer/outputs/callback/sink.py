@@ -12,7 +12,7 @@ from sniffer.delivery.sink import Cut, Failed, Record, Sink, where
 from sniffer.delivery.threads import CallThread
 
 if TYPE_CHECKING:
-    from sniffer.message import HttpMessage
+    from sniffer.record.message import HttpMessage
 
 
 class CallbackSink(Sink):

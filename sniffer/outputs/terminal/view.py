@@ -32,7 +32,7 @@ from sniffer.screen import REFRESH_SECONDS, Bar, Display, Facts, Screen
 
 if TYPE_CHECKING:
     from sniffer.delivery.lane import Lane
-    from sniffer.message import Endpoint, HttpMessage
+    from sniffer.record.message import Endpoint, HttpMessage
 
 LEAST_PATH: Final = 20
 """Columns of method and path below which other columns are left out."""

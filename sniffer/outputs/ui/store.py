@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from sniffer.exchanges import Exchange, ExchangeSink, exchange_of, marks, pairs
-from sniffer.message import HttpMessage
+from sniffer.record.message import HttpMessage
 
 if TYPE_CHECKING:
     from sniffer.delivery.sink import Record
-    from sniffer.message import Endpoint
+    from sniffer.record.message import Endpoint
 
 MOST_ROWS: Final = 10_000
 OVERHEAD: Final = 400

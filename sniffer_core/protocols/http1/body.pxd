@@ -3,7 +3,7 @@
 
 from libc.stdint cimport int64_t, uint8_t
 
-from sniffer_core.message cimport Incomplete
+from sniffer_core.base.marks cimport Incomplete
 from sniffer_core.protocols.http1.state cimport Event, Parser
 from sniffer_core.tcp.stream cimport Run
 

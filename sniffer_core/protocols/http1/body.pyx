@@ -6,10 +6,11 @@ from libc.string cimport memchr, memcpy
 from sniffer_core.base.ascii cimport CR, HTAB, LF, SEMICOLON, SP, is_digit
 from sniffer_core.base.counters cimport RESPONSES_TAKEN_BODYLESS
 from sniffer_core.base.memory cimport pool_give, pool_resize, pool_take
-from sniffer_core.message cimport (
+from sniffer_core.base.marks cimport (
     BIT_BARE_LF, INCOMPLETE_CLOSED_, INCOMPLETE_EVICTED_, INCOMPLETE_GAP_, INCOMPLETE_LIMIT_, INCOMPLETE_MALFORMED_,
-    RESPONSE, WHOLE, Message,
+    WHOLE,
 )
+from sniffer_core.message cimport RESPONSE, Message
 from sniffer_core.protocols.http1.head cimport (
     LENGTH_INVALID, STATUS_LINE, TRAILERS_NONE, TRAILERS_READ, Trailers, as_http1, blank_line,
     build_trailers, count_lines, find_head_end, is_status_byte,

@@ -12,12 +12,12 @@ from sniffer_core.base.ascii cimport (
 )
 from sniffer_core.base.counters cimport HEADS_FAST, HEADS_H11, HEADS_REFUSED
 from sniffer_core.base.memory cimport pool_give, pool_take
-from sniffer_core.message cimport (
+from sniffer_core.base.marks cimport (
     BIT_BAD_HEADER_LINE, BIT_BARE_LF, BIT_CL_CONFLICTING, BIT_CL_INVALID, BIT_CL_REPEATED, BIT_CL_ZERO_PADDED,
     BIT_OBS_FOLD, BIT_ODD_START_LINE, BIT_SPACE_BEFORE_COLON, BIT_SPACE_IN_TARGET, BIT_TE_AND_CL, BIT_TE_FOLDED,
-    BIT_TE_IDENTITY, BIT_TE_IN_HTTP10, BIT_TE_NOT_CHUNKED, INCOMPLETE_MALFORMED_, REQUEST, RESPONSE, Field, Fields,
-    fields_of,
+    BIT_TE_IDENTITY, BIT_TE_IN_HTTP10, BIT_TE_NOT_CHUNKED, INCOMPLETE_MALFORMED_,
 )
+from sniffer_core.message cimport REQUEST, RESPONSE, Field, Fields, fields_of
 
 from sniffer_core.protocols.http1.heads import parse as parse_declined
 

@@ -1,6 +1,7 @@
 # Messages on their way out of a session: emitted, held back until they are proven, or dropped.
 
-from sniffer_core.message cimport INCOMPLETE_GAP_, Message
+from sniffer_core.base.marks cimport INCOMPLETE_GAP_
+from sniffer_core.message cimport Message
 from sniffer_core.protocols.http1.sides cimport Half, Http1, Responses
 
 

@@ -2,7 +2,8 @@
 
 
 from sniffer_core.base.counters cimport Counter
-from sniffer_core.message cimport REQUEST, RESPONSE, WHOLE, Message, exchange_release, message_free
+from sniffer_core.base.marks cimport WHOLE
+from sniffer_core.message cimport REQUEST, RESPONSE, Message, exchange_release, message_free
 from sniffer_core.protocol cimport publish
 from sniffer_core.protocols.http1.pairing cimport TENTATIVE, Entry, entry_of
 
@@ -14,13 +15,13 @@ cdef void emit(Http1* http, Message* message) noexcept nogil:
     if message.kind == RESPONSE and not entry_of(message).exchange.known:
         http.base.context.counters[<int>Counter.RESPONSES_UNPAIRED] += 1
     if message.incomplete != WHOLE:
-        http.base.context.counters[<int>Counter.INCOMPLETE_GAP + message.incomplete - 1] += 1
+        http.base.context.counters[<int>Counter.INCOMPLETE_FIRST + message.incomplete - 1] += 1
     if message.resynced:
         http.base.context.counters[<int>Counter.MESSAGES_RESYNCED] += 1
     if message.anomalies:
         for bit in range(32):
             if message.anomalies >> bit & 1:
-                http.base.context.counters[<int>Counter.ANOMALY_TE_AND_CL + bit] += 1
+                http.base.context.counters[<int>Counter.ANOMALY_FIRST + bit] += 1
     publish(http.base.context, message)
 
 

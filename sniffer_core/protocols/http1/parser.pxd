@@ -7,7 +7,8 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from sniffer_core.base.memory cimport Pool
-from sniffer_core.message cimport Incomplete, Kind, Limits
+from sniffer_core.base.marks cimport Incomplete
+from sniffer_core.message cimport Kind, Limits
 from sniffer_core.protocols.http1.state cimport TRAILERS, Event, Parser
 from sniffer_core.tcp.stream cimport Run
 

@@ -12,9 +12,10 @@ from sniffer_core.base.counters cimport (
     BYTES_ABANDONED_NOT_HTTP, BYTES_ABANDONED_SKIPPED, BYTES_ABANDONED_TUNNEL, BYTES_USED, HEADS_CUT,
     START_LINES_MALFORMED,
 )
-from sniffer_core.message cimport (
-    BIT_BARE_LF, BIT_CONFLICTING_OVERLAP, INCOMPLETE_CLOSED_, INCOMPLETE_GAP_, INCOMPLETE_LIMIT_, WHOLE, Message,
+from sniffer_core.base.marks cimport (
+    BIT_BARE_LF, BIT_CONFLICTING_OVERLAP, INCOMPLETE_CLOSED_, INCOMPLETE_GAP_, INCOMPLETE_LIMIT_, WHOLE,
 )
+from sniffer_core.message cimport Message
 from sniffer_core.protocols.http1.body cimport begin_body, drop_body, end_body, lose_body, read_body, take_trailers
 from sniffer_core.protocols.http1.head cimport (
     Head, as_http1, blank_line, build_message, count_lines, find_head_end, parse_odd_line, parse_start_line,

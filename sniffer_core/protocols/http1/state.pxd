@@ -6,8 +6,8 @@ from libc.string cimport memcpy
 
 from sniffer_core.base.counters cimport BYTES_USED, Counter
 from sniffer_core.base.memory cimport Pool, pool_give, pool_resize, pool_take
-from sniffer_core.message cimport (
-    BIT_CONFLICTING_OVERLAP, INCOMPLETE_MALFORMED_, WHOLE, Incomplete, Limits, Message, message_free)
+from sniffer_core.base.marks cimport BIT_CONFLICTING_OVERLAP, INCOMPLETE_MALFORMED_, WHOLE, Incomplete
+from sniffer_core.message cimport Limits, Message, message_free
 from sniffer_core.protocols.http1.head cimport METHOD_LONGEST, Framing, as_http1
 from sniffer_core.tcp.stream cimport Run
 

@@ -1,4 +1,4 @@
-"""The core's JSON is byte for byte the encoding of the HttpMessage of the same message, and neither has a secret."""
+"""record/line: the core's JSON is byte for byte the encoding of the HttpMessage of a message; neither has a secret."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sniffer.config import REDACT_HEADERS, REDACT_QUERY
-from sniffer.message import HttpMessage, Placement, decode, from_raw
+from sniffer.record.codings import decode
+from sniffer.record.message import HttpMessage, Placement, from_raw
 from sniffer_core.core import Lines, RawMessage, weights
 from tests.captures import connection
 from tests.conversations import (
@@ -33,8 +34,8 @@ from tests.conversations import (
     random_sizes,
     sized,
 )
-from tests.laws import Table
 from tests.raws import CODECS
+from tests.records import table
 from tests.test_pcaps import CAPTURES, FILES, by_file, where_there
 
 SECRET = "s3cr\xebt"
@@ -44,17 +45,6 @@ TRACE = "s3cr"
 
 seeds = st.integers(0, 2**32)
 encode = msgspec.json.Encoder().encode
-
-
-def table(**changes: Any) -> Table:
-    """A table that redacts what is redacted by default, and decodes."""
-    options: dict[str, Any] = {
-        "redact_headers": REDACT_HEADERS,
-        "redact_query": REDACT_QUERY,
-        "decode": decode,
-        "max_body": 1500,
-    }
-    return Table(**options | changes)
 
 
 def lines(raws: Sequence[RawMessage], size: int, *, keep: bool = False) -> list[bytes]:

@@ -16,13 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sniffer import SnifferConfig, create_sniffer
-from sniffer.message import Endpoint, HttpMessage, Placement, Proxied, json_schema
 from sniffer.outputs.stdout import LEAST_LINE
+from sniffer.record.message import Endpoint, HttpMessage, Placement, Proxied
+from sniffer.record.schema import json_schema
 from sniffer_core.core import COUNTERS, Lines, RawMessage
 from tests.captures import connection, get, ok, write
 from tests.conversations import Conversation, Exchange, Fields, Request, Response, sized
 from tests.daemon import Daemon
-from tests.test_render import table
+from tests.records import table
 
 VALUE_LEAST = 64
 START_LEAST = 256

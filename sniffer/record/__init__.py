@@ -1,0 +1,1 @@
+"""The record of a message: its public form (`message`), bodies decoded (`codings`), the JSON Schema (`schema`)."""

@@ -1,0 +1,338 @@
+"""One message as one JSON object. See line.pxd."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memmove
+
+from sniffer_core.base.ascii cimport ascii_lower
+from sniffer_core.base.marks cimport ANOMALY_COUNT, INCOMPLETE_COUNT
+from sniffer_core.base.marks cimport WHOLE
+from sniffer_core.message cimport REQUEST, Exchange, Field, Message, fields_of, text_of
+from sniffer_core.record.redact cimport (
+    SECRET, SHOWN, TARGET, Cut, Names, Scan, begin_scan, is_plain, kind_of, name_bit, next_cut)
+from sniffer_core.record.shorten cimport SHORTEN_ROOM, shorten
+from sniffer_core.record.writer cimport (
+    STAMP_SIZE, Buffer, Span, copy_lower, escape_text, measure_utf8, put, put_again, put_base64, put_latin,
+    put_milliseconds, put_number, put_span, put_stamp, put_text, room, write)
+
+from sniffer_core.base.marks import ANOMALIES, INCOMPLETE
+
+cdef enum:
+    ID_SIZE = 32            # digits of a connectionId
+
+cdef tuple QUOTED = tuple([f'"{word}"'.encode("ascii") for word in (*INCOMPLETE, *ANOMALIES)])
+cdef const char* incomplete_json[INCOMPLETE_COUNT + 1]      # the words as JSON; QUOTED keeps them
+cdef const char* anomaly_json[ANOMALY_COUNT]
+
+
+cdef int fill_words() except -1:
+    cdef int i
+    if len(INCOMPLETE) != INCOMPLETE_COUNT or len(ANOMALIES) != ANOMALY_COUNT:
+        raise ImportError("marks.pxd is older than marks.py")
+    for i in range(INCOMPLETE_COUNT):
+        incomplete_json[i + 1] = <bytes>QUOTED[i]
+    for i in range(ANOMALY_COUNT):
+        anomaly_json[i] = <bytes>QUOTED[INCOMPLETE_COUNT + i]
+    return 0
+
+
+fill_words()
+
+
+# ---- fields ----------------------------------------------------------------------------------------------------------
+
+cdef inline bint same(const Field* a, const Field* b, const uint8_t* text) noexcept nogil:
+    """Whether two fields have the same name, in any case."""
+    cdef uint32_t i
+    if a.name.size != b.name.size:
+        return False
+    for i in range(a.name.size):
+        if ascii_lower(text[a.name.at + i]) != ascii_lower(text[b.name.at + i]):
+            return False
+    return True
+
+
+cdef void put_url(Buffer* out, const uint8_t* text, size_t size, uint8_t kind, const Names* query) noexcept nogil:
+    """Writes a URL without what must not be shown, as the inside of a JSON string; Redaction.url() is its equal."""
+    cdef Scan scan
+    cdef Cut cut
+    cdef size_t shown = 0
+    if not is_plain(text, size, query):
+        begin_scan(&scan, text, size, kind, query)
+        while next_cut(&scan, &cut):
+            put_text(out, text + shown, cut.at - shown, True)
+            if cut.marked:
+                put(out, b"[REDACTED]")
+            shown = cut.end
+    put_text(out, text + shown, size - shown, True)
+
+
+cdef inline void put_value(
+    Buffer* out, const Field* field, const uint8_t* text, uint8_t kind, const Names* query) noexcept nogil:
+    if kind == SHOWN:
+        put_text(out, text + field.value.at, field.value.size, True)
+    elif kind == SECRET:
+        put(out, b"[REDACTED]")
+    else:
+        put_url(out, text + field.value.at, field.value.size, kind, query)
+
+
+cdef void put_repeats(
+    Buffer* out, const Field* fields, uint32_t count, const uint8_t* text, uint32_t first, uint8_t kind, bint array,
+    const Names* query, uint64_t* done) noexcept nogil:
+    """Writes the further values of the field at `first`, and notes in `done` the places where they stand."""
+    cdef uint32_t k
+    for k in range(first + 1, count):
+        if done[0] >> k & 1 or not same(&fields[first], &fields[k], text):
+            continue
+        done[0] |= <uint64_t>1 << k
+        if array:
+            put(out, b'","')
+        elif kind == SECRET:
+            continue    # a joined header becomes one [REDACTED]
+        elif is_named(&fields[first], text, b"cookie", 6):
+            put(out, b"; ")
+        else:
+            put(out, b", ")
+        put_value(out, &fields[k], text, kind, query)
+
+
+cdef inline uint64_t survey(
+    const Field* fields, uint32_t count, const uint8_t* text, const Names* listed, bint* repeats) noexcept nogil:
+    """The fields whose names may be listed, as bits. `repeats` becomes True if two fields may have the same name."""
+    cdef uint64_t seen = 0      # name_bit() of the names so far: most messages repeat none
+    cdef uint64_t odd = 0
+    cdef uint64_t bit
+    cdef uint32_t i
+    repeats[0] = False
+    for i in range(count):
+        if fields[i].name.size == 0:
+            continue
+        bit = name_bit(text + fields[i].name.at, fields[i].name.size)
+        if seen & bit:
+            repeats[0] = True
+        seen |= bit
+        if listed.bits & bit:
+            odd |= <uint64_t>1 << i
+    return odd
+
+
+cdef void put_fields(
+    Buffer* out, const Field* fields, uint32_t count, const uint8_t* text, const Names* listed,
+    const Names* query) noexcept nogil:
+    """Writes at most FOLD_MAX header fields, as build_fields() and put_dict() would, without a Python object."""
+    cdef uint64_t done = 0      # fields written with an earlier one of the same name
+    cdef bint repeats = False
+    cdef uint64_t odd = survey(fields, count, text, listed, &repeats)
+    cdef uint32_t i
+    cdef uint32_t size
+    cdef uint8_t* to
+    cdef uint8_t kind
+    cdef bint array
+    put(out, b"{")
+    for i in range(count):
+        if done >> i & 1:
+            continue
+        size = fields[i].name.size
+        to = room(out, size + 6 * <size_t>fields[i].value.size + 8)
+        if to == NULL:
+            return
+        if i:
+            to[0] = 44
+            to += 1
+        to[0] = 34
+        copy_lower(to + 1, text + fields[i].name.at, size)
+        to += size + 1
+        kind = SHOWN
+        if odd >> i & 1:
+            kind = kind_of(listed, text + fields[i].name.at, size)
+        array = is_named(&fields[i], text, b"set-cookie", 10)
+        if array:
+            memcpy(to, b'":["', 4)
+            to += 4
+        else:
+            memcpy(to, b'":"', 3)
+            to += 3
+        if kind == SHOWN:
+            to = escape_text(to, text + fields[i].value.at, fields[i].value.size, True)
+            out.size = <size_t>(to - out.data)
+        else:
+            out.size = <size_t>(to - out.data)
+            put_value(out, &fields[i], text, kind, query)
+        if repeats:
+            put_repeats(out, fields, count, text, i, kind, array, query, &done)
+        if array:
+            put(out, b'"]')
+        else:
+            put(out, b'"')
+    put(out, b"}")
+
+
+# ---- the record ------------------------------------------------------------------------------------------------------
+
+cdef void put_body(Buffer* out, const RecordView* view) noexcept nogil:
+    """Writes the body as text where it is UTF-8, else in base64."""
+    cdef int64_t text
+    if view.form == BODY_NONE:
+        return
+    put(out, b',"body":"')
+    if view.form == BODY_BASE64:
+        write(out, view.body, view.body_size)
+    elif view.form == BODY_TEXT:
+        put_text(out, view.body, view.body_size, False)
+        put(out, b'"')
+        return
+    else:
+        text = measure_utf8(view.body, view.body_size)
+        if text == <int64_t>view.body_size or (text >= 0 and view.cut):
+            put_text(out, view.body, <size_t>text, False)
+            put(out, b'"')
+            return
+        put_base64(out, view.body, view.body_size)
+    put(out, b'","bodyEncoding":"base64"')
+
+
+cdef inline void put_start(Buffer* out, const RecordView* view) noexcept nogil:
+    """Writes what the start line says, and of a response how long it took."""
+    cdef const Message* message = view.message
+    cdef const Exchange* exchange = view.exchange
+    cdef uint32_t i
+    if message.minor:
+        put(out, b',"httpVersion":"1.1"')
+    else:
+        put(out, b',"httpVersion":"1.0"')
+    if exchange.known:
+        put(out, b',"method":')
+        put_latin(out, exchange.text + exchange.method.at, exchange.method.size)
+        put(out, b',"path":"')
+        if view.path.data == NULL:
+            put_url(out, exchange.text + exchange.target.at, exchange.target.size, TARGET, view.query)
+        else:
+            put_text(out, <const uint8_t*>view.path.data, <size_t>view.path.size, False)
+        put(out, b'"')
+    if message.kind == REQUEST:
+        return
+    put(out, b',"statusCode":')
+    put_number(out, message.status)
+    put(out, b',"reason":')
+    put_latin(out, message.text + message.reason.at, message.reason.size)
+    if exchange.informational_count:
+        put(out, b',"informational":[')
+        for i in range(exchange.informational_count):
+            if i:
+                put(out, b",")
+            put_number(out, exchange.informational[i])
+        put(out, b"]")
+    if view.latency >= 0:
+        put(out, b',"latencyMs":')
+        put_milliseconds(out, <uint64_t>view.latency)
+
+
+cdef void put_anomalies(Buffer* out, uint32_t anomalies) noexcept nogil:
+    cdef uint32_t i = 0
+    cdef bint first = True
+    put(out, b',"anomalies":[')
+    while anomalies:
+        if anomalies & 1:
+            if not first:
+                put(out, b",")
+            first = False
+            put(out, anomaly_json[i])
+        anomalies >>= 1
+        i += 1
+    put(out, b"]")
+
+
+cdef inline void put_marks(Buffer* out, const Message* message) noexcept nogil:
+    """Writes what is odd about a message."""
+    if message.incomplete != WHOLE:
+        put(out, b',"incomplete":')
+        put(out, incomplete_json[message.incomplete])
+        if message.missing > 0:
+            put(out, b',"missingBytes":')
+            put_number(out, <uint64_t>message.missing)
+    if message.resynced:
+        put(out, b',"resynced":true')
+    if message.anomalies:
+        put_anomalies(out, message.anomalies)
+
+
+cdef inline void put_origin(Buffer* out, const RecordView* view, size_t stamp_at) noexcept nogil:
+    """Writes the fields from `traceId` to the end. `stamp_at`: where `timestamp` stands, which many a message ends at."""
+    cdef const Message* message = view.message
+    cdef const Exchange* exchange = view.exchange
+    if exchange.traced:
+        put(out, b',"traceId":')
+        put_latin(out, exchange.trace, 32)
+        put(out, b',"spanId":')
+        put_latin(out, exchange.trace + 32, 16)
+    if view.placement.size:
+        put_span(out, &view.placement)
+    put(out, b',"endTimestamp":"')
+    if message.stamp_end == message.stamp:
+        put_again(out, stamp_at, STAMP_SIZE)
+    else:
+        put_stamp(out, message.stamp_end)
+    if view.duration >= 0:
+        put(out, b'","durationMs":')
+        put_milliseconds(out, <uint64_t>view.duration)
+    else:
+        put(out, b'"')
+    if exchange.authority.size:
+        put(out, b',"authority":"')
+        write(out, exchange.text + exchange.authority.at, exchange.authority.size)
+        put(out, b'"')
+    if view.proxied.size:
+        put_span(out, &view.proxied)
+    put(out, b"}")
+
+
+cdef void put_record(Buffer* out, const RecordView* view) noexcept nogil:
+    cdef const Message* message = view.message
+    cdef size_t stamp_at
+    put_span(out, &view.opening)
+    if message.kind == REQUEST:
+        put(out, b'request","timestamp":"')
+    else:
+        put(out, b'response","timestamp":"')
+    stamp_at = out.size
+    put_stamp(out, message.stamp)
+    put(out, b'","headers":')
+    if view.headers.data != NULL:
+        put_span(out, &view.headers)
+    else:
+        put_fields(out, message.fields, message.count, message.text, view.listed, view.query)
+    put(out, b',"connectionId":"')
+    write(out, view.id, ID_SIZE)
+    put(out, b'","exchange":')
+    put_number(out, view.exchange.number)
+    put_start(out, view)
+    put_body(out, view)
+    put(out, b',"bodySize":')
+    put_number(out, message.body_size)
+    if view.truncated:
+        put(out, b',"bodyTruncated":true')
+    if view.removed.size:
+        put(out, b',"bodyDecoded":"')
+        put_text(out, <const uint8_t*>view.removed.data, <size_t>view.removed.size, False)
+        put(out, b'"')
+    if message.trailers != NULL and message.trailers.count:
+        put(out, b',"trailers":')
+        if view.trailers.data != NULL:
+            put_span(out, &view.trailers)
+        else:
+            put_fields(
+                out, fields_of(message.trailers), message.trailers.count, text_of(message.trailers), view.listed,
+                view.query)
+    put_marks(out, message)
+    put_origin(out, view, stamp_at)
+
+
+cdef void fit(Buffer* out, size_t begun, size_t most) noexcept nogil:
+    cdef size_t size = out.size - begun
+    cdef uint8_t* to = room(out, size + SHORTEN_ROOM)
+    if to == NULL or out.failed:
+        return
+    size = shorten(out.data + begun, size, most, to)
+    if size:
+        memmove(out.data + begun, to, size)
+        out.size = begun + size

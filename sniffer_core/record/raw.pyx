@@ -1,0 +1,688 @@
+"""A message as Python sees it. See core.pyi for the interface.
+
+A RawMessage takes over what the core knows of a message, and makes something of it only when asked: its JSON (line.pyx),
+or its attributes. Both are redacted by the same Redaction.
+"""
+
+from binascii import b2a_base64
+from codecs import utf_8_decode
+from hashlib import blake2b
+from socket import AF_INET, AF_INET6, inet_ntop
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_GetItem, PyDict_SetItem
+from cpython.ref cimport PyObject, Py_INCREF, Py_XDECREF
+from cpython.unicode cimport PyUnicode_DecodeLatin1
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy, memset
+
+from sniffer_core.base.memory cimport Pool
+from sniffer_core.base.marks cimport WHOLE
+from sniffer_core.connection cimport Conn, Proxied, conn_free
+from sniffer_core.message cimport REQUEST, Exchange, Field, Message, exchange_release, fields_of, text_of
+from sniffer_core.record.line cimport (
+    BODY_BASE64, BODY_NONE, BODY_RAW, BODY_TEXT, FOLD_MAX, RecordView, fit, is_named, put_record)
+from sniffer_core.record.redact cimport LINK, SECRET, TARGET, URL, Redaction, kind_of
+from sniffer_core.record.writer cimport Buffer, Span, begin, put, put_dict, put_span, put_str, written
+
+from sniffer_core.base.marks import ANOMALIES, INCOMPLETE
+
+cdef extern from "Python.h":
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
+    int PyUnicode_KIND(object text)
+    bint PyUnicode_IS_ASCII(object text)
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
+
+cdef enum:
+    NAMES = 1024        # slots of the cache of header names
+    NAME_MAX = 48       # longer names are not cached
+    RECORD_FIXED = 600  # bytes of a record beside the texts of its message: names of fields, numbers
+
+cdef struct Name:
+    uint32_t size
+    uint8_t sent[NAME_MAX]
+    PyObject* lower     # owned; lives as long as the process, as interned strings do
+
+cdef Name names[NAMES]
+cdef Buffer buffer      # of to_json(), kept from message to message: the GIL is held while it is written
+
+cdef tuple INCOMPLETE_WORDS = (None, *INCOMPLETE)
+cdef tuple ANOMALY_WORDS = tuple(ANOMALIES)
+cdef str SET_COOKIE = "set-cookie"
+cdef str COOKIE = "cookie"
+
+
+cdef inline str latin1(const uint8_t* data, Py_ssize_t size):
+    return PyUnicode_DecodeLatin1(<char*>data, size, NULL)
+
+
+# ---- header fields ---------------------------------------------------------------------------------------------------
+
+cdef str lower_name(const uint8_t* sent, uint32_t size):
+    """The header name in lower case, from a cache: most traffic uses few names."""
+    cdef uint32_t hashed = 2166136261 ^ size
+    cdef uint32_t i
+    cdef Name* slot
+    cdef str lowered
+    if size > NAME_MAX:
+        return latin1(sent, size).lower()
+    for i in range(size):
+        hashed = (hashed ^ sent[i]) * 16777619
+    slot = &names[(hashed ^ (hashed >> 15)) & (NAMES - 1)]
+    if slot.lower != NULL and slot.size == size and memcmp(slot.sent, sent, size) == 0:
+        return <str>slot.lower
+    lowered = latin1(sent, size).lower()
+    if slot.lower == NULL:      # the first name keeps its slot, so that traffic cannot make the cache churn
+        slot.size = size
+        memcpy(slot.sent, sent, size)
+        Py_INCREF(lowered)
+        slot.lower = <PyObject*>lowered
+    return lowered
+
+
+cdef dict build_fields(const Field* fields, uint32_t count, const uint8_t* text, Redaction redaction):
+    """The fields as a dict: names in lower case, in order of first appearance; repeated ones joined; set-cookie a list.
+
+    put_fields() writes the same as JSON.
+    """
+    cdef dict headers = {}
+    cdef dict repeated = None
+    cdef uint32_t i
+    cdef str name
+    cdef object value
+    cdef PyObject* old
+    cdef uint8_t kind
+    cdef bint secret
+    cdef list marked = []       # names whose values are joined first and then marked with the key
+    for i in range(count):
+        name = lower_name(text + fields[i].name.at, fields[i].name.size)
+        kind = kind_of(&redaction.headers, text + fields[i].name.at, fields[i].name.size)
+        secret = kind == SECRET
+        if secret and redaction.key is not None:
+            marked.append(name)
+            secret = False
+        if secret:
+            value = redaction.mark("")
+        elif kind == URL or kind == LINK:
+            value = redaction.url(text + fields[i].value.at, fields[i].value.size, kind)
+        else:
+            value = latin1(text + fields[i].value.at, fields[i].value.size)
+        old = PyDict_GetItem(headers, name)
+        if name == SET_COOKIE:
+            if old == NULL:
+                headers[name] = [value]
+            else:
+                (<list>old).append(value)
+        elif old == NULL:
+            PyDict_SetItem(headers, name, value)
+        elif not secret:
+            if repeated is None:
+                repeated = {}
+            if name in repeated:
+                (<list>repeated[name]).append(value)
+            else:
+                repeated[name] = [<object>old, value]
+    if repeated is not None:
+        for name, values in repeated.items():
+            headers[name] = ("; " if name == COOKIE else ", ").join(values)
+    for name in dict.fromkeys(marked):
+        value = headers[name]
+        headers[name] = redaction.mark(value) if isinstance(value, str) else [redaction.mark(each) for each in value]
+    return headers
+
+
+# ---- connections -----------------------------------------------------------------------------------------------------
+
+cdef tuple name_end(const uint8_t* address, int size, int port):
+    cdef bytes packed = PyBytes_FromStringAndSize(<char*>address, size)
+    return inet_ntop(AF_INET if size == 4 else AF_INET6, packed), port
+
+
+cdef void name_conn(Conn* conn):
+    """Gives a connection its id (BLAKE2b-128 of a version, the sorted ends and the first stamp) and its ends."""
+    cdef bytes low = PyBytes_FromStringAndSize(<char*>conn.low, conn.address_size)
+    cdef bytes high = PyBytes_FromStringAndSize(<char*>conn.high, conn.address_size)
+    cdef tuple low_end = name_end(conn.low, conn.address_size, conn.low_port)
+    cdef tuple high_end = name_end(conn.high, conn.address_size, conn.high_port)
+    cdef str id = blake2b(
+        b"\x01" + low + (<int>conn.low_port).to_bytes(2, "big") + high + (<int>conn.high_port).to_bytes(2, "big")
+        + conn.first_stamp.to_bytes(8, "big") + (conn.place.to_bytes(8, "big") if conn.place else b""),
+        digest_size=16).hexdigest()
+    cdef tuple server = high_end if conn.server_is_high else low_end
+    cdef tuple client = low_end if conn.server_is_high else high_end
+    cdef bytes opening = (
+        f'{{"schema":1,"receiver":{{"ip":"{server[0]}","port":{server[1]}}},'
+        f'"destination":{{"ip":"{client[0]}","port":{client[1]}}},"direction":"').encode("ascii")
+    Py_INCREF(id)
+    Py_INCREF(server)
+    Py_INCREF(client)
+    Py_INCREF(opening)
+    conn.id = <PyObject*>id
+    conn.server = <PyObject*>server
+    conn.client = <PyObject*>client
+    conn.opening = <PyObject*>opening
+
+
+cdef void name_proxied(Conn* conn):
+    """Gives a connection the ends that a PROXY protocol header names."""
+    cdef const Proxied* said = conn.proxied
+    cdef tuple source = name_end(said.source, said.address_size, said.source_port)
+    cdef tuple destination = name_end(said.destination, said.address_size, said.destination_port)
+    cdef bytes json = (
+        f',"proxied":{{"source":{{"ip":"{source[0]}","port":{source[1]}}},'
+        f'"destination":{{"ip":"{destination[0]}","port":{destination[1]}}}}}').encode("ascii")
+    cdef tuple behind = (source, destination, json)
+    Py_INCREF(behind)
+    conn.behind = <PyObject*>behind
+
+
+cdef void forget_conn(Conn* conn):
+    Py_XDECREF(conn.id)
+    Py_XDECREF(conn.server)
+    Py_XDECREF(conn.client)
+    Py_XDECREF(conn.opening)
+    Py_XDECREF(conn.behind)
+    conn_free(conn)
+
+
+# ---- messages --------------------------------------------------------------------------------------------------------
+
+@cython.final
+cdef class Rules:
+    """How records are made; see FlowTable's arguments."""
+
+    def __cinit__(self, *, redact_headers, redact_query, bytes redact_key, placement, decode, max_body, carry_count):
+        cdef Buffer out
+        self.redaction = Redaction(redact_headers, redact_query, redact_key)
+        self.decode = decode
+        self.max_body = max_body
+        self.carry_count = carry_count
+        self.placement = b""
+        if placement is not None and any(placement):
+            memset(&out, 0, sizeof(Buffer))
+            try:
+                for name, value in zip(("pod", "namespace", "node"), placement):
+                    if value is not None:
+                        put(&out, b',"placement":{' if out.size == 0 else b",")
+                        put_str(&out, name)
+                        put(&out, b":")
+                        put_str(&out, value)
+                put(&out, b"}")
+                self.placement = written(&out)
+            finally:
+                free(out.data)
+
+
+@cython.final
+@cython.no_gc
+cdef class RawMessage:
+    """One HTTP/1.x message as the core read it, redacted. Made by FlowTable alone."""
+
+    def __init__(self):
+        raise TypeError("a RawMessage is made by a FlowTable alone")
+
+    def __dealloc__(self):
+        if self.source != NULL:
+            free(self.source.body)
+            free(self.source.trailers)
+            free(self.source)
+        free(self.exchanged)
+
+    @property
+    def direction(self):
+        return "request" if self.source.kind == REQUEST else "response"
+
+    @property
+    def timestamp(self):
+        return self.source.stamp
+
+    @property
+    def headers(self):
+        return build_fields(self.source.fields, self.source.count, self.source.text, self.rules.redaction)
+
+    @property
+    def trailers(self):
+        if self.source.trailers == NULL:
+            return None
+        return build_fields(
+            fields_of(self.source.trailers), self.source.trailers.count, text_of(self.source.trailers), self.rules.redaction)
+
+    @property
+    def exchange(self):
+        return self.exchanged.number
+
+    @property
+    def http_version(self):
+        return "1.1" if self.source.minor else "1.0"
+
+    @property
+    def method(self):
+        if not self.exchanged.known:
+            return None
+        return latin1(self.exchanged.text + self.exchanged.method.at, self.exchanged.method.size)
+
+    @property
+    def path(self):
+        if not self.exchanged.known:
+            return None
+        return self.rules.redaction.url(
+            self.exchanged.text + self.exchanged.target.at, self.exchanged.target.size, TARGET)
+
+    @property
+    def status_code(self):
+        return None if self.source.kind == REQUEST else self.source.status
+
+    @property
+    def reason(self):
+        if self.source.kind == REQUEST:
+            return None
+        return latin1(self.source.text + self.source.reason.at, self.source.reason.size)
+
+    @property
+    def informational(self):
+        cdef uint32_t i
+        if self.source.kind == REQUEST:
+            return ()
+        return tuple([self.exchanged.informational[i] for i in range(self.exchanged.informational_count)])
+
+    cdef int64_t latency(self):
+        """µs, or -1."""
+        return self.source.latency if self.source.kind != REQUEST and self.exchanged.known else -1
+
+    @property
+    def latency_us(self):
+        cdef int64_t latency = self.latency()
+        return None if latency < 0 else latency
+
+    @property
+    def end_timestamp(self):
+        return self.source.stamp_end
+
+    cdef int64_t duration(self):
+        """µs, or -1."""
+        if self.source.kind == REQUEST or not self.exchanged.known or self.source.end_lost:
+            return -1
+        return max(-1, self.source.stamp_end - self.exchanged.stamp)
+
+    @property
+    def duration_us(self):
+        cdef int64_t duration = self.duration()
+        return None if duration < 0 else duration
+
+    @property
+    def authority(self):
+        if self.exchanged.authority.size == 0:
+            return None
+        return latin1(self.exchanged.text + self.exchanged.authority.at, self.exchanged.authority.size)
+
+    @property
+    def body(self):
+        return PyBytes_FromStringAndSize(<char*>self.source.body, <Py_ssize_t>self.source.body_kept)
+
+    @property
+    def body_size(self):
+        return self.source.body_size
+
+    @property
+    def body_truncated(self):
+        return self.source.truncated
+
+    cdef str coding(self):
+        """The Content-Encoding."""
+        cdef const Field* field = NULL
+        cdef uint32_t i
+        for i in range(self.source.count):
+            if is_named(&self.source.fields[i], self.source.text, b"content-encoding", 16):
+                if field != NULL:       # repeated: joined, as elsewhere
+                    return build_fields(
+                        self.source.fields, self.source.count, self.source.text, self.rules.redaction)["content-encoding"]
+                field = &self.source.fields[i]
+        if field == NULL or kind_of(
+                &self.rules.redaction.headers, self.source.text + field.name.at, field.name.size) == SECRET:
+            return "[REDACTED]"     # which names no coding: the body stays as it is
+        return latin1(self.source.text + field.value.at, field.value.size)
+
+    def decode(self):
+        """See core.pyi."""
+        cdef bytes body
+        cdef str removed
+        cdef bint full
+        cdef bint broken
+        if not self.coded:
+            return None
+        body, removed, full, broken, left = self.rules.decode(self.body, self.coding(), self.rules.max_body)
+        if not self.coded:      # another thread was faster, and its result may be in use
+            return left
+        self.coded = False
+        if removed:
+            self.plain = body
+            self.removed = removed
+            self.full = full
+            self.broken = broken
+        return left
+
+    cdef bint truncated(self):
+        """Whether the body is longer than what is kept of it."""
+        return self.source.truncated or self.full
+
+    cdef bint cut(self):
+        """Whether the body ends before its end."""
+        return self.truncated() or self.broken or self.source.incomplete != WHOLE
+
+    cdef tuple readable(self):
+        """Makes the value of `content`, and keeps it.
+
+        The body is made of the bytes before the first missing one: at most the cap as sent, decoded to at most the cap.
+        """
+        cdef bytes body
+        self.decode()
+        body = self.plain if self.plain is not None else self.body
+        if not body and self.removed is None:
+            self.made = (None, None, self.truncated(), None)
+            return self.made
+        try:
+            # A cut body loses its last UTF-8 sequence if that is incomplete.
+            text = utf_8_decode(body, "strict", False)[0] if self.cut() else body.decode()
+        except UnicodeDecodeError:
+            self.made = (b2a_base64(body, newline=False).decode("ascii"), "base64", self.truncated(), self.removed)
+        else:
+            self.made = (text, None, self.truncated(), self.removed)
+        return self.made
+
+    @property
+    def content(self):
+        return self.made if self.made is not None else self.readable()
+
+    @property
+    def incomplete(self):
+        return INCOMPLETE_WORDS[self.source.incomplete]
+
+    @property
+    def missing_bytes(self):
+        return self.source.missing if self.source.incomplete != WHOLE and self.source.missing > 0 else None
+
+    @property
+    def resynced(self):
+        return self.source.resynced
+
+    @property
+    def anomalies(self):
+        cdef uint32_t bits = self.source.anomalies
+        return tuple([word for i, word in enumerate(ANOMALY_WORDS) if bits >> i & 1]) if bits else ()
+
+    @property
+    def trace_id(self):
+        return latin1(self.exchanged.trace, 32) if self.exchanged.traced else None
+
+    @property
+    def span_id(self):
+        return latin1(self.exchanged.trace + 32, 16) if self.exchanged.traced else None
+
+    @property
+    def proxied(self):
+        return None if self.behind is None else self.behind[:2]
+
+    @property
+    def carried(self):
+        cdef uint32_t i
+        if not self.exchanged.known or not self.rules.carry_count:
+            return None
+        return tuple([
+            latin1(self.exchanged.text + self.exchanged.carried[i].at, self.exchanged.carried[i].size)
+            if self.exchanged.carried_present & (1 << i) else None
+            for i in range(self.rules.carry_count)])
+
+    @property
+    def idempotency_key(self):
+        return f"{self.connection_id}-{self.exchanged.number}-{self.direction}"
+
+    cdef size_t text(self):
+        cdef size_t text = self.source.text_size + self.exchanged.size - sizeof(Exchange)
+        return text if self.source.trailers == NULL else text + self.source.trailers.size
+
+    cdef size_t body_text(self):
+        """Bytes of the body as text. Before it is decoded that is a guess: eight times is more than usual."""
+        cdef size_t body = self.source.body_kept
+        if self.plain is not None:
+            body = <size_t>PyBytes_GET_SIZE(self.plain)
+        elif self.coded:
+            body = max(body, min(8 * body, <size_t>self.rules.max_body))
+        return body
+
+    cdef size_t foreseen(self):
+        """About the most bytes that the JSON takes."""
+        return RECORD_FIXED + self.text() + 2 * self.body_text()
+
+    @property
+    def weight(self):
+        return self.weigh()
+
+    cdef size_t weigh(self):
+        cdef size_t size = sizeof(Message) + sizeof(Exchange) + 256 + self.source.size + self.exchanged.size
+        cdef size_t text = self.text()
+        cdef size_t body = self.body_text()
+        size += self.source.body_space
+        if self.source.trailers != NULL:
+            size += self.source.trailers.size
+        if self.json is not None:
+            size += len(self.json)
+        else:
+            size += RECORD_FIXED + text + 2 * body
+        if self.message is not None:
+            size += 1024 + 96 * self.source.count + text
+            size += max(body + body // 3, 0 if self.made is None else text_size(self.made[0]))      # base64, or text
+        if self.plain is not None:
+            size += body
+        return size
+
+    def to_json(self):
+        cdef bytes json = self.json
+        if json is None:
+            json = self.render()
+            # The JSON is kept for the next lane, unless it is far longer than `weight` foresaw: a body of control
+            # characters takes six times its size. `made` is not needed again.
+            if <size_t>len(json) <= self.foreseen():
+                self.json = json
+            self.made = None
+        return json
+
+    cdef int prepare(self, RecordView* view, list kept) except -1:
+        """Sets up a view, which needs Python. `kept` gets the objects that are made here and that the view points to."""
+        cdef Message* message = self.source
+        cdef Exchange* exchange = self.exchanged
+        cdef str path
+        memset(view, 0, sizeof(RecordView))
+        view.message = message
+        view.exchange = exchange
+        view.listed = &self.rules.redaction.headers
+        view.query = &self.rules.redaction.query
+        view.latency = self.latency()
+        view.duration = self.duration()
+        span(&view.opening, self.opening)
+        span(&view.placement, self.rules.placement)
+        if self.behind is not None:
+            span(&view.proxied, <bytes>self.behind[2])
+        view.id = PyUnicode_AsUTF8AndSize(self.connection_id, NULL)
+        if exchange.known and self.rules.redaction.key is not None:
+            path = self.path
+            kept.append(path)
+            view.path.data = PyUnicode_AsUTF8AndSize(path, &view.path.size)
+        if self.rules.redaction.key is not None or message.count > FOLD_MAX:
+            span(&view.headers, json_of(self.headers, kept))
+        if message.trailers != NULL and message.trailers.count and (
+                self.rules.redaction.key is not None or message.trailers.count > FOLD_MAX):
+            span(&view.trailers, json_of(self.trailers, kept))
+        if self.made is not None:
+            self.show_made(view)
+            return 0
+        if self.coded:
+            self.decode()
+        view.truncated = self.truncated()
+        view.cut = self.cut()
+        view.body = message.body
+        view.body_size = message.body_kept
+        if self.plain is not None:
+            view.body = <const uint8_t*>PyBytes_AS_STRING(self.plain)
+            view.body_size = <size_t>PyBytes_GET_SIZE(self.plain)
+            view.removed.data = PyUnicode_AsUTF8AndSize(self.removed, &view.removed.size)
+        view.form = BODY_RAW if view.body_size or view.removed.size else BODY_NONE
+        return 0
+
+    cdef int show_made(self, RecordView* view) except -1:
+        """Sets up the body of a view from `made`."""
+        cdef Py_ssize_t size
+        text, encoding, view.truncated, removed = self.made
+        if removed is not None:
+            view.removed.data = PyUnicode_AsUTF8AndSize(removed, &view.removed.size)
+        if text is not None:
+            view.body = <const uint8_t*>PyUnicode_AsUTF8AndSize(text, &size)
+            view.body_size = <size_t>size
+            view.form = BODY_TEXT if encoding is None else BODY_BASE64
+        return 0
+
+    cdef bytes render(self):
+        """The record, fields in the order of HttpMessage."""
+        cdef RecordView view
+        cdef list kept = []
+        self.prepare(&view, kept)
+        begin(&buffer)
+        put_record(&buffer, &view)
+        return written(&buffer)
+
+
+cdef size_t text_size(str text):
+    """Bytes that a string takes. One emoji makes every character take four, and its UTF-8 is kept as a second copy."""
+    cdef size_t length
+    if text is None:
+        return 0
+    length = <size_t>PyUnicode_GET_LENGTH(text)
+    return length if PyUnicode_IS_ASCII(text) else length * <size_t>(PyUnicode_KIND(text) + 3)
+
+
+cdef inline void span(Span* at, bytes text):
+    at.data = PyBytes_AS_STRING(text)
+    at.size = PyBytes_GET_SIZE(text)
+
+
+cdef bytes json_of(dict fields, list kept):
+    """The fields as JSON, which is also put into `kept`."""
+    cdef bytes json
+    begin(&buffer)
+    put_dict(&buffer, fields)
+    json = written(&buffer)
+    kept.append(json)
+    return json
+
+
+cdef bint is_coded(const Message* message) noexcept nogil:
+    cdef uint32_t i
+    for i in range(message.count):
+        if is_named(&message.fields[i], message.text, b"content-encoding", 16):
+            return True
+    return False
+
+
+cdef RawMessage build_message(Message* message, Pool* pool, Rules rules):
+    cdef RawMessage raw = RawMessage.__new__(RawMessage)
+    cdef Exchange* exchange = message.exchange
+    cdef Conn* conn = exchange.conn
+    if conn.id == NULL:
+        name_conn(conn)
+    raw.rules = rules
+    raw.connection_id = <str>conn.id
+    raw.receiver = <tuple>conn.server
+    raw.destination = <tuple>conn.client
+    raw.opening = <bytes>conn.opening
+    if conn.proxied != NULL:
+        if conn.behind == NULL:
+            name_proxied(conn)
+        raw.behind = <tuple>conn.behind
+    # The protocol still needs the exchange, and the message soon belongs to another thread: it gets a copy.
+    raw.exchanged = <Exchange*>malloc(sizeof(Exchange) + exchange.text_size)
+    if raw.exchanged == NULL:
+        raise MemoryError
+    raw.exchanged[0] = exchange[0]
+    raw.exchanged.size = sizeof(Exchange) + exchange.text_size
+    raw.exchanged.text = <uint8_t*>raw.exchanged + sizeof(Exchange)
+    memcpy(raw.exchanged.text, exchange.text, exchange.text_size)
+    exchange_release(exchange, pool)
+    pool.bytes -= <int64_t>(message.size + message.body_space)
+    pool.blocks -= 2 if message.body != NULL else 1
+    if message.trailers != NULL:
+        pool.bytes -= <int64_t>message.trailers.size
+        pool.blocks -= 1
+    raw.source = message
+    raw.coded = message.body_kept != 0 and rules.decode is not None and is_coded(message)
+    return raw
+
+
+# ---- many at a time --------------------------------------------------------------------------------------------------
+
+def coded(messages):
+    """See core.pyi."""
+    return [raw for raw in messages if type(raw) is RawMessage and (<RawMessage>raw).coded]
+
+
+def weights(messages):
+    """See core.pyi."""
+    return [(<RawMessage>raw).weigh() if type(raw) is RawMessage else raw.weight for raw in messages]
+
+
+@cython.final
+@cython.no_gc
+cdef class Lines:
+    """See core.pyi."""
+
+    def __cinit__(self, *, bint keep=False, size_t most=0):
+        self.keep = keep
+        self.most = most
+
+    def __dealloc__(self):
+        free(self.out.data)
+
+    def take(self, batch, Py_ssize_t first, size_t size):
+        """See core.pyi."""
+        cdef object records = batch[first:first + VIEWS]    # holds what the views point to
+        cdef list kept = []
+        cdef Buffer* out = &self.out
+        cdef RecordView* view
+        cdef RawMessage raw
+        cdef bytes json
+        cdef size_t foreseen = 0
+        cdef size_t begun
+        cdef Py_ssize_t count = 0
+        cdef Py_ssize_t done = 0
+        if out.space > 4 * size:    # a large message made it grow
+            free(out.data)
+            memset(out, 0, sizeof(Buffer))
+        for record in records:
+            view = &self.views[count]
+            if type(record) is RawMessage and (<RawMessage>record).json is None and not self.keep:
+                raw = <RawMessage>record
+                raw.prepare(view, kept)
+                foreseen += RECORD_FIXED + raw.text() + view.body_size + view.body_size // 3
+            else:
+                json = record.to_json()
+                kept.append(json)
+                view.message = NULL
+                span(&view.opening, json)
+                foreseen += <size_t>len(json)
+            count += 1
+            if foreseen >= size:
+                break
+        begin(out)
+        with nogil:
+            while done < count and (done == 0 or out.size < size):
+                view = &self.views[done]
+                begun = out.size
+                if view.message == NULL:
+                    put_span(out, &view.opening)
+                else:
+                    put_record(out, view)
+                if self.most and out.size - begun >= self.most:
+                    fit(out, begun, self.most - 1)
+                put(out, b"\n")
+                done += 1
+        return done, written(out)
