@@ -67,7 +67,7 @@ cdef struct Parser:
     uint8_t state           # State
     uint8_t after           # DONE: the state that follows, START or SKIP
     uint8_t protocol        # signature.Spoken, with EVENT_NOT_HTTP
-    uint8_t at_stream_start # nothing was consumed yet, and the stream's true first byte is known (SYN seen)
+    uint8_t at_stream_start     # nothing was consumed yet, and the stream's true first byte is known (SYN seen)
     uint8_t begun           # there was input
     uint8_t spoke           # a valid start line was read
     uint8_t strange         # the first bytes were no start line, and no protocol that is known by name
