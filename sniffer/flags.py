@@ -11,11 +11,11 @@ from sniffer.errors import Problem
 from sniffer.options import Option, Options, likely
 
 NO_VALUE: Final = "\0"
-"""What a flag holds that was given without its value."""
+"""The text of a flag that was given without its value."""
 
 
 class FlagParser(argparse.ArgumentParser):
-    """Reads flags as texts by keyword; whatever cannot be read is a problem, not an exit."""
+    """Reads flags as texts by keyword. A flag that cannot be read is a problem in the result, and ends nothing."""
 
     def __init__(self, options: type[Options], groups: Sequence[str], **rest: Any) -> None:
         super().__init__(
@@ -45,7 +45,7 @@ class FlagParser(argparse.ArgumentParser):
         self.help_group.add_argument("-h", "--help", action="help", help="show this help")
 
     def texts(self, arguments: Sequence[str]) -> tuple[dict[str, str], list[Problem]]:
-        """The texts that the flags give, by keyword, and the problems; empty ones are left out.
+        """The texts of the flags by keyword, without empty ones, and the problems.
 
         `--help` prints and raises SystemExit(0).
         """
@@ -62,7 +62,7 @@ class FlagParser(argparse.ArgumentParser):
         ]
         flag = ""
         for word in unknown:
-            if word.startswith("-") or not flag or "=" in flag:  # else it is that flag's value
+            if word.startswith("-") or not flag or "=" in flag:  # otherwise it is the value of an unknown flag
                 name = word.split("=")[0]
                 problems.append(Problem(name, f"{name} is not an option{likely(name, self._flags)}"))
             flag = word if word.startswith("-") else ""

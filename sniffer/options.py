@@ -27,7 +27,7 @@ Value = TypeVar("Value")
 
 
 class Secret:
-    """A text that shows itself to nobody by accident: not in a repr, a log, a traceback or a pickle."""
+    """A text that is never shown by accident: not in a repr, a log, a traceback or a pickle."""
 
     __slots__ = ("_value",)
 
@@ -35,7 +35,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """The text itself; only where it is sent."""
+        """The text itself. To be called only where it is sent."""
         return self._value
 
     def __repr__(self) -> str:
@@ -115,7 +115,7 @@ class Option(Generic[Given, Value]):
             self.flag = "--" + name.replace("_", "-")
 
     def shown_default(self) -> str:
-        """The default in words; empty where there is none."""
+        """The default in words; empty if there is none."""
         if self.shown is not None:
             return self.shown
         if isinstance(self.default, bool):
@@ -224,7 +224,7 @@ def text(default: str | None, **rest: Any) -> Any:
 
 
 def split(text: str) -> list[str]:
-    """The entries of a comma-separated text, without the blanks around them."""
+    """The entries of a comma-separated text, without surrounding blanks."""
     return [entry.strip() for entry in text.split(",")]
 
 
@@ -264,13 +264,13 @@ def choice(default: str | None, choices: Sequence[str], **rest: Any) -> Any:
 
 
 PIPE_SECONDS: Final = 5.0
-"""How long a pipe may take to give its content."""
+"""Time within which a pipe must deliver its content."""
 
 
 def read_small(path: str, most: int, *, pipe: bool = True) -> bytes:
-    """What a file, or (with `pipe`) a pipe, of at most `most` bytes holds.
+    """The content of a file or, with `pipe`, a pipe, of at most `most` bytes.
 
-    OSError where it is neither, holds more, or, as a pipe, takes too long. Devices are not read: some have no end.
+    OSError if it is neither, is longer, or is a pipe that takes too long. Devices are not read: some never end.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
@@ -312,9 +312,9 @@ class Options:
         self._fill(keywords, {})
 
     def _fill(self, keywords: Mapping[str, Any], texts: Mapping[str, str], problems: Iterable[Problem] = ()) -> None:
-        """Sets every option from its keyword, else from its text, else its default; raises ValidationError.
+        """Sets every option from its keyword, else from its text, else to its default; raises ValidationError.
 
-        `problems` are those that the caller found already. An empty text is none.
+        `problems` are those that the caller found already. An empty text counts as missing.
         """
         found: list[Problem] = list(problems)
         options = self.options()
@@ -428,7 +428,7 @@ def table(options: type[Options], group: str) -> str:
 
 
 def likely(word: str, known: Iterable[str]) -> str:
-    """Words that name the one of `known` that `word` may have been meant to be; empty if none is close."""
+    """A suggestion ("; did you mean X?") of the known word that is closest to `word`; empty if none is close."""
     from difflib import get_close_matches  # only when something is wrong
 
     close = get_close_matches(word, known, n=1)
