@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 EXIT_OK: Final = 0
-"""Success, a drained stop included."""
+"""Success, including a stop after which everything was delivered."""
 EXIT_CONFIG: Final = 1
 """Configuration or validation error."""
 EXIT_RUNTIME: Final = 2
@@ -25,28 +25,28 @@ class SnifferError(Exception):
     """Base of every error that this package raises on purpose."""
 
     exit_code: ClassVar[int] = EXIT_RUNTIME
-    """What the daemon ends with."""
+    """The daemon's exit code for this error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with a configuration."""
+    """One error in a configuration."""
 
     field: str
     """Keyword of the option, e.g. `output_url`."""
     message: str
-    """A sentence that names it."""
+    """A sentence that names the option and the error."""
 
 
 class ValidationError(SnifferError, ValueError):
     """A configuration that cannot be used. It carries all problems, not only the first."""
 
     exit_code: ClassVar[int] = EXIT_CONFIG
-    """The same start would fail again."""
+    """A restart would fail in the same way."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems: tuple[Problem, ...] = tuple(problems)
-        """All of them, in the order of the options."""
+        """All problems, in the order of the options."""
         if not self.problems:
             raise TypeError("a ValidationError needs at least one problem")
         super().__init__("; ".join(problem.message for problem in self.problems))

@@ -15,7 +15,7 @@ NO_VALUE: Final = "\0"
 
 
 class FlagParser(argparse.ArgumentParser):
-    """Reads flags as texts by keyword. A flag that cannot be read is a problem in the result, and ends nothing."""
+    """Reads flags as texts by keyword. An invalid flag becomes a Problem; the parser does not exit."""
 
     def __init__(self, options: type[Options], groups: Sequence[str], **rest: Any) -> None:
         super().__init__(
@@ -45,7 +45,7 @@ class FlagParser(argparse.ArgumentParser):
         self.help_group.add_argument("-h", "--help", action="help", help="show this help")
 
     def texts(self, arguments: Sequence[str]) -> tuple[dict[str, str], list[Problem]]:
-        """The texts of the flags by keyword, without empty ones, and the problems.
+        """The non-empty texts of the flags by keyword, and the problems.
 
         `--help` prints and raises SystemExit(0).
         """

@@ -1,8 +1,9 @@
 """The ledger: every counter declared once, the laws between them, and one snapshot of all.
 
-A counter is counted where the thing happens and is never derived from another, so that a law can fail. The core counts
-in `sniffer_core` (names and order: sniffer_core/base/counters.pxd), the hand-off, the pump and the lanes in Python; a
-snapshot holds them all under the names below, the lanes by name under `lanes`. Metrics are `tcp_sniffer_<name>_total`.
+A counter is incremented where its event happens and is never derived from another, so that a law can fail. The core
+counts in C (names and order: sniffer_core/base/counters.pxd), the hand-off, the pump and the lanes in Python. A
+snapshot holds all counters under the names below, those of the lanes by name under `lanes`. Metrics are
+`tcp_sniffer_<name>_total`.
 
 docs/internals/COUNTERS.md is `python -m sniffer.ledger`.
 """
@@ -32,21 +33,24 @@ class Law(NamedTuple):
 
 
 KERNEL: Final = (
-    Counter("kernel_received", "packets that the kernel gave to this capture, those it then dropped included"),
+    Counter("kernel_received", "packets for this capture that the kernel received, including those that it dropped"),
     Counter("kernel_dropped", "packets dropped by the kernel because its ring (`CAPTURE_BUFFER_SIZE`) was full"),
     Counter("kernel_if_dropped", "packets dropped by the interface or its driver"),
 )
 
 CORE: Final = (
     Counter("packets_seen", "packets read from the kernel or the file"),
-    Counter("packets_parsed", "reached TCP (a datagram completed by its last fragment included)"),
+    Counter("packets_parsed", "packets with a TCP segment, including datagrams completed by their last fragment"),
     Counter("packets_not_ip", "ARP, LLDP, ..."),
     Counter("packets_not_tcp", "UDP, ICMP, ..."),
-    Counter("packets_malformed", "lengths that contradict each other"),
-    Counter("packets_cut", "the snaplen cut a header"),
-    Counter("packets_fragment", "a fragment that completed nothing yet"),
-    Counter("packets_fragment_dropped", "a fragment that the bounds or contradictions refused"),
-    Counter("packets_stamp_refused", "stamped beyond 2106 or before 1970, not read: libpcap gives seconds in 32 bits"),
+    Counter("packets_malformed", "packets whose lengths contradict each other"),
+    Counter("packets_cut", "packets with a header cut by the snaplen"),
+    Counter("packets_fragment", "fragments whose datagram is not complete yet"),
+    Counter("packets_fragment_dropped", "fragments refused because of a bound or a contradiction"),
+    Counter(
+        "packets_stamp_refused",
+        "packets stamped beyond 2106 or before 1970, not read (libpcap has 32-bit seconds)",
+    ),
     Counter("packets_tunnel_vxlan", "inside VXLAN, not read"),
     Counter("packets_tunnel_geneve", "inside GENEVE, not read"),
     Counter("packets_tunnel_gre", "inside GRE, not read"),
@@ -63,51 +67,51 @@ CORE: Final = (
     Counter("datagrams_given_up", "datagrams whose fragments were dropped: too many, too old, too large"),
     Counter(
         "stamps_ahead",
-        "packets of a file whose stamp was not believed: beyond the idle timeout, and the next one's is not near it",
+        "packets of a file whose stamp was not believed: it is beyond the idle timeout, and the next packet disagrees",
     ),
     Counter("segments_other_port", "segments of a port that is not captured"),
     Counter("segments_sampled_out", "segments of connections that the sample leaves out"),
     Counter("segments_own", "segments of the sniffer's own deliveries"),
-    Counter("segments_no_flow", "no payload and no SYN, and no connection to belong to"),
+    Counter("segments_no_flow", "segments without payload and SYN that belong to no known connection"),
     Counter("bytes_payload", "bytes of TCP payload"),
-    Counter("bytes_used", "read as part of a message"),
-    Counter("bytes_proxy", "of PROXY protocol headers"),
-    Counter("bytes_duplicate", "seen before"),
-    Counter("bytes_abandoned_other_port", "of a port that is not captured"),
-    Counter("bytes_abandoned_sampled_out", "of connections that the sample leaves out"),
-    Counter("bytes_abandoned_own", "of the sniffer's own deliveries"),
-    Counter("bytes_abandoned_skipped", "between a gap or malformed input and the next sure boundary"),
-    Counter("bytes_abandoned_not_http", "TLS, HTTP/2, anything else"),
-    Counter("bytes_abandoned_tunnel", "after 101 or a 2xx to CONNECT"),
-    Counter("bytes_abandoned_late", "after the end of the stream or of the connection"),
-    Counter("bytes_abandoned_rst", "carried by a RST, which carries no stream data"),
-    Counter("bytes_abandoned_evicted", "held when their connection was given up"),
-    Counter("bytes_abandoned_out_of_window", "too far from everything seen: a bogus sequence number"),
-    Counter("bytes_abandoned_undecided", "neither side spoke a start line"),
-    Counter("segments_retransmitted", "segments with nothing new in them"),
-    Counter("segments_out_of_order", "segments held for the bytes before them"),
+    Counter("bytes_used", "bytes read as part of a message"),
+    Counter("bytes_proxy", "bytes of PROXY protocol headers"),
+    Counter("bytes_duplicate", "bytes seen before"),
+    Counter("bytes_abandoned_other_port", "bytes of a port that is not captured"),
+    Counter("bytes_abandoned_sampled_out", "bytes of connections that the sample leaves out"),
+    Counter("bytes_abandoned_own", "bytes of the sniffer's own deliveries"),
+    Counter("bytes_abandoned_skipped", "bytes between a gap or malformed input and the next sure boundary"),
+    Counter("bytes_abandoned_not_http", "bytes of TLS, HTTP/2 or any other protocol"),
+    Counter("bytes_abandoned_tunnel", "bytes after 101 or a 2xx to CONNECT"),
+    Counter("bytes_abandoned_late", "bytes after the end of the stream or of the connection"),
+    Counter("bytes_abandoned_rst", "payload bytes of a RST, which carries no stream data"),
+    Counter("bytes_abandoned_evicted", "bytes held when their connection was given up"),
+    Counter("bytes_abandoned_out_of_window", "bytes too far from everything seen: a bogus sequence number"),
+    Counter("bytes_abandoned_undecided", "bytes of connections on which neither side sent a start line"),
+    Counter("segments_retransmitted", "segments that hold no new bytes"),
+    Counter("segments_out_of_order", "segments held until the bytes before them come"),
     Counter("segments_snapped", "segments whose payload the snaplen cut"),
-    Counter("overlap_conflicts", "overlapping bytes that differ; the first were kept"),
+    Counter("overlap_conflicts", "overlapping segments whose bytes differ; the first bytes were kept"),
     Counter("gaps", "holes in a stream that were given up"),
     Counter("gap_bytes", "bytes missing in those holes"),
     Counter("flows_opened", "connections begun"),
-    Counter("flows_resumed", "closed connections that were read on, since their peers ignored what closed them"),
+    Counter("flows_resumed", "closed connections that were resumed, since their peers ignored the FIN or RST"),
     Counter("flows_closed", "connections that ended by FIN or RST"),
     Counter("flows_idle", "connections that expired (`CONNECTION_IDLE_TIMEOUT_MS`)"),
     Counter("flows_evicted_silent", "connections evicted that never carried payload (connection or memory cap)"),
-    Counter("flows_evicted_capacity", "connections evicted because idle longest (`MAX_CONCURRENT_CONNECTIONS`)"),
-    Counter("flows_evicted_memory", "connections evicted because idle longest (`MEMORY_BUDGET`)"),
-    Counter("flows_stopped", "connections alive at the stop"),
+    Counter("flows_evicted_capacity", "connections evicted as idle longest (`MAX_CONCURRENT_CONNECTIONS`)"),
+    Counter("flows_evicted_memory", "connections evicted as idle longest (`MEMORY_BUDGET`)"),
+    Counter("flows_stopped", "connections open at the stop"),
     Counter("flows_replaced", "connections whose port was used again"),
-    Counter("ends_ignored", "times that peers ignored a FIN or RST: they went on beyond it"),
-    Counter("holds_evicted", "times that the out-of-order bytes of the connection holding most were given up"),
-    Counter("bodies_evicted", "times that the kept body of the largest open message was given up"),
+    Counter("ends_ignored", "FINs and RSTs that the peers ignored"),
+    Counter("holds_evicted", "evictions of the out-of-order bytes of the direction that held most"),
+    Counter("bodies_evicted", "evictions of the largest kept body"),
     Counter("flows_sampled_out", "connections that the sample leaves out"),
     Counter("flows_own", "connections of the sniffer's own deliveries"),
-    Counter("flows_tls", "connections that turned out to be TLS"),
-    Counter("flows_http2", "connections that turned out to be HTTP/2"),
-    Counter("flows_other_protocol", "connections that turned out to be anything else"),
-    Counter("flows_undecided", "connections given up because neither side spoke a start line"),
+    Counter("flows_tls", "connections recognised as TLS"),
+    Counter("flows_http2", "connections recognised as HTTP/2"),
+    Counter("flows_other_protocol", "connections recognised as another protocol"),
+    Counter("flows_undecided", "connections given up because neither side sent a start line"),
     Counter("flows_tunnel", "connections that became a tunnel (101, or a 2xx to CONNECT)"),
     Counter("flows_proxied", "connections that began with a PROXY protocol header"),
     Counter("flows_other_server", "connections whose server port is not captured"),
@@ -118,23 +122,23 @@ CORE: Final = (
     Counter("incomplete_evicted", "messages cut by an eviction"),
     Counter("incomplete_idle", "messages cut by the idle timeout"),
     Counter("incomplete_stopped", "messages cut by the stop"),
-    Counter("incomplete_malformed", "messages that are malformed"),
-    Counter("incomplete_limit", "messages that passed a limit"),
-    Counter("messages_resynced", "first messages after a gap of unknown extent"),
-    Counter("messages_tentative_dropped", "read after a gap and then contradicted by the other side"),
-    Counter("responses_unpaired", "responses whose request is not known"),
+    Counter("incomplete_malformed", "malformed messages"),
+    Counter("incomplete_limit", "messages that exceeded a limit"),
+    Counter("messages_resynced", "first messages after a gap of unknown size"),
+    Counter("messages_tentative_dropped", "messages found after a gap and then contradicted by the other side"),
+    Counter("responses_unpaired", "responses whose request is unknown"),
     Counter("responses_early", "responses that came before the head of their request was whole"),
-    Counter("requests_unanswered", "requests whose connection ended, or a later one was answered, first"),
-    Counter("responses_informational", "1xx but 101"),
-    Counter("informational_orphaned", "1xx whose final response never came"),
+    Counter("requests_unanswered", "requests unanswered when their connection ended or a later one was answered"),
+    Counter("responses_informational", "1xx responses except 101"),
+    Counter("informational_orphaned", "1xx responses whose final response never came"),
     Counter("responses_taken_bodyless", "unpaired responses followed at once by a status line (an answer to HEAD)"),
     Counter("heads_fast", "heads decided by the fast path"),
     Counter("heads_h11", "heads decided by h11"),
-    Counter("heads_refused", "heads with a bad line that may frame the body: emitted as malformed"),
-    Counter("heads_cut", "heads that ended before their start line did: nothing to emit"),
-    Counter("start_lines_malformed", "start lines that are none"),
+    Counter("heads_refused", "heads with a bad line that may frame the body; emitted as malformed"),
+    Counter("heads_cut", "heads that ended within their start line; nothing is emitted"),
+    Counter("start_lines_malformed", "start lines that are invalid"),
     Counter("messages_long", "messages that were open for 60 s"),
-    Counter("events_dropped", "more to log than the bound"),
+    Counter("events_dropped", "events that were not logged, because there were too many"),
     Counter("anomaly_te_and_cl", "Transfer-Encoding beside Content-Length"),
     Counter("anomaly_te_in_http10", "Transfer-Encoding in HTTP/1.0"),
     Counter("anomaly_te_not_chunked", "Transfer-Encoding that does not end in chunked"),
@@ -145,19 +149,19 @@ CORE: Final = (
     Counter("anomaly_cl_invalid", "Content-Length with a sign, of more than 2^63, or no number"),
     Counter("anomaly_space_before_colon", "white space between a header name and its colon"),
     Counter("anomaly_space_in_target", "spaces inside a request target"),
-    Counter("anomaly_conflicting_overlap", "messages some bytes of which were sent twice and differ"),
+    Counter("anomaly_conflicting_overlap", "messages with bytes that were sent twice, with different content"),
     Counter("anomaly_bare_lf", "lines that end in a bare LF"),
     Counter("anomaly_obs_fold", "folded header lines"),
-    Counter("anomaly_body_not_sent", "requests that were refused before their body, which was never sent"),
-    Counter("anomaly_bad_header_line", "messages with header lines that are no fields: these were left out"),
+    Counter("anomaly_body_not_sent", "requests refused before their body, which was then never sent"),
+    Counter("anomaly_bad_header_line", "messages with header lines that are no fields; the lines were left out"),
     Counter("anomaly_te_identity", "Transfer-Encoding that names `identity`"),
-    Counter("anomaly_odd_start_line", "start lines that servers take, though they are not as RFC 9112 writes them"),
+    Counter("anomaly_odd_start_line", "start lines that RFC 9112 does not allow and servers accept"),
     Counter("anomaly_last_crlf_missing", "chunked bodies without their last CRLF before the next message"),
     Counter("flows", "connections in the table", gauge=True),
     Counter("held_bytes", "out-of-order bytes held", gauge=True),
     Counter("memory_bytes", "bytes that the table holds", gauge=True),
     Counter("memory_blocks", "blocks of memory that the table holds", gauge=True),
-    Counter("messages_open", "messages begun and not ended", gauge=True),
+    Counter("messages_open", "messages that have begun and not ended", gauge=True),
     Counter("messages_long_open", "messages open for 60 s", gauge=True),
     Counter("packets_waiting", "packets of a file that wait for the next one's stamp", gauge=True),
 )
@@ -169,45 +173,48 @@ HANDOFF: Final = (
     Counter("handoff_taken", "messages that the pump took out of the hand-off"),
     Counter("handoff_held", "messages that wait for room in the hand-off (reading a file)", gauge=True),
     Counter("handoff_waiting", "messages in the hand-off", gauge=True),
-    Counter("handoff_bytes", "memory of the messages in the hand-off, estimated", gauge=True),
+    Counter("handoff_bytes", "estimated memory of the messages in the hand-off", gauge=True),
 )
 
 PUMP: Final = (
     Counter("messages_offered", "messages offered to every lane"),
     Counter("messages_excluded_path", "messages left out by `EXCLUDE_PATHS`"),
     Counter("messages_excluded_user_agent", "messages left out by `EXCLUDE_USER_AGENTS`"),
-    Counter("messages_foreign", "messages left out as deliveries of another sniffer to our `OUTPUT_URL`"),
+    Counter("messages_foreign", "messages left out as deliveries of another sniffer to this one's `OUTPUT_URL`"),
     Counter("messages_failed", "messages that could not be made into a record (a defect: please report it)"),
-    Counter("bodies_decoded", "bodies of which every content coding was removed"),
+    Counter("bodies_decoded", "bodies from which every content coding was removed"),
     Counter(
         "bodies_left_coded_window",
-        "bodies left coded because they want a larger window than they get (brotli: 22 bits, zstd: 8 MiB)",
+        "bodies left coded because they need too large a window (more than brotli: 22 bits, zstd: 8 MiB)",
     ),
     Counter("bodies_left_coded_broken", "bodies left coded because a decoder got nothing out of them"),
-    Counter("bodies_left_coded_unknown", "bodies left coded because no decoder knows their coding, or of a fifth one"),
+    Counter(
+        "bodies_left_coded_unknown",
+        "bodies left coded because of an unknown coding, or of more than four",
+    ),
     Counter("pump_waiting", "messages that the pump holds", gauge=True),
 )
 
 SPOOL: Final = (
-    Counter("spool_set_aside", "spools that were damaged, and set aside for a new one"),
-    Counter("spool_failures", "times that the disk did not take what was to be spooled"),
+    Counter("spool_set_aside", "damaged spools that were set aside for a new one"),
+    Counter("spool_failures", "failed writes to the spool"),
     Counter("spool_bytes", "bytes of the spool's files", gauge=True),
-    Counter("spool_failing", "1 while messages are delivered without the spool, because its disk fails", gauge=True),
+    Counter("spool_failing", "1 while messages are delivered without the spool because its disk fails", gauge=True),
 )
 
 LANE: Final = (
     Counter("missed", "messages offered to the other lanes before this lane was opened"),
     Counter("offered", "messages offered to this lane"),
-    Counter("recovered", "messages that an earlier run had left in the spool"),
+    Counter("recovered", "messages that an earlier run left in the spool"),
     Counter("delivered", "messages that its sink took"),
-    Counter("rejected", "messages that its sink refused for good (a final answer of the collector)"),
+    Counter("rejected", "messages that its sink rejected (a final answer of the collector)"),
     Counter("dropped_full", "messages dropped because the lane was full"),
     Counter("dropped_yielded", "messages dropped because the lane gave way to the other outputs"),
     Counter("dropped_retries", "messages dropped after the last retry"),
     Counter("dropped_deadline", "messages that the drain did not deliver in time"),
     Counter("dropped_closed", "messages dropped because the sink has ended (closed pipe, left iteration)"),
     Counter("dropped_error", "messages dropped because the sink raised"),
-    Counter("dropped_evicted", "messages dropped from the spool, the oldest first, because it was full (`SPOOL_SIZE`)"),
+    Counter("dropped_evicted", "messages dropped from the spool, oldest first, because it was full (`SPOOL_SIZE`)"),
     Counter("spooled", "messages safe in the spool and not yet delivered (`SPOOL_DIR`)", gauge=True),
     Counter("waiting", "messages in the lane", gauge=True),
 )
@@ -277,7 +284,7 @@ class Ledger:
         self._own[name] += count
 
     def source(self, read: Source) -> None:
-        """Takes part of each snapshot from `read`."""
+        """Adds the counters that `read` returns to each snapshot."""
         self._sources.append(read)
 
     def lane(self, name: str, read: Source) -> str:
@@ -290,7 +297,7 @@ class Ledger:
         return unique
 
     def snapshot(self) -> Snapshot:
-        """Every declared counter by name, 0 where nothing counts it; `lanes` holds those of each lane, by its name."""
+        """Every declared counter by name, 0 if nothing counts it. `lanes` holds the counters of each lane by name."""
         snapshot: Snapshot = dict.fromkeys(DECLARED, 0)
         for read in self._sources:
             snapshot.update(read())
@@ -307,7 +314,7 @@ class Ledger:
 
 
 def losses(snapshot: Snapshot | Mapping[str, Any]) -> dict[str, int]:
-    """What was lost, by who lost it: the kernel, the interface, the hand-off, each lane."""
+    """The number of lost packets or messages, by place: the kernel, the interface, the hand-off, each lane."""
     lost = {
         "kernel": snapshot["kernel_dropped"],
         "interface": snapshot["kernel_if_dropped"],
@@ -320,7 +327,7 @@ def losses(snapshot: Snapshot | Mapping[str, Any]) -> dict[str, int]:
 
 def broken_laws(snapshot: Snapshot) -> list[str]:
     """One sentence for each law that `snapshot` breaks."""
-    # The law of the kernel holds for live captures only: a file has no kernel counters.
+    # The kernel law holds for live captures only: a file has no kernel counters.
     laws = LAWS if snapshot["kernel_received"] else LAWS[1:]
     broken = [sentence for law in laws if (sentence := _broken(law, snapshot, ""))]
     for name, counters in snapshot["lanes"].items():
@@ -362,9 +369,9 @@ def document() -> str:
         "",
         "Generated: `python -m sniffer.ledger > docs/internals/COUNTERS.md`; a test keeps it so.",
         "",
-        "Every packet, byte and message ends in exactly one counter, and no counter is derived from another: a law",
-        "that fails shows a defect. The last log line of a run (`stopped`) holds them all, `SIGUSR1` logs them at any",
-        "time, `/metrics` exports them as `tcp_sniffer_<name>_total` (gauges without `_total`).",
+        "Every packet, byte and message ends in exactly one counter. No counter is derived from another, so a balance",
+        "that does not hold shows a defect. The last log line of a run (`stopped`) has all counters, `SIGUSR1` logs",
+        "them at any time, and `/metrics` exports them as `tcp_sniffer_<name>_total` (gauges without `_total`).",
         "",
         "## Laws",
         "",
@@ -376,8 +383,8 @@ def document() -> str:
     lines.append("- **offers, each lane**: `messages_offered = missed + offered`")
     lines += [
         "",
-        "The law of the kernel is an inequality: what is left in the ring when the capture ends is not read, and on",
-        "the loopback interface libpcap leaves out one of the two copies of each packet that the kernel counts.",
+        "The kernel law is an inequality: packets left in the ring when the capture ends are not read, and on the",
+        "loopback interface libpcap discards one of the two copies of each packet that the kernel counts.",
     ]
     for title, counters in (
         ("Kernel (live captures)", KERNEL),

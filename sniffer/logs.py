@@ -1,7 +1,7 @@
-"""The daemon's log: structlog over the standard `logging`, to stderr; messages never go there, logs never to stdout.
+"""The daemon's log: structlog over the standard `logging`, to stderr. Messages go to stdout, logs never do.
 
-Below `cli` everything logs through `logging.getLogger("sniffer...")` with a fixed message and its values in
-`extra={"fields": {...}}`. Here, and only here, those records become lines: JSON, or coloured text at a terminal.
+All modules log through `logging.getLogger("sniffer...")`, with a fixed message and its values in
+`extra={"fields": {...}}`. Only this module makes lines of these records: JSON, or coloured text at a terminal.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TextIO
 
-# structlog loads rich wherever that is installed, for tracebacks that nobody here asks it for: 4 MiB in every sidecar.
+# structlog imports rich if it is installed, for tracebacks that are not used here: 4 MiB in every sidecar.
 _hidden = "rich" not in sys.modules
 if _hidden:
     sys.modules["rich"] = None  # type: ignore[assignment]
@@ -29,19 +29,19 @@ if _hidden:
     del sys.modules["rich"]
 
 CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""C0, DEL, C1, separators of lines, bidi controls, lone surrogates."""
+"""C0, DEL, C1, line separators, bidirectional controls, lone surrogates."""
 
 CREDENTIALS: Final = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{4,}")
 RESERVED: Final = ("timestamp", "level", "logger", "message", "schema", "exception")
 
 BACKLOG: Final = 256 << 10
-"""Bytes of lines that are kept for a reader that is late."""
+"""Bytes of lines that are kept for a slow reader."""
 FLUSH_SECONDS: Final = 1.0
-"""At the end a reader that is late is not waited for any longer."""
+"""Longest wait for a slow reader at the end, in seconds."""
 
 
 def printable(text: str) -> str:
-    r"""`text` with what could steer a terminal written as `\xNN` or `\uNNNN`."""
+    r"""`text` with characters that could control a terminal written as `\xNN` or `\uNNNN`."""
     return CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
@@ -53,10 +53,10 @@ def configure(
     secrets: Iterable[str] = (),
     stream: TextIO | None = None,
 ) -> None:
-    """Sends every record of the process to `stream` (default: stderr), replacing what was set up before.
+    """Sends every record of the process to `stream` (default: stderr). Replaces all handlers set up before.
 
-    `form` is "json" or "console"; None is console where the stream is a terminal. `secrets` are texts that appear in
-    no line, wherever they come from. Our own records are shown from `level` on, those of other packages from warning.
+    `form` is "json" or "console"; None means console if the stream is a terminal, else JSON. `secrets` are texts that
+    no line may show. Records of this package are shown from `level` on, those of other packages from warning on.
     """
     number = _number(sys.stderr) if stream is None else None
     stream = stream if stream is not None else sys.stderr
@@ -65,7 +65,7 @@ def configure(
     hide = _Hide(secrets)
 
     def line(_: Any, __: str, event: EventDict) -> EventDict:
-        """The line's keys in their order, from what ProcessorFormatter gives."""
+        """Puts the keys of a line in order, from the event that ProcessorFormatter passes."""
         record: logging.LogRecord = event["_record"]
         shown: EventDict = {
             "timestamp": event["timestamp"],
@@ -109,20 +109,20 @@ def configure(
     root.setLevel(logging.WARNING)
     logging.getLogger("sniffer").setLevel(level.upper())
     logging.captureWarnings(True)
-    logging.raiseExceptions = False  # a stderr that went away must not cost messages
+    logging.raiseExceptions = False  # a stderr that was closed must not cost messages
 
 
 class _ConsoleFormatter(structlog.stdlib.ProcessorFormatter):
-    """Shows a record that has a `line`, for a person to read or to click on, as that and nothing else."""
+    """Shows a record that has a `line` (a link to click on) as that line alone."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """The text of a record."""
         line: str | None = getattr(record, "line", None)
         return super().format(record) if line is None else printable(line)
 
 
 def _number(stream: TextIO | None) -> int | None:
-    """The file descriptor of a stream, where it has one."""
+    """The file descriptor of a stream, if it has one."""
     try:
         return stream.fileno() if stream is not None else None
     except (OSError, ValueError):
@@ -130,11 +130,11 @@ def _number(stream: TextIO | None) -> int | None:
 
 
 class PatientHandler(logging.Handler):
-    """Writes lines to a file descriptor, at once where there is room, and never waits for who reads them.
+    """Writes lines to a file descriptor without ever blocking the caller.
 
-    What finds no room is kept, up to BACKLOG bytes, and written by a thread, in order; lines beyond that are dropped,
-    and their number is said as soon as there is room. (O_NONBLOCK would be everybody's who shares the open file: a
-    shell, the other processes of a container.)
+    A line is written at once if the descriptor has room. Otherwise it is kept, up to BACKLOG bytes in all, and a
+    thread writes it, in order. Lines beyond that are dropped, and their number is logged as soon as there is room.
+    O_NONBLOCK is not used: it would apply to every process that shares the open file, such as a shell.
     """
 
     def __init__(self, number: int) -> None:
@@ -146,10 +146,10 @@ class PatientHandler(logging.Handler):
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._dropped = 0
-        self._thread: threading.Thread | None = None  # only while something waits
+        self._thread: threading.Thread | None = None  # only while lines wait
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes the record's line, or keeps it, or counts it."""
+        """Writes the record's line, keeps it for the thread, or counts it as dropped."""
         try:
             line = self._line(record)
         except Exception:
@@ -170,7 +170,7 @@ class PatientHandler(logging.Handler):
                 self._thread.start()
 
     def flush(self) -> None:
-        """Waits until all is written, but no longer than a moment."""
+        """Waits until all lines are written, for FLUSH_SECONDS at most."""
         with self._news:
             self._news.wait_for(lambda: self._thread is None, FLUSH_SECONDS)
 
@@ -178,17 +178,17 @@ class PatientHandler(logging.Handler):
         return (self.format(record) + "\n").encode("utf-8", "backslashreplace")
 
     def _write_at_once(self, line: bytes) -> bytes:
-        """Writes as much as there is room for; the rest."""
+        """Writes as much as there is room for; returns the rest."""
         try:
             while line and self._poll.poll(0):
-                # A pipe that can be written takes so many bytes without waiting.
+                # A pipe that poll() calls writable takes PIPE_BUF bytes without blocking.
                 line = line[os.write(self._number, line[: select.PIPE_BUF]) :]
         except OSError:  # a stderr that went away must not cost messages
             return b""
         return line
 
     def _write_rest(self) -> None:
-        """The thread: writes what waits, then says what was dropped."""
+        """Runs on the thread: writes the kept lines, then one line with the number of dropped lines."""
         while True:
             with self._news:
                 if not self._waiting and self._dropped:
@@ -218,7 +218,7 @@ class PatientHandler(logging.Handler):
 
 
 class _Hide:
-    """Takes secrets out of texts, however deep they are in a value."""
+    """Removes secrets from texts, at any depth of a value."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         self._secrets = sorted((secret for secret in secrets if secret), key=len, reverse=True)
@@ -238,7 +238,7 @@ class _Hide:
 
 
 def _traceback(exc_info: Any) -> str:
-    """The traceback with file, line and function of each frame, and without the values of its variables."""
+    """The traceback with file, line and function of each frame, without values of variables."""
     return logging.Formatter().formatException(exc_info)
 
 
@@ -252,7 +252,7 @@ def _escape(_: Any, __: str, event: EventDict) -> EventDict:
 
 def _escaped(value: object, name: str = "") -> object:
     if isinstance(value, str):
-        if name == "exception":  # its line breaks are its own
+        if name == "exception":  # its line breaks are meant
             return "\n".join(map(printable, value.split("\n")))
         return printable(value)
     if isinstance(value, Mapping):

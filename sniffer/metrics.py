@@ -23,30 +23,30 @@ if TYPE_CHECKING:
 
 PREFIX: Final = "tcp_sniffer_"
 LATENCIES: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Upper ends of the histogram's buckets, seconds."""
+"""Upper bounds of the histogram's buckets, in seconds."""
 CLOSE_SECONDS: Final = 0.5
 
 
 class Watched(Protocol):
-    """What the endpoint needs of a sniffer."""
+    """The part of a sniffer that the endpoint uses."""
 
     observe: Callable[[Sequence[RawMessage]], None] | None
 
     @property
     def ledger(self) -> Ledger:
-        """Read at each request."""
+        """The counters; read at each request."""
 
     @property
     def ready(self) -> bool:
-        """What /readyz says."""
+        """Whether /readyz answers 200."""
 
     @property
     def healthy(self) -> bool:
-        """What /healthz says."""
+        """Whether /healthz answers 200."""
 
 
 class Endpoint:
-    """Serves the metrics and the health of `sniffer` until it is closed. Takes the sniffer's `observe`."""
+    """Serves the metrics and the health of `sniffer` until it is closed. Sets the sniffer's `observe`."""
 
     def __init__(self, sniffer: Watched, address: str, port: int) -> None:
         self._sniffer = sniffer
@@ -69,7 +69,7 @@ class Endpoint:
         self._server = HttpServer(app, name="metrics", close_seconds=CLOSE_SECONDS)
 
     async def open(self) -> None:
-        """Starts to serve. SnifferError when the address cannot be listened on."""
+        """Starts to serve. Raises SnifferError if it cannot listen on the address."""
         try:
             await self._server.open(bind(self._address, self._port))
         except OSError as error:
@@ -78,7 +78,7 @@ class Endpoint:
             ) from error
 
     def say_last(self) -> None:
-        """Logs what there is to say of clients, for the last time; it serves until it is closed."""
+        """Logs the counts of clients' errors for the last time. Serving goes on until `close()`."""
         self._server.said.end()
 
     async def close(self) -> None:
@@ -112,11 +112,11 @@ class _Counters:
         self._ledger = ledger
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: the names need not be asked for when this is registered."""
+        """Returns no names, so that registration does not read the counters."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        """One metric for each counter and gauge, one for each of the lanes' with the lane as its label."""
+        """Yields a metric for each counter and gauge; those of lanes have the label `lane`."""
         snapshot = self._ledger.snapshot()
         for counter in DECLARED.values():
             family = GaugeMetricFamily if counter.gauge else CounterMetricFamily

@@ -1,8 +1,8 @@
 """Options declared once: each declaration yields keyword, environment variable, flag and a row of the docs.
 
 A class of options derives from `Options` and has one `Option` per attribute, made by `switch`, `whole`, `number`,
-`text`, `names` or `choice`, or by `Option` itself with a check of one's own. Making an instance checks every value and
-the rules between values, and raises one `ValidationError` with all problems.
+`text`, `names` or `choice`, or by `Option` itself with its own check. Making an instance checks every value and the
+rules between values, and raises one `ValidationError` with all problems.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Value = TypeVar("Value")
 
 
 class Secret:
-    """A text that is never shown by accident: not in a repr, a log, a traceback or a pickle."""
+    """A text that appears in no repr, log, traceback or pickle."""
 
     __slots__ = ("_value",)
 
@@ -35,7 +35,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """The text itself. To be called only where it is sent."""
+        """The text itself. Call it only where the text is sent."""
         return self._value
 
     def __repr__(self) -> str:
@@ -52,17 +52,17 @@ class Secret:
 
 
 class Option(Generic[Given, Value]):
-    """One option: `Given` is what the keyword takes, `Value` what the attribute holds.
+    """One option. `Given` is the type that the keyword takes, `Value` the type of the attribute.
 
-    check     canonical value of a keyword's value; raises ValueError with the rest of a sentence that begins with the
-              option's name ("must be ..."). It never quotes a secret.
-    read      value of a variable's or flag's text, for `check`; raises ValueError in the same way
-    default   used as it is; `required` says that there is none
+    check     returns the canonical form of a keyword's value. Raises ValueError with the rest of a sentence that begins
+              with the option's name ("must be ..."). It never quotes a secret.
+    read      turns the text of a variable or flag into a value for `check`; raises ValueError in the same way
+    default   used unchecked; `required` says that there is none
     variable  None: the keyword in upper case behind the class's prefix; "": no variable
     flag      None: `--` and the keyword with dashes; "": no flag
     shown     the default in words, where its repr would say less
-    bare      the text that a flag means which stands without a value; None: it needs one
-    repeats   the flag may stand several times, with several values each: its text is all of them, with NULs between
+    bare      the text that a flag without a value stands for; None: the flag needs a value
+    repeats   the flag may stand several times, each with several values; its text is all values, separated by NULs
     secret    the text of its variable never appears in the log
     is_read   a rule reads the file that it names, so its value can be checked only where it will be used
     ambient_without
@@ -235,7 +235,7 @@ def names(
     read: Callable[[str], Sequence[str]] = split,
     **rest: Any,
 ) -> Names:
-    """A list of texts, comma-separated in a variable; `each` gives an entry's canonical form or raises ValueError."""
+    """A list of texts, comma-separated in a variable. `each` returns an entry's canonical form or raises ValueError."""
 
     def check(value: object) -> tuple[str, ...]:
         if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
@@ -264,13 +264,13 @@ def choice(default: str | None, choices: Sequence[str], **rest: Any) -> Any:
 
 
 PIPE_SECONDS: Final = 5.0
-"""Time within which a pipe must deliver its content."""
+"""How long a pipe may take to give its content, in seconds."""
 
 
 def read_small(path: str, most: int, *, pipe: bool = True) -> bytes:
-    """The content of a file or, with `pipe`, a pipe, of at most `most` bytes.
+    """The content of a file, or (with `pipe`) of a pipe, of at most `most` bytes.
 
-    OSError if it is neither, is longer, or is a pipe that takes too long. Devices are not read: some never end.
+    Raises OSError if it is neither, holds more, or, as a pipe, takes too long. Devices are refused: some have no end.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
@@ -293,17 +293,17 @@ def read_small(path: str, most: int, *, pipe: bool = True) -> bytes:
 
 
 def quote(value: object) -> str:
-    """A value for a message: short, on one line, in ASCII."""
+    """A value as an error message quotes it: short, on one line, in ASCII."""
     shown = ascii(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 class Options:
-    """Base of a class of options. Instances are immutable; equal when all values are."""
+    """Base of a class of options. Instances are immutable, and equal if all their values are."""
 
     PREFIX: ClassVar[str] = ""
-    """Of every variable."""
+    """Prefix of every variable's name."""
 
     def __init_subclass__(cls, *, frozen: bool = True) -> None:
         """`frozen` is for type checkers: no instance can be changed."""
@@ -312,9 +312,9 @@ class Options:
         self._fill(keywords, {})
 
     def _fill(self, keywords: Mapping[str, Any], texts: Mapping[str, str], problems: Iterable[Problem] = ()) -> None:
-        """Sets every option from its keyword, else from its text, else to its default; raises ValidationError.
+        """Sets every option from its keyword, else from its text, else to its default. Raises ValidationError.
 
-        `problems` are those that the caller found already. An empty text counts as missing.
+        `problems` are those that the caller has found before. An empty text counts as missing.
         """
         found: list[Problem] = list(problems)
         options = self.options()
@@ -345,13 +345,13 @@ class Options:
 
     @classmethod
     def from_texts(cls, texts: Mapping[str, str], problems: Iterable[Problem] = (), **keywords: Any) -> Self:
-        """From texts by keyword, as variables and flags give them; `problems` are those found while reading them."""
+        """Makes an instance of texts by keyword, from variables and flags; `problems` were found while reading them."""
         options = cls.__new__(cls)
         options._fill(keywords, texts, problems)  # noqa: SLF001 - a constructor of its own class
         return options
 
     def _rules(self) -> Iterable[Problem]:
-        """The rules between values, and what a value needs that its own check cannot give. May call `fill_in`.
+        """Checks the rules between values. May set values that follow from others, by `fill_in`.
 
         Options that have a problem hold their default here.
         """
@@ -364,7 +364,7 @@ class Options:
 
     @classmethod
     def texts_of(cls, environ: Mapping[str, str]) -> dict[str, str]:
-        """The texts that the environment gives, by keyword; empty ones are left out."""
+        """The non-empty texts of the environment's variables, by keyword."""
         return {
             keyword: environ[option.variable]
             for keyword, option in cls.options().items()
@@ -428,7 +428,7 @@ def table(options: type[Options], group: str) -> str:
 
 
 def likely(word: str, known: Iterable[str]) -> str:
-    """A suggestion ("; did you mean X?") of the known word that is closest to `word`; empty if none is close."""
+    """A hint that names the word of `known` closest to `word`; empty if none is close."""
     from difflib import get_close_matches  # only when something is wrong
 
     close = get_close_matches(word, known, n=1)

@@ -1,6 +1,6 @@
 """The sniffer: capture thread -> hand-off -> pump -> lanes, and the stop that loses nothing.
 
-    capture thread --HandOff--> pump --offer--> Lane (one for each output, callback, iterator) --> Sink
+    capture thread --HandOff--> pump --offer--> Lane (one for each output and iterator) --> Sink
 
 One task (`_run`) runs from the opened capture to the last log line: it pumps until the capture has ended, drains the
 lanes and closes them. `stop()` signals the capture to end, sets the deadline, and waits for that task.
@@ -191,9 +191,7 @@ class Sniffer:
         self._begin(self._run())
 
     async def hold(self, error: SnifferError) -> None:
-        """Captures nothing, logs `error` at every statistics interval and waits for `stop()`. Called in place of `start()`
-        where `error` made the start impossible.
-        """
+        """Replaces `start()` where `error` makes it impossible: logs the error at every interval, until `stop()`."""
         self._enter()
         self._begin(self._run_without_capture(error))
 
@@ -260,9 +258,7 @@ class Sniffer:
 
     @property
     def healthy(self) -> bool:
-        """The capture thread shows signs of life, waits for another thread or a pipe, or has ended. The event loop is alive
-        when this is asked on it.
-        """
+        """The capture thread is alive, waits for another thread or a pipe, or has ended; and the event loop answers."""
         capture = self._capture
         return not capture.is_alive() or capture.source.waiting or time.monotonic() - capture.beat < BEAT_SECONDS
 
@@ -287,8 +283,8 @@ class Sniffer:
 
     @property
     def undelivered(self) -> int:
-        """Messages that were lost since the stop (reading a file: since the start): dropped by a lane or the hand-off, or
-        no record could be made. Drops of an output whose reader has gone, and of one that gave way, do not count.
+        """Messages lost since the stop (reading a file: since the start), by a lane, the hand-off or a failure. Drops
+        of an output whose reader has gone, or that gave way, do not count.
         """
         return 0 if self._lost_before is None else self._lost() - self._lost_before
 
@@ -473,8 +469,8 @@ class Sniffer:
             await lane.batch_done(LOOK_SECONDS)
 
     def _offer_to_those_that_give_way(self, raws: list[RawMessage], *, made: bool) -> None:
-        """Offers messages to the lanes that give way, a slice at a time. The time for Python objects that only these lanes
-        want is charged to them.
+        """Offers messages to the lanes that give way, a slice at a time. These lanes are charged with the time that it
+        takes to make Python objects for them alone.
         """
         precedence = self._precedence
         at = 0

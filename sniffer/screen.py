@@ -201,7 +201,7 @@ class _Ready:
 
 
 class _Terminal:
-    """Writes text to a terminal, unbuffered: a write that fails is not repeated later, and one that blocks, blocks here."""
+    """Writes text to a terminal without a buffer: what fails is not written later, and what blocks does so here."""
 
     def __init__(self, fd: int, encoding: str) -> None:
         self.encoding = encoding

@@ -1,10 +1,10 @@
-"""The HTTP server of the live view and of the metrics port: strangers can neither shut it nor fill its log.
+"""The HTTP server of the live view and of the metrics port. Clients can neither block it nor fill its log.
 
     listening socket -- accept --> HttpServer (places, peers) -- Connection (deadlines) --> an aiohttp application
 
-A connection is either waiting for a request, and then has a deadline by which the whole head must be there, or it is
-being answered, and then may not stand still for long. Where no place is free the one that has waited longest gives
-its place to the new one: so any number of idle connections keeps nobody out. Nothing that a client has sent is logged.
+A connection that waits for a request has a deadline by which the whole head must have come. A connection that is
+being answered is cut when its client reads nothing for a while. If all places are taken, a new connection replaces
+the one that has waited longest, so idle connections keep nobody out. Nothing that a client has sent is logged.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ log = logging.getLogger("sniffer.serving")
 
 MOST_CONNECTIONS: Final = 128
 SHARE_OF_DESCRIPTORS: Final = 8
-"""No server takes more than this part of what the process may open: the rest is for deliveries, files, the capture."""
+"""A server takes at most 1/8 of the process's descriptors; the rest is for deliveries, files and the capture."""
 LEAST_CONNECTIONS: Final = 4
 HEAD_SECONDS: Final = 10.0
-"""From the opening of a connection, or the first byte of a later request, to the end of the head."""
+"""From the opening of a connection, or from the first byte of a later request, to the end of the head."""
 IDLE_SECONDS: Final = 30.0
-"""From an answer to the next request, with what is left of the answer in between."""
+"""From a response, including the writing of its rest, to the next request."""
 WRITE_SECONDS: Final = 30.0
-"""A client that takes nothing for so long is cut off."""
+"""A client that reads nothing for so long is cut off."""
 ACCEPTS: Final = 16
-"""Connections that are accepted before others have their turn."""
+"""Connections accepted in one turn of the event loop."""
 PAUSE_SECONDS: Final = 1.0
-"""No connection is accepted for so long after the system had no descriptor or no memory for one."""
+"""Pause in accepting after the system had no descriptor or memory for a connection."""
 SAY_SECONDS: Final = 60.0
-"""What clients do wrong is logged at most this often, with counts."""
+"""Errors of clients are logged at most this often, with counts."""
 BACKLOG: Final = 512
-"""Connections that the kernel keeps until they are accepted."""
+"""Connections that the kernel queues until they are accepted."""
 PORT_TRIES: Final = 64
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -53,9 +53,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class HttpServer:
     """Serves an application on a listening socket until it is closed. Belongs to the loop.
 
-    `name` stands in the log. `headers` are those of answers that the application does not make: to what is no request,
-    and to what it fails at. `most` bounds the connections, `write_seconds` how long one may stand still while it is
-    answered. A handler that reads a body bounds the time for it itself.
+    `name` appears in the log. `headers` are added to responses that the application does not make: to invalid requests,
+    and to requests at which it fails. `most` bounds the connections, `write_seconds` the time that a client may read
+    nothing. A handler that reads a body must bound the time for it itself.
     """
 
     def __init__(
@@ -84,11 +84,11 @@ class HttpServer:
 
     @property
     def connections(self) -> int:
-        """How many there are."""
+        """The number of open connections."""
         return len(self._connections)
 
     async def open(self, listening: socket.socket, *, context: ssl.SSLContext | None = None) -> None:
-        """Starts to serve on a socket that is bound, and is the server's from now on."""
+        """Starts to serve on a bound socket, which belongs to the server from now on."""
         try:
             await self._runner.setup()
             listening.listen(BACKLOG)
@@ -101,7 +101,7 @@ class HttpServer:
         self._listen()
 
     def stop_listening(self) -> None:
-        """Lets nobody in any more."""
+        """Accepts no further connections."""
         if self._listening is not None:
             if self._again is not None:
                 self._again.cancel()
@@ -110,7 +110,7 @@ class HttpServer:
             self._listening = None
 
     async def close(self) -> None:
-        """Ends serving: what is being answered has a moment, and what is left then is cut."""
+        """Ends serving. Open responses get `close_seconds`; what is left then is cut."""
         self.stop_listening()
         await self._runner.cleanup()
         for connection in tuple(self._connections):
@@ -145,16 +145,20 @@ class HttpServer:
                 self.said.add("refused")
 
     def _has_place(self, peer: str) -> bool:
-        """Whether there is a place, made where necessary: no peer has more than half, but who comes from this host.
+        """Whether there is a place for a connection of `peer`. Makes one where necessary.
 
-        Programs of this host share one address: a tunnel's users, a proxy's, a browser's beside a probe.
+        No peer gets more than half of the places, except this host, whose programs (tunnels, proxies, probes) share one
+        address.
         """
         if peer and self._peers[peer] >= max(1, self._most // 2):
             return self._displace(lambda other: other.peer == peer)
         return len(self._connections) < self._most or self._displace(lambda _: True)
 
     def _displace(self, may_go: Callable[[Connection], bool]) -> bool:
-        """Ends the connection that has waited longest, of the peer that holds most; else one that stands still."""
+        """Ends the longest waiting connection of the peer that has most, or else a stalled one.
+
+        False: there is none.
+        """
         for among in (self._waiting, self._stalled):
             leaving = max(filter(may_go, among), key=lambda other: self._peers[other.peer], default=None)
             if leaving is not None:
@@ -183,18 +187,18 @@ class HttpServer:
             self.forget(connection)
             client.close()
 
-    # What connections tell
+    # Called by connections
 
     def waits(self, connection: Connection, *, yes: bool) -> None:
-        """A connection begins, or ends, to wait for a request."""
+        """Notes that a connection waits for a request, or no longer does."""
         _note(self._waiting, connection, yes=yes)
 
     def stalls(self, connection: Connection, *, yes: bool) -> None:
-        """A client begins, or ends, to take nothing."""
+        """Notes that a client has stopped reading, or reads again."""
         _note(self._stalled, connection, yes=yes)
 
     def forget(self, connection: Connection) -> None:
-        """A connection is gone, or about to be."""
+        """Gives up the place of a connection that has ended or is about to."""
         if connection not in self._connections:
             return
         self._connections.remove(connection)
@@ -211,14 +215,17 @@ def _note(among: dict[Connection, None], connection: Connection, *, yes: bool) -
 
 
 class Connection(web.RequestHandler):
-    """aiohttp's connection, which alone would wait for a request, and for a client to read, as long as it takes."""
+    """aiohttp's connection with deadlines.
+
+    aiohttp alone waits without bound for a request, and for a client to read.
+    """
 
     __slots__ = ("_begun", "_deadline", "_gone", "_link", "_server", "_stall", "opening", "peer")
 
     def __init__(self, server: HttpServer, manager: web.Server, peer: str, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(manager, loop=loop, access_log=cast("logging.Logger", None), lingering_time=0)
         self.peer = peer
-        """Whose it is; empty for this host's own."""
+        """The client's address; empty for this host."""
         self.opening: asyncio.Task[None] | None = None
         self._server = server
         self._link: asyncio.Transport | None = None  # aiohttp forgets its own before all is written
@@ -229,17 +236,17 @@ class Connection(web.RequestHandler):
 
     @property
     def made(self) -> bool:
-        """It has been open."""
+        """Whether it has been opened."""
         return self._link is not None
 
     def wait(self, seconds: float) -> None:
-        """A whole head is due in so many seconds."""
+        """Starts to wait for a whole head, for so many seconds."""
         if not self._gone:
             self._set_deadline(seconds)
             self._server.waits(self, yes=True)
 
     def begin(self) -> None:
-        """A whole head is there."""
+        """Notes that a whole head has come."""
         self._begun = True
         self._server.waits(self, yes=False)
         if self._deadline is not None:
@@ -247,7 +254,7 @@ class Connection(web.RequestHandler):
             self._deadline = None
 
     def rest(self) -> None:
-        """It has no place any more: it waits for nothing."""
+        """Cancels all deadlines: the connection has lost its place."""
         self._gone = True
         self._server.waits(self, yes=False)
         self._server.stalls(self, yes=False)
@@ -257,12 +264,12 @@ class Connection(web.RequestHandler):
         self._deadline = self._stall = None
 
     def cut(self) -> None:
-        """Ends the connection now: politely, where nothing is left to be written."""
+        """Ends the connection now: by a normal close if nothing is left to be written, else by an abort."""
         if self._link is None:
             if self.opening is not None:
                 self.opening.cancel()
         elif self._link.get_write_buffer_size() or self._link.get_extra_info("sslcontext") is not None:
-            self._link.abort()  # a client that takes nothing takes no end of TLS either
+            self._link.abort()  # a client that reads nothing does not read the end of TLS either
         else:
             self._link.close()
 
@@ -271,15 +278,15 @@ class Connection(web.RequestHandler):
             self._deadline.cancel()
         self._deadline = self._loop.call_later(seconds, self.cut)
 
-    # What the transport calls
+    # Called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is open."""
+        """Remembers the transport."""
         self._link = cast("asyncio.Transport", transport)
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have come; the first of a later request set a shorter deadline for its head."""
+        """Passes bytes on. The first byte of a later request sets the shorter deadline for its head."""
         if not self._begun and self._deadline is not None:
             self._begun = True
             left = self._deadline.when() - self._loop.time()
@@ -287,14 +294,14 @@ class Connection(web.RequestHandler):
         super().data_received(data)
 
     def pause_writing(self) -> None:
-        """The client takes less than there is."""
+        """Starts the deadline of a client that has stopped reading."""
         super().pause_writing()
         if not self._gone:
             self._stall = self._loop.call_later(self._server.write_seconds, self.cut)
             self._server.stalls(self, yes=True)
 
     def resume_writing(self) -> None:
-        """The client has taken what there was."""
+        """Ends that deadline: the client has read."""
         super().resume_writing()
         if self._stall is not None:
             self._stall.cancel()
@@ -302,16 +309,19 @@ class Connection(web.RequestHandler):
         self._server.stalls(self, yes=False)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """It is gone."""
+        """Gives up the place."""
         self._server.forget(self)
         super().connection_lost(exc)
 
-    # What aiohttp calls
+    # Called by aiohttp
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Writes an answer, or the rest of it. What aiohttp answers for the application quotes nothing."""
+        """Writes a response, or the rest of it.
+
+        Responses that aiohttp makes by itself are replaced: they quote the request.
+        """
         if isinstance(resp, web.HTTPException):
             allow = {"Allow": resp.headers["Allow"]} if "Allow" in resp.headers else {}
             resp = self._plain(resp.status, allow)
@@ -328,7 +338,7 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 - it quotes the request
     ) -> web.StreamResponse:
-        """The answer to what is no request, and to one at which the application failed. It ends the connection."""
+        """The response to an invalid request, or to one at which the application failed. It ends the connection."""
         if status < 500:
             self._server.said.add("malformed")
         elif not isinstance(exc, ConnectionError):
@@ -340,7 +350,7 @@ class Connection(web.RequestHandler):
         return answer
 
     def log_exception(self, *args: Any, **kw: Any) -> None:  # noqa: ARG002 - what is logged quotes nothing
-        """Something failed outside of the application."""
+        """Counts a failure outside of the application."""
         error = kw.get("exc_info")
         self._server.said.add("failed", where(error) if isinstance(error, BaseException) else "")
 
@@ -352,13 +362,13 @@ class Connection(web.RequestHandler):
 
 @web.middleware
 async def _begin(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Tells the connection that a whole head is there."""
+    """Tells the connection that a whole head has come."""
     cast("Connection", request.protocol).begin()
     return await handler(request)
 
 
 class _Said:
-    """Says what clients do wrong, in counts: at once, then at most every SAY_SECONDS."""
+    """Logs counts of clients' errors: at once, then at most every SAY_SECONDS."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -368,7 +378,7 @@ class _Said:
         self._ended = False
 
     def add(self, what: str, cause: str = "") -> None:
-        """Counts one more; `cause` holds nothing that a client has sent."""
+        """Counts an error. `cause` must hold nothing that a client has sent."""
         if self._ended:
             return
         self._counts[what] += 1
@@ -378,14 +388,14 @@ class _Said:
             self._timer = asyncio.get_running_loop().call_later(SAY_SECONDS, self._tick)
 
     def flush(self) -> None:
-        """Says what has not been said yet."""
+        """Logs the counts since the last line."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._say()
 
     def end(self) -> None:
-        """Says what has not been said yet, and nothing from now on."""
+        """Logs the counts since the last line, and ignores all later errors."""
         self.flush()
         self._ended = True
 
@@ -408,9 +418,9 @@ class _Said:
 
 
 def bind(address: str, port: int, *, avoid: Iterable[int] = (), send_buffer: int | None = None) -> socket.socket:
-    """A socket that is bound to an IP address; of free ports (0) one that is none of `avoid`. OSError.
+    """A socket bound to an IP address and port. Port 0 is a free port that is none of `avoid`. Raises OSError.
 
-    `send_buffer` bounds what the kernel keeps of each connection's answers: a slow client is noticed sooner.
+    `send_buffer` (bytes) bounds the kernel's buffer for each connection, so that a slow client is noticed sooner.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     avoided = frozenset(avoid)
@@ -434,7 +444,7 @@ def bind(address: str, port: int, *, avoid: Iterable[int] = (), send_buffer: int
 
 
 def _places(wanted: int) -> int:
-    """How many connections a server may have beside everything else that needs descriptors."""
+    """The number of connections that a server may have, given the process's limit of descriptors."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return wanted
@@ -442,7 +452,7 @@ def _places(wanted: int) -> int:
 
 
 def _peer(address: str) -> str:
-    """Who that is: an IPv4 address, the /64 of an IPv6 one, which one host may have all of; empty for this host."""
+    """The peer behind an address: the IPv4 address, or the /64 network of an IPv6 address; empty for this host."""
     try:
         ip: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
     except ValueError:

@@ -212,12 +212,3 @@ class FlowTable:
     def events(self) -> list[tuple[str, tuple[str, int], tuple[str, int]]]:
         """What is worth a log line since the last call: (kind, receiver, destination), kinds `tls`, `http2`,
         `other-protocol`, `undecided`, `tunnel`, `snapped`, `long-message`; at most 256 between two calls."""
-
-def _leaked() -> int:
-    """For tests: blocks of memory that tables still had when they were freed, all of this process together."""
-
-def _starve(table: FlowTable, number: int) -> int:
-    """For tests: from now on, allocation `number` (from 1; 0 none) gets no memory; returns what is left of the last."""
-
-def _hash(table: FlowTable, key: bytes, secret: bytes | None = None) -> int:
-    """For tests: the hash of a key of 40 bytes, with the table's secret or with this one of 16 bytes."""

@@ -7,6 +7,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from sniffer_core.base.memory cimport Pool, pool_give
+from sniffer_core.connection cimport Conn, conn_release
 
 cdef enum Kind:
     REQUEST = 0
@@ -61,6 +62,31 @@ cdef inline uint8_t* text_of(const Fields* fields) noexcept nogil:
     """The text that the slices of `fields_of(fields)` are counted from."""
     return <uint8_t*>fields + sizeof(Fields) + fields.count * sizeof(Field)
 
+cdef enum:
+    CARRY_MAX = 4
+    INFORMATIONAL_MAX = 16
+
+cdef struct Exchange:
+    # A request, as its record and those of its responses show it. One block of `size` bytes: the protocol's struct that
+    # begins with this one, and the text. A record gets a copy of this part and of the text.
+    Conn* conn
+    size_t size
+    size_t text_size
+    uint8_t* text           # into the block; every Text of this struct is counted from here
+    uint32_t references     # who holds it; exchange_release()
+    uint32_t number         # within its connection
+    int64_t stamp           # packet time of its first byte
+    Text method
+    Text target
+    Text authority          # the host that was asked, as protocols/authority writes it; empty: not known
+    Text carried[CARRY_MAX]
+    uint16_t informational[INFORMATIONAL_MAX]   # status codes of the 1xx that came for it
+    uint8_t informational_count
+    uint8_t carried_present # bit mask
+    uint8_t known           # the request was seen: method, target and carried are valid
+    uint8_t traced          # `trace` is valid
+    uint8_t trace[48]       # trace id and parent id, 32 and 16 hex digits
+
 cdef struct Message:
     # One block of `size` bytes: the protocol's struct that begins with this one, Field[count], the text of the head.
     size_t size
@@ -92,7 +118,7 @@ cdef struct Message:
     size_t body_space
     Fields* trailers        # or NULL
 
-    void* exchange          # the request and response that it belongs to
+    Exchange* exchange      # that it belongs to; NULL: none was found for it yet
     Message* next           # in the list that holds it
 
 cdef struct Limits:         # what is kept of a message
@@ -107,3 +133,11 @@ cdef inline void message_free(Message* message, Pool* pool) noexcept nogil:
         if message.trailers != NULL:
             pool_give(pool, message.trailers, message.trailers.size)
         pool_give(pool, message, message.size)
+
+
+cdef inline void exchange_release(Exchange* exchange, Pool* pool) noexcept nogil:
+    """Gives up one reference; the last gives the block back."""
+    exchange.references -= 1
+    if exchange.references == 0:
+        conn_release(exchange.conn)
+        pool_give(pool, exchange, exchange.size)

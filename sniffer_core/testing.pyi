@@ -2,6 +2,8 @@
 
 from typing import Any, final
 
+from sniffer_core.core import FlowTable
+
 # -- base/ascii
 
 def same_but_for_case(text: bytes, lower: bytes) -> bool:
@@ -22,6 +24,17 @@ class PyFragments:
     @property
     def state(self) -> tuple[int, int, int, int]:
         """Datagrams in progress, datagrams given up, bytes and blocks of the pool."""
+
+# -- tcp
+
+def leaked() -> int:
+    """Blocks of memory that tables still had when they were freed, all of this process together."""
+
+def starve(table: FlowTable, number: int) -> int:
+    """From now on, allocation `number` (from 1; 0 none) gets no memory; returns what is left of the last."""
+
+def hashed(table: FlowTable, key: bytes, secret: bytes | None = None) -> int:
+    """The hash of a key of 40 bytes, with the table's secret or with this one of 16 bytes."""
 
 # -- protocols/http1
 

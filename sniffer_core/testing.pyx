@@ -5,12 +5,16 @@ Each section lets the tests of one module reach its functions.
 
 from cython cimport final
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
+from sniffer_core cimport core
 from sniffer_core.base.ascii cimport ascii_same
 from sniffer_core.base.counters cimport Counter
 from sniffer_core.base.memory cimport Pool
-from sniffer_core.message cimport Field, Fields, Incomplete, Kind, Limits, Message, Text, fields_of, message_free, text_of
+from sniffer_core.core cimport FlowTable
+from sniffer_core.message cimport (
+    Field, Fields, Incomplete, Kind, Limits, Message, Text, fields_of, message_free, text_of,
+)
 from sniffer_core.net.fragment cimport Fragments, fragments_add, fragments_free, fragments_init
 from sniffer_core.net.wire cimport WIRE_FRAGMENT, WIRE_TCP, WIRE_TUNNEL, Packet, Verdict, wire_parse
 from sniffer_core.protocols.http1.head cimport Http1Message, as_http1
@@ -20,6 +24,7 @@ from sniffer_core.protocols.http1.parser cimport (
 )
 from sniffer_core.protocols.http1.state cimport Parser
 from sniffer_core.tcp.stream cimport Run
+from sniffer_core.tcp.table cimport Key, keyed_hash
 
 from sniffer_core.base.counters import NAMES
 
@@ -103,6 +108,33 @@ cdef class PyFragments:
     def state(self):
         """Datagrams in progress, datagrams given up, bytes and blocks of the pool."""
         return self.fragments.count, self.fragments.given_up, self.pool.bytes, self.pool.blocks
+
+
+# -- tcp ---------------------------------------------------------------------------------------------------------------
+
+def leaked():
+    """Blocks of memory that tables still had when they were freed, all of this process together."""
+    return core.blocks_leaked
+
+
+def starve(FlowTable table, int64_t number):
+    """From now on, allocation `number` gets no memory; returns what is left of the last."""
+    cdef int64_t before = table.table.context.pool.spare
+    table.table.context.pool.spare = number
+    return before
+
+
+def hashed(FlowTable table, bytes key, bytes secret=None):
+    """The hash of a key of 40 bytes, with the table's secret or with this one of 16 bytes."""
+    cdef Key copied
+    cdef uint64_t[2] chosen
+    assert len(key) == sizeof(Key)
+    memcpy(&copied, <char*>key, sizeof(Key))
+    if secret is None:
+        return keyed_hash(table.table.secret, &copied)
+    assert len(secret) == sizeof(chosen)
+    memcpy(chosen, <char*>secret, sizeof(chosen))
+    return keyed_hash(chosen, &copied)
 
 
 # -- protocols/http1 --------------------------------------------------------------------------------------------------

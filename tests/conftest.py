@@ -84,11 +84,11 @@ def _own_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _no_leak() -> Iterator[None]:
     """Allocations balance after every test: each table that is gone had given all of its memory back."""
-    from sniffer_core.core import _leaked
+    from sniffer_core.testing import leaked
 
-    before = _leaked()
+    before = leaked()
     yield
-    assert _leaked() == before, "a table was freed with memory of its own left"
+    assert leaked() == before, "a table was freed with memory of its own left"
 
 
 @pytest.fixture

@@ -17,12 +17,19 @@ LAYERS = [
     "base.ascii",
     "base.memory",
     "base.counters",
+    "connection",
     "message",
-    "protocols.proxy",
-    "protocols.authority",
     "net.wire",
     "net.fragment",
     "tcp.stream",
+    "protocol",
+    "tcp.table",
+    "tcp.ends",
+    "tcp.flow",
+    "tcp.evict",
+    "tcp.feed",
+    "protocols.proxy",
+    "protocols.authority",
     "protocols.signature",
     "protocols.http1.head",
     "protocols.http1.state",
@@ -30,6 +37,13 @@ LAYERS = [
     "protocols.http1.resync",
     "protocols.http1.parser",
     "protocols.http1.pairing",
+    "protocols.http1.sides",
+    "protocols.http1.outgoing",
+    "protocols.http1.nextbytes",
+    "protocols.tunnel",
+    "protocols.http1.session",
+    "protocols.ignored",
+    "protocols.detect",
     "record.redact",
     "record.shorten",
     "record.message",
@@ -85,6 +99,15 @@ def test_the_product_has_no_part_of_the_tests() -> None:
     """No module of the package imports what only tests call."""
     sources = [path for path in (ROOT / "sniffer").rglob("*.py") if "sniffer_core.testing" in path.read_text()]
     assert sources == []
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.parent.name == "tcp"], ids=name_of)
+def test_tcp_knows_no_protocol(path: Path) -> None:
+    """No module of tcp/ uses one of protocols/ or record/, or has a word of HTTP in code or comments."""
+    source = path.read_text()
+    assert not {name for name in imports(source) if name.startswith(("sniffer_core.protocols", "sniffer_core.record"))}
+    words = r"http|tls|request|response|exchange|pairing|parser|\bbod(?:y|ies)\b|chunk|method|status|upgrade|\banswer"
+    assert re.findall(words, source, re.IGNORECASE) == []
 
 
 def test_imports_are_found() -> None:

@@ -1,11 +1,11 @@
 """The admission webhook that adds the sniffer to pods: `python -m sniffer.injector`.
 
     options   every option of the injector, declared once
-    values    what these hold: quantities, names, Secrets, variables
-    patch     what is added to a pod, or why nothing is: pure functions
+    values    the types of their values: quantities, names, Secrets, variables
+    patch     what is added to a pod, or the reason why nothing is: pure functions
     server    AdmissionReview over TLS
 
-The public names are imported when they are first used, so that reading one does not load the web server.
+Public names are imported when they are first used, so that importing one does not load the web server.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The entry of the injector: `python -m sniffer.injector`. Exit codes as for the sniffer.
+"""The entry point of the injector: `python -m sniffer.injector`. The exit codes are those of the sniffer.
 
-Signals come first: a stop while the process is still importing is a clean one.
+Signal handlers are set before the imports, so that a stop during the imports ends the process with 0.
 """
 
 import os
@@ -10,12 +10,12 @@ from sniffer import signals
 
 
 def _leave(*_: object) -> None:
-    """A stop before the server takes the signals over: nothing is being served yet."""
+    """Ends the process on a stop that comes before the server handles signals: nothing is served yet."""
     os._exit(0)
 
 
 def run(arguments: list[str]) -> int:
-    """Serves until SIGTERM or SIGINT, and returns the exit code."""
+    """Serves until a signal to stop, and returns the exit code."""
     import asyncio
     import logging
 
@@ -69,7 +69,7 @@ def main() -> None:
         code = 2
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # an interrupted drain waits for nobody
+    os._exit(code)  # does not wait for threads of an interrupted drain
 
 
 if __name__ == "__main__":

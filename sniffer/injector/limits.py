@@ -1,8 +1,8 @@
-"""What clients may take of the server: connections, bytes of bodies, time, lines of its log.
+"""Limits on what clients take of the server: connections, bytes of bodies, time, log lines.
 
-Any pod of the cluster may reach the webhook. Whatever clients hold, memory stays within what the manifests give the
-server, and the calls of an API server find room: they are small and soon over, so whoever has held much, or held it
-for long, makes way.
+Any pod of the cluster may reach the webhook. Whatever clients do, memory stays within the limit in the manifests, and
+an API server's calls are answered. Those calls are small and short, so clients that hold much, or hold it for long,
+are evicted.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 MOST_CONNECTIONS: Final = 128
-"""At a time. Each costs 0.3 MiB, most of it asyncio's buffer for TLS."""
+"""Open connections. Each costs 0.3 MiB, most of it asyncio's buffer for TLS."""
 BACKLOG: Final = 512
-"""Connections that the kernel keeps until there is room."""
+"""Connections that the kernel queues until there is room."""
 HANDSHAKE_S: Final = 5.0
 HEAD_S: Final = 10.0
-"""For the first request's head, from the connection on."""
+"""Seconds from the connection to the end of the first request's head."""
 BODY_S: Final = 10.0
 GOODBYE_S: Final = 2.0
-"""For the end of a TLS connection, and for reading on what a refused client still sends, so that it reads why."""
+"""Seconds for the end of a TLS connection, and for reading the rest of a refused request before the answer."""
 PATIENCE_S: Final = 0.5
-"""Nobody who holds a place for less has to make way: that long an honest client may take on a busy machine."""
+"""Seconds for which a client may hold a place before it can be evicted: an honest client may take so long."""
 RETRY_S: Final = 0.02
 LINE_S: Final = 1.0
-"""Lines about requests that are none are this far apart; the next one says how many there were in between."""
+"""Seconds between two log lines about invalid requests; a line has the number of those that were left out."""
 
 
 class Seldom:
-    """When a line of one kind may be written again, and how many were not."""
+    """Limits how often one kind of log line is written, and counts the lines that were left out."""
 
     def __init__(self, every_s: float = LINE_S) -> None:
         self._every_s = every_s
@@ -44,7 +44,7 @@ class Seldom:
         self._unsaid = 0
 
     def due(self) -> dict[str, int] | None:
-        """Further fields of the line; None: not now."""
+        """Further fields of the line, or None if it must not be written now."""
         now = time.monotonic()
         if now < self._next:
             self._unsaid += 1
@@ -55,7 +55,7 @@ class Seldom:
 
 
 class Evicted(Exception):
-    """A body that had to make way for another."""
+    """A body was evicted to make room for another."""
 
 
 @dataclass(eq=False)
@@ -67,7 +67,7 @@ class _Body:
 
 
 class Bodies:
-    """Room for the bodies that are being read, all of them together."""
+    """Bounds the bytes of all bodies that are being read."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -75,10 +75,10 @@ class Bodies:
 
     @asynccontextmanager
     async def room(self, size: int, seconds: float) -> AsyncIterator[None]:
-        """Holds room for `size` bytes, within `seconds`, the wait for it included.
+        """Reserves `size` bytes while the context is open, for at most `seconds`, including the wait for them.
 
-        Raises TimeoutError when they are over, and Evicted where the room was given to another: of those that have held
-        theirs for a while the largest makes way, of equals the oldest.
+        Raises TimeoutError when the time is over, and Evicted if the room was given to another body. Of the bodies that
+        have held their room for PATIENCE_S the largest is evicted, of equal ones the oldest.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
@@ -100,18 +100,18 @@ class Bodies:
                 raise Evicted from None
             raise
         finally:
-            with suppress(ValueError):  # given away
+            with suppress(ValueError):  # evicted before
                 self._held.remove(mine)
 
     def _evict(self, body: _Body) -> None:
         if not body.timeout.expired():
             body.evicted = True
-            body.timeout.reschedule(0)  # ends the read in its own task, which then lets go of what it has
+            body.timeout.reschedule(0)  # ends the read in its own task, which then releases its memory
         self._held.remove(body)
 
 
 def _let_go(error: BaseException) -> None:
-    """Empties the frames that an error has ended: what was read of a body may wait for the collector in one."""
+    """Clears the frames of an error, which may keep parts of a body until a garbage collection."""
     seen: BaseException | None = error
     while seen is not None:
         traceback.clear_frames(seen.__traceback__)
@@ -121,18 +121,18 @@ def _let_go(error: BaseException) -> None:
 @dataclass(eq=False)
 class _Connection:
     peer: Any
-    """Its address, without the port."""
+    """The client's address, without the port."""
     sock: socket.socket
     since: float
-    """When it was accepted, or its last request began or ended."""
+    """When the connection was accepted, or its last request began or ended."""
     waiting_for_head: bool = True
-    """It has sent no request yet."""
+    """No request has come yet."""
     busy: bool = False
-    """A request of it is being read or answered."""
+    """A request is being read or answered."""
     transport: asyncio.BaseTransport | None = None
     timer: asyncio.TimerHandle | None = None
     given_away: bool = False
-    """Its socket is the event loop's to close."""
+    """The event loop closes the socket."""
 
     @property
     def closed(self) -> bool:
@@ -140,16 +140,16 @@ class _Connection:
 
     @property
     def stuck(self) -> bool:
-        """It has been promised an answer, or has never asked."""
+        """Whether it holds a place by a handshake, a first head or a request that is not finished."""
         return self.busy or self.waiting_for_head
 
     def greeted(self, _: object) -> None:
-        """Its handshake is over, or was never begun."""
+        """Notes the end of the handshake, or that there was none."""
         if not self.given_away:
             self.sock.close()
 
     def close(self) -> None:
-        """At once, and whatever is still to be sent: an SSL transport by itself would wait for its peer."""
+        """Closes at once, dropping unsent bytes. An SSL transport by itself would wait for its peer."""
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
         if self.transport is not None:
@@ -157,10 +157,10 @@ class _Connection:
 
 
 class Door:
-    """Accepts connections, no more than fit, and makes those leave that hold a place without using it.
+    """Accepts connections up to a limit, and evicts those that hold a place without using it.
 
-    Where all places are taken, one is given up: of those that have been busy with nothing but themselves for a while
-    (their handshake, their first head, a body), else of those that are idle, the oldest of the peer that holds most.
+    If all places are taken, one connection is evicted: the oldest one of the peer that has most, first among
+    connections that have been in their handshake, first head or body for a while, else among idle ones.
     """
 
     def __init__(
@@ -171,17 +171,17 @@ class Door:
         closed: Callable[[str], object],
         most: int = MOST_CONNECTIONS,
     ) -> None:
-        """`serve` makes the protocol of a connection; `closed` is called with why one had to go: `limit` or `late`."""
+        """`serve` makes the protocol of a connection. `closed` gets the reason of each eviction: `limit` or `late`."""
         self._serve = serve
         self._context = context
         self._closed = closed
         self._most = most
         self._listening: socket.socket | None = None
-        self._connections: dict[Any, _Connection] = {}  # by address and port
+        self._connections: dict[Any, _Connection] = {}  # by client address and port
         self._tasks: set[asyncio.Task[None]] = set()
 
     def open(self, address: str | None, port: int) -> int:
-        """Listens, on every address where none is given; the port. Raises OSError."""
+        """Starts to listen, on all addresses if `address` is None, and returns the port. Raises OSError."""
         self._listening = _listening(address, port)
         self._listening.setblocking(False)
         self._spawn(self._accept(self._listening))
@@ -189,7 +189,7 @@ class Door:
         return number
 
     async def close(self) -> None:
-        """Listens no more. Connections stay, but for those that have not said hello yet."""
+        """Stops listening. Connections stay, except those that have not sent a TLS hello yet."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -202,7 +202,7 @@ class Door:
 
     @contextmanager
     def request(self, transport: asyncio.BaseTransport | None) -> Iterator[None]:
-        """While a connection's request is read and answered."""
+        """Marks a connection as busy while the context is open."""
         address = transport.get_extra_info("peername") if transport is not None else None
         connection = self._connections.get(address)
         if connection is None:
@@ -234,7 +234,7 @@ class Door:
         while True:
             try:
                 sock, address = await loop.sock_accept(listening)
-            except OSError:  # no descriptor is left, or the client has gone already
+            except OSError:  # no descriptor is free, or the client has closed already
                 await asyncio.sleep(RETRY_S)
                 continue
             try:
@@ -249,7 +249,7 @@ class Door:
 
     async def _greet(self, connection: _Connection) -> None:
         connection.given_away = True
-        with suppress(OSError):  # no TLS, or not in time: ssl.SSLError is one too
+        with suppress(OSError):  # no TLS, or not in time (ssl.SSLError is an OSError)
             connection.transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
                 self._serve,
                 connection.sock,
@@ -283,7 +283,7 @@ class Door:
         return connection
 
     def _dispensable(self) -> Any:
-        """The address of the connection that has to go; None: nobody has held a place for long enough."""
+        """The key of the connection to evict; None if no connection has held its place for long enough."""
         now, of_peer = time.monotonic(), Counter(one.peer for one in self._connections.values())
         ready = [
             ((one.stuck, of_peer[one.peer], -one.since), address)
@@ -298,13 +298,13 @@ def _listening(address: str | None, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         return socket.create_server((address, port), family=family, backlog=BACKLOG)
     if socket.has_dualstack_ipv6():
-        with suppress(OSError):  # this machine has switched IPv6 off, or the port is taken: the next line tells
+        with suppress(OSError):  # IPv6 is off, or the port is taken: the next line finds out
             return socket.create_server(("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
     return socket.create_server(("", port), backlog=BACKLOG)
 
 
 def short(value: object, most: int = 253) -> object:
-    """A value of a request for a line of the log: a text cut to what a name may have, nothing for what is no text."""
+    """A value of a request as a log line shows it: a text cut to the length of a name; None for anything else."""
     if not isinstance(value, str):
         return None
     return value if len(value) <= most else value[:most] + "..."

@@ -65,10 +65,10 @@ ANNOTATIONS: Final = {
     "tcp-sniffer/run-as-root": "run_as_root",
     "tcp-sniffer/spool": "spool_size",
 }
-"""What a pod may override, and the option that it overrides there."""
+"""The annotations of pods, and the options that they override."""
 
 MOST_CONFIG_FILE: Final = 1 << 20
-"""Bytes of the YAML file."""
+"""Largest YAML file, in bytes."""
 
 NEVER: Final = "never"
 JOBS: Final = "jobs"
@@ -81,7 +81,7 @@ GROUPS: Final = (CONTAINER, SELECTION, SERVER)
 
 
 def read_native(value: str) -> str:
-    """One of the option's words, or yes (always) or no (never) as an annotation may say."""
+    """Reads one of the option's words, or yes (always) or no (never), which an annotation may say."""
     return {True: ALWAYS, False: NEVER}[_SWITCH.read(value)] if value.lower() not in (NEVER, JOBS, ALWAYS) else value
 
 
@@ -90,21 +90,22 @@ _SPOOL: Final[Any] = SnifferConfig.options()["spool_size"]
 
 
 def check_spool_size(value: object) -> int | None:
-    """What the sniffer takes as SPOOL_SIZE; None is no spool."""
+    """A size that the sniffer accepts as SPOOL_SIZE; None means no spool."""
     return None if value is None else _SPOOL.check(value)
 
 
 def read_spool_size(value: str) -> object:
-    """A size as the sniffer reads it, `none` or no, or yes for the sniffer's own default."""
+    """Reads a size as the sniffer does; `none` or no means no spool, yes the sniffer's default."""
     if value.lower() in ("none", *FALSE):
         return None
     return _SPOOL.default if value.lower() in TRUE else _SPOOL.read(value)
 
 
 class InjectorOptions(Options):
-    """What is injected, where, and how the webhook is served. Immutable; checked when it is made.
+    """What is injected, into which pods, and how the webhook is served. Immutable; checked when it is made.
 
-    Raises `ValidationError` with every problem at once. Keywords only: neither environment nor file is read here.
+    Raises `ValidationError` with all problems. The constructor takes keywords only; `load()` reads environment and
+    file.
     """
 
     PREFIX: ClassVar[str] = "INJECTOR_"
@@ -270,7 +271,7 @@ class InjectorOptions(Options):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences to log at start: what is allowed but unwise."""
+        """Sentences to log at start about what is allowed but unwise."""
         found = [
             f"resources: {name.replace('_', '.')} is left out; a HorizontalPodAutoscaler or a ResourceQuota may need it"
             for name, given in self.resources._asdict().items()
@@ -286,7 +287,7 @@ class InjectorOptions(Options):
         return tuple(found)
 
     def _rules(self) -> Iterable[Problem]:
-        """The sniffer's own, which would end it in the pod."""
+        """The sniffer's rules too: a configuration that breaks one would end the sniffer in every pod."""
         if self.production and self.output_url is not None and self.output_url.startswith("http:"):
             yield Problem("output_url", "output_url must use HTTPS in production")
         for problem in contradictions(self.sniffer_env, self.default_ports) if self.sniffer_env else ():
@@ -294,7 +295,7 @@ class InjectorOptions(Options):
 
     @classmethod
     def texts_of(cls, environ: Mapping[str, str]) -> dict[str, str]:
-        """As for every class of options; production rules apply where either of their two variables says so."""
+        """The texts of the variables. Production rules apply if either of their two variables says so."""
         texts = super().texts_of(environ)
         production = environ.get("TCP_SNIFFER_PRODUCTION", "").strip()
         if production and texts.get("production", "no").lower() in ("0", "false", "no", "off"):
@@ -303,7 +304,7 @@ class InjectorOptions(Options):
 
     @classmethod
     def load(cls, arguments: Sequence[str], environ: Mapping[str, str]) -> Self:
-        """From flags, variables and the YAML file; ValidationError with every problem. `--help` raises SystemExit."""
+        """Reads flags, variables and the YAML file. ValidationError has all problems; `--help` raises SystemExit."""
         flags, problems = _parser().texts(arguments)
         file = flags.pop("config", environ.get("INJECTOR_CONFIG", "").strip())
         texts = cls.texts_of(environ) | flags
@@ -316,7 +317,7 @@ class InjectorOptions(Options):
 
     @classmethod
     def _read_file(cls, file: str, problems: list[Problem]) -> tuple[dict[str, str], dict[str, Any]]:
-        """Texts and structured values by keyword; what is wrong with the file itself goes to `problems`."""
+        """Texts and structured values by keyword. Adds errors of the file itself to `problems`."""
         try:
             content = yaml.safe_load(read_small(file, MOST_CONFIG_FILE).decode("utf-8"))
         except OSError as error:
@@ -344,9 +345,9 @@ class InjectorOptions(Options):
         return texts, keywords
 
     def for_pod(self, annotations: Mapping[str, Any]) -> Self:
-        """These options with a pod's own where it has annotations; an empty annotation is none.
+        """These options with the values of a pod's annotations; an empty annotation counts as none.
 
-        Raises ValidationError whose problems name the annotations.
+        Raises ValidationError, whose problems name the annotations.
         """
         given = {
             keyword: annotations[name]
@@ -380,7 +381,7 @@ class InjectorOptions(Options):
 
 
 def camel(keyword: str) -> str:
-    """`default_ports` as the YAML file has it: `defaultPorts`."""
+    """The key of an option in the YAML file: `defaultPorts` for `default_ports`."""
     first, *rest = keyword.split("_")
     return first + "".join(word.capitalize() for word in rest)
 

@@ -1,8 +1,8 @@
-"""What is added to a pod, or why nothing is. Pure: the raw object in, a JSON Patch (RFC 6902) out.
+"""Decides whether a pod gets the container, and makes the JSON Patch (RFC 6902). Pure functions of the raw object.
 
-The operations are surgical `add`s on the object as the API server sent it; nothing is ever re-serialised, so a field
-that this code has never heard of cannot be lost. A patch that does not apply would refuse the pod whatever the
-failure policy says, so each one is applied to a copy and checked before it is answered.
+The patch consists of `add` operations on the object as the API server sent it. The object is never re-serialised, so
+fields that this code does not know cannot be lost. A patch that does not apply would refuse the pod whatever the
+failure policy says. So each patch is applied to a copy and checked before it is sent.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sniffer.injector.options import ALWAYS, JOBS, NATIVE_ANNOTATION, NEVER, Inj
 from sniffer.injector.values import STDOUT_BODY_SIZE, STDOUT_MAX_LINE, opts_out, plain_variable, quantity
 
 OptedInBy = Literal["namespace", "pod"]
-"""What the API server has matched: the label of the namespace, or that of the pod."""
+"""Which label the API server has matched: that of the namespace, or that of the pod."""
 
 Operation = dict[str, Any]
 JsonPatch = list[Operation]
@@ -31,12 +31,12 @@ UID: Final = 10001
 SPOOL_VOLUME: Final = "tcp-sniffer-spool"
 SPOOL_DIR: Final = "/var/lib/tcp-sniffer/spool"
 SPOOL_ROOM: Final = 16 << 20
-"""A kubelet evicts a pod whose emptyDir is over its limit: so that is a spool, one set aside, and this much more."""
+"""Bytes. The emptyDir's limit is a spool, one set aside, and this: a kubelet evicts a pod whose emptyDir exceeds it."""
 DOWNWARD: Final = {"POD_NAME": "metadata.name", "NAMESPACE": "metadata.namespace", "NODE_NAME": "spec.nodeName"}
 
 OS_LABELS: Final = ("kubernetes.io/os", "beta.kubernetes.io/os")
 WINDOWS_BUILD_LABEL: Final = "node.kubernetes.io/windows-build"
-"""A label of Windows nodes alone."""
+"""A label that only Windows nodes have."""
 
 WAITING_OWNERS: Final[Mapping[str, frozenset[str]]] = {
     "batch": frozenset({"Job"}),
@@ -46,7 +46,7 @@ WAITING_OWNERS: Final[Mapping[str, frozenset[str]]] = {
     "sparkoperator.k8s.io": frozenset({"SparkApplication", "ScheduledSparkApplication"}),
     "spark.apache.org": frozenset({"SparkApplication", "SparkCluster"}),
 }
-"""Controllers that take a pod for done when all of its containers have ended, by API group and kind."""
+"""Controllers that wait until all containers of a pod have ended, by API group and kind."""
 WAITING_LABELS: Final = frozenset(
     {
         "batch.kubernetes.io/job-name",
@@ -58,7 +58,7 @@ WAITING_LABELS: Final = frozenset(
         "spark-role",  # Spark's own: an executor is owned by the pod of its driver
     }
 )
-"""What these put on their pods, for those that another object owns."""
+"""Labels that these controllers put on their pods, for pods that another object owns."""
 
 
 class Reason(StrEnum):
@@ -83,7 +83,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The patch, or None; why; and where the reason alone does not say enough, a sentence."""
+    """The patch or None, the reason, and a sentence if the reason alone does not say enough."""
 
     patch: JsonPatch | None
     reason: Reason
@@ -91,7 +91,7 @@ class Decision:
 
 
 class PatchError(Exception):
-    """A patch that must not be answered: it does not apply, or its result is not the pod plus the container."""
+    """A patch that must not be sent: it does not apply, or its result is not the pod plus the container."""
 
 
 def build_patch(
@@ -99,7 +99,7 @@ def build_patch(
 ) -> Decision:
     """The decision for a pod that is being created in `namespace_name`.
 
-    Never changes `pod`. Raises PatchError where the pod is built so oddly that no patch fits.
+    Does not change `pod`. Raises PatchError if the pod has a structure that no patch fits.
     """
     if skipped := _skip(pod, namespace_name, opted_in_by, options):
         return skipped
@@ -110,7 +110,7 @@ def build_patch(
     except ValidationError as error:
         return Decision(None, Reason.INVALID_ANNOTATION, str(error))
     waited_for = _is_waited_for(metadata)
-    # A pod's own annotation that says never is respected: its owner may end the container in another way.
+    # An annotation that says never is respected: the pod's owner may end the container in another way.
     if waited_for and options.native_sidecar == NEVER and not str(annotations.get(NATIVE_ANNOTATION) or "").strip():
         return Decision(None, Reason.JOB_WITHOUT_NATIVE_SIDECAR)
     native = options.native_sidecar == ALWAYS or (options.native_sidecar == JOBS and waited_for)
@@ -125,10 +125,10 @@ def build_patch(
         patch = [_add("/spec/containers/-", container)]
     elif spec.get("initContainers") is None:
         patch = [_add("/spec/initContainers", [container])]
-    else:  # first: it sees the traffic of the pod's own init containers, and stops after all others
+    else:  # first: it then sees the traffic of the pod's own init containers, and stops last
         patch = [_add("/spec/initContainers/0", container)]
     added = [container]
-    if _spools(options) and SPOOL_VOLUME not in _names(spec, "volumes"):  # else the pod has brought one of its own
+    if _spools(options) and SPOOL_VOLUME not in _names(spec, "volumes"):  # else the pod has its own volume
         added.append(build_spool_volume(options))
         present = spec.get("volumes") is not None
         patch.append(_add("/spec/volumes/-", added[1]) if present else _add("/spec/volumes", [added[1]]))
@@ -141,7 +141,7 @@ def build_patch(
 def _skip(
     pod: Mapping[str, Any], namespace_name: str, opted_in_by: OptedInBy, options: InjectorOptions
 ) -> Decision | None:
-    """Why the pod is none of ours, or cannot take a container."""
+    """The decision not to inject, for a pod that did not opt in or cannot take the container; else None."""
     metadata = _mapping(pod.get("metadata"))
     if namespace_name in SYSTEM_NAMESPACES:
         return Decision(None, Reason.SYSTEM_NAMESPACE, namespace_name)
@@ -167,7 +167,7 @@ def _skip(
 
 
 def _runs_on_windows(spec: Mapping[str, Any]) -> bool:
-    """Whether the pod says so, or chooses nodes that have nothing else."""
+    """Whether the pod is for Windows: it says so, or selects nodes that are all Windows."""
     if _says_windows(_mapping(spec.get("os")).get("name")):
         return True
     selector = _mapping(spec.get("nodeSelector"))
@@ -175,7 +175,7 @@ def _runs_on_windows(spec: Mapping[str, Any]) -> bool:
         return True
     affinity = _mapping(_mapping(spec.get("affinity")).get("nodeAffinity"))
     required = _mapping(affinity.get("requiredDuringSchedulingIgnoredDuringExecution"))
-    # one of the terms has to match, all expressions of that one; an empty term matches no node
+    # One of the terms must match, with all its expressions. An empty term matches no node.
     terms = [term for term in _mappings(required.get("nodeSelectorTerms")) if any(term.values())]
     return bool(terms) and all(any(map(_matches_windows_only, _mappings(t.get("matchExpressions")))) for t in terms)
 
@@ -200,7 +200,7 @@ def _says_windows(value: object) -> bool:
 def build_sniffer_container(
     options: InjectorOptions, *, grace_seconds: int | None = None, native: bool = False
 ) -> dict[str, Any]:
-    """The container, for a pod that has `grace_seconds` to end (None: the option's)."""
+    """The container for a pod with this grace period in seconds (None: the option's)."""
     container: dict[str, Any] = {
         "name": options.sniffer_container_name,
         "image": options.sniffer_image,
@@ -210,12 +210,13 @@ def build_sniffer_container(
     if native:
         container["restartPolicy"] = "Always"
     if native and options.on_capture_error == "hold":
-        # What follows waits until the sniffer watches. One that ends where it cannot would be waited for, for ever.
+        # The other containers wait until the sniffer captures. Without `hold` they would wait for ever for one that
+        # ended.
         container["startupProbe"] = build_startup_probe()
     if resources := options.resources.manifest():
         container["resources"] = resources
     user = 0 if options.run_as_root else UID
-    container["securityContext"] = {  # all of it explicit: what is left out would be inherited from the pod
+    container["securityContext"] = {  # everything is explicit, since the rest would be inherited from the pod
         "runAsNonRoot": not options.run_as_root,
         "runAsUser": user,
         "runAsGroup": user,
@@ -231,7 +232,7 @@ def build_sniffer_container(
 
 
 def build_startup_probe() -> dict[str, Any]:
-    """Of a native sidecar: looked at each second. Only a container that hangs altogether is restarted by it."""
+    """The startup probe of a native sidecar, run each second. It restarts only a container that hangs."""
     return {
         "exec": {"command": list(presence.PROBE)},
         "periodSeconds": 1,
@@ -241,23 +242,23 @@ def build_startup_probe() -> dict[str, Any]:
 
 
 def build_spool_volume(options: InjectorOptions) -> dict[str, Any]:
-    """The volume of the spool: it survives restarts of the container, and goes with the pod."""
+    """The volume of the spool. It survives restarts of the container, and is deleted with the pod."""
     limit = 2 * (options.spool_size or 0) + SPOOL_ROOM
     return {"name": SPOOL_VOLUME, "emptyDir": {"sizeLimit": str(limit)}}
 
 
 def _spools(options: InjectorOptions) -> bool:
-    """Only what is posted is spooled."""
+    """Whether the container gets a spool: only posted messages are spooled."""
     return options.spool_size is not None and options.output_url is not None
 
 
 def build_env(
     options: InjectorOptions, *, grace_seconds: int | None = None, native: bool = False
 ) -> list[dict[str, Any]]:
-    """The container's environment. The drain ends 5 s before the pod's grace period does, where that is long enough.
+    """The container's environment. The drain ends 5 s before the pod's grace period, if that is long enough.
 
-    A regular container gets SIGTERM together with the application, so it captures on for a while; a native sidecar
-    gets it after the application has ended.
+    A regular container gets SIGTERM together with the application, so it goes on capturing for a while. A native
+    sidecar gets it after the application has ended.
     """
     grace = options.termination_grace_period_seconds if grace_seconds is None else grace_seconds
     drain_ms = min(25, max(1, grace - 5)) * 1000
@@ -291,9 +292,9 @@ def build_env(
 
 
 def apply(document: Any, patch: JsonPatch) -> Any:
-    """`document` after the `add` operations of `patch` (RFC 6902 §4.1); the original is left as it is.
+    """`document` after the `add` operations of `patch` (RFC 6902 §4.1). The original stays unchanged.
 
-    Only what lies on a path is copied. Raises PatchError where an operation does not apply.
+    Only objects on the paths are copied. Raises PatchError if an operation does not apply.
     """
     for operation in patch:
         document = _applied(document, operation["path"].split("/")[1:], operation["value"])
@@ -315,9 +316,9 @@ def _applied(node: Any, path: list[str], value: Any) -> Any:
 
 
 def _check(pod: Mapping[str, Any], patch: JsonPatch, added: list[dict[str, Any]]) -> None:
-    """Raises PatchError unless the patched pod is the pod plus what is added, and a grace period where none was.
+    """Raises PatchError unless the patched pod is the pod plus `added`, and plus a grace period if it had none.
 
-    What is added is the container and, with a spool, its volume.
+    `added` is the container and, with a spool, its volume.
     """
     before, after = pod["spec"], apply(dict(pod), patch)["spec"]
     names = _names(after), _names(after, "volumes")
@@ -335,7 +336,7 @@ def _check(pod: Mapping[str, Any], patch: JsonPatch, added: list[dict[str, Any]]
 
 
 def _exceeds_pod(spec: Mapping[str, Any], container: Mapping[str, Any]) -> str:
-    """Why the API server would refuse the container beside the pod's own resources (Kubernetes 1.34); "" if not."""
+    """Why the API server would refuse the container, given the pod's own resources (Kubernetes 1.34); else ""."""
     own = _mapping(spec.get("resources"))
     if not own:
         return ""
@@ -362,7 +363,7 @@ def _amount(resources: Mapping[str, Any], side: str, kind: str) -> Decimal | Non
 
 
 def _is_waited_for(metadata: Mapping[str, Any]) -> bool:
-    """Whether a controller waits for all containers of the pod to end: a regular sidecar would keep it for ever."""
+    """Whether a controller waits until all containers of the pod end: with a regular sidecar it would wait for ever."""
     if WAITING_LABELS & _mapping(metadata.get("labels")).keys():
         return True
     return any(
@@ -372,7 +373,7 @@ def _is_waited_for(metadata: Mapping[str, Any]) -> bool:
 
 
 def _names(spec: Mapping[str, Any], *keys: str) -> list[Any]:
-    """Names in these lists, by default of all containers: native sidecars are init containers."""
+    """The names in these lists, by default those of all containers, init containers included."""
     return [_mapping(entry).get("name") for key in keys or CONTAINERS for entry in spec.get(key) or ()]
 
 
@@ -381,7 +382,7 @@ def _add(path: str, value: Any) -> Operation:
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    """`value` if it is an object, else an empty one: absent, null and broken are the same here."""
+    """`value` if it is an object, else an empty one: absent, null and invalid values are treated alike."""
     return value if isinstance(value, Mapping) else {}
 
 

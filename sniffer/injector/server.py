@@ -1,7 +1,7 @@
 """The webhook: AdmissionReview v1 over TLS. It reads no secrets, calls no API and needs no RBAC.
 
-It fails open. Whatever goes wrong while a pod is judged, the answer allows it unchanged: the failure policy of the
-webhook configuration covers a server that does not answer, but not one that answers wrongly.
+It fails open: whatever goes wrong while it decides about a pod, the answer allows the pod unchanged. The failure
+policy of the webhook configuration covers a server that does not answer, but not one that answers wrongly.
 """
 
 from __future__ import annotations
@@ -33,34 +33,37 @@ log: Final = logging.getLogger("sniffer.injector")
 
 API_VERSION: Final = "admission.k8s.io/v1"
 BODY_LIMIT: Final = 6 << 20
-"""Bytes of a request: twice what an API server takes for an object, since a review may hold two."""
+"""Largest request, in bytes: twice the limit of an API server for an object, since a review may hold two."""
 BODIES_LIMIT: Final = 4 * BODY_LIMIT
-"""Bytes of all requests that are being read."""
+"""Bytes of all requests that are being read at a time."""
 KEPT_BODY: Final = 64 << 10
-"""Bytes: aiohttp holds a connection's last body until the next one, so after a larger one the connection is closed."""
+"""Bytes. aiohttp keeps a connection's last body until the next one, so a connection is closed after a larger body."""
 VALUES_LIMIT: Final = 200_000
-"""Values in a request: each takes up to 72 bytes of memory, however short. No object of Kubernetes has so many."""
+"""Most JSON values in a request. Each takes up to 72 bytes of memory; no Kubernetes object has so many values."""
 LONGEST_UID: Final = 128
 LONGEST_DETAIL: Final = 1024
 HEAD_LIMITS: Final[Any] = {"max_line_size": 4096, "max_field_size": 8190, "max_headers": 32, "read_bufsize": 16384}
-"""Bytes of a request line and of a field, number of fields, and bytes of a body that are read before anybody asks."""
+"""Bytes of a request line and of a field, number of fields, and bytes of a body that are read ahead."""
 REPEAT_S: Final = 10.0
-"""An API server calls again for the same pod within this time, or not at all."""
+"""Seconds within which an API server calls again for the same pod, if at all."""
 MOST_REMEMBERED: Final = 1024
 MOST_PAIR_FILE: Final = 1 << 20
-"""Bytes of a certificate or a key."""
+"""Largest certificate or key file, in bytes."""
 KEEPALIVE_S: Final = 150
-"""Above the 90 s after which an API server closes an idle connection itself, so that no request meets a closed one."""
+"""Seconds.
+
+An API server closes idle connections after 90 s; so the server never closes one that a request is sent on.
+"""
 CERTIFICATE_POLL_S: Final = 5.0
 SHORT_GRACE_S: Final = 5
 LONGEST_WARNING: Final = 120
-"""Characters: API servers may cut longer warnings, and more than 4 KiB of all together."""
+"""Characters. API servers may cut longer warnings, and warnings of more than 4 KiB in all."""
 
 PATHS: Final[Mapping[str, OptedInBy]] = {"/mutate/namespace": "namespace", "/mutate": "pod", "/": "pod"}
-"""What the API server has matched, by path: the request carries no labels of the namespace."""
+"""The matched label, by path: the request does not carry the labels of the namespace."""
 
 QUIET: Final = frozenset({Reason.NOT_OPTED_IN, Reason.OPTED_OUT, Reason.ALREADY_INJECTED, Reason.NOT_A_POD_CREATE})
-"""Skips that nobody has to be told of: what was asked for is what happens."""
+"""Skips without a warning, since they do what was asked for."""
 
 EXPLANATIONS: Final[Mapping[Reason, str]] = {
     Reason.SYSTEM_NAMESPACE: "namespaces of the system are left alone",
@@ -79,26 +82,26 @@ class BadReview(Exception):
 
 
 class Certificate:
-    """The server's certificate, replaced while it serves whenever its files change to another good pair.
+    """The server's certificate. While serving, it is replaced when its files change to another usable pair.
 
-    Each pair gets a context of its own, and each handshake is given the current one. A new pair is tried first, in a
-    handshake in memory: one that does not match, has expired or cannot be read never replaces the pair in use.
+    Each pair has a context of its own, and each handshake uses the current one. A new pair is first tried in a
+    handshake in memory. A pair that does not match, has expired or cannot be read never replaces the pair in use.
     """
 
     def __init__(self, cert_file: str, key_file: str) -> None:
-        """Raises SnifferError where the files hold no usable pair."""
+        """Raises SnifferError if the files hold no usable pair."""
         self._files = (cert_file, key_file)
         self._seen: tuple[bytes, ...] | None = None
         self.changes = -1
-        """How often the pair was replaced."""
+        """Number of times that the pair was replaced."""
         self.not_after = 0.0
-        """When the certificate in use expires, in seconds since 1970."""
+        """Expiry of the certificate in use, in seconds since 1970."""
         if error := self.reload():
             raise SnifferError(f"no usable certificate in tls_cert_file and tls_key_file: {error}")
 
     @property
     def context(self) -> ssl.SSLContext:
-        """For the listening socket; it stays the same for as long as the server runs."""
+        """The context of the listening socket. It stays the same while the server runs."""
         return self._entry
 
     @property
@@ -107,7 +110,7 @@ class Certificate:
         return time.time() < self.not_after
 
     def reload(self) -> str | None:
-        """Takes over a changed pair. None: the pair in use is that of the files; else why it was not replaced."""
+        """Loads a changed pair. Returns None if the pair in use is that of the files, else why it was not replaced."""
         try:
             seen = tuple(read_small(file, MOST_PAIR_FILE, pipe=False) for file in self._files)
             if seen == self._seen:
@@ -117,7 +120,7 @@ class Certificate:
             not_after = _try_out(context, seen[0])
         except ssl.SSLError as error:
             return str(error)
-        except OSError as error:  # without the path: what was given may be the key itself
+        except OSError as error:  # without the path, which may be the key itself, set by mistake
             return error.strerror
         except ValueError as error:
             return str(error)
@@ -139,9 +142,9 @@ def _server_context() -> ssl.SSLContext:
 
 
 def _try_out(server: ssl.SSLContext, certificate: bytes) -> float:
-    """When the certificate that `server` shows expires, in seconds since 1970.
+    """Expiry of the certificate that `server` presents, in seconds since 1970.
 
-    Raises ssl.SSLError unless a client that trusts just this certificate completes a handshake with it.
+    Raises ssl.SSLError unless a client that trusts only this certificate completes a handshake.
     """
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
@@ -159,7 +162,7 @@ def _try_out(server: ssl.SSLContext, certificate: bytes) -> float:
 
 
 class _Sent(msgspec.Struct):
-    """What of an object API servers set before they call webhooks, as it stands in the request."""
+    """The fields of an object that API servers set before they call webhooks, as they stand in the request."""
 
     name: msgspec.Raw = msgspec.Raw()
     generateName: msgspec.Raw = msgspec.Raw()  # noqa: N815 - as the API has it
@@ -180,17 +183,17 @@ class _SentReview(msgspec.Struct):
 
 
 class Decided:
-    """The pods of the last seconds, to know the second call for one: another webhook has changed it after the first.
+    """Remembers the pods of the last seconds, to recognise a second call for a pod that another webhook has changed.
 
-    A call carries nothing that tells. But an API server notes who has sent a pod, and when, before it calls the first
-    webhook, so that both calls agree in that, and the pods differ in something else.
+    A call has no mark for that. But before it calls the first webhook, an API server notes who sent the pod, and when.
+    Both calls agree in these fields, and the pods differ in others.
     """
 
     def __init__(self) -> None:
         self._known: OrderedDict[int, tuple[float, int, Reason]] = OrderedDict()
 
     def again(self, body: bytes, reason: Reason) -> bool:
-        """Whether this pod's decision has been told already. Remembers it where it is the first."""
+        """Whether the decision for this pod has been reported before. Remembers the pod if not."""
         try:
             request = msgspec.json.decode(body, type=_SentReview).request
             sent = msgspec.json.decode(request.object, type=_SentObject).metadata
@@ -214,7 +217,7 @@ class Decided:
 
 
 class Metrics:
-    """What is counted, in a registry of its own."""
+    """The metrics, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -267,7 +270,7 @@ def result_of(reason: Reason) -> str:
 
 
 def read_review(body: bytes) -> dict[str, Any]:
-    """The `request` of an AdmissionReview v1; BadReview says what is wrong with anything else."""
+    """The `request` of an AdmissionReview v1. Raises BadReview, with the error, for anything else."""
     if sum(map(body.count, (b",", b"[", b"{"))) > VALUES_LIMIT:
         raise BadReview(f"more than {VALUES_LIMIT} values")
     try:
@@ -288,7 +291,7 @@ def read_review(body: bytes) -> dict[str, Any]:
 
 
 def decide(request: Mapping[str, Any], opted_in_by: OptedInBy, options: InjectorOptions) -> Decision:
-    """The decision for a request, never an exception: an internal error is a reason too."""
+    """The decision for a request. Never raises: an internal error is a reason too."""
     pod = request.get("object")
     kind = request.get("kind")
     try:
@@ -302,7 +305,7 @@ def decide(request: Mapping[str, Any], opted_in_by: OptedInBy, options: Injector
 
 
 def answer(request: Mapping[str, Any], decision: Decision) -> dict[str, Any]:
-    """The AdmissionReview that answers `request`: always allowed; without `patch` and `patchType` where none is."""
+    """The AdmissionReview that answers `request`: always allowed; `patch` and `patchType` only with a patch."""
     response: dict[str, Any] = {
         "uid": request["uid"],
         "allowed": True,
@@ -320,7 +323,7 @@ def answer(request: Mapping[str, Any], decision: Decision) -> dict[str, Any]:
 
 
 def warning_for(request: Mapping[str, Any], decision: Decision) -> str:
-    """One short line for whoever creates the pod, where what happens may not be what was asked for; else ""."""
+    """A short line for the creator of the pod if the result may not be what was asked for; else ""."""
     if decision.reason == Reason.INJECTED:
         grace = request["object"]["spec"].get("terminationGracePeriodSeconds")
         if grace is None or grace > SHORT_GRACE_S:
@@ -348,7 +351,7 @@ class Webhook:
         self._bad, self._closed = Seldom(), Seldom()
 
     def application(self) -> web.Application:
-        """The routes; anything else is 404, another method 405."""
+        """The aiohttp application. Other paths give 404, other methods 405."""
         app = web.Application(client_max_size=BODY_LIMIT, middlewares=[self._around])
         app.add_routes([web.post(path, self._mutate) for path in PATHS])
         app.add_routes(
@@ -361,7 +364,7 @@ class Webhook:
         return app
 
     async def watch_certificate(self, every_s: float = CERTIFICATE_POLL_S) -> None:
-        """Looks at the certificate's files, for ever. The same problem is logged once."""
+        """Checks the certificate's files for ever. Logs the same problem once."""
         last: str | None = None
         while True:
             await asyncio.sleep(every_s)
@@ -379,7 +382,7 @@ class Webhook:
     async def _around(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Counts refused requests, and turns clients away gently while the server drains."""
+        """Counts refused requests, and closes each connection after its response while the server drains."""
         try:
             with self.door.request(request.transport) if self.door is not None else nullcontext():
                 response = await handler(request)
@@ -416,7 +419,7 @@ class Webhook:
         return web.Response(body=rendered, content_type="application/json")
 
     async def _read(self, request: web.Request) -> bytes:
-        """The body, without its content coding; the HTTPException that says why there is none."""
+        """The body without its content coding. Raises the HTTPException for a body that cannot be read."""
         announced = BODY_LIMIT if request.content_length is None else request.content_length
         if announced > BODY_LIMIT:
             raise web.HTTPRequestEntityTooLarge(BODY_LIMIT)
@@ -432,18 +435,18 @@ class Webhook:
             raise web.HTTPBadRequest(text=f"the body cannot be read: {error}") from None
 
     def bad_request(self, error: str) -> None:
-        """Logs a request that is none of an API server's, with those since the last line."""
+        """Logs an invalid request, with the number of those since the last line."""
         if (fields := self._bad.due()) is not None:
             log.warning("bad request", extra={"fields": {"error": short(error, LONGEST_WARNING), **fields}})
 
     def connection_closed(self, reason: str) -> None:
-        """Counts and logs a connection that had to go."""
+        """Counts and logs an evicted connection."""
         self.metrics.connections_closed.labels(reason).inc()
         if (fields := self._closed.due()) is not None:
             log.warning("connection closed", extra={"fields": {"reason": reason, **fields}})
 
     def in_one_line(self, record: logging.LogRecord) -> bool:
-        """What is no HTTP (a port scan, plain text) is one line without a traceback, as a request that is no review."""
+        """Logs input that is not HTTP (a port scan, plain text) as a bad request: one line without a traceback."""
         error = record.exc_info[1] if record.exc_info else None
         if not isinstance(error, HttpProcessingError):
             return True
@@ -465,7 +468,7 @@ class Webhook:
 
 
 def _decoded(body: bytes, coding: str) -> bytes:
-    """A body without its content coding, no more of it than BODY_LIMIT. zlib.error where it is in another."""
+    """A body without its content coding, BODY_LIMIT bytes at most. Raises zlib.error if the coding does not fit."""
     if coding in ("", "identity"):
         return body
     if coding not in ("gzip", "deflate"):
@@ -480,7 +483,7 @@ def _decoded(body: bytes, coding: str) -> bytes:
 
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:
-    """What an error's answer says beyond its text: the methods that are allowed."""
+    """The header fields that an error response keeps: the allowed methods."""
     return {"Allow": headers["Allow"]} if "Allow" in headers else {}
 
 
@@ -518,11 +521,11 @@ async def serve(
     on_listening: Callable[[int], None] | None = None,
     certificate_poll_s: float = CERTIFICATE_POLL_S,
 ) -> None:
-    """Serves until `stop` is set, and then for `stop_delay_ms` more, in which it is not ready and closes connections.
+    """Serves until `stop` is set, and then for `stop_delay_ms` more, not ready and closing each connection.
 
-    API servers keep using connections and endpoints for a while after a pod is told to stop. Raises SnifferError where
-    the certificate or the port cannot be used. `port` takes the place of the option's, 0 is any that is free;
-    `on_listening` gets it.
+    API servers keep using connections and endpoints for a while after a pod is told to stop. Raises SnifferError if
+    the certificate or the port cannot be used. `port` replaces the option's; 0 is any free port. `on_listening` gets
+    the port.
     """
     port = options.port if port is None else port
     webhook = Webhook(options, Certificate(str(options.tls_cert_file), str(options.tls_key_file)))

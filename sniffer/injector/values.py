@@ -1,7 +1,7 @@
-"""What the injector's options hold in the words of Kubernetes: quantities, names, Secrets, variables of a container.
+"""The types of the injector's option values, in the terms of Kubernetes: quantities, names, Secrets, variables.
 
-Each `check_` gives the canonical value or raises ValueError with the rest of a sentence, as `sniffer.options` asks for;
-each `read_` makes of a text what its check takes.
+Each `check_` function returns the canonical value, or raises ValueError with the rest of a sentence, as
+`sniffer.options` requires. Each `read_` function turns a text into a value for its check.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SET_BY_INJECTOR: Final = frozenset(
         "SPOOL_SIZE",
     }
 )
-"""Variables of the container that follow from other options, from annotations and from the pod."""
+"""Variables of the container that the injector sets from other options, annotations and the pod."""
 
 Reference = Literal["secretKeyRef", "configMapKeyRef"]
 REFERENCES: Final[Mapping[Reference, str]] = {"secretKeyRef": "Secret", "configMapKeyRef": "ConfigMap"}
@@ -46,7 +46,7 @@ REFERENCES: Final[Mapping[Reference, str]] = {"secretKeyRef": "Secret", "configM
 STDOUT_MAX_LINE: Final = 16_000
 """OUTPUT_STDOUT_MAX_LINE with OUTPUT_STDOUT: container runtimes split lines at 16 KiB."""
 STDOUT_BODY_SIZE: Final = 8192
-"""MAX_BODY_SIZE with OUTPUT_STDOUT: few lines are then longer than that, and cut, but for what has to be escaped."""
+"""MAX_BODY_SIZE with OUTPUT_STDOUT: so few lines exceed that length, unless many characters must be escaped."""
 
 _QUANTITY: Final = re.compile(
     r"([+-]?[0-9]{1,18}(?:\.[0-9]{0,18})?|[+-]?\.[0-9]{1,18})([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]{1,2})?"
@@ -57,7 +57,7 @@ _BINARY: Final = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 
 
 def quantity(value: str) -> Decimal:
-    """The number that a Kubernetes quantity stands for (`512Mi`, `100m`, `1e3`); ValueError if it is none."""
+    """The number of a Kubernetes quantity (`512Mi`, `100m`, `1e3`). Raises ValueError if it is invalid."""
     match = _QUANTITY.fullmatch(value)
     if match is None:
         raise ValueError(f"{quote(value)} is no quantity")
@@ -70,7 +70,7 @@ def quantity(value: str) -> Decimal:
 
 
 class Resources(NamedTuple):
-    """Requests and limits of the container, as Kubernetes quantities; None is left out."""
+    """Requests and limits of the container as Kubernetes quantities; None leaves one out."""
 
     requests_memory: str | None = "256Mi"
     requests_cpu: str | None = "100m"
@@ -78,9 +78,10 @@ class Resources(NamedTuple):
     limits_cpu: str | None = "500m"
 
     def changed(self, value: object) -> Resources:
-        """These, with what `value` names instead of their own: `{"requests": {"memory": ..}}`, or Resources.
+        """A copy with the resources that `value` names: `{"requests": {"memory": ..}}`, or Resources.
 
-        ValueError with the rest of a sentence where a name, a quantity or its relation to the limit is wrong.
+        Raises ValueError with the rest of a sentence if a name, a quantity or a request's relation to its limit is
+        wrong.
         """
         merged = value if isinstance(value, Resources) else self._replace(**_flat(value))
         for name, given in merged._asdict().items():
@@ -92,7 +93,7 @@ class Resources(NamedTuple):
         return merged
 
     def manifest(self) -> dict[str, dict[str, str]]:
-        """As in a container: `{"requests": {...}, "limits": {...}}`, without what is left out."""
+        """The container's `resources`: `{"requests": {...}, "limits": {...}}`, without those that are None."""
         found: dict[str, dict[str, str]] = {}
         for name, given in self._asdict().items():
             if given is not None:
@@ -154,14 +155,14 @@ def read_pairs(value: str) -> dict[str, str]:
 
 
 class SecretKey(NamedTuple):
-    """Where a value is, in the namespace of each pod: the injector itself never reads it."""
+    """Name and key of a value in each pod's namespace. The injector itself never reads the value."""
 
     name: str
     key: str
 
 
 def check_secret_key(value: object, kind: str = "Secret") -> SecretKey | None:
-    """The name and the key of a Secret (or ConfigMap); one without the other is an error. None is allowed."""
+    """Name and key of a Secret (or ConfigMap). One without the other is an error; None is allowed."""
     if value is None or isinstance(value, SecretKey):
         return value
     if not isinstance(value, Mapping) or not value.keys() <= {"name", "key"}:
@@ -179,16 +180,16 @@ def check_secret_key(value: object, kind: str = "Secret") -> SecretKey | None:
 
 
 def plain_variable(name: str, value: str) -> dict[str, Any]:
-    """A variable as a container lists it, whose process gets just this value.
+    """An entry of a container's `env` whose process gets exactly this value.
 
-    A kubelet puts the value of the variable NAME in place of `$(NAME)`, so that a pod's own annotation could send a
-    secret of the container to whom it likes. It reads `$$` as `$`, wherever it stands; so every `$` is doubled.
+    A kubelet replaces `$(NAME)` by the value of the variable NAME, so a pod's annotation could send a secret of the
+    container anywhere. It reads `$$` as `$` at any place, so every `$` is doubled.
     """
     return {"name": name, "value": value.replace("$", "$$")}
 
 
 class Variable(NamedTuple):
-    """One further variable of the container: its value, or where each pod finds it."""
+    """A further variable of the container: its value, or a reference to it."""
 
     name: str
     value: str | None
@@ -196,16 +197,16 @@ class Variable(NamedTuple):
     key: SecretKey | None = None
 
     def manifest(self) -> dict[str, Any]:
-        """As in a container. A reference is optional: what is missing must not keep a pod from starting."""
+        """The entry of `env`. A reference is optional: a missing object must not keep a pod from starting."""
         if self.reference is not None and self.key is not None:
             return {"name": self.name, "valueFrom": {self.reference: {**self.key._asdict(), "optional": True}}}
         return plain_variable(self.name, self.value or "")
 
 
 def check_variables(value: object) -> tuple[Variable, ...]:
-    """Variables as a container lists them, each an option of the sniffer that the injector does not set itself.
+    """Checks a list in the form of a container's `env`: options of the sniffer that the injector does not set itself.
 
-    Values are checked as the sniffer will: what is wrong with them would end it beside every application.
+    Values are checked as the sniffer checks them, since a wrong value would end the sniffer in every pod.
     """
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise ValueError("must be a list of variables, each with a name and a value")
@@ -226,7 +227,7 @@ def check_variables(value: object) -> tuple[Variable, ...]:
 
 
 def contradictions(variables: Iterable[Variable], ports: Collection[int]) -> list[str]:
-    """What the sniffer's rules between options say of these variables beside these ports; files are not looked at."""
+    """The problems that the sniffer's rules between options find in these variables with these ports. Ignores files."""
     options = SnifferConfig.options()
     texts = {option.variable: name for name, option in options.items() if not option.is_read}
     given = {texts[one.name]: one.value for one in variables if one.value and one.name in texts}
@@ -238,7 +239,7 @@ def contradictions(variables: Iterable[Variable], ports: Collection[int]) -> lis
 
 
 def _others(texts: Iterable[str]) -> list[int]:
-    """A port that none of the texts has."""
+    """A port that occurs in none of the texts."""
     joined = " ".join(texts)
     return [next(port for port in range(1, 65_536) if str(port) not in joined)]
 
@@ -276,7 +277,7 @@ def _reference(value: object) -> tuple[Reference, SecretKey]:
 
 
 def scalar(value: object) -> str:
-    """The text of what YAML takes for a switch or a number; Helm writes a large one as 6.7108864e+07."""
+    """The text of a YAML boolean or number. Helm writes a large number as 6.7108864e+07."""
     if isinstance(value, bool):
         return str(value).lower()
     return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
@@ -291,7 +292,7 @@ def read_variables(value: str) -> object:
 
 
 def _is_dns_name(value: str) -> bool:
-    """A DNS subdomain (RFC 1123), as Kubernetes names most objects."""
+    """Whether it is a DNS subdomain (RFC 1123), the form of most names in Kubernetes."""
     return len(value) <= 253 and _DNS_NAME.fullmatch(value) is not None
 
 
@@ -310,7 +311,7 @@ def check_image(value: object) -> str:
 
 
 def check_output_url(value: object) -> str | None:
-    """What the sniffer takes as OUTPUT_URL, without a reference to a variable, which nobody means to be posted to."""
+    """A URL that the sniffer accepts as OUTPUT_URL. A reference to a variable is refused."""
     url = check_url(value)
     if url is not None and "$(" in url:
         raise ValueError("must not contain '$(', which would refer to a variable of the container")
@@ -342,5 +343,5 @@ def check_label_value(value: object) -> str:
 
 
 def opts_out(value: object) -> bool:
-    """Whether a pod's label says no: `false` in any case, with blanks around it, or what YAML makes of a bare one."""
+    """Whether a pod's label opts out: `false` in any case, with blanks around it, or a YAML boolean."""
     return str(value).strip().lower() == "false"

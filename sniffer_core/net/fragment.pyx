@@ -1,4 +1,4 @@
-"""Reassembly of IP fragments (see fragment.pxd)."""
+"""Reassembly of IP fragments; see fragment.pxd."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
@@ -26,7 +26,7 @@ cdef void fragments_free(Fragments* fragments) noexcept nogil:
 
 
 cdef void release(Fragments* fragments, Datagram** link) noexcept nogil:
-    """Takes the datagram at `link` out of its list and gives it back."""
+    """Takes the datagram at `link` out of its list and frees it."""
     cdef Datagram* datagram = link[0]
     if datagram == NULL:
         return
@@ -37,13 +37,14 @@ cdef void release(Fragments* fragments, Datagram** link) noexcept nogil:
 
 
 cdef void give_up(Fragments* fragments, Datagram** link) noexcept nogil:
+    """Drops the datagram at `link`, which is not complete."""
     fragments.given_up += 1
     fragments.count -= 1
     release(fragments, link)
 
 
 cdef void make_room(Fragments* fragments, uint32_t size, Datagram* keep) noexcept nogil:
-    """Gives up the oldest datagrams, but not `keep`, until `size` more bytes are within the bound."""
+    """Drops the oldest datagrams, but never `keep`, until `size` more bytes are within FRAGMENT_BYTES."""
     cdef Datagram** link = &fragments.oldest
     while link[0] != NULL and fragments.bytes + size > FRAGMENT_BYTES:
         if link[0] == keep:
@@ -53,7 +54,7 @@ cdef void make_room(Fragments* fragments, uint32_t size, Datagram* keep) noexcep
 
 
 cdef bint same_datagram(const Datagram* datagram, const Packet* packet) noexcept nogil:
-    """RFC 791 section 3.2 (the protocol is always TCP), RFC 8200 section 4.5."""
+    """Whether the fragment is of this datagram: RFC 791 section 3.2 (its protocol is TCP), RFC 8200 section 4.5."""
     return (
         datagram.id == packet.fragment_id
         and datagram.address_size == packet.address_size
@@ -63,7 +64,7 @@ cdef bint same_datagram(const Datagram* datagram, const Packet* packet) noexcept
 
 
 cdef Datagram* open_datagram(Fragments* fragments, const Packet* packet, int64_t now) noexcept nogil:
-    """A new one, the youngest; NULL when the system has no memory."""
+    """A new datagram, which `packet` is the first fragment of; NULL: no memory."""
     cdef Datagram** link = &fragments.oldest
     cdef Datagram* datagram
     if fragments.count == FRAGMENT_DATAGRAMS:
@@ -108,7 +109,7 @@ cdef bint contradicts(const Datagram* datagram, const Packet* packet) noexcept n
 
 
 cdef bint reserve(Fragments* fragments, Datagram* datagram, uint32_t size) noexcept nogil:
-    """Makes the datagram's block hold `size` bytes; False when the system has no memory."""
+    """Makes the datagram's block hold `size` bytes. False: no memory."""
     cdef uint32_t space
     cdef uint8_t* data
     if size <= datagram.space:
@@ -128,12 +129,12 @@ cdef bint reserve(Fragments* fragments, Datagram* datagram, uint32_t size) noexc
 
 
 cdef bint keep(Fragments* fragments, Datagram* datagram, const Packet* packet) noexcept nogil:
-    """Copies the fragment; False when the system has no memory."""
+    """Copies the fragment into the datagram. False: no memory."""
     cdef uint32_t end = packet.fragment_offset + packet.fragment_size
     cdef uint32_t unit
     if not reserve(fragments, datagram, end):
         return False
-    # what is there already is the same (contradicts() has looked), so that all of it can be copied
+    # contradicts() has compared the bytes that are there already: all can be copied
     memcpy(datagram.data + packet.fragment_offset, packet.fragment, packet.fragment_size)
     for unit in range(packet.fragment_offset >> 3, (end + 7) >> 3):
         if not is_covered(datagram, unit):
@@ -171,7 +172,7 @@ cdef Verdict fragments_add(Fragments* fragments, Packet* packet, int64_t now) no
     if datagram.length == 0 or datagram.units < (datagram.length + 7) >> 3:
         return WIRE_FRAGMENT
 
-    link = &fragments.oldest  # again: keep() may have given up others
+    link = &fragments.oldest  # looked for again, as keep() may have dropped others
     while link[0] != datagram:
         link = &link[0].next
     link[0] = datagram.next

@@ -1,16 +1,17 @@
-# One packet, from the link header to the TCP payload: views whose every length has been checked against the captured
-# bytes, after which no access can fail. Stateless: fragments are only recognised here (fragment.pyx keeps them).
+# Reads one packet, from the link header to the TCP payload. What is found are views into the captured bytes; each
+# length is checked against them once, here, so that no later access can fail. Nothing is kept between packets: IP
+# fragments are recognised here and put together in net/fragment.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum Verdict:
-    WIRE_TCP = 0        # packet.payload .. are valid
-    WIRE_FRAGMENT = 1   # packet.fragment_* are valid, nothing of TCP is
-    WIRE_NOT_IP = 2
-    WIRE_NOT_TCP = 3
-    WIRE_MALFORMED = 4
+    WIRE_TCP = 0        # a TCP segment: the members of Packet up to `missing` are valid
+    WIRE_FRAGMENT = 1   # an IP fragment: the addresses and fragment_* are valid, nothing of TCP is
+    WIRE_NOT_IP = 2     # ARP, LLDP and the like
+    WIRE_NOT_TCP = 3    # UDP, ICMP and the like
+    WIRE_MALFORMED = 4  # lengths contradict each other
     WIRE_CUT = 5        # a header runs past the captured bytes
-    WIRE_TUNNEL = 6     # packet.tunnel says inside of what: recognised, not read
+    WIRE_TUNNEL = 6     # it is inside of packet.tunnel, which is recognised and not read
 
 cdef enum Tunnel:       # the order of PACKETS_TUNNEL_* in counters.pxd
     TUNNEL_VXLAN = 0
@@ -31,31 +32,30 @@ cdef enum:
     TCP_FIN = 0x01
     TCP_SYN = 0x02
     TCP_RST = 0x04
-    TCP_PSH = 0x08
     TCP_ACK = 0x10
 
 cdef struct Packet:
-    # Points into the captured bytes (or fragment.pyx's buffer): valid only while they are.
+    # Its pointers go into the captured bytes, or into the buffer of net/fragment, and are valid only while those are.
     const uint8_t* source           # address_size bytes
     const uint8_t* destination
     uint8_t address_size            # 4 or 16
     uint8_t flags                   # TCP_*
-    uint64_t place                  # VLAN tags, 12 bits each, the innermost lowest, and an interface's number; 0 none
-    uint16_t source_port            # host order, as everything below
+    uint64_t place                  # VLAN tags of 12 bits, the innermost lowest, and an interface's number; 0: none
+    uint16_t source_port            # in host order, as all numbers here
     uint16_t destination_port
     uint32_t seq
     uint32_t ack
     const uint8_t* payload
-    uint32_t payload_size           # captured bytes of it
+    uint32_t payload_size           # captured bytes of the payload
     uint32_t missing                # bytes of the payload that the snaplen cut
-    # fragments only
+    # Of fragments only
     const uint8_t* fragment         # the IP payload of this fragment
     uint32_t fragment_size
-    uint32_t fragment_offset        # bytes
+    uint32_t fragment_offset        # in bytes
     uint32_t fragment_id
-    uint8_t fragment_more           # bool
-    uint8_t fragment_protocol       # IPv4: protocol; IPv6: next header of the fragment header
-    # tunnels only
+    uint8_t fragment_more           # True: it is not the last one
+    uint8_t fragment_protocol       # IPPROTO_*: of IPv6, the next header that the fragment header names
+    # Of tunnels only
     uint8_t tunnel                  # Tunnel
 
 
@@ -78,31 +78,31 @@ cdef enum:
     ETHER_PPPOE = 0x8864        # RFC 2516, session stage
     ETHER_QINQ = 0x88A8         # IEEE 802.1ad
     ETHER_QINQ_OLD = 0x9100
-    ETHER_LENGTH = 1500         # up to here it is a length, or says on the cooked types that LLC follows (IEEE 802.3)
-    ETHER_BRIDGE = 0x6558       # Ethernet itself, in tunnels
+    ETHER_LENGTH = 1500         # up to here it is no type but a length, or on cooked links the sign of LLC (IEEE 802.3)
+    ETHER_BRIDGE = 0x6558       # an Ethernet frame, in tunnels
     ETHER_MPLS = 0x8847         # RFC 5332
     ETHER_MPLS_UPSTREAM = 0x8848
     ETHER_PBB = 0x88E7          # IEEE 802.1ah
     ETHER_VLAN_9200 = 0x9200    # tags of old switches
     ETHER_VLAN_9300 = 0x9300
-    ETHER_ERSPAN = 0x88BE       # GRE's protocol of ERSPAN types I and II
-    ETHER_ERSPAN_3 = 0x22EB
-    VLAN_TAGS = 8               # more than any network nests
+    ETHER_ERSPAN = 0x88BE       # ERSPAN types I and II, in GRE
+    ETHER_ERSPAN_3 = 0x22EB     # ERSPAN type III
+    VLAN_TAGS = 8               # most tags of a frame that is read: no network nests as many
 
-cdef enum:
-    PROTOCOL_HOP_BY_HOP = 0
-    PROTOCOL_IPV4 = 4
-    PROTOCOL_TCP = 6
-    PROTOCOL_UDP = 17
-    PROTOCOL_IPV6 = 41
-    PROTOCOL_ROUTING = 43
-    PROTOCOL_FRAGMENT = 44
-    PROTOCOL_GRE = 47
-    PROTOCOL_ESP = 50
-    PROTOCOL_AUTHENTICATION = 51
-    PROTOCOL_DESTINATION = 60
-    PROTOCOL_L2TP = 115
-    PROTOCOL_MPLS = 137
+cdef enum:                      # IANA's protocol numbers
+    IPPROTO_HOP_BY_HOP = 0
+    IPPROTO_IPV4 = 4
+    IPPROTO_TCP = 6
+    IPPROTO_UDP = 17
+    IPPROTO_IPV6 = 41
+    IPPROTO_ROUTING = 43
+    IPPROTO_FRAGMENT = 44
+    IPPROTO_GRE = 47
+    IPPROTO_ESP = 50
+    IPPROTO_AUTHENTICATION = 51
+    IPPROTO_DESTINATION = 60
+    IPPROTO_L2TP = 115
+    IPPROTO_MPLS = 137
 
 cdef enum:
     PORT_L2TP = 1701
@@ -111,7 +111,7 @@ cdef enum:
     PORT_VXLAN_GPE = 4790
     PORT_GENEVE = 6081
     PORT_MPLS = 6635
-    PORT_VXLAN_LINUX = 8472     # what Linux took before 4789 was assigned, and some overlays take still
+    PORT_VXLAN_LINUX = 8472     # Linux's default before 4789 was assigned; some overlays still use it
 
 
 cdef inline uint32_t wire_u16(const uint8_t* data) noexcept nogil:
@@ -131,13 +131,13 @@ cdef inline int wire_link_known(int linktype) noexcept nogil:
 
 
 cdef inline Verdict wire_inside(Tunnel tunnel, Packet* packet) noexcept nogil:
-    """What is inside of a tunnel is not read."""
+    """Names the tunnel that the packet is inside of: it is not read."""
     packet.tunnel = tunnel
     return WIRE_TUNNEL
 
 
 cdef inline Verdict wire_inside_udp(const uint8_t* data, uint32_t captured, Packet* packet) noexcept nogil:
-    """A datagram (RFC 768): a tunnel's where the port is the assigned one and the header behind it fits."""
+    """A UDP datagram (RFC 768): a tunnel's if its port is assigned to one and the header behind it is of that kind."""
     cdef uint32_t port
     if captured < 16:
         return WIRE_NOT_TCP
@@ -163,22 +163,22 @@ cdef inline Verdict wire_inside_udp(const uint8_t* data, uint32_t captured, Pack
 cdef inline Verdict wire_inside_ip(
     uint8_t protocol, const uint8_t* data, uint32_t captured, Packet* packet
 ) noexcept nogil:
-    """What IP carries where it is no TCP: whether it is a tunnel."""
-    if protocol == PROTOCOL_UDP:
+    """An IP packet that carries something else than TCP: a tunnel or not."""
+    if protocol == IPPROTO_UDP:
         return wire_inside_udp(data, captured, packet)
-    if protocol == PROTOCOL_GRE:
+    if protocol == IPPROTO_GRE:
         if captured >= 4 and wire_u16(data + 2) in (ETHER_ERSPAN, ETHER_ERSPAN_3):
             return wire_inside(TUNNEL_ERSPAN, packet)
         return wire_inside(TUNNEL_GRE, packet)
-    if protocol == PROTOCOL_IPV4:
+    if protocol == IPPROTO_IPV4:
         return wire_inside(TUNNEL_IPIP, packet)
-    if protocol == PROTOCOL_IPV6:
+    if protocol == IPPROTO_IPV6:
         return wire_inside(TUNNEL_6IN4, packet)
-    if protocol == PROTOCOL_MPLS:
+    if protocol == IPPROTO_MPLS:
         return wire_inside(TUNNEL_MPLS, packet)
-    if protocol == PROTOCOL_L2TP:
+    if protocol == IPPROTO_L2TP:
         return wire_inside(TUNNEL_L2TP, packet)
-    if protocol == PROTOCOL_ESP:
+    if protocol == IPPROTO_ESP:
         return wire_inside(TUNNEL_ESP, packet)
     return WIRE_NOT_TCP
 
@@ -195,7 +195,7 @@ cdef inline Verdict wire_parse_tcp(
         return WIRE_MALFORMED
     if captured < 20:
         return WIRE_CUT
-    header = (data[12] >> 4) * 4  # with the options, which nobody here needs
+    header = (data[12] >> 4) * 4  # with the options, which are not read
     if header < 20 or header > length:
         return WIRE_MALFORMED
     if header > captured:
@@ -214,9 +214,10 @@ cdef inline Verdict wire_parse_tcp(
 cdef inline Verdict wire_take_fragment(
     const uint8_t* data, uint32_t captured, uint32_t length, Packet* packet
 ) noexcept nogil:
-    """The piece itself; its offset, id, protocol and more-bit stand in `packet` already.
+    """Notes the bytes of a fragment whose offset, id, protocol and more-bit stand in `packet` already.
 
-    Each piece but the last is a multiple of 8 bytes, none passes 65535 (RFC 791 section 3.2, RFC 8200 section 4.5).
+    Every fragment but the last is a multiple of 8 bytes; none ends beyond 65535 (RFC 791 section 3.2, RFC 8200 section
+    4.5).
     """
     if length == 0 or (packet.fragment_more and length % 8) or packet.fragment_offset + length > 65535:
         return WIRE_MALFORMED
@@ -230,32 +231,32 @@ cdef inline Verdict wire_take_fragment(
 cdef inline Verdict wire_parse_headers(
     uint8_t protocol, const uint8_t* data, uint32_t captured, uint32_t length, Packet* packet
 ) noexcept nogil:
-    """What follows the IPv6 header, or the fragmentable part of a datagram: extension headers, then TCP.
+    """Reads what follows the IPv6 header, or a datagram put together from fragments: extension headers, then TCP.
 
-    RFC 8200 section 4. `protocol` is the first one's type. Each is at least 8 bytes, so that the walk ends.
+    RFC 8200 section 4. `protocol` is the type of the first header. Each header has 8 bytes or more, so the loop ends.
     """
     cdef uint32_t size
-    while protocol != PROTOCOL_TCP:
-        if protocol not in (PROTOCOL_HOP_BY_HOP, PROTOCOL_ROUTING, PROTOCOL_FRAGMENT, PROTOCOL_AUTHENTICATION,
-                            PROTOCOL_DESTINATION):
+    while protocol != IPPROTO_TCP:
+        if protocol not in (IPPROTO_HOP_BY_HOP, IPPROTO_ROUTING, IPPROTO_FRAGMENT, IPPROTO_AUTHENTICATION,
+                            IPPROTO_DESTINATION):
             return wire_inside_ip(protocol, data, captured, packet)
         if length < 8:
             return WIRE_MALFORMED
         if captured < 8:
             return WIRE_CUT
-        if protocol == PROTOCOL_FRAGMENT:
+        if protocol == IPPROTO_FRAGMENT:
             size = 8
             packet.fragment_protocol = data[0]
             packet.fragment_offset = wire_u16(data + 2) & 0xFFF8
             packet.fragment_more = data[3] & 1
             packet.fragment_id = wire_u32(data + 4)
-            if packet.fragment_offset or packet.fragment_more:  # else an atomic fragment, RFC 6946: whole
-                if packet.fragment_protocol not in (PROTOCOL_TCP, PROTOCOL_ROUTING, PROTOCOL_AUTHENTICATION,
-                                                    PROTOCOL_DESTINATION):
+            if packet.fragment_offset or packet.fragment_more:  # else it is whole: an atomic fragment, RFC 6946
+                if packet.fragment_protocol not in (IPPROTO_TCP, IPPROTO_ROUTING, IPPROTO_AUTHENTICATION,
+                                                    IPPROTO_DESTINATION):
                     return WIRE_NOT_TCP
                 return wire_take_fragment(data + size, captured - size, length - size, packet)
-        elif protocol == PROTOCOL_AUTHENTICATION:
-            size = (<uint32_t>data[1] + 2) * 4  # RFC 4302 section 2.2: in words of 32 bits
+        elif protocol == IPPROTO_AUTHENTICATION:
+            size = (<uint32_t>data[1] + 2) * 4  # RFC 4302 section 2.2 counts words of 32 bits
         else:
             size = (<uint32_t>data[1] + 1) * 8
         if size > length:
@@ -270,7 +271,7 @@ cdef inline Verdict wire_parse_headers(
 
 
 cdef inline Verdict wire_parse_ipv4(const uint8_t* data, uint32_t captured, Packet* packet) noexcept nogil:
-    """RFC 791 section 3.1."""
+    """An IPv4 packet, RFC 791 section 3.1."""
     cdef uint32_t header, length
     if captured == 0:
         return WIRE_CUT
@@ -280,14 +281,14 @@ cdef inline Verdict wire_parse_ipv4(const uint8_t* data, uint32_t captured, Pack
     if captured < header:
         return WIRE_CUT
     length = wire_u16(data + 2)
-    if length == 0:  # segmentation offload: the kernel has not cut it yet
+    if length == 0:  # segmentation offload: the kernel has not divided the packet yet
         length = captured
     if length < header:
         return WIRE_MALFORMED
-    if captured > length:  # Ethernet's padding
+    if captured > length:  # Ethernet pads short frames
         captured = length
-    if data[9] != PROTOCOL_TCP:
-        if captured < header or wire_u16(data + 6) & 0x1FFF:    # of a later fragment nothing can be said
+    if data[9] != IPPROTO_TCP:
+        if captured < header or wire_u16(data + 6) & 0x1FFF:    # a fragment but the first has no header to read
             return WIRE_NOT_TCP
         return wire_inside_ip(data[9], data + header, captured - header, packet)
     packet.source = data + 12
@@ -303,7 +304,7 @@ cdef inline Verdict wire_parse_ipv4(const uint8_t* data, uint32_t captured, Pack
 
 
 cdef inline Verdict wire_parse_ipv6(const uint8_t* data, uint32_t captured, Packet* packet) noexcept nogil:
-    """RFC 8200 section 3."""
+    """An IPv6 packet, RFC 8200 section 3."""
     cdef uint32_t length
     if captured == 0:
         return WIRE_CUT
@@ -324,7 +325,7 @@ cdef inline Verdict wire_parse_ipv6(const uint8_t* data, uint32_t captured, Pack
 
 
 cdef inline Verdict wire_parse_ip(const uint8_t* data, uint32_t captured, Packet* packet) noexcept nogil:
-    """Raw IP: the first four bits say which."""
+    """An IP packet without a link header: its first four bits are the version."""
     if captured == 0:
         return WIRE_CUT
     if data[0] >> 4 == 4:
@@ -333,7 +334,7 @@ cdef inline Verdict wire_parse_ip(const uint8_t* data, uint32_t captured, Packet
 
 
 cdef inline Verdict wire_parse_pppoe(const uint8_t* data, uint32_t captured, Packet* packet) noexcept nogil:
-    """RFC 2516 section 4 (6 bytes), then PPP's protocol in 2 bytes or, compressed, in 1 (RFC 1661 section 6.5)."""
+    """PPPoE: 6 bytes (RFC 2516 section 4), then PPP's protocol in 2 bytes, or in 1 (RFC 1661 section 6.5)."""
     cdef uint32_t header = 7, protocol
     if captured < 7:
         return WIRE_CUT
@@ -349,7 +350,7 @@ cdef inline Verdict wire_parse_pppoe(const uint8_t* data, uint32_t captured, Pac
         return wire_parse_ipv4(data + header, captured - header, packet)
     if protocol == 0x0057:
         return wire_parse_ipv6(data + header, captured - header, packet)
-    if protocol in (0x0281, 0x0283):  # RFC 3032 section 4.3
+    if protocol in (0x0281, 0x0283):  # MPLS, RFC 3032 section 4.3
         return wire_inside(TUNNEL_MPLS, packet)
     return WIRE_NOT_IP
 
@@ -357,7 +358,7 @@ cdef inline Verdict wire_parse_pppoe(const uint8_t* data, uint32_t captured, Pac
 cdef inline Verdict wire_parse_ether(
     uint32_t protocol, const uint8_t* data, uint32_t captured, Packet* packet
 ) noexcept nogil:
-    """What follows an EtherType, VLAN tags first."""
+    """Reads what an EtherType announces, VLAN tags first."""
     cdef int tags = 0
     while protocol in (ETHER_VLAN, ETHER_QINQ, ETHER_QINQ_OLD):
         if tags == VLAN_TAGS:
@@ -381,7 +382,7 @@ cdef inline Verdict wire_parse_ether(
         return wire_inside(TUNNEL_VLAN_9200, packet)
     if protocol == ETHER_PBB:
         return wire_inside(TUNNEL_PBB, packet)
-    if protocol <= ETHER_LENGTH and captured >= 8:      # RFC 1042: LLC and SNAP in 6 bytes, then the EtherType
+    if protocol <= ETHER_LENGTH and captured >= 8:      # RFC 1042: 6 bytes of LLC and SNAP, then the EtherType
         if wire_u16(data) == 0xAAAA and wire_u16(data + 2) == 0x0300 and wire_u16(data + 4) == 0 and \
                 wire_u16(data + 6) in (ETHER_IPV4, ETHER_IPV6):
             return wire_inside(TUNNEL_SNAP, packet)
@@ -391,7 +392,7 @@ cdef inline Verdict wire_parse_ether(
 cdef inline Verdict wire_parse_family(
     uint32_t family, const uint8_t* data, uint32_t captured, Packet* packet
 ) noexcept nogil:
-    """What follows an address family: AF_INET, and AF_INET6 of Linux, NetBSD, FreeBSD and macOS."""
+    """Reads what an address family announces: AF_INET, or AF_INET6 of Linux, NetBSD, FreeBSD or macOS."""
     if family == 2:
         return wire_parse_ipv4(data, captured, packet)
     if family in (10, 24, 28, 30):
@@ -400,9 +401,9 @@ cdef inline Verdict wire_parse_family(
 
 
 cdef inline Verdict wire_parse(int linktype, const uint8_t* data, uint32_t size, Packet* packet) noexcept nogil:
-    """One packet of `size` captured bytes; layouts: https://www.tcpdump.org/linktypes.html.
+    """Reads one packet of `size` captured bytes. The link types are those of https://www.tcpdump.org/linktypes.html.
 
-    `packet` holds something only after WIRE_TCP and WIRE_FRAGMENT.
+    A link type that wire_link_known() does not know is WIRE_NOT_IP. Verdict says what `packet` holds.
     """
     cdef uint32_t family
     packet.place = 0
@@ -423,7 +424,7 @@ cdef inline Verdict wire_parse(int linktype, const uint8_t* data, uint32_t size,
         if size < 4:
             return WIRE_CUT
         family = wire_u32(data)
-        if linktype == LINK_NULL and (family >> 16) != 0:  # the capturing host's byte order: either
+        if linktype == LINK_NULL and (family >> 16) != 0:  # in the byte order of the host that captured
             family = (<uint32_t>data[3] << 24) | (<uint32_t>data[2] << 16) | (<uint32_t>data[1] << 8) | data[0]
         return wire_parse_family(family, data + 4, size - 4, packet)
     if linktype == LINK_IPV4:

@@ -3,9 +3,9 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from sniffer_core.protocols.http1.pairing cimport CARRY_MAX, Carry, Conn, Exchange
+from sniffer_core.connection cimport Conn
 from sniffer_core.base.memory cimport Pool
-from sniffer_core.message cimport Message
+from sniffer_core.message cimport Exchange, Message
 from sniffer_core.record.redact cimport Names
 
 cdef enum:

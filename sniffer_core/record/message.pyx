@@ -19,10 +19,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset, strlen
 
-from sniffer_core.protocols.http1.pairing cimport Conn, Exchange, conn_free, exchange_release
+from sniffer_core.connection cimport Conn, Proxied, conn_free
 from sniffer_core.base.memory cimport Pool
-from sniffer_core.message cimport REQUEST, WHOLE, Field, Message, fields_of, text_of
-from sniffer_core.protocols.proxy cimport Proxied
+from sniffer_core.message cimport REQUEST, WHOLE, Exchange, Field, Message, exchange_release, fields_of, text_of
 from sniffer_core.record.redact cimport (
     LINK, SECRET, SHOWN, TARGET, URL, Cut, Scan, begin_scan, free_names, is_plain, kind_of, list_fields, list_parameters,
     lower, name_bit, next_cut)
@@ -1298,7 +1297,7 @@ cdef bint is_coded(const Message* message) noexcept nogil:
 
 cdef RawMessage build_message(Message* message, Pool* pool, Rules rules):
     cdef RawMessage raw = RawMessage.__new__(RawMessage)
-    cdef Exchange* exchange = <Exchange*>message.exchange
+    cdef Exchange* exchange = message.exchange
     cdef Conn* conn = exchange.conn
     if conn.id == NULL:
         name_conn(conn)
@@ -1311,13 +1310,15 @@ cdef RawMessage build_message(Message* message, Pool* pool, Rules rules):
         if conn.behind == NULL:
             name_proxied(conn)
         raw.behind = <tuple>conn.behind
-    # The exchange is the queue's too, in another thread soon: the message gets a copy.
-    raw.exchanged = <Exchange*>malloc(exchange.size)
+    # The protocol still needs the exchange, in another thread soon: the message gets a copy.
+    raw.exchanged = <Exchange*>malloc(sizeof(Exchange) + exchange.text_size)
     if raw.exchanged == NULL:
         raise MemoryError
-    memcpy(raw.exchanged, exchange, exchange.size)
+    raw.exchanged[0] = exchange[0]
+    raw.exchanged.size = sizeof(Exchange) + exchange.text_size
     raw.exchanged.text = <uint8_t*>raw.exchanged + sizeof(Exchange)
-    exchange_release(exchange, pool, 1)
+    memcpy(raw.exchanged.text, exchange.text, exchange.text_size)
+    exchange_release(exchange, pool)
     pool.bytes -= <int64_t>(message.size + message.body_space)
     pool.blocks -= 2 if message.body != NULL else 1
     if message.trailers != NULL:

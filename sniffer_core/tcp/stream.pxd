@@ -45,16 +45,21 @@ cdef struct Stream:
     Pool* pool
     uint64_t* counters
     uint8_t base            # Base
-    bint mapped             # `anchor` is valid: sequence numbers can be turned into offsets
+    uint8_t mapped          # `anchor` is valid: sequence numbers can be turned into offsets
+    uint8_t syn_seen        # a SYN (or the other side's ACK of it) said where the stream begins
+    uint8_t unacked         # the last of the held pieces (all whose acked_at is -1) wait for an ACK
+    uint8_t seen            # a packet of this direction was seen
+    uint8_t absent          # it is known by the other side only: nothing waits for it
+    uint8_t ended           # its end was handed over
+    uint8_t from_start      # what is read first is its true first byte
+    uint8_t waits           # not 0: its reader does not read on; the reader's own code says why
     uint32_t anchor         # the sequence number of offset ORIGIN
-    bint syn_seen           # a SYN (or the other side's ACK of it) said where the stream begins
-    uint32_t syn_seq        # ... this sequence number, of its first byte
+    uint32_t syn_seq        # the sequence number of its first byte, where syn_seen
     int64_t start           # where the stream begins (base known), or is heard of first by an ACK; -1
     int64_t next            # the next byte to hand over (base known)
     int64_t top             # one past the highest byte seen
     int64_t acked           # the other side's highest ACK; -1 none
     int64_t acked_at        # ... and the offset, in the other direction, of the first segment that had it
-    bint unacked            # the last of the held pieces (all whose acked_at is -1) wait for an ACK
     int64_t end             # where FIN or RST stands; -1 not seen
     Held** held
     uint32_t first
@@ -91,12 +96,14 @@ cdef void stream_mark(Stream* stream) noexcept nogil
 cdef void stream_init(Stream* stream, Pool* pool, uint64_t* counters) noexcept nogil
 cdef int64_t stream_free(Stream* stream) noexcept nogil
     # Drops everything held; returns its payload bytes (the caller counts them).
-cdef void stream_hold(Stream* stream, const Run* run) noexcept nogil
+cdef void stream_buffer(Stream* stream, const Run* run) noexcept nogil
     # Copies the parts of `run` that are not held yet; first bytes win, what was there already is counted as duplicate,
     # and as a conflict where it differs.
 cdef bint stream_differs(const Stream* stream, const uint8_t* data, int64_t size, int64_t offset) noexcept nogil
     # Whether other bytes than these are held at these offsets.
 cdef void stream_read(const Stream* stream, Run* run) noexcept nogil
     # Makes `run` the front piece (there must be one); it stays held until taken.
+cdef uint32_t stream_copy(const Stream* stream, int64_t offset, uint8_t* bytes, uint32_t most) noexcept nogil
+    # Copies what is held from `offset` on, up to the first hole; returns how many bytes that is.
 cdef void stream_take(Stream* stream, int64_t size) noexcept nogil
     # The reader took `size` bytes of the front piece, which is given back when it is empty.

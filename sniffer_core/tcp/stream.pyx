@@ -1,33 +1,22 @@
 """One direction's byte stream; see stream.pxd for the interface and the invariant."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memmove
+from libc.string cimport memcmp, memcpy, memmove, memset
 
 from sniffer_core.base.counters cimport Counter
 from sniffer_core.base.memory cimport Pool, pool_give, pool_resize, pool_take
 
 
 cdef void stream_init(Stream* stream, Pool* pool, uint64_t* counters) noexcept nogil:
+    memset(stream, 0, sizeof(Stream))
     stream.pool = pool
     stream.counters = counters
-    stream.base = BASE_NONE
-    stream.mapped = False
-    stream.anchor = 0
-    stream.syn_seen = False
-    stream.syn_seq = 0
     stream.start = -1
     stream.next = ORIGIN
     stream.top = ORIGIN
     stream.acked = -1
     stream.acked_at = -1
-    stream.unacked = False
     stream.end = -1
-    stream.held = NULL
-    stream.first = 0
-    stream.count = 0
-    stream.space = 0
-    stream.held_bytes = 0
-    stream.held_memory = 0
 
 
 cdef int64_t stream_free(Stream* stream) noexcept nogil:
@@ -110,7 +99,7 @@ cdef void stream_mark(Stream* stream) noexcept nogil:
             stream.held[at].acked_at = stream.acked_at
 
 
-cdef void stream_hold(Stream* stream, const Run* run) noexcept nogil:
+cdef void stream_buffer(Stream* stream, const Run* run) noexcept nogil:
     cdef const uint8_t* data = run.data
     cdef int64_t offset = run.offset
     cdef int64_t end = run.offset + run.size
@@ -179,3 +168,22 @@ cdef void stream_take(Stream* stream, int64_t size) noexcept nogil:
     pool_give(stream.pool, front, sizeof(Held) + front.taken + front.size)
     stream.count -= 1
     stream.first = stream.first + 1 if stream.count else 0
+
+
+cdef uint32_t stream_copy(const Stream* stream, int64_t offset, uint8_t* bytes, uint32_t most) noexcept nogil:
+    cdef uint32_t size = 0
+    cdef uint32_t piece
+    cdef int64_t skip
+    cdef uint32_t at = stream.first
+    cdef Held* held
+    while at < stream.first + stream.count and size < most:
+        held = stream.held[at]
+        skip = offset + size - held.offset
+        if skip < 0:
+            break
+        if skip < held.size:
+            piece = min(held.size - <uint32_t>skip, most - size)
+            memcpy(bytes + size, held_data(held) + skip, piece)
+            size += piece
+        at += 1
+    return size

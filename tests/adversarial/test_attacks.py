@@ -12,7 +12,7 @@ import pytest
 
 from sniffer.capture.thread import feed_batch
 from sniffer.message import decode
-from sniffer_core.core import _hash
+from sniffer_core.testing import hashed
 from tests.adversarial.attacks import ATTACKS, Attack, packets
 from tests.adversarial.daemon import Outcome, attack_daemon, attack_every_output
 from tests.laws import Table
@@ -92,10 +92,10 @@ def test_flows_cannot_be_chosen_to_collide() -> None:
     algorithm, expected = done.stdout.split()
     some, other = Table().core, Table().core
     if algorithm == "siphash13":
-        assert _hash(some, key, bytes(16)) == int(expected)
-    assert _hash(some, key) == _hash(some, key)
-    assert _hash(some, key) != _hash(other, key)
-    assert len({_hash(some, number.to_bytes(40)) & 0x3FF for number in range(4000)}) > 900  # of 1024 buckets
+        assert hashed(some, key, bytes(16)) == int(expected)
+    assert hashed(some, key) == hashed(some, key)
+    assert hashed(some, key) != hashed(other, key)
+    assert len({hashed(some, number.to_bytes(40)) & 0x3FF for number in range(4000)}) > 900  # of 1024 buckets
 
 
 unsanitized = pytest.mark.skipif("TCP_SNIFFER_SANITIZED" in os.environ, reason="a sanitizer takes memory of its own")

@@ -28,7 +28,7 @@ from tests.bench import idle, instructions, linear, live, pairs, spool, ui
 
 ROUNDS: Final = 5
 ALLOWANCE: Final = 20.0
-"""Seconds that a program may take for one capture, all rounds together; a slow one has fewer rounds."""
+"""Seconds for all rounds of a program on one capture. A slow program gets fewer rounds."""
 SHAPES: Final = {
     "small": (1_020_000, 20_000),
     "mixed": (80_000, 4_000),
@@ -39,9 +39,9 @@ SHAPES: Final = {
     "few": (400_000, 20_000),
     "many": (400_000, 20_000),
 }
-"""Messages of each shape, and with --quick."""
+"""Messages of each shape; the second number is for --quick."""
 ALONE: Final = ("few", "many")
-"""Shapes to compare with each other, not with peers."""
+"""Shapes that are compared with each other, not with the peers."""
 BUDGET: Final = 64 << 20
 HOLDING: Final = ["--max-concurrent-connections=120000", "--memory-budget=1073741824"]
 READING: Final = """
@@ -54,7 +54,7 @@ while reader.next_batch(1024)[1]:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a program: seconds, and bytes."""
+    """One run of a program. Times in seconds, RSS in bytes."""
 
     wall: float
     cpu: float
@@ -63,7 +63,7 @@ class Run:
 
 
 def run(command: list[str], folder: str) -> Run:
-    """Runs it in a folder of its own, its standard output to /dev/null."""
+    """Runs the program in its own folder, with standard output to /dev/null."""
     with tempfile.TemporaryFile("w+") as errors:
         began = time.perf_counter()
         process = subprocess.Popen(
@@ -85,7 +85,7 @@ def run(command: list[str], folder: str) -> Run:
 
 
 def programs(shape: str, path: str) -> dict[str, list[str]]:
-    """Command of each program that is installed."""
+    """The command of each installed program."""
     ours = [sys.executable, "-m", "sniffer", "--read", path, "--ports", "80", "--stdout", "--log-format", "json"]
     found = {"reading": [sys.executable, "-c", READING, path], "ours": ours + (HOLDING if shape in ALONE else [])}
     if shape in ALONE:
@@ -102,7 +102,7 @@ def programs(shape: str, path: str) -> dict[str, list[str]]:
 
 
 def check(result: Run, messages: int) -> None:
-    """Ours is to have written every message of the capture."""
+    """Checks that the sniffer has written every message of the capture."""
     stopped = next(json.loads(line) for line in result.stderr.splitlines() if '"message":"stopped"' in line)
     delivered = stopped["lanes"]["stdout"]["delivered"]
     if delivered != messages:
@@ -110,7 +110,7 @@ def check(result: Run, messages: int) -> None:
 
 
 def compare(shape: str, path: Path, messages: int, rounds: int) -> dict[str, list[Run]]:
-    """The runs of each program, in turn."""
+    """Runs the programs in turn; returns the runs of each."""
     results: dict[str, list[Run]] = {}
     for _ in range(rounds):
         for name, command in programs(shape, str(path)).items():
@@ -119,8 +119,8 @@ def compare(shape: str, path: Path, messages: int, rounds: int) -> dict[str, lis
                 continue
             folder = tempfile.mkdtemp(dir=path.parent)
             runs.append(run(command, folder))
-            # tcpflow leaves 100,000 files. Removing them here would make this program grow, and a child's peak RSS is
-            # never below that of the program it was forked from.
+            # tcpflow leaves 100,000 files. Removing them in this process would make it grow, and a child's peak RSS
+            # cannot be read below that of the program it was forked from.
             subprocess.run(["rm", "-rf", folder], check=True)
             if name.startswith("ours") and shape != "lossy":
                 check(runs[-1], messages)
@@ -128,7 +128,7 @@ def compare(shape: str, path: Path, messages: int, rounds: int) -> dict[str, lis
 
 
 def median(runs: list[Run]) -> float:
-    """Of the wall time."""
+    """The median wall time in seconds."""
     return statistics.median(each.wall for each in runs)
 
 
@@ -146,7 +146,7 @@ def table(results: dict[str, list[Run]], messages: int, size: int) -> Iterator[s
 
 
 def capture(folder: Path, shape: str, messages: int) -> Path:
-    """The file, made if it is not there; by another process, so that this one stays small."""
+    """The capture file, made if it does not exist. Another process makes it, so that the harness stays small."""
     path = folder / f"{shape}-{messages}.pcap"
     if not path.exists():
         part = path.with_suffix(".part")
@@ -156,7 +156,7 @@ def capture(folder: Path, shape: str, messages: int) -> Path:
 
 
 def machine() -> str:
-    """What the numbers were measured on."""
+    """A line about the machine."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
     load = " ".join(f"{each:.2f}" for each in os.getloadavg())
@@ -165,7 +165,7 @@ def machine() -> str:
 
 
 def report_pairs(path: Path, messages: int) -> bool:
-    """What the pairs of the lossy capture are worth; whether none is wrong."""
+    """Prints how many pairs of the lossy capture were found. Returns whether none is wrong."""
     with tempfile.TemporaryFile("w+b") as output:
         subprocess.run(programs("lossy", str(path))["ours"], stdout=output, stderr=subprocess.DEVNULL, check=True)
         output.seek(0)
@@ -176,7 +176,7 @@ def report_pairs(path: Path, messages: int) -> bool:
 
 
 def report_shapes(folder: Path, shapes: list[str], rounds: int, quick: bool) -> bool:
-    """Ours beside the others; whether no pair is wrong."""
+    """Prints the sniffer's figures beside those of the peers. Returns whether no pair is wrong."""
     ours = {}
     right = True
     for shape in shapes:
@@ -195,7 +195,7 @@ def report_shapes(folder: Path, shapes: list[str], rounds: int, quick: bool) -> 
 
 
 def report_linear() -> None:
-    """What a unit of hostile traffic costs."""
+    """Prints the cost of a unit of hostile traffic."""
     print(f"\n### Hostile traffic\n\n| what | n | ns each | ns each at {linear.GROWTH}n | growth |")
     print("|---|---:|---:|---:|---:|")
     for name, size, small, large in linear.rows():
@@ -203,7 +203,7 @@ def report_linear() -> None:
 
 
 def report_idle(seconds: float, folder: Path, messages: int) -> None:
-    """Idle, with connections open, and with everything full."""
+    """Prints the cost when idle, with open connections, and with a full budget."""
     print("\n### Idle\n")
     try:
         found = idle.idle(seconds)
@@ -229,7 +229,7 @@ def report_idle(seconds: float, folder: Path, messages: int) -> None:
 
 
 def report_instructions() -> list[str]:
-    """Instructions per message beside the record; the shapes that exceed it."""
+    """Prints instructions per message beside the recorded ones. Returns the shapes that exceed them."""
     print("\n### Instructions per message\n")
     if not instructions.available():
         print("Not counted: valgrind is not installed.")
@@ -241,7 +241,7 @@ def report_instructions() -> list[str]:
 
 
 def main() -> int:
-    """Everything, or the shapes asked for."""
+    """Runs everything, or the named shapes."""
     parser = argparse.ArgumentParser(prog="bench", description="Measures the sniffer beside its peers.")
     parser.add_argument("--live", action="store_true", help="beside a server and a load generator, nothing else")
     parser.add_argument("--ui", action="store_true", help="what the live view costs, nothing else")

@@ -1,4 +1,4 @@
-"""Captures to measure with, the same bytes each time: `python -m tests.bench.captures small FILE [MESSAGES]`."""
+"""Captures for measurements, the same bytes each time: `python -m tests.bench.captures small FILE [MESSAGES]`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RESPONSE: Final = (
 
 
 def small(*, messages: int = 200_000, connections: int = 200) -> Iterator[bytes]:
-    """Packets of keep-alive connections that take turns: each message is one segment, one exchange follows another."""
+    """Keep-alive connections that take turns. Each message is one segment."""
     ends = [(f"198.51.100.{1 + number % 250}", 20_000 + number) for number in range(connections)]
     seq = [[1000, 5000] for _ in ends]
     for at, (address, port) in enumerate(ends):
@@ -82,7 +82,7 @@ class Link:
         return framed(self.ends[1], seq, self.sent, ACK, payload)
 
     def segment(self, segment: Segment) -> bytes:
-        """A segment of a talk."""
+        """The packet of a segment of a generated conversation."""
         return frame(segment, 1000, 1000, self.ends)
 
     def open(self) -> Iterator[bytes]:
@@ -184,10 +184,10 @@ def large(*, messages: int = 40) -> Iterator[bytes]:
 
 
 def talks(messages: int) -> Iterator[tuple[int, Talk, list[Segment]]]:
-    """Talks of so many messages (the last one may have more), numbered, with what the capture has of each.
+    """Generated conversations of at least `messages` messages, numbered, each with the segments that were captured.
 
-    Their endpoints offer Upgrade, some with every request, ask with Expect and CONNECT, and refuse or accept. 1 in 100
-    segments, of whatever kind, is lost; in 3 of 10 connections some come late and some twice.
+    Their endpoints offer Upgrade, some with every request, use Expect and CONNECT, and refuse or accept. 1 in 100
+    segments of any kind is lost; in 3 of 10 connections some segments come late and some twice.
     """
     number = count = 0
     while count < messages:
@@ -195,13 +195,13 @@ def talks(messages: int) -> Iterator[tuple[int, Talk, list[Segment]]]:
         number += 1
         talk = Talk(choices)
         if talk.slid:
-            continue  # a lost request looks there as if there had been none: not even the ACKs tell its pair
+            continue  # here a lost request leaves no trace: not even the ACKs show which pair it belongs to
         count += len(talk.asks) + len(talk.answers)
         yield number, talk, Capture(talk, choices, loss="lossy", percent=1).segments
 
 
 def lossy(*, messages: int = 60_000, connections: int = 100) -> Iterator[bytes]:
-    """Talks of endpoints that take turns, so many at a time: see talks(). tests/bench/pairs.py judges their pairs."""
+    """The conversations of talks(), `connections` at a time in turn. tests/bench/pairs.py judges their pairs."""
     following = (map(Link(number).segment, segments) for number, _, segments in talks(messages))
     going = deque(islice(following, connections))
     while going:
@@ -214,7 +214,7 @@ def lossy(*, messages: int = 60_000, connections: int = 100) -> Iterator[bytes]:
 
 
 def spread(connections: int, *, messages: int) -> Iterator[bytes]:
-    """Connections that were all opened at the beginning, and stay open; they take turns with small exchanges."""
+    """Connections that are all opened first and stay open. They take turns with small exchanges."""
     links = [Link(number) for number in range(connections)]
     for one in links:
         yield from one.open()

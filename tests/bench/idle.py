@@ -1,4 +1,4 @@
-"""What the daemon costs with nothing to do, what connections that stay open cost, and what a whole budget costs."""
+"""The cost of an idle daemon, of open connections, and of a full budget."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.bench.captures import spread
 from tests.packets import ETHERNET, START, Packet, to_feed
 
 QUIET: Final = 4
-"""Seconds without any CPU time after which a process waits for something."""
+"""Seconds without CPU time after which a process counts as waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def _rss(pid: int | str = "self") -> int:
 
 
 def _switches(pid: int) -> int:
-    """Times that a thread went to sleep by itself, which is as often as one woke up."""
+    """Voluntary context switches of all threads: the number of wake-ups."""
     statuses = [task.joinpath("status").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
     lines = [line for status in statuses for line in status.splitlines()]
     return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
@@ -48,7 +48,7 @@ def _cpu(pid: int) -> float:
 
 
 def idle(seconds: float) -> Idle:
-    """Watches a port of loopback on which nothing happens. Needs the privilege to capture."""
+    """Measures a daemon that watches an unused port of loopback. Needs the privilege to capture."""
     command = [sys.executable, "-m", "sniffer", "--interface", "lo", "--ports", "9", "--stdout"]
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -62,7 +62,7 @@ def idle(seconds: float) -> Idle:
         else:
             raise RuntimeError(f"the daemon did not start: {lines}")
         start = time.perf_counter() - began
-        time.sleep(BUSY_SECONDS + 1.5)  # what comes right after packets, or the start, is not idleness yet
+        time.sleep(BUSY_SECONDS + 1.5)  # the seconds after a start or after packets are not idle yet
         switches, cpu, began = _switches(process.pid), _cpu(process.pid), time.perf_counter()
         time.sleep(seconds)
         took = time.perf_counter() - began
@@ -75,7 +75,7 @@ def idle(seconds: float) -> Idle:
 
 
 def whole_budget(path: Path, budget: int) -> int:
-    """The highest RSS of a daemon that reads this capture while nobody reads its output: everything is full."""
+    """The peak RSS of a daemon that reads this capture while nobody reads its output, so that its budget is full."""
     command = [sys.executable, "-m", "sniffer", "--read", str(path), "--ports=80", "--stdout"]
     command += ["--max-concurrent-connections=120000", f"--memory-budget={budget}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -94,10 +94,10 @@ def whole_budget(path: Path, budget: int) -> int:
 
 
 def held(connections: int, memory_limit: int) -> dict[str, int]:
-    """A table with so many open connections, each of which had one exchange: the RSS that it took, and its gauges."""
+    """Fills a table with open connections of one exchange each. Returns the RSS it took, and its gauges."""
     table = FlowTable(linktype=ETHERNET, ports=[80], max_flows=connections, memory_limit=memory_limit)
     packets = spread(connections, messages=2 * connections)
-    batch = [Packet(START, next(packets))]  # what makes the packets takes its memory here
+    batch = [Packet(START, next(packets))]  # the generator of packets allocates its memory here
     before = _rss()
     for number, packet in enumerate(packets, 1):
         batch.append(Packet(START + 50 * number, packet))

@@ -1,7 +1,7 @@
-"""Instructions that the daemon executes for each message, counted by callgrind: the same on a busy machine.
+"""Instructions that the daemon executes for each message, counted by callgrind, so that a busy machine does not matter.
 
-The start is taken out by reading two captures, one of them longer. `python -m tests.bench.instructions --record` writes
-the figures anew: do so with a change that is meant to move them.
+The difference between a shorter and a longer capture leaves out the start. `python -m tests.bench.instructions
+--record` records new figures: use it with a change that is meant to change them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.bench.captures import CAPTURES, write
 RECORD: Final = Path(__file__).with_suffix(".json")
 TOLERANCE: Final = 0.05
 SIZES: Final = {"small": (2_000, 12_000), "mixed": (1_000, 4_000)}
-"""For each shape, messages of the shorter and of the longer capture."""
+"""For each shape, the messages of the shorter and of the longer capture."""
 
 
 def available() -> bool:
@@ -36,7 +36,7 @@ def _command(path: Path) -> list[str]:
 
 
 def _count(path: Path) -> int:
-    """Instructions of a daemon that reads this file, without decoding: the decoders are not ours."""
+    """Instructions of a daemon that reads this file without decoding bodies, since decoders are other projects'."""
     done = subprocess.run(
         ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", *_command(path)],
         env={**os.environ, "PYTHONHASHSEED": "0"},
@@ -57,7 +57,7 @@ def measure() -> dict[str, int]:
         write(Path(folder, "first.pcap"), CAPTURES["small"](messages=400), step_us=50)
         subprocess.run(
             _command(Path(folder, "first.pcap")), capture_output=True, check=True
-        )  # compiles what is imported
+        )  # compiles the imported modules
         for shape, sizes in SIZES.items():
             for size in sizes:
                 path = Path(folder, f"{shape}-{size}.pcap")
@@ -70,13 +70,13 @@ def measure() -> dict[str, int]:
 
 
 def recorded() -> dict[str, int]:
-    """What was recorded."""
+    """The recorded figures."""
     figures: dict[str, int] = json.loads(RECORD.read_text())
     return figures
 
 
 def exceeds(figures: dict[str, int], record: dict[str, int]) -> list[str]:
-    """The shapes that take more instructions than was recorded, and more than the tolerance allows."""
+    """The shapes that exceed the recorded instructions by more than the tolerance."""
     return [shape for shape, figure in figures.items() if figure > record[shape] * (1 + TOLERANCE)]
 
 

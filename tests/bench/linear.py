@@ -1,4 +1,4 @@
-"""Traffic made to be costly, at one size and at four times that: what a unit of it costs must not grow."""
+"""Traffic made to be costly, at one size and at four times that size. The cost of a unit must not grow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OK: Final = b"HTTP/1.1 200 OK\r\n"
 
 
 def _answered(segments: Callable[[Link], Iterator[bytes]]) -> Iterator[bytes]:
-    """A connection with one request, and these packets for an answer."""
+    """A connection with one request, and these packets as its response."""
     link = Link(0)
     yield from link.open()
     yield link.up(request(0))
@@ -27,7 +27,7 @@ def _lengthy(size: int) -> bytes:
 
 
 def one_byte_head(size: int) -> Iterator[bytes]:
-    """A head of so many bytes, each in a segment of its own."""
+    """A head of `size` bytes, each in a segment of its own."""
     head = OK + b"X-Long: " + b"x" * size + b"\r\nContent-Length: 0\r\n\r\n"
     return _answered(lambda link: (link.down(segment) for segment in split(head, 1)))
 
@@ -96,9 +96,9 @@ GROWTH: Final = 4
 
 
 def cost(shape: Callable[[int], Iterator[bytes]], size: int, repeats: int = 5) -> tuple[float, int]:
-    """CPU seconds that the packets take, JSON included (the best of some), and how many messages they gave.
+    """CPU seconds for the packets, JSON included (the best of several runs), and the number of messages.
 
-    Small ones are measured on many tables in one go, so that the clock's steps do not matter.
+    Small inputs are measured on many tables at once, so that the clock's resolution does not matter.
     """
     feed = to_feed(Packet(START + 10 * number, packet) for number, packet in enumerate(shape(size)))
     tables = max(1, 20_000 // (len(feed[1]) // 16 + size))
@@ -112,7 +112,7 @@ def cost(shape: Callable[[int], Iterator[bytes]], size: int, repeats: int = 5) -
 
 
 def run(feed: tuple[bytes, bytes]) -> int:
-    """A table of its own for these packets; the number of messages."""
+    """Feeds the packets to a new table; returns the number of messages."""
     table = FlowTable(linktype=ETHERNET, ports=[80])
     count = 0
     for messages in feed_batch(table, feed):
@@ -123,7 +123,7 @@ def run(feed: tuple[bytes, bytes]) -> int:
 
 
 def rows() -> Iterator[tuple[str, int, float, float]]:
-    """(what, how many at first, nanoseconds for each, the same for four times as many)."""
+    """Rows of (name, number of units, ns for a unit, ns for a unit at four times the number)."""
     for name, (shape, size) in SHAPES.items():
         small, large = cost(shape, size)[0] / size, cost(shape, size * GROWTH)[0] / size / GROWTH
         yield name, size, small * 1e9, large * 1e9

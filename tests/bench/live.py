@@ -1,8 +1,8 @@
 """`make bench ARGS=--live`: the sniffer beside a server and a load generator on the loopback interface.
 
 nginx, with one worker, and wrk, with one thread, are pinned to one core. The sniffer has another ("own core"), or all
-three share both ("shared cores"): there its time has to come from theirs where they leave none. The pair's highest rate
-is what wrk gets when it waits for nothing. Prints Markdown; ends with 1 where a promise is not kept.
+three share both ("shared cores"), so that its CPU time is taken from theirs. The pair's highest rate is that of wrk
+without pauses. Prints Markdown; the exit code is 1 if a promise is broken.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ PORT: Final = 18_480
 COLLECTOR: Final = PORT + 1
 CONNECTIONS: Final = 64
 PAUSE_MS: Final = 10
-"""Between an answer and the next request of a connection, where the rate is held down."""
+"""Pause between a response and the next request of a connection, where the rate is limited."""
 PROBES: Final = 4
-"""Short runs that find how many connections make the rate that is asked for, within a twentieth."""
+"""Short runs that find the number of connections for the wanted rate, within 5 %."""
 SLOWER: Final = 0.10
-"""What the clients may lose to the sniffer at their highest rate, where it has a core of its own."""
+"""The part of their highest rate that clients may lose to a sniffer on a core of its own."""
 CONFIG: Final = """
 worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log; user root;
 events {{ worker_connections 4096; }}
@@ -48,7 +48,7 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What wrk says: answers, answers per second, the 99th percentile of their latency in ms."""
+    """Results of wrk: responses, responses per second, 99th percentile of the latency in ms."""
 
     answers: int
     rate: float
@@ -58,7 +58,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the sniffer says: its ledger and its lane, its CPU seconds while it captured, highest RSS in bytes."""
+    """Results of the sniffer: ledger, lane, CPU seconds while it captured, peak RSS in bytes."""
 
     ledger: dict[str, int]
     lane: dict[str, int]
@@ -72,7 +72,7 @@ class Seen:
 
     @property
     def per_million(self) -> float:
-        """CPU seconds for a million messages."""
+        """CPU seconds per million messages."""
         return self.cpu / max(1, self.messages) * 1e6
 
     def count(self, name: str) -> int:
@@ -80,7 +80,7 @@ class Seen:
 
     @property
     def lost(self) -> int:
-        """Messages that were made and not delivered."""
+        """Messages that were emitted and not delivered."""
         dropped = sum(count for name, count in self.lane.items() if name.startswith("dropped_"))
         return self.count("handoff_dropped") + self.count("handoff_discarded") + dropped
 
@@ -91,7 +91,7 @@ def pinned(core: int | None, command: Sequence[str]) -> list[str]:
 
 
 def load(core: int | None, seconds: float, paused: int | None = None) -> Load:
-    """One run of wrk: as fast as it goes, or on this many connections that pause after each answer."""
+    """One run of wrk: without pauses, or on this many connections that pause after each response."""
     connections = CONNECTIONS if paused is None else paused
     with TemporaryDirectory() as folder:
         script = Path(folder, "pause.lua")
@@ -111,7 +111,7 @@ def load(core: int | None, seconds: float, paused: int | None = None) -> Load:
 
 
 def paused(core: int | None, rate: float) -> int:
-    """How many connections that pause make about this rate."""
+    """The number of pausing connections that make about this rate."""
     connections = max(1, round(rate * PAUSE_MS / 1000))
     for _ in range(PROBES):
         reached = load(core, 2.0, connections).rate
@@ -179,7 +179,7 @@ def server(core: int | None) -> Iterator[None]:
 
 
 def unaccounted(done: Load, seen: Seen) -> list[str]:
-    """What is wrong with what the sniffer says of this load."""
+    """The errors in the sniffer's account of this load."""
     wrong = []
     if not seen.balanced:
         wrong.append("the ledger does not balance")
@@ -192,14 +192,14 @@ def unaccounted(done: Load, seen: Seen) -> list[str]:
     if not seen.count("kernel_dropped"):
         wrong += [
             f"{name} {seen.count(name):,} where wrk counts {done.answers:,} answers"
-            for name in ("messages_request", "messages_response")  # wrk leaves the last ones unanswered and uncounted
+            for name in ("messages_request", "messages_response")  # wrk does not count the last ones
             if not done.answers <= seen.count(name) <= done.answers + done.connections
         ]
     return wrong
 
 
 def row(name: str, done: Load, seen: Seen, seconds: float) -> str:
-    """Of the table."""
+    """A row of the table."""
     return (
         f"| {name} | {done.rate:,.0f} | {done.answers:,} | {seen.count('messages_response'):,} "
         f"| {seen.count('kernel_dropped'):,} | {seen.lost:,} | {seen.cpu / seconds * 100:.0f} % "
@@ -224,7 +224,7 @@ def beside(core: int | None, sniffer: int | None, seconds: float, paused: int | 
 
 
 def highest(core: int | None, sniffer: int | None, seconds: float, rounds: int) -> tuple[float, float, list[str]]:
-    """The pair's highest rate alone and beside the sniffer, in turn; what was wrong."""
+    """Measures the pair's highest rate alone and beside the sniffer, in turn. Returns the errors."""
     alone, together, wrong = [], [], []
     for number in range(rounds):
         alone.append(load(core, seconds).rate)
@@ -236,7 +236,7 @@ def highest(core: int | None, sniffer: int | None, seconds: float, rounds: int) 
 
 
 def main(quick: bool = False) -> int:
-    """Everything; the number of promises that are not kept decides the exit code."""
+    """Runs everything. The exit code is 1 if a promise is broken."""
     missing = [name for name in ("nginx", "wrk", "taskset", "curl") if shutil.which(name) is None]
     if missing or (os.cpu_count() or 1) < 2:
         print(f"Not measured live: needs two cores, and {', '.join(missing)} to be installed.")

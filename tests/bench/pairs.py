@@ -1,4 +1,4 @@
-"""What the pairs of the `lossy` capture are worth: each answer's request is known to the endpoints that made it."""
+"""Judges the pairs found in the `lossy` capture. The generated endpoints know the request of each response."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Verdict = Literal["right", "wrong", "unpaired", "missing"]
 
 
 def known(messages: int) -> dict[tuple[str, str], int]:
-    """The number of the request that each answer of the capture has: by the client's end, and the answer's reason."""
+    """The number of each response's request, by the client's address and the response's reason phrase."""
     found: dict[tuple[str, str], int] = {}
     for number, talk, _ in talks(messages):
         client = Link(number).ends[0]
@@ -27,9 +27,9 @@ def known(messages: int) -> dict[tuple[str, str], int]:
 
 
 def judged(pairs: dict[tuple[str, str], int], lines: Iterable[bytes]) -> Counter[Verdict]:
-    """How many of the pairs are right in the output, wrong, without their request, or not there at all.
+    """Counts the pairs of the output that are right, wrong, unpaired or missing.
 
-    A response that neither end sent, made of a piece of a body behind a loss, belongs to no pair.
+    A response that neither end sent, taken from a piece of a body behind a loss, belongs to no pair.
     """
     found = Counter[Verdict]({"right": 0, "wrong": 0, "unpaired": 0, "missing": 0})
     rest = dict(pairs)

@@ -1,7 +1,7 @@
 """`make bench ARGS=--spool`: posting to a collector with `SPOOL_DIR` and without, in turn. Prints Markdown.
 
-A capture is read as fast as it goes, and every message is posted to nginx on the loopback interface, which takes it at
-once: what is compared is the price of the disk. The spool lies beside the captures. Times begin at `started`.
+A capture is read as fast as possible, and every message is posted to nginx on the loopback interface, which accepts it
+at once. So the difference is the cost of the disk. The spool lies beside the captures. Times begin at `started`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 from tests.bench.live import COLLECTOR, server
 
 SIZES: Final = {1: (16_000, 2_000), 1000: (240_000, 10_000)}
-"""By the size of a batch: messages, and with --quick."""
+"""Messages by batch size; the second number is for --quick."""
 
 
 class Run(NamedTuple):
@@ -32,7 +32,7 @@ class Run(NamedTuple):
 
 
 def run(path: Path, size: int, spool: str | None) -> Run:
-    """Reads a capture, and posts all of it in batches of `size`."""
+    """Reads a capture and posts its messages in batches of `size`."""
     url = f"http://127.0.0.1:{COLLECTOR}/"
     command = [sys.executable, "-m", "sniffer", "--read", str(path), "--ports=80", "--log-format=json"]
     command += [f"--output-url={url}", f"--output-batch-size={size}", *([f"--spool-dir={spool}"] if spool else [])]
@@ -50,7 +50,7 @@ def run(path: Path, size: int, spool: str | None) -> Run:
 
 
 def main(folder: Path, capture: Callable[[int], Path], rounds: int, *, quick: bool) -> int:
-    """The table; `capture` makes one of so many messages."""
+    """Prints the table. `capture` makes a file with so many messages."""
     missing = [name for name in ("nginx", "curl") if shutil.which(name) is None]
     if missing:
         print(f"Not measured with a spool: {', '.join(missing)} not installed.")

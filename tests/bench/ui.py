@@ -1,7 +1,7 @@
-"""What the live view costs, and how smooth it is: `make bench ARGS=--ui`.
+"""The cost of the live view, and how smooth it is: `make bench ARGS=--ui`.
 
-A server and a client on loopback make exchanges at a steady rate. The daemon watches them without a live view, with one
-that nobody looks at, and with its page open in Chromium, in turn; CPU time is the daemon's own, of all of its threads.
+A server and a client on loopback make exchanges at a steady rate. The daemon watches them in turn without a live view,
+with one that nobody opens, and with its page open in Chromium. CPU time is that of all threads of the daemon.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Load:
         self.stop = asyncio.Event()
 
     async def run(self, port: int) -> None:
-        """One after the other, as a client does that waits for its answer."""
+        """Sends one request after another, each after the response to the last."""
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         began = time.monotonic()
         while not self.stop.is_set():

@@ -1,1 +1,1 @@
-"""The world fails around the daemon, and what it promised is looked at."""
+"""Faults around the daemon, and checks of its promises."""

@@ -1,4 +1,4 @@
-"""`make chaos`: every fault of the matrix, and a table for docs/internals/RELIABILITY.md."""
+"""`make chaos`: tries every fault and prints the table of docs/internals/RELIABILITY.md."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def row(fault: Fault, outcome: Outcome) -> str:
 
 
 def main() -> int:
-    """Tries every fault; 1 where a promise was broken."""
+    """Tries every fault. Returns 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seconds", type=float, default=9.0, help="how long each fault lasts")
     parser.add_argument("--at-once", type=int, default=3, help="faults tried at the same time")

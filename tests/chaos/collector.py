@@ -1,4 +1,4 @@
-"""A collector that misbehaves as it is told: real sockets on loopback, HTTP and TLS spoken by hand."""
+"""A collector that misbehaves on request: real sockets on loopback, HTTP and TLS made by hand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 import trustme
 
 Identity = tuple[str, int, str]
-"""What a record is known by: connection, exchange, direction."""
+"""The identity of a record: connection, exchange, direction."""
 
 ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
 STATUSES = {
@@ -31,7 +31,7 @@ STATUSES = {
 
 
 class Certificates:
-    """What a TLS collector may show."""
+    """The certificates that a TLS collector may present."""
 
     def __init__(self) -> None:
         ours, other = trustme.CA(), trustme.CA()
@@ -52,11 +52,11 @@ def _context(certificate: trustme.LeafCert) -> ssl.SSLContext:
 
 
 class Collector:
-    """Listens on a port of its own; `turn` changes what it does, and ends every connection."""
+    """Listens on a port of its own. `turn` changes its behaviour and ends every connection."""
 
     def __init__(self, certificates: Certificates | None = None, *, address: str = "127.0.0.1") -> None:
         self.accepted: list[Identity] = []
-        """Every record that was answered with 2xx, in order, repeated ones too."""
+        """Every record that was answered with 2xx, in order, including repeated ones."""
         self.tries = 0
         self._certificates = certificates
         self._mode = "takes"
@@ -70,7 +70,7 @@ class Collector:
         self._thread.start()
 
     def turn(self, mode: str) -> None:
-        """Does this from now on."""
+        """Behaves so from now on."""
         with self._lock:
             self._mode = mode
             if mode == "refuses" and self._listener is not None:
@@ -135,7 +135,7 @@ class Collector:
                 if answers % 10 == 0 and self._mode == "closes after ten answers":
                     break
         except (OSError, ValueError):
-            pass  # the other side has had enough
+            pass  # the other side has closed
         finally:
             with self._lock:
                 self._open -= {connection, stream}
@@ -173,13 +173,13 @@ class Collector:
         if mode == "half-closes":
             stream.shutdown(socket.SHUT_WR)
             mode = "hangs"
-        if mode in ("hangs", "accepts nothing"):  # one that was let in before the fault began
+        if mode in ("hangs", "accepts nothing"):  # a connection that was accepted before the fault began
             while stream.recv(4096):
                 pass
             return False
         if mode == "answers slowly":
             time.sleep(0.2)
-        self._accept(body)  # whoever has read the status line counts on it
+        self._accept(body)  # before the status line, which the sniffer may rely on at once
         for part in [bytes([byte]) for byte in ANSWER] if mode == "answers slowly" else [ANSWER]:
             stream.sendall(part)
             time.sleep(0.01 * (mode == "answers slowly"))
@@ -191,7 +191,7 @@ class Collector:
 
 
 def identity(record: dict[str, Any]) -> Identity:
-    """What a record is known by."""
+    """The identity of a record."""
     return record["connectionId"], record["exchange"], record["direction"]
 
 
@@ -213,7 +213,7 @@ def _until(stream: socket.socket, end: bytes) -> tuple[bytes, bytes]:
 
 @contextmanager
 def collecting(certificates: Certificates | None = None, *, address: str = "127.0.0.1") -> Iterator[Collector]:
-    """A collector that listens, and takes what it gets."""
+    """A collector that listens and accepts everything."""
     collector = Collector(certificates, address=address)
     try:
         yield collector

@@ -1,4 +1,4 @@
-"""The fault matrix. Each fault is tried on the real daemon, live on loopback, under load, and held to its promise."""
+"""The fault matrix. Each fault is tried on the real daemon, live on loopback, under load; its promise is checked."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ RATE = 60
 
 @dataclass
 class Outcome:
-    """What one fault came to."""
+    """The result of one fault."""
 
     offered: int = 0
     delivered: int = 0
     counted: dict[str, int] = field(default_factory=dict)
-    """Messages not delivered, by the counter in which they are."""
+    """Messages that were not delivered, by counter."""
     load: float = 0.0
     """Messages per second."""
     broken: list[str] = field(default_factory=list)
-    """The promises that were not kept."""
+    """The broken promises."""
 
     def expect(self, kept: object, promise: str) -> None:
-        """Notes a promise that was not kept."""
+        """Notes a broken promise."""
         if not kept:
             self.broken.append(promise)
 
@@ -57,15 +57,15 @@ class Fault:
     name: str
     promise: str
     run: Callable[[Path, float], Outcome]
-    """Given a folder of its own and how many seconds the fault should last."""
+    """Takes a folder, and the seconds that the fault lasts."""
     needs_root: bool = False
 
 
-# The parts
+# Parts
 
 
 class Load:
-    """Exchanges at a steady rate, on connections of ten, until it is ended."""
+    """Makes exchanges at a steady rate, ten on a connection, until it is ended."""
 
     def __init__(self, port: int) -> None:
         self.made = 0
@@ -81,7 +81,7 @@ class Load:
             self.made += 10
 
     def end(self) -> float:
-        """Ends it; messages per second."""
+        """Ends the load, and returns its messages per second."""
         self._over.set()
         self._thread.join()
         return 2 * self.made / (time.monotonic() - self._begin)
@@ -98,7 +98,7 @@ def ledger(daemon: Daemon) -> dict[str, Any]:
 
 
 def not_delivered(lane: dict[str, int]) -> dict[str, int]:
-    """What a lane has not delivered, by counter."""
+    """The messages that a lane has not delivered, by counter."""
     return {
         name: count
         for name, count in lane.items()
@@ -107,7 +107,7 @@ def not_delivered(lane: dict[str, int]) -> dict[str, int]:
 
 
 def in_order(accepted: Sequence[Identity]) -> bool:
-    """Whether the messages of each connection came in order, the first time that each came."""
+    """Whether the messages of each connection came in order, repeated ones left out."""
     seen: set[Identity] = set()
     last: dict[str, tuple[int, bool]] = defaultdict(lambda: (-1, True))
     for connection, exchange, direction in accepted:
@@ -122,7 +122,7 @@ def in_order(accepted: Sequence[Identity]) -> bool:
 
 
 def audit(outcome: Outcome, daemon: Daemon, made: int) -> dict[str, int]:
-    """What holds whatever fails: the laws, and a standard output that never notices. The collector's lane."""
+    """Checks the promises of every fault: the balances, an unaffected standard output. Returns the collector's lane."""
     last = daemon.logs[-1]
     outcome.expect(last["message"] == "stopped", "the last log line shows the ledger")
     final = snapshot(last)
@@ -153,9 +153,9 @@ def collector_fails(
     turn: Callable[[Collector, bool], None] | None = None,
     cause: str = "",
 ) -> Outcome:
-    """The collector takes messages, fails for so long, and takes them again; then SIGTERM.
+    """The collector accepts messages, fails for `seconds`, and accepts them again; then SIGTERM.
 
-    With `before` 0 it fails from the start. `cause` matches what the log says of the first failure.
+    With `before` 0 it fails from the start. `cause` matches the log's cause of the first failure.
     """
 
     def begin() -> None:
@@ -214,14 +214,14 @@ def collector_fails(
             outcome.expect(said or mode in ("answers slowly", *HARMLESS), f"said: {causes}")
             outcome.expect(not missing, "with a spool everything arrives")
             outcome.expect(lane["delivered"] == lane["offered"], "with a spool everything is delivered")
-        # What was given up before the stop is counted, and no reason for 2.
+        # Messages given up before the stop are counted, but do not make the exit code 2.
         undelivered = daemon.logs[-1]["undelivered"]
         outcome.expect(code == (2 if undelivered else 0), f"exit code {code}")
     return outcome
 
 
 ENDED = "reset|closed without an answer|Broken pipe"
-"""What may be said first: connections that are open end where the fault begins."""
+"""Causes that may be logged first: open connections end when the fault begins."""
 COLLECTOR = {
     "refuses": f"refused|{ENDED}",
     "accepts nothing": f"timeout|{ENDED}",
@@ -236,7 +236,7 @@ COLLECTOR = {
     "429, Retry-After": f"status 429|{ENDED}",
 }
 HARMLESS = ("closes after ten answers", "answers what cannot be read")
-"""What a collector does that must cost nothing."""
+"""Behaviours of a collector that must lose no message."""
 TLS = {
     "expired": "certificate has expired",
     "another host's name": "mismatch",
@@ -249,7 +249,7 @@ NAMES = {
     "fails": "failure in name resolution",
     "is silent": "failure in name resolution|timeout",
 }
-"""What happens, and what the log says of it."""
+"""Faults of the collector, and the causes in the log."""
 
 
 # Names
@@ -339,7 +339,7 @@ def name_disappears(folder: Path, seconds: float, *, how: str, spool: bool, caus
             finally:
                 resolver.close()
 
-    thread = threading.Thread(target=run)  # what it enters is its own
+    thread = threading.Thread(target=run)  # the namespaces that it enters are its own
     thread.start()
     thread.join()
     return result[0]
@@ -349,7 +349,7 @@ def name_disappears(folder: Path, seconds: float, *, how: str, spool: bool, caus
 
 
 def killed(folder: Path, seconds: float) -> Outcome:
-    """kill -9 under load in an outage, and a restart: what the ledger called spooled is delivered."""
+    """kill -9 under load in an outage, and a restart: messages counted as spooled are delivered."""
     outcome = Outcome()
     with ExitStack() as stack:
         collector = stack.enter_context(collecting())
@@ -378,7 +378,7 @@ def killed(folder: Path, seconds: float) -> Outcome:
         outcome.expect(lane["recovered"] >= spooled > 0, "what was spooled is recovered")
         outcome.expect(lane["delivered"] == lane["recovered"] + lane["offered"], "and delivered")
         outcome.expect(in_order(collector.accepted), "in order within a connection")
-        # What was read from the wire in the last moment before the kill.
+        # Messages captured in the last moment before the kill.
         outcome.expect(len(missing) <= 2 * RATE, "what was not yet on disk is the last moment's")
         outcome.counted["in memory at the kill"] = len(missing)
         outcome.offered += len(missing)
@@ -500,7 +500,7 @@ def loop_blocked(folder: Path, seconds: float) -> Outcome:
 
 
 def preloads(folder: Path) -> str:
-    """What LD_PRELOAD must be for CHAOS_CLOCK to hold: clock.c, made for this run, before the libpcap that is used."""
+    """The LD_PRELOAD for CHAOS_CLOCK: clock.c, compiled for this run, before libpcap."""
     library = folder / "clock.so"
     source = Path(__file__).with_name("clock.c")
     subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", library, source], check=True)
@@ -559,7 +559,7 @@ def clock_jumps(folder: Path, seconds: float) -> Outcome:
     return outcome
 
 
-# What has a test of its own
+# Faults with a test of their own
 
 
 def by_test(folder: Path, seconds: float, *, nodes: Sequence[str]) -> Outcome:
@@ -589,7 +589,7 @@ def matrix() -> list[Fault]:
     for mode in HARMLESS:
         add(f"collector: {mode}", collector_fails, mode=mode)
     for mode, cause in TLS.items():
-        # From the start: what is said first is then the fault itself.
+        # From the start, so that the first logged cause is the fault itself.
         add(f"TLS: {mode}", collector_fails, mode=mode, tls=True, cause=cause, before=0)
     for how, cause in NAMES.items():
         add(f"name server {how}", name_disappears, root=True, how=how, cause=cause)
@@ -696,11 +696,11 @@ def matrix() -> list[Fault]:
 
 
 def attempt(fault: Fault, folder: Path, seconds: float) -> Outcome:
-    """Tries one fault; what raises has broken its promise."""
+    """Tries one fault. An exception counts as a broken promise."""
     folder.mkdir(parents=True)
     try:
         return fault.run(folder, seconds)
-    except BaseException as error:  # the row says so
+    except BaseException as error:  # the row shows it
         outcome = Outcome()
         outcome.broken.append(f"{type(error).__name__}: {error}")
         return outcome

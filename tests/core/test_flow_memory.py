@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sniffer_core.core import _starve
+from sniffer_core.testing import starve
 from tests import packets as p
 from tests.conversations import START, Dialogue
 from tests.laws import Table
@@ -75,9 +75,9 @@ def test_no_memory_anywhere() -> None:
     lost = set()
     for number in range(1, 100_000):
         table = Table()
-        _starve(table.core, number)
+        starve(table.core, number)
         lost.add(most - len(table.run(packets)))
-        if _starve(table.core, 0):
+        if starve(table.core, 0):
             break
     assert number > 100
     assert most not in lost

@@ -1,4 +1,4 @@
-"""The end-to-end test against a real cluster, by the current kubeconfig. See docs/testing/E2E.md.
+"""The end-to-end test on the cluster of the current kubeconfig. See docs/testing/E2E.md.
 
 python -m tests.e2e [--stage injection|traffic|verdicts|all] [--image IMAGE] [--injector inside|outside]
                     [--host HOST] [--context NAME | --control-plane FOLDER]
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def stages(wanted: str, has_nodes: bool, injector: str | None) -> list[tuple[str, str]]:
-    """The stages to run and where the injector is in each; Failed where that cannot be."""
+    """The stages to run, and where the injector runs in each. Raises Failed if that is impossible."""
     where = injector or ("inside" if has_nodes else "outside")
     if wanted == "verdicts":
         return [("verdicts", "outside")]
@@ -56,7 +56,7 @@ def stages(wanted: str, has_nodes: bool, injector: str | None) -> list[tuple[str
 
 
 def check_free(cluster: Cluster) -> None:
-    """Failed where something of ours is there already: it would be overwritten, and taken away at the end."""
+    """Raises Failed if an object of the test exists already: it would be overwritten, and removed at the end."""
     for kind, name in (
         ("namespace", NAMESPACE),
         ("namespace", PLAIN),
@@ -71,7 +71,7 @@ def check_free(cluster: Cluster) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0: all is as it must be; 1: something is not; 2: it cannot be run here."""
+    """Returns 0 if everything is as it must be, 1 if something is not, 2 if the test cannot run here."""
     given = parser().parse_args(arguments)
     if shutil.which("kubectl") is None:
         print("kubectl is not present")
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run(stage: str, where: str, cluster: Cluster, given: argparse.Namespace) -> None:
-    """One stage; Failed or Refused where something is not as it must be."""
+    """Runs a stage. Raises Failed or Refused if something is not as it must be."""
     if stage == "verdicts":
         verdicts(cluster, given.host, print)
         return

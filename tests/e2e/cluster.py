@@ -1,4 +1,4 @@
-"""A cluster by way of kubectl, and the checks of what it stored."""
+"""A cluster used through kubectl, and checks of what it stored."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ GONE_S = 180
 
 
 class Failed(Exception):
-    """Something is not as it must be; the message says what."""
+    """Something is not as it must be. The message says what."""
 
 
 class Refused(Exception):
-    """The API server would not create an object."""
+    """The API server refused to create an object."""
 
 
 class Cluster:
-    """What the stages need of a cluster."""
+    """The operations on a cluster that the stages use."""
 
     def __init__(self, context: str | None = None, *, kubeconfig: Path | None = None) -> None:
         self.command = ["kubectl", *(["--context", context] if context else [])]
         self.command += [f"--kubeconfig={kubeconfig}"] if kubeconfig else []
 
     def run(self, *arguments: str, given: str | None = None, check: bool = True) -> str:
-        """The output of kubectl; Failed with its own words otherwise."""
+        """The output of kubectl. Raises Failed with its error text."""
         done = subprocess.run([*self.command, *arguments], input=given, capture_output=True, text=True, check=False)
         if check and done.returncode != 0:
             raise Failed(f"kubectl {' '.join(arguments[:3])}: {done.stderr.strip()}")
         return done.stdout if done.returncode == 0 else ""
 
     def version(self) -> str:
-        """Of the API server."""
+        """The version of the API server."""
         return str(json.loads(self.run("get", "--raw", "/version"))["gitVersion"])
 
     def has_nodes(self) -> bool:
@@ -47,13 +47,13 @@ class Cluster:
         return bool(self.run("get", kind, name, "--ignore-not-found", "--output", "name").strip())
 
     def apply(self, manifests: Iterable[Manifest]) -> None:
-        """Server-side: what a controller makes at the same time, as the account of a new namespace, is no error."""
+        """Applies on the server's side, so that an object that a controller makes at the same time is no error."""
         listed = {"apiVersion": "v1", "kind": "List", "items": list(manifests)}
         who = ["--server-side", "--field-manager=tcp-sniffer-e2e", "--force-conflicts"]
         self.run("apply", *who, "--filename", "-", given=json.dumps(listed))
 
     def create(self, manifest: Manifest, *, dry_run: bool = False) -> Manifest:
-        """The object as the API server stores it, or would."""
+        """Creates the object. Returns it as the API server stores it, or would store it."""
         arguments = ["create", "--filename", "-", "--output", "json", *(["--dry-run=server"] if dry_run else [])]
         try:
             stored: Manifest = json.loads(self.run(*arguments, given=json.dumps(manifest)))
@@ -67,14 +67,14 @@ class Cluster:
         self.run("delete", kind, name, *where, "--ignore-not-found", *waiting)
 
     def remove_namespaces(self, names: Iterable[str]) -> None:
-        """They go at the same time, and are gone afterwards; without nodes there may be no controller to empty them."""
+        """Deletes the namespaces and waits for it. Without nodes there may be no controller to empty them."""
         listed = list(names)
         for wait in (False, True) if self.has_nodes() else (False,):
             for name in listed:
                 self.delete("namespace", name, wait=wait)
 
     def completed_pod(self, job: str, namespace: str) -> str:
-        """The pod of a Job that has done its work: tries that failed may have left others."""
+        """The pod in which a Job succeeded. Failed tries may have left others."""
         selector = f"batch.kubernetes.io/job-name={job}"
         where = ["--namespace", namespace, "--selector", selector, "--field-selector", "status.phase=Succeeded"]
         found = self.run("get", "pods", *where, "--output", "name").split()
@@ -87,7 +87,7 @@ class Cluster:
 
 
 def script(*command: str) -> None:
-    """Runs a program that is not kubectl; Failed with its own words otherwise."""
+    """Runs a program other than kubectl. Raises Failed with its error text."""
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
     except subprocess.CalledProcessError as error:
@@ -98,7 +98,7 @@ def script(*command: str) -> None:
 
 
 def expect(reached: Callable[[], bool], what: str, seconds: float = 120, pause_s: float = 1) -> None:
-    """Waits for something in the cluster; Failed names it when the time is over."""
+    """Waits for a condition in the cluster. Raises Failed, which names it, when the time is up."""
     try:
         wait_until(reached, what, seconds=seconds, pause=pause_s)
     except TimeoutError as error:
@@ -106,7 +106,7 @@ def expect(reached: Callable[[], bool], what: str, seconds: float = 120, pause_s
 
 
 def container_in(pod: Manifest, name: str = "tcp-sniffer") -> tuple[str, Manifest] | None:
-    """The list that holds the injected container, and the container; Failed if there is more than one."""
+    """The list that holds the injected container, and the container. Raises Failed if there is more than one."""
     found = [
         (key, entry)
         for key in ("containers", "initContainers")
@@ -119,7 +119,7 @@ def container_in(pod: Manifest, name: str = "tcp-sniffer") -> tuple[str, Manifes
 
 
 def differences(pod: Manifest, expected: str | None, env: dict[str, str]) -> list[str]:
-    """What of a stored pod is not as expected: the list that holds the container, or None; values of its env."""
+    """The differences of a stored pod from the expected list of the container (or None) and values of its env."""
     found = container_in(pod)
     where = found[0] if found else None
     if where != expected:
@@ -142,9 +142,9 @@ def differences(pod: Manifest, expected: str | None, env: dict[str, str]) -> lis
 
 
 def records_in(log: str) -> Iterator[Manifest]:
-    """The messages and the lines of the sniffer's own in a log.
+    """The messages, and the sniffer's log lines, in a container's log.
 
-    Failed where a line is neither: one that was cut, or merged with another, holds messages that nobody would miss.
+    Raises Failed if a line is neither: a line that was cut or merged would otherwise hide a lost message.
     """
     for number, line in enumerate(log.splitlines(), 1):
         if not line.strip():
@@ -159,7 +159,7 @@ def records_in(log: str) -> Iterator[Manifest]:
 
 
 def messages_in(log: str) -> list[Manifest]:
-    """The messages among the lines of a log: no line of ours has both `schema` and `level`."""
+    """The messages among the lines of a log. No line of the sniffer has both `schema` and `level`."""
     return [record for record in records_in(log) if "schema" in record and "direction" in record]
 
 
@@ -169,7 +169,7 @@ def watches(log: str) -> bool:
 
 
 def exchange(messages: Iterable[Manifest], method: str, path: str) -> tuple[Manifest, Manifest] | None:
-    """The request with that method and path and its response, once both are there."""
+    """The request with this method and path and its response, if both have come."""
     listed = list(messages)
     for request in listed:
         if (request["direction"], request.get("method"), request.get("path")) != ("request", method, path):
@@ -182,7 +182,7 @@ def exchange(messages: Iterable[Manifest], method: str, path: str) -> tuple[Mani
 
 
 def wrong_with(pair: tuple[Manifest, Manifest] | None, body: str, status: int) -> list[str]:
-    """What of an echoed exchange is not as it was sent: method and path are those it was found by."""
+    """The differences of an echoed exchange from what was sent, apart from method and path, by which it was found."""
     if pair is None:
         return ["the exchange is not there"]
     request, response = pair

@@ -1,4 +1,4 @@
-"""A control plane without nodes, of the programs `etcd` and `kube-apiserver` in a folder: enough for what is stored.
+"""A control plane without nodes, made of `etcd` and `kube-apiserver` in a folder. It stores objects and runs none.
 
 envtest keeps them in such a folder (`setup-envtest use -p path`); docs/testing/E2E.md says how to build the second.
 """
@@ -41,7 +41,7 @@ rules: [{level: Metadata, resources: [{group: "", resources: [pods]}]}]
 
 
 class ControlPlane(Cluster):
-    """A cluster whose API server's audit log can be read."""
+    """A cluster with a readable audit log of its API server."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(kubeconfig=folder / "kubeconfig")
@@ -60,7 +60,7 @@ class ControlPlane(Cluster):
 
 
 def missing(folder: Path) -> list[str]:
-    """Those of the programs that are not there."""
+    """The programs that are missing."""
     return [name for name in PROGRAMS if not (folder / name).is_file()]
 
 
@@ -72,7 +72,7 @@ def _free_ports(count: int) -> list[int]:
 
 @contextmanager
 def control_plane(programs: Path) -> Iterator[ControlPlane]:
-    """The cluster of a control plane on loopback, which is gone afterwards with all that was stored."""
+    """A control plane on loopback. It and its data are removed at the end."""
     if absent := missing(programs):
         raise Failed(f"{programs} has no {' and no '.join(absent)}")
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:

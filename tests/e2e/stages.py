@@ -45,7 +45,7 @@ Say = Callable[[str], None]
 
 
 def pod(name: str, namespace: str, labels: dict[str, str] | None = None, **spec: Any) -> Manifest:
-    """A pod that every Pod Security level takes; nothing in it has to run."""
+    """A pod that every Pod Security level accepts. Nothing in it has to run."""
     annotations = spec.pop("annotations", {})
     owners = spec.pop("owners", [])
     closed = {
@@ -64,7 +64,7 @@ def pod(name: str, namespace: str, labels: dict[str, str] | None = None, **spec:
 
 @dataclass(frozen=True)
 class Case:
-    """A pod, and what becomes of it: the list that holds the container (None: bare), and values of its env."""
+    """A pod and the expected result: the list that holds the container (None: not injected), and values of its env."""
 
     pod: Manifest
     expected: str | None
@@ -108,7 +108,7 @@ CASES = (
         "initContainers",
         {"STOP_DELAY_MS": "0"},
     ),
-    # dry, since a pod whose owner does not exist is collected at once
+    # a dry run, since a pod whose owner does not exist is deleted at once
     Case(pod("job", PLAIN, IN, owners=[_JOB]), "initContainers", dry_run=True),
     Case(pod("workflow", PLAIN, IN | {"workflows.argoproj.io/workflow": "none"}), "initContainers"),
     Case(
@@ -124,7 +124,7 @@ CASES = (
 
 
 def with_account(name: str, labels: dict[str, str]) -> list[Manifest]:
-    """A namespace, with the account that pods ask for where no controller makes it."""
+    """A namespace, with the service account that pods need, for clusters where no controller makes it."""
     account = {"name": "default", "namespace": name}
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}},
@@ -133,7 +133,7 @@ def with_account(name: str, labels: dict[str, str]) -> list[Manifest]:
 
 
 def namespaces() -> list[Manifest]:
-    """Those that the stage makes."""
+    """The namespaces that the stage makes."""
     labels = {PLAIN: {}, OPTED_IN: IN, RESTRICTED: ENFORCE}
     return [one for name, of_name in labels.items() for one in with_account(name, of_name)]
 
@@ -149,14 +149,14 @@ def configuration_for(url: str, bundle: str) -> Manifest:
 
 @dataclass
 class Installed:
-    """An injector that the API server calls, and how to take it away."""
+    """An injector that the API server calls, and a function that removes it."""
 
     stop: Callable[[], None]
 
 
 @contextmanager
 def outside(cluster: Cluster, host: str, *arguments: str) -> Iterator[Installed]:
-    """The injector as a process on this machine, which the API server reaches as `host`: needs no nodes."""
+    """Runs the injector as a process on this machine, which the API server reaches as `host`. Needs no nodes."""
     authority = trustme.CA()
     made = authority.issue_cert(host)
     with socket.create_server(("", 0)) as free:
@@ -185,7 +185,7 @@ def outside(cluster: Cluster, host: str, *arguments: str) -> Iterator[Installed]
 
 @contextmanager
 def inside(cluster: Cluster, image: str) -> Iterator[Installed]:
-    """The injector in the cluster, by the self-signed overlay."""
+    """Runs the injector in the cluster, by the self-signed overlay."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         copied = shutil.copytree(KUSTOMIZE, Path(folder) / "kustomize")
         overlay = copied / "overlays/self-signed"
@@ -211,7 +211,7 @@ def inside(cluster: Cluster, image: str) -> Iterator[Installed]:
 
 
 def injection(cluster: Cluster, installed: AbstractContextManager[Installed], say: Say) -> None:
-    """What is stored: opt-in, opt-out, annotations, modes, dry run, and pods that start while the injector is down."""
+    """Checks stored pods: opt-in, opt-out, annotations, modes, dry run, and a pod made while the injector is down."""
     with ExitStack() as stack:
         stack.callback(cluster.remove_namespaces, [PLAIN, OPTED_IN, RESTRICTED])
         cluster.apply(namespaces())
@@ -234,7 +234,7 @@ def injection(cluster: Cluster, installed: AbstractContextManager[Installed], sa
         say("ok  grace periods: 30 by default, 12 as given")
         again = copy.deepcopy(CASES[0].pod)
         again["metadata"]["name"] = "again"
-        again["spec"] = stored["label"]["spec"]  # with the volumes that API servers add
+        again["spec"] = stored["label"]["spec"]  # with the volumes that the API server adds
         if problems := differences(cluster.create(again, dry_run=True), "containers", {}):
             raise Failed(f"a pod with the container: {'; '.join(problems)}")
         say("ok  a pod that has the container gets no second one")
@@ -248,7 +248,7 @@ VISITS = 10
 
 
 def traffic(cluster: Cluster, installed: AbstractContextManager[Installed], image: str, say: Say) -> None:
-    """What is captured: the sample's exchanges at the collector and in logs; a Job completes, a stop drains."""
+    """Checks captured messages: the sample's exchanges at the collector and in logs. A Job completes, a stop drains."""
     with ExitStack() as stack:
         stack.enter_context(installed)
         stack.callback(cluster.remove_namespaces, [SAMPLE])
@@ -258,7 +258,7 @@ def traffic(cluster: Cluster, installed: AbstractContextManager[Installed], imag
         cluster.apply(one for one in manifests if one["kind"] != "Job")
         for name in ("collector", "echo"):
             cluster.run("rollout", "status", f"deployment/{name}", "--namespace", SAMPLE, "--timeout=180s")
-        # a rollout does not wait for the sniffer, which has no readiness probe
+        # a rollout does not wait for the sniffer, since it has no readiness probe
         expect(lambda: watches(cluster.logs("deployment/echo", SAMPLE, "tcp-sniffer")), "the sniffer watches")
         cluster.apply([job])
         cluster.run("wait", "job/visit", "--namespace", SAMPLE, "--for=condition=complete", "--timeout=180s")

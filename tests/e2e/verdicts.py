@@ -1,7 +1,7 @@
-"""The verdict table of the tests' own dispatcher, held against a real API server.
+"""Compares the verdict table of the tests' own dispatcher with a real API server.
 
-A webhook on this machine gives every broken answer of the table in turn: the row is named by an annotation of the pod.
-What becomes of the pod under each failure policy must be what the table says.
+A webhook on this machine gives every broken answer of the table in turn; an annotation of the pod names the row. Under
+each failure policy the API server must treat the pod as the table says.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 
 class Webhook:
-    """Answers as the injector would, and then as the pod's annotation says."""
+    """Answers as the injector would, changed as the pod's annotation says."""
 
     def __init__(self) -> None:
         self.broken: dict[str, Callable[[Answer], Answer]] = {row.name: row.broken for row in VERDICTS}
@@ -43,11 +43,11 @@ class Webhook:
         self.connections: WeakSet[asyncio.Transport] = WeakSet()
 
     async def end(self) -> None:
-        """Cuts connections that API servers keep: a graceful end would outlive the loop."""
+        """Cuts connections that the API server keeps open: a graceful end would outlive the event loop."""
         for transport in self.connections:
-            with suppress(AttributeError):  # asyncio of Python 3.11.2: of one over TLS that was closed twice
+            with suppress(AttributeError):  # asyncio of Python 3.11.2: of one over TLS closed twice
                 transport.abort()
-        await asyncio.sleep(0)  # it is told of in the next turn of the loop
+        await asyncio.sleep(0)  # the next turn of the loop notices it
         await asyncio.sleep(0)
 
     async def answer(self, request: web.Request) -> web.Response:
@@ -66,7 +66,7 @@ class Webhook:
 
 @contextmanager
 def serving(authority: trustme.CA, host: str) -> Iterator[int]:
-    """That webhook's port, while it serves in a thread of its own."""
+    """The port of that webhook, which serves in its own thread."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(host).configure_cert(context)
     listening = socket.create_server(("", 0))
@@ -95,7 +95,7 @@ def serving(authority: trustme.CA, host: str) -> Iterator[int]:
 
 
 def configurations(url: str, bundle: str, stranger: str) -> list[Manifest]:
-    """The pod's entry of the shipped configuration for each policy, and one for each whose authority is another."""
+    """The shipped webhook entry for pods with each policy, and for each an entry with a wrong authority."""
     made = []
     for policy, namespace in POLICIES.items():
         for trusted, operator in ((bundle, "NotIn"), (stranger, "In")):
@@ -114,13 +114,13 @@ def configurations(url: str, bundle: str, stranger: str) -> list[Manifest]:
 
 
 def asked_for(name: str, namespace: str, number: int) -> Manifest:
-    """A pod that gets the answer of that name."""
+    """A pod that asks for the answer with this name."""
     labels = IN | ({"tcp-sniffer-e2e": "stranger"} if name == STRANGER else {})
     return pod(f"answer-{number}", namespace, labels, annotations={ROW: name})
 
 
 def outcome(cluster: Cluster, manifest: Manifest, *, dry_run: bool = False) -> str:
-    """What became of a pod, in the words of the table."""
+    """The result for a pod, in the words of the table."""
     try:
         stored = cluster.create(manifest, dry_run=dry_run)
     except Refused as error:
@@ -134,7 +134,7 @@ def outcome(cluster: Cluster, manifest: Manifest, *, dry_run: bool = False) -> s
 
 
 def expected(row: Row | str, policy: str) -> str:
-    """What the table says of a row; the failures that are no answers are failed calls too."""
+    """The expected result for a row. Calls without an answer count as failed calls."""
     verdict = Verdict.CALL_FAILED if isinstance(row, str) else row.verdict
     if verdict is not Verdict.CALL_FAILED:
         return str(verdict)
@@ -142,7 +142,7 @@ def expected(row: Row | str, policy: str) -> str:
 
 
 def verdicts(cluster: Cluster, host: str, say: Say) -> None:
-    """Each row of the table under each policy, what is harmless, and calls that get no answer."""
+    """Tries each row under each policy, the harmless answers, and calls that get no answer."""
     authority, other = trustme.CA(), trustme.CA()
     bundles = [base64.b64encode(each.cert_pem.bytes()).decode("ascii") for each in (authority, other)]
     with serving(authority, host) as port, ExitStack() as stack:
@@ -158,7 +158,7 @@ def verdicts(cluster: Cluster, host: str, say: Say) -> None:
 
 
 def _wait_until_called(cluster: Cluster, policy: str, namespace: str) -> None:
-    """Until the API server knows both configurations of a policy."""
+    """Waits until the API server knows both configurations of a policy."""
     for name, reached in (("", "injected"), (STRANGER, expected(STRANGER, policy))):
         probe = asked_for(name, namespace, 0)
         expect(lambda: outcome(cluster, probe, dry_run=True) == reached, "the webhook is called", 60)  # noqa: B023

@@ -39,7 +39,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back, and what was asked."""
+    """A request and its answer."""
 
     asked: Mapping[str, Any]
     pod: Pod
@@ -56,7 +56,7 @@ class Answer:
 
     @property
     def operations(self) -> Any:
-        """The decoded patch; no patch and an empty one are no operations."""
+        """The decoded patch. No patch, or an empty one, has no operations."""
         patch = self.response.get("patch")
         return json.loads(base64.b64decode(patch, validate=True)) if patch else []
 
@@ -67,7 +67,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Row:
-    """One rule: `holds` raises or is false where `verdict` follows; `broken` makes that of a good answer."""
+    """A rule. `verdict` follows if `holds` raises or is false. `broken` turns a good answer into a bad one."""
 
     name: str
     cited: str
@@ -113,7 +113,7 @@ def is_json(answer: Answer) -> bool:
 
 
 def is_pod(answer: Answer) -> bool:
-    """Decodes as a Pod: types fit; unknown fields are ignored."""
+    """Whether it decodes as a Pod: types fit; unknown fields are ignored."""
     validate(strip_unknown(answer.patched()), ("1.33",))
     return True
 
@@ -123,7 +123,7 @@ def strip_unknown(pod: Pod) -> Pod:
 
 
 def is_valid(answer: Answer) -> bool:
-    """What validation after all webhooks asks of our change: names of containers are unique, env names are set."""
+    """Validation after all webhooks, for the injector's change: container names are unique, env names are set."""
     spec = answer.patched()["spec"]
     containers = [*spec["containers"], *(spec.get("initContainers") or [])]
     names = [container["name"] for container in containers]
@@ -258,7 +258,7 @@ HARMLESS: dict[str, tuple[bool, Callable[[Answer], Answer]]] = {
     # [T] warnings of more than 256 characters may be cut
     "a long warning": (True, respond(warnings=["x" * 5000])),
 }
-"""Answers that look wrong and are no failures; whether the pod has the container then."""
+"""Answers that look wrong but are no failures, and whether the pod then has the container."""
 
 
 def judge(answer: Answer) -> Row | None:
@@ -280,13 +280,13 @@ def judge(answer: Answer) -> Row | None:
 
 @dataclass
 class Outcome:
-    """What became of a pod that was to be created."""
+    """The result of creating a pod."""
 
     pod: Pod | None
-    """As stored; None: refused."""
+    """The pod as stored; None if it was refused."""
     why: str = ""
     message: str = ""
-    """Our own status where it was we who refused."""
+    """The webhook's own status if the webhook refused the pod."""
     calls: list[str] = field(default_factory=list)
     """The paths that were called, in order."""
     failed_open: list[str] = field(default_factory=list)
@@ -295,7 +295,7 @@ class Outcome:
 
 
 class ApiServer:
-    """Creates pods as an API server would that has this webhook configuration."""
+    """Creates pods as an API server with this webhook configuration does."""
 
     def __init__(
         self,
@@ -305,7 +305,7 @@ class ApiServer:
         *,
         timeout_s: float | None = None,
     ) -> None:
-        """`address` and `ca` are of the service, where an entry has no URL and no caBundle of its own."""
+        """`address` and `ca` belong to the service, for entries without a URL and a caBundle."""
         self.webhooks: list[dict[str, Any]] = copy.deepcopy(list(configuration["webhooks"]))
         self.address = address
         self.ca = ca
@@ -420,7 +420,7 @@ class ApiServer:
 
 
 def _selected(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """A label selector; a label that is absent is NotIn everything."""
+    """Whether a label selector matches. An absent label is NotIn everything."""
     for expression in selector.get("matchExpressions", []):
         inside = labels.get(expression["key"]) in expression["values"]
         if inside != (expression["operator"] == "In"):

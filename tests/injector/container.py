@@ -1,13 +1,12 @@
-"""The injected container beside the sample's application, as far as that goes without a container engine.
+"""Runs the injected container beside the sample's application, without a container engine.
 
     python -m tests.injector.container INTERPRETER [--no-net-raw | --spool]
 
-As root, in a network namespace of its own: the sample's collector and echo server run, and beside them
-`INTERPRETER -m sniffer` with the environment that the injector gives it, on a read-only root file system made of what
-Python and the repository are on this machine, in the state that containerd leaves a process in: uid 10001,
-no_new_privs, NET_RAW (or nothing) the only capability of its bounding set. The sample's visitor makes its requests;
-then the sniffer is stopped. Prints what came of it as JSON. With a spool, on a volume like an emptyDir, the collector
-is away until the visitor has gone.
+It runs as root, in a network namespace of its own. The sample's collector and echo server run there, and beside them
+`INTERPRETER -m sniffer` with the injected environment. Its root file system is read-only and holds this machine's
+Python and the repository. Its process has the state that containerd gives: uid 10001, no_new_privs, and a bounding
+set with NET_RAW alone (or empty). The sample's visitor makes its requests; then the sniffer is stopped. Prints the
+result as JSON. With a spool, on a volume like an emptyDir, the collector starts only after the visitor has ended.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from tests.injector.expansion import environment_of
 from tests.injector.pods import answered, of_job, pod, sniffer_of
 from tests.waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[2]  # links lead nowhere in a root of its own
+ROOT = Path(__file__).resolve().parents[2]  # resolved: links lead nowhere in another root
 SITE = sysconfig.get_paths()["purelib"]
 SAMPLE = ROOT / "deploy/sample"
 COLLECTOR, APPLICATION, METRICS = 9000, 8080, 9102
@@ -61,7 +60,7 @@ def _call(name: str, *arguments: Any) -> None:
 
 
 def as_a_runtime_does(uid: int = UID, *, net_raw: bool = True) -> None:
-    """What containerd does before exec: bounding set, no_new_privs, user, permitted and effective set."""
+    """Sets what containerd sets before exec: bounding set, no_new_privs, user, permitted and effective set."""
     libc = ctypes.CDLL(None)
     for capability in range(64):
         if capability != CAP_NET_RAW or not net_raw:
@@ -80,7 +79,7 @@ def _mount(source: Path | str, target: Path, flags: int, kind: bytes = b"none") 
 
 
 def enter(interpreter: Path) -> Path:
-    """Leaves for namespaces of its own. The root file system of the sniffer, whose /interpreter is that file."""
+    """Enters new namespaces, and makes the sniffer's root file system with this file as /interpreter."""
     _call("unshare", CLONE_NEWNS | CLONE_NEWNET)
     _mount("none", Path("/"), MS_REC | MS_PRIVATE)
     root = interpreter.parent / "root"
@@ -111,7 +110,7 @@ def enter(interpreter: Path) -> Path:
 
 
 def injected_environment(annotations: dict[str, str]) -> dict[str, str]:
-    """Of the container that the sample's application gets with these annotations too, pointed at what runs here."""
+    """The environment of the container for the sample's application with these annotations, with local addresses."""
     manifests = yaml.safe_load_all((SAMPLE / "sample.yaml").read_text())
     (echo,) = [m for m in manifests if m["kind"] == "Deployment" and m["metadata"]["name"] == "echo"]
     pod = {"apiVersion": "v1", "kind": "Pod", **echo["spec"]["template"]}
@@ -129,7 +128,7 @@ def startup_probe() -> list[str]:
 
 
 def get(url: str) -> tuple[int, bytes]:
-    """Status and body of what a GET answers; 0 where nobody does."""
+    """Status and body of the response to a GET; status 0 if there is no response."""
     try:
         with urllib.request.urlopen(url, timeout=5) as response:
             return response.status, response.read()
@@ -159,7 +158,7 @@ except OSError as error:
 
 
 def main(interpreter: Path, *, net_raw: bool = True, spool: bool = False) -> dict[str, Any]:
-    """What the collector got, how the sniffer ended, and in which state it was."""
+    """The messages at the collector, the sniffer's exit code, and its state."""
     root = enter(interpreter)
     environment = {"PYTHONHOME": sys.base_prefix, "PYTHONPATH": os.pathsep.join([SITE, str(ROOT)])}
 
@@ -197,7 +196,7 @@ def main(interpreter: Path, *, net_raw: bool = True, spool: bool = False) -> dic
                 wait_until(lambda u=url, s=status: get(u)[0] == s, f"{url} is {status}", seconds=BOUND_S)  # type: ignore[misc]
             state = Path(f"/proc/{sniffer.pid}/status").read_text()
             probed.append(probe())
-            # the probe above, to the application's own port, may be a message too
+            # the probe of the application's port above may be a message too
             subprocess.run(
                 [sys.executable, SAMPLE / "visit.py", here, str(VISITS)], check=True, stdout=subprocess.DEVNULL
             )
@@ -227,7 +226,7 @@ def main(interpreter: Path, *, net_raw: bool = True, spool: bool = False) -> dic
 
 
 def visits(collected: bytes) -> list[dict[str, Any]]:
-    """The visitor's messages among all."""
+    """The visitor's messages among all messages."""
     return [one for one in json.loads(collected) if one["path"].startswith("/visit/")]
 
 

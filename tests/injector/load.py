@@ -2,10 +2,10 @@
 
     python -m tests.injector.load [SECONDS]
 
-Four keep-alive clients ask as fast as they are answered; each opens a new connection now and then, so that every
-certificate is met. Half-way a bad pair is put in place. Reports calls per second, p50 and p99, and memory from 10 s on
-(a sixth of a shorter run) to the end. Code 1 where a call failed, p99 or the growth of memory is above its limit, or
-not every certificate was taken over and the bad pair refused.
+Four keep-alive clients call without pauses. Each opens a new connection now and then, so that every certificate is
+seen. Half-way a bad pair replaces the certificate. Reports calls per second, p50 and p99, and memory from 10 s on (in
+a shorter run from a sixth of it) to the end. The exit code is 1 if a call failed, if p99 or the growth of memory
+exceeds its limit, or if a certificate was not loaded or the bad pair not refused.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ main()
 
 @dataclass
 class Report:
-    """What a run came to."""
+    """The results of a run."""
 
     seconds: float = 0.0
     latencies_ms: list[float] = field(default_factory=list)
@@ -57,11 +57,11 @@ class Report:
 
     @property
     def growth(self) -> float:
-        """Largest memory from the warm-up to the end, over that at its start."""
+        """Largest memory from the warm-up to the end, divided by that at the end of the warm-up."""
         return max(self.rss) / self.rss[0] - 1
 
     def problems(self, *, p99_ms: float = P99_MS) -> list[str]:
-        """What of the run is not as it must be. `p99_ms` is for a machine that has nothing else to do."""
+        """The errors of the run. `p99_ms` is meant for a machine without other work."""
         found = list(self.failures)
         if self.percentile(0.99) >= p99_ms:
             found.append(f"p99 is {self.percentile(0.99):.1f} ms, not under {p99_ms:g}")
@@ -86,7 +86,7 @@ class Report:
 
 
 async def client(url: str, pair: Pair, until: float, report: Report) -> None:
-    """Calls until then; every failure is noted."""
+    """Calls the webhook until that time, and notes every failure."""
     body = json.dumps(review(pod({"note": "x" * 2000}))).encode()
     while time.monotonic() < until:
         connector = aiohttp.TCPConnector(ssl=pair.trusted(), limit=1)
@@ -109,7 +109,7 @@ async def client(url: str, pair: Pair, until: float, report: Report) -> None:
 
 
 async def change(pair: Pair, seconds: float) -> None:
-    """The certificates: five changes over the run, and a bad pair in the middle."""
+    """Changes the certificate five times over the run, with a bad pair in the middle."""
     for number in range(CHANGES + 1):
         await asyncio.sleep(seconds / (CHANGES + 2))
         if number == CHANGES // 2:
@@ -119,7 +119,7 @@ async def change(pair: Pair, seconds: float) -> None:
 
 
 async def look(port: int, pair: Pair, report: Report) -> None:
-    """Notes the certificate that new connections are shown, several times a second."""
+    """Notes the certificate of new connections, several times a second."""
     while True:
         _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=pair.trusted(), server_hostname=NAME)
         report.certificates.add(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
@@ -129,7 +129,7 @@ async def look(port: int, pair: Pair, report: Report) -> None:
 
 
 async def watch(pid: int, from_s: float, report: Report) -> None:
-    """Memory, four times a second."""
+    """Samples the memory, four times a second."""
     await asyncio.sleep(from_s)
     while True:
         report.rss.append(resident(pid))
@@ -137,7 +137,7 @@ async def watch(pid: int, from_s: float, report: Report) -> None:
 
 
 async def run(seconds: float) -> Report:
-    """A run of that length against an injector of its own, which is stopped at the end."""
+    """A run against an injector of its own, which is stopped at the end."""
     report = Report()
     with tempfile.TemporaryDirectory() as folder:
         pair, port = Pair(Path(folder)), free_port()

@@ -1,4 +1,4 @@
-"""Checks of rendered manifests that no schema makes: what would be found only by an API server, or by users.
+"""Checks of rendered manifests beyond their schemas: errors that only an API server or a user would find.
 
 kubectl kustomize deploy/kustomize/overlays/production | python -m tests.injector.manifests
 """
@@ -35,7 +35,7 @@ def load(text: str) -> list[Manifest]:
 
 
 def kustomize(folder: Path) -> list[Manifest]:
-    """What `kubectl kustomize` renders."""
+    """The manifests that `kubectl kustomize` renders."""
     done = subprocess.run(
         ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False, timeout=60
     )
@@ -44,7 +44,7 @@ def kustomize(folder: Path) -> list[Manifest]:
 
 
 def chart(namespace: str = "tcp-sniffer", **values: Any) -> list[Manifest]:
-    """What the Helm chart renders."""
+    """The manifests that the Helm chart renders."""
     from helm_python import Chart
 
     with Chart.load(str(DEPLOY / "helm" / OURS)) as loaded:
@@ -59,7 +59,7 @@ def one(manifests: list[Manifest], kind: str) -> Manifest:
 
 
 def problems(manifests: list[Manifest], versions: tuple[str, ...] = KUBERNETES) -> Iterator[str]:
-    """Everything that is wrong with a rendered injector."""
+    """All errors of a rendered injector."""
     for manifest in manifests:
         if manifest["apiVersion"] in CUSTOM:
             continue
@@ -87,7 +87,7 @@ def problems(manifests: list[Manifest], versions: tuple[str, ...] = KUBERNETES) 
 
 
 def _dropped(node: Any, path: str = "") -> Iterator[str]:
-    """Where a manifest holds nothing: what is stored does not, and every diff would show it."""
+    """The empty values of a manifest. API servers do not store them, so every diff would show them."""
     if node is None or node == []:
         yield path.removeprefix(".")
     entries = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()

@@ -36,7 +36,7 @@ def pod(annotations: dict[str, str] | None = None, labels: dict[str, str] | None
 
 
 def of_job(pod: dict[str, Any]) -> dict[str, Any]:
-    """The pod as the Job controller makes it."""
+    """A pod as the Job controller makes it."""
     made = copy.deepcopy(pod)
     made["metadata"]["ownerReferences"] = copy.deepcopy(JOB)
     return made
@@ -104,7 +104,7 @@ def validate(manifest: dict[str, Any], versions: tuple[str, ...] = KUBERNETES) -
 
 
 def wrong_with(pod: dict[str, Any]) -> Iterator[str]:
-    """What no schema knows of a mutated pod, and an API server's validation or a user would find."""
+    """Errors of a mutated pod that no schema finds, but an API server's validation or a user would."""
     both = [(key, entry) for key in ("containers", "initContainers") for entry in pod["spec"].get(key) or []]
     volumes = [volume["name"] for volume in pod["spec"].get("volumes") or []]
     for what, names in (("containers", [entry["name"] for _, entry in both]), ("volumes", volumes)):
@@ -153,12 +153,12 @@ def _wrong_resources(resources: dict[str, dict[str, str]]) -> Iterator[str]:
 
 
 def kubectl() -> str | None:
-    """The program, where it is present."""
+    """The program, if it is installed."""
     return shutil.which("kubectl")
 
 
 def kubectl_patched(pods: list[dict[str, Any]], patch: JsonPatch, folder: Path) -> list[dict[str, Any]]:
-    """The pods after `kubectl patch --local`: the library family of the API server."""
+    """The pods after `kubectl patch --local`, which patches with the API server's library."""
     (folder / "pod.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": pods}))
     (folder / "patch.json").write_text(json.dumps(patch))
     done = subprocess.run(
@@ -200,7 +200,7 @@ def _containers(least: int) -> st.SearchStrategy[list[dict[str, Any]]]:
 
 @st.composite
 def pods(draw: st.DrawFn, *, known_fields_only: bool = False) -> dict[str, Any]:
-    """Pods of every shape that opt in; without `known_fields_only` with fields that nobody has heard of."""
+    """Pods of every shape that opt in; without `known_fields_only` also with unknown fields."""
     spec: dict[str, Any] = {"containers": draw(_containers(1))}
     if (init := draw(st.none() | st.just("null") | _containers(0))) is not None:
         taken = {c["name"] for c in spec["containers"]}

@@ -1,4 +1,4 @@
-"""The image cannot be built without a container engine: its Dockerfile is read, its parts are exercised."""
+"""Without a container engine the image cannot be built, so its Dockerfile is parsed and its parts are tried."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def interpreters() -> Iterator[Path]:
 
 
 def capture(folder: Path, interpreter: str, *arguments: str, net_raw: bool = True) -> str:
-    """What opening a capture on lo says, as uid 10001 under no_new_privs with at most NET_RAW."""
+    """Opens a capture on lo as uid 10001 under no_new_privs with at most NET_RAW; returns the result."""
     paths = [str(folder / "site"), str(folder / "lib"), str(folder / "lib/lib-dynload")]
     code = f"import sys; sys.path[:] = {paths!r}\n" + OPEN_A_CAPTURE
     done = subprocess.run(
@@ -200,7 +200,7 @@ def test_it_starts_where_net_raw_is_not_granted(interpreters: Path) -> None:
 
 
 def beside_the_sample(folder: Path, *arguments: str) -> dict[str, Any]:
-    """What came of the injected container beside the sample's application."""
+    """The results of the injected container beside the sample's application."""
     command = [sys.executable, "-m", "tests.injector.container", str(folder / "netraw"), *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
     if "unshare" in done.stderr:
@@ -219,7 +219,7 @@ def test_the_injected_container_captures(interpreters: Path) -> None:
     Uid 10001, no_new_privs, nothing but NET_RAW, a read-only root file system; a stop drains and ends with 0.
     """
     found = beside_the_sample(interpreters)
-    # given back by the sniffer once its capture was open
+    # the sniffer gave it up once its capture was open
     sets = {"CapPrm": f"{0:016x}", "CapEff": f"{0:016x}", "CapBnd": f"{1 << 13:016x}"}
     assert found["state"] == {"Uid": str(UID), "NoNewPrivs": "1", **sets}
     assert found["writing"] == "EROFS"

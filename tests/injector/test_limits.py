@@ -56,7 +56,7 @@ class Target:
         self.open: list[Any] = []
 
     def memory(self, what: str = "VmHWM") -> float:
-        """In MiB: the most that it ever had, or what it has (VmRSS)."""
+        """Its memory in MiB: the peak, or now (VmRSS)."""
         found = re.search(rf"{what}:\s+(\d+) kB", Path(f"/proc/{self.process.pid}/status").read_text())
         assert found
         return int(found[1]) / 1024
@@ -102,12 +102,12 @@ async def target(folder: Path) -> AsyncIterator[Target]:
 
 
 async def raw(it: Target) -> None:
-    """A connection that says nothing."""
+    """A connection that sends nothing."""
     it.open.append(await asyncio.open_connection("127.0.0.1", it.port))
 
 
 async def idle(it: Target) -> None:
-    """TLS, and then nothing."""
+    """A connection that sends nothing after the TLS handshake."""
     await it.connect()
 
 
@@ -123,7 +123,7 @@ async def large_head(it: Target) -> None:
 
 
 async def unfinished(it: Target) -> None:
-    """The issue's: 6 MB of a body that never ends."""
+    """A body of 6 MB that never ends."""
     _, writer = await it.connect()
     writer.write(head(BODY_LIMIT) + b"x" * 6_000_000)
     await writer.drain()
@@ -183,13 +183,13 @@ ATTACKS: dict[str, tuple[int, Callable[[Target], Awaitable[None]]]] = {
 
 
 async def attempt(attack: Callable[[Target], Awaitable[None]], it: Target) -> None:
-    """What the server does to the attacker is none of its troubles."""
+    """Ignores what the server does to the attacker."""
     with contextlib.suppress(OSError, asyncio.IncompleteReadError):
         await attack(it)
 
 
 def limit_mib() -> float:
-    """What the shipped Deployment gives the server."""
+    """The memory limit of the shipped Deployment."""
     deployment = one(load((DEPLOY / "kustomize/base/deployment.yaml").read_text()), "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     return float(container["resources"]["limits"]["memory"].removesuffix("Mi"))
@@ -222,7 +222,7 @@ async def stream(injector: Running) -> Streams:
 
 
 async def ended(streams: Streams) -> bytes:
-    """What comes until the server ends the connection."""
+    """The bytes that come until the server ends the connection."""
     with contextlib.suppress(OSError):
         return await asyncio.wait_for(streams[0].read(), 20)
     return b""
@@ -245,7 +245,7 @@ async def test_a_head_that_does_not_come(monkeypatch: pytest.MonkeyPatch, inject
 
 
 async def test_a_body_that_does_not_come(monkeypatch: pytest.MonkeyPatch, injector: Running) -> None:
-    """A body has a time of its own, however long the client says that it would wait for the answer."""
+    """A body has its own time limit, whatever timeout the client names."""
     monkeypatch.setattr(server, "BODY_S", 0.2)
     slow = await stream(injector)
     slow[1].write(head(9).replace(b"/mutate", b"/mutate?timeout=30s") + b"{")
@@ -306,7 +306,7 @@ async def test_lines_are_bounded(kind: str, injector: Running, caplog: pytest.Lo
 
 
 async def test_lines_about_no_requests_are_seldom(injector: Running, caplog: pytest.LogCaptureFixture) -> None:
-    """Many requests that are none are one line; all of them are counted."""
+    """Many invalid requests are one log line; all of them are counted."""
     for _ in range(20):
         async with injector.post("/mutate", data=b"{", headers={"Content-Type": "application/json"}) as response:
             assert response.status == 400
@@ -323,7 +323,7 @@ async def test_values(count: int, status: int, injector: Running) -> None:
 
 
 def test_seldom() -> None:
-    """Between two lines of a kind there is a time, and the later says how many were left out."""
+    """Two lines of a kind are a minimum time apart, and the later has the number of those left out."""
     line = Seldom(0.05)
     assert [line.due() for _ in range(4)] == [{}, None, None, None]
     time.sleep(0.06)
@@ -439,7 +439,7 @@ async def test_what_was_read_of_a_body_is_let_go_of(why: str, monkeypatch: pytes
 
 
 async def test_a_body_that_was_read_leaves_room() -> None:
-    """Room that was held comes back, however its holder ended."""
+    """Room is given back however its holder ended."""
     bodies = Bodies(100)
     for _ in range(3):
         async with bodies.room(100, 0.01):
@@ -477,7 +477,7 @@ async def test_the_peer_that_holds_most_makes_way(tmp_path: Path, monkeypatch: p
     async with door(tmp_path, 4) as (_, port, _, closed):
         other = await from_peer("127.0.0.2", port)
         many = [await from_peer("127.0.0.3", port) for _ in range(3)]
-        await asyncio.sleep(0.2)  # all of them have been patient
+        await asyncio.sleep(0.2)  # all of them have held their places for PATIENCE_S
         more = [await from_peer("127.0.0.4", port), await from_peer("127.0.0.3", port)]
         assert await ended(many[0]) == b""
         assert await ended(many[1]) == b""
@@ -488,7 +488,7 @@ async def test_the_peer_that_holds_most_makes_way(tmp_path: Path, monkeypatch: p
 
 
 async def test_a_busy_connection_is_given_time(tmp_path: Path) -> None:
-    """A connection that has only come is not closed for another: that one waits in the kernel."""
+    """A connection that has just come is not closed for another, which waits in the kernel."""
     async with door(tmp_path, 1) as (_, port, _, closed):
         first = await from_peer("127.0.0.2", port)
         second = await from_peer("127.0.0.2", port)
@@ -586,7 +586,7 @@ async def test_a_container_that_was_there_is_a_decision(injector: Running, lines
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The memory of pods is short, in time and number."""
+    """Pods are remembered for a short time, and few of them."""
     decided = server.Decided()
 
     def body(name: str, note: str) -> bytes:

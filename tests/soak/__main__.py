@@ -1,4 +1,4 @@
-"""`make soak`: minutes of it, and a table for docs/internals/RELIABILITY.md."""
+"""`make soak`: runs the soak for minutes and prints the table of docs/internals/RELIABILITY.md."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def table(run: Run) -> str:
 
 
 def losses(snapshot: Snapshot) -> str:
-    """Where messages went, lane by lane."""
+    """The counters of each lane."""
     return "\n".join(
         f"{name}: " + ", ".join(f"{counter} {count:,}" for counter, count in counters.items() if count)
         for name, counters in snapshot["lanes"].items()
@@ -62,7 +62,7 @@ def losses(snapshot: Snapshot) -> str:
 
 
 def main() -> None:
-    """Runs both, and ends with an AssertionError where something does not hold."""
+    """Runs daemon and library. Raises AssertionError if a promise is broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak")
     parser.add_argument(
         "--seconds", type=float, default=5 * CYCLE, help="length of the daemon's run; the library's: a fifth"

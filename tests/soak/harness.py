@@ -1,7 +1,7 @@
-"""The soak: the real daemon live under mixed load while its outputs are slow, fail and recover, sampled and audited.
+"""The soak: the real daemon captures a mixed load while its outputs are slow, fail and recover.
 
-Load comes from `load.py`, and from wrk through nginx where both are installed: as much as one core gives. The daemon
-has the other core. What must hold is asserted here, so that `make soak` and the short form in the suite hold the same.
+The load comes from `load.py`, and from wrk through nginx if both are installed: as much as one core can make. The
+daemon has the other core. The assertions stand here, so that `make soak` and the suite's short form check the same.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.waiting import listens, until, wait_until
 
 BUDGET = 64 << 20
 PHASES = (
-    # what the collector does, whether standard output's reader is slow
+    # the collector's behaviour, and whether the reader of standard output is slow
     ("takes", False),
     ("is slow", False),
     ("500", False),
@@ -41,11 +41,11 @@ PHASES = (
     ("hangs", True),
     ("takes", False),
 )
-"""One cycle; each has the same time."""
+"""The phases of one cycle; all have the same length."""
 IDLE_MS = 20_000
-"""Connections whose end was lost stay for so long: well within a cycle, so that their number is steady."""
+"""The idle timeout. It is shorter than a cycle, so that the number of connections whose end was lost is steady."""
 CONNECTIONS = 16
-"""Of wrk: so many requests may be under way, unanswered and uncounted, when it ends."""
+"""Connections of wrk. As many requests may be unanswered and uncounted when it ends."""
 SETTLE_SECONDS = 90.0
 NGINX = """\
 daemon off; master_process off; worker_processes 1; pid {folder}/pid; error_log {folder}/errors;
@@ -64,7 +64,7 @@ DROPS = {
 
 @dataclass
 class Sample:
-    """What was seen at one moment."""
+    """A sample of the daemon's counters and memory."""
 
     second: float
     phase: str
@@ -76,14 +76,14 @@ class Sample:
         return int(self.metrics[f"tcp_sniffer_lane_{name}{{{lane}}}"])
 
     def dropped(self, lane: str) -> int:
-        """All that a lane has dropped so far."""
+        """The number of messages that a lane has dropped so far."""
         start, end = "tcp_sniffer_lane_dropped_", f"{{{lane}}}"
         return int(sum(value for name, value in self.metrics.items() if name.startswith(start) and name.endswith(end)))
 
 
 @dataclass
 class Run:
-    """One run of the daemon, as it went."""
+    """The results of one run of the daemon."""
 
     cycle: float
     rss_at_start: int
@@ -133,14 +133,14 @@ def cores() -> tuple[set[int], set[int]]:
 
 
 def prefer(pid: int, on: set[int]) -> None:
-    """Gives these cores to a process, also on a machine that has other work: what is soaked must not starve."""
+    """Pins a process to these cores at a raised priority, so that other work does not starve it."""
     os.sched_setaffinity(pid, on)
     with suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, pid, -10)
 
 
 class Collector:
-    """A collector of batches that does what the phase says."""
+    """A collector of batches that behaves as the phase says."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -150,7 +150,7 @@ class Collector:
         self._runner: web.AppRunner | None = None
 
     async def turn(self, phase: str) -> None:
-        """Begins a phase; what hung in the last one is let go."""
+        """Begins a phase. Requests that hung in the last one are released."""
         self._phase = phase
         self._over.set()
         self._over = asyncio.Event()
@@ -188,7 +188,7 @@ class Collector:
 
 
 class Reader(threading.Thread):
-    """Reads standard output, at times slowly, and counts its lines; none may be about our own deliveries."""
+    """Reads standard output, at times slowly, and counts its lines. None may be of the sniffer's own deliveries."""
 
     def __init__(self, descriptor: int, *, own_port: int) -> None:
         super().__init__(daemon=True)
@@ -201,7 +201,7 @@ class Reader(threading.Thread):
         self._rest = b""
 
     def turn(self, *, slow: bool) -> None:
-        """Begins to be slow, or ends it at once."""
+        """Makes the reader slow, or fast again at once."""
         (self.slow.set if slow else self.slow.clear)()
         (self.quick.clear if slow else self.quick.set)()
 
@@ -221,7 +221,7 @@ class Reader(threading.Thread):
 
 @contextmanager
 def child(*command: str, on: set[int]) -> Iterator[subprocess.Popen[str]]:
-    """A process on these cores, with pipes; killed where it has not ended."""
+    """A process on these cores, with pipes. It is killed at the end if it still runs."""
     process = subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     os.sched_setaffinity(process.pid, on)
     try:
@@ -235,7 +235,7 @@ def child(*command: str, on: set[int]) -> Iterator[subprocess.Popen[str]]:
 
 
 class Load:
-    """What is captured; `begin` and `end` it."""
+    """The load: `begin` starts it, `end` stops it."""
 
     def __init__(self, stack: ExitStack, folder: Path, on: set[int]) -> None:
         self.ports = [free_port()]
@@ -258,7 +258,7 @@ class Load:
             wait_until(lambda: listens(self.ports[1]), "nginx listens")
 
     def begin(self, seconds: float) -> None:
-        """Asks from now on; `seconds` is a bound for the case that nobody ends it."""
+        """Starts the load; `seconds` bounds it in case nobody ends it."""
         assert self._mixed.stdin is not None
         self._mixed.stdin.write("go\n")
         self._mixed.stdin.flush()
@@ -268,7 +268,7 @@ class Load:
             self._wrk = self._stack.enter_context(child(*command, on=self._on))
 
     def end(self) -> None:
-        """Stops, and counts what was asked for."""
+        """Stops the load, and counts its requests."""
         if self._wrk is not None:
             self._wrk.send_signal(signal.SIGINT)
             summary = self._wrk.communicate()[0]
@@ -302,7 +302,7 @@ async def collecting(port: int) -> AsyncIterator[Collector]:
 
 
 async def soak_daemon(seconds: float, cycle: float, folder: Path) -> Run:
-    """Runs the daemon under load for so long, in cycles of all phases, and stops it when all is delivered."""
+    """Runs the daemon under load for `seconds`, in cycles of all phases, and stops it when everything is delivered."""
     capturing, others = cores()
     os.sched_setaffinity(0, others)
     url_port, metrics_port = free_port(), free_port()
@@ -358,11 +358,11 @@ async def settle(session: aiohttp.ClientSession, url: str) -> None:
 
 
 SANITIZED = "TCP_SNIFFER_SANITIZED" in os.environ
-"""Sanitizers take memory of their own: the bound is not looked at then."""
+"""Sanitizers take memory of their own, so the bound is not checked then."""
 
 
 def assert_accounted(run: Run) -> None:
-    """All but flatness: laws, counts that somebody else has made, drops said, the bound of memory, the exit code."""
+    """Checks the balances, independent counts, reported drops, the memory bound and the exit code, but not flatness."""
     final = run.final
     assert broken_laws(final) == []
     ledgers = run.logged("ledger")
@@ -399,13 +399,13 @@ REASONS = ("full", "retries", "deadline", "error")
 
 
 def assert_flat(run: Run) -> None:
-    """The RSS of the last cycle is within 5 % of the second one's."""
+    """Checks that the RSS of the last cycle is within 5 % of that of the second."""
     second, last = run.rss_of_cycle(1), run.rss_of_cycle(int(run.samples[-1].second // run.cycle))
     assert abs(last - second) <= 0.05 * second, (second, last)
 
 
 def soak_library(seconds: float, folder: Path) -> dict[str, Any]:
-    """Runs the library under the same load, with a callback that raises and blocks at times; what it reports."""
+    """Runs the library under the same load, with a callback that raises and blocks at times. Returns its report."""
     capturing, others = cores()
     os.sched_setaffinity(0, others)
     with ExitStack() as stack:

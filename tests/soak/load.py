@@ -1,6 +1,6 @@
-"""Mixed load as a process of its own: an aiohttp server and clients that ask it for everything, until stdin ends.
+"""Mixed load as a process: an aiohttp server and clients of it, until standard input ends.
 
-Writes one line when the server listens, and one with what it has asked for at the end.
+Writes a line when the server listens, and at the end a line with the number of requests.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TIMEOUT = 30.0
 
 
 async def answer(request: web.Request) -> web.StreamResponse:
-    """Plain, compressed, chunked, missing, or echoed: the path says what."""
+    """Answers as the path says: plain, compressed, chunked, missing, or echoed."""
     try:
         body = await request.read()
     except (ConnectionError, web.HTTPException):
@@ -46,7 +46,7 @@ async def answer(request: web.Request) -> web.StreamResponse:
 
 
 class Client(threading.Thread):
-    """One after another: keep-alive, bodies of all kinds, pipelined bursts, connections that are cut off."""
+    """Makes in turn keep-alive requests, bodies of all kinds, pipelined bursts, and connections that are reset."""
 
     def __init__(self, port: int, over: threading.Event) -> None:
         super().__init__(daemon=True)
@@ -102,7 +102,7 @@ class Client(threading.Thread):
 
 
 async def main(port: int) -> None:
-    """Serves and asks until standard input ends."""
+    """Serves and requests until standard input ends."""
     app = web.Application(client_max_size=1 << 20)
     app.router.add_route("*", "/{tail:.*}", answer)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)

@@ -1,4 +1,5 @@
-# Bodies of HTTP/1 messages: their extent (RFC 9112 section 6.3), chunks and trailers (section 7.1), what is kept of them.
+# Bodies of HTTP/1 messages: their extent (RFC 9112 section 6.3), chunks and trailers (section 7.1), what is kept of
+# them.
 
 from libc.stdint cimport int64_t, uint8_t
 

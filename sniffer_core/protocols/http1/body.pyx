@@ -343,7 +343,7 @@ cdef uint32_t find_trailers_end(
 
 
 cdef Event trailers_whole(Parser* parser, const uint8_t* data, uint32_t end, uint32_t lines) noexcept nogil:
-    """The body ends with data[:end], its trailers and the blank line behind them; `lines`: as find_head_end() counts."""
+    """The body ends with data[:end], its trailers and a blank line. `lines`: as find_head_end() counts them."""
     cdef uint32_t blank = blank_line(data, end)
     cdef Trailers read = TRAILERS_READ
     if blank == 1:

@@ -1,8 +1,8 @@
 # Heads of HTTP/1 messages: start lines, header lines, what they say about framing (RFC 9112 sections 2 to 6).
 #
 # These functions look at bytes that are there and know nothing of how they arrived. The plain grammar (token names,
-# visible values, no folds) is read here. A block of lines that it declines goes to h11 (heads.py), which decides whether
-# its fields are accepted; what such a block says about framing is read here all the same.
+# visible values, no folds) is read here. A block of lines that it declines goes to h11 (heads.py), which decides
+# whether its fields are accepted; what such a block says about framing is read here all the same.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp
@@ -32,9 +32,8 @@ cdef struct Http1Message:
     int64_t head_end        # stream offset after the head; for one that http1_tunnel() ends, its `end`
     int64_t end             # stream offset after the last byte; -1 until it has ended
     int64_t ack             # Run.ack of the first byte
-    uint8_t sure            # True: the head stood where one had to, in step or at Parser.boundary. False: it was found at
-                            # the first byte of a segment after bytes were lost, and may be part of a body (is_method()
-                            # knows the method of such a request)
+    uint8_t sure            # True: the head stood where one had to, in step or at Parser.boundary. False: it was found
+                            # at the first byte of a segment after bytes were lost, and may be part of a body
     uint8_t bodyless        # True: framed as without a body (HEAD, 204, 304), whatever its fields say
     uint8_t assumed         # True: bodyless because a status line followed, its request being unknown
     uint8_t upgrade         # request: has an Upgrade field, and Connection names it
@@ -65,7 +64,7 @@ cdef struct Framing:        # what a head says about the extent of its body
     int64_t length          # Content-Length; or LENGTH_NONE, LENGTH_INVALID
     uint8_t transfer        # there is a Transfer-Encoding other than identity
     uint8_t chunked         # .. and its last coding is chunked
-    uint8_t refused         # the head is malformed: a line that is no field may frame the body, or h11 refused its lines
+    uint8_t refused         # a line that is no field may frame the body, or h11 refused the lines: malformed
 
 cdef enum Trailers:         # what build_trailers() made of them
     TRAILERS_READ = 0
@@ -84,14 +83,14 @@ cdef inline bint is_status_byte(uint32_t i, uint8_t c) noexcept nogil:
     return c == SP if i == 8 else is_digit(c)
 
 cdef bint parse_start_line(uint8_t kind, const uint8_t* data, uint32_t size, StartLine* line) noexcept nogil
-    # Whether `size` bytes before an LF are a start line, RFC 9112 sections 3 and 4. The target is split off at the first
-    # and the last SP: it may hold others, which its sender did not encode.
+    # Whether `size` bytes before an LF are a start line, RFC 9112 sections 3 and 4. The target is split off at the
+    # first and the last SP: it may hold others, which its sender did not encode.
 
 cdef bint parse_odd_line(uint8_t kind, const uint8_t* data, uint32_t size, StartLine* line) noexcept nogil
     # Whether `size` bytes before an LF are a start line that parse_start_line() refuses and that servers or clients
-    # accept: a version in small letters or with leading zeros, several blanks between the parts, blanks and tabs behind a
-    # request line (RFC 9112 section 3) or around a status; in a status line a later major version, and a version without
-    # a point. Only for a place where a message is due: such a line is no evidence that a message begins.
+    # accept: a version in small letters or with leading zeros, several blanks between the parts, blanks and tabs behind
+    # a request line (RFC 9112 section 3) or around a status; in a status line a later major version, and a version
+    # without a point. Only for a place where a message is due: such a line is no evidence that a message begins.
 
 cdef uint32_t odd_status(const uint8_t* data, uint32_t size, StartLine* line, bint* more) noexcept nogil
     # Size of the version, the blanks and the code that an odd status line begins with. 0: `data` begins with nothing of
@@ -103,8 +102,8 @@ cdef bint is_method(const uint8_t* data, uint32_t size) noexcept nogil
     # looks like one.
 
 cdef uint32_t find_head_end(const uint8_t* data, uint32_t size, uint32_t* scanned, uint32_t* lines) noexcept nogil
-    # One past the blank line that ends a head; 0: there is none. `scanned` is where the search goes on, so that it stays
-    # linear when bytes are added, `lines` the number of LFs before it.
+    # One past the blank line that ends a head; 0: there is none. `scanned` is where the search goes on, so that it
+    # stays linear when bytes are added, `lines` the number of LFs before it.
 
 cdef inline uint32_t blank_line(const uint8_t* data, uint32_t end) noexcept nogil:
     """Size of the blank line that ends at `end`."""
@@ -114,8 +113,8 @@ cdef uint32_t count_lines(const uint8_t* data, uint32_t size) noexcept nogil
 
 cdef Message* build_message(Pool* pool, uint64_t* counters, uint8_t kind, const Head* head, bint candidate,
                             Framing* framing) noexcept nogil
-    # A message with the start line and the header lines of a head, and what they say about its body. NULL: no memory, or
-    # `candidate` and a line is no field.
+    # A message with the start line and the header lines of a head, and what they say about its body. NULL: no memory,
+    # or `candidate` and a line is no field.
 
 cdef Trailers build_trailers(Pool* pool, uint8_t kind, const uint8_t* data, uint32_t stop, uint32_t lines,
                              Message* message) noexcept nogil

@@ -1,65 +1,43 @@
-"""Which request a response answers; see exchange.pxd for the idea."""
+"""Which request a response answers; see pairing.pxd."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from sniffer_core.base.counters cimport Counter
-from sniffer_core.message cimport Field, Message, Text, message_free
+from sniffer_core.message cimport CARRY_MAX, Field, Message, Text, exchange_release, message_free
 from sniffer_core.protocols.http1.head cimport as_http1
 from sniffer_core.base.memory cimport Pool, pool_give, pool_take
+from sniffer_core.connection cimport Conn
+from sniffer_core.protocol cimport Carry
 from sniffer_core.protocols.authority cimport AUTHORITY_MAX, find_in_target, write_authority
-from sniffer_core.protocols.proxy cimport Proxied
 
 cdef enum:
     METHODS_LEAST = 64
 
 
-cdef void conn_free(Conn* conn) noexcept nogil:
-    pool_give(conn.pool, conn.proxied, sizeof(Proxied))
-    pool_give(conn.pool, conn, sizeof(Conn))
-
-
-cdef void conn_release(Conn* conn) noexcept nogil:
-    conn.references -= 1
-    if conn.references:
-        return
-    conn.pool.bytes -= CONN_OBJECTS
-    if conn.id != NULL:
-        conn.next_dead = conn.dead[0]
-        conn.dead[0] = conn
-    else:
-        conn_free(conn)
-
-
-cdef void exchange_release(Exchange* exchange, Pool* pool, uint32_t references) noexcept nogil:
-    exchange.references -= references
-    if exchange.references == 0:
-        conn_release(exchange.conn)
-        pool_give(pool, exchange, exchange.size)
-
-
-cdef void exchanges_init(Exchanges* queue, Pool* pool, uint64_t* counters) noexcept nogil:
+cdef void exchanges_init(Exchanges* queue, Conn* conn, Pool* pool, uint64_t* counters) noexcept nogil:
     memset(queue, 0, sizeof(Exchanges))
+    queue.conn = conn
     queue.pool = pool
     queue.counters = counters
 
 
 cdef void pop(Exchanges* queue) noexcept nogil:
     """Takes the head out; a message that still waits there was none."""
-    cdef Exchange* entry = queue.head
+    cdef Entry* entry = queue.head
     queue.head = entry.next
     if queue.head == NULL:
         queue.tail = NULL
     queue.count -= 1
     entry.next = NULL
-    if entry.doubt == TENTATIVE:
+    if entry.proof == TENTATIVE:
         refute(queue, entry)
-    exchange_release(entry, queue.pool, 1)
+    exchange_release(&entry.exchange, queue.pool)
 
 
 cdef void give_up(Exchanges* queue) noexcept nogil:
     """Takes the head out, unanswered."""
-    if queue.head.known and queue.head.doubt == SURE:
+    if queue.head.exchange.known and queue.head.proof == PROVEN:
         queue.counters[<int>Counter.REQUESTS_UNANSWERED] += 1
     pop(queue)
 
@@ -88,7 +66,7 @@ cdef void forget_methods(Exchanges* queue) noexcept nogil:
     queue.methods_first = 0
 
 
-cdef bint push_beyond(Exchanges* queue, const Exchange* entry) noexcept nogil:
+cdef bint push_beyond(Exchanges* queue, const Entry* entry) noexcept nogil:
     """Keeps of a request what its answer needs: its number, and whether it is CONNECT or HEAD. False: no memory."""
     cdef uint32_t end = queue.methods_first + queue.beyond
     cdef uint32_t space
@@ -106,16 +84,16 @@ cdef bint push_beyond(Exchanges* queue, const Exchange* entry) noexcept nogil:
         end = queue.beyond
     queue.methods[end] = <uint8_t>((BEYOND_HEAD if entry.head else 0) | (BEYOND_CONNECT if entry.connect else 0))
     if queue.beyond == 0:
-        queue.beyond_number = entry.number
+        queue.beyond_number = entry.exchange.number
     queue.beyond += 1
     return True
 
 
-cdef void pop_beyond(Exchanges* queue, Exchange* entry) noexcept nogil:
+cdef void pop_beyond(Exchanges* queue, Entry* entry) noexcept nogil:
     """The entry is that of the first request beyond the queue."""
     cdef uint8_t method = queue.methods[queue.methods_first]
     entry.beyond = True
-    entry.number = queue.beyond_number
+    entry.exchange.number = queue.beyond_number
     entry.head = method & BEYOND_HEAD != 0
     entry.connect = method & BEYOND_CONNECT != 0
     queue.beyond_number += 1
@@ -136,18 +114,18 @@ cdef void exchanges_settle(Exchanges* queue) noexcept nogil:
 
 cdef bint exchanges_fifo(const Exchanges* queue) noexcept nogil:
     return not queue.responses_lost and (queue.head == NULL or not (queue.head.lost or queue.tail.lost)) and \
-        (queue.from_start or queue.in_step)
+        (queue.conn.from_start or queue.in_step)
 
 
 cdef bint is_sure(const Exchanges* queue) noexcept nogil:
     """Whether each entry stands for one request."""
-    cdef const Exchange* entry = queue.head
-    while entry != NULL and not entry.lost and entry.doubt == SURE:
+    cdef const Entry* entry = queue.head
+    while entry != NULL and not entry.lost and entry.proof == PROVEN:
         entry = entry.next
     return entry == NULL
 
 
-cdef void push(Exchanges* queue, Exchange* entry, uint32_t most, bint sure) noexcept nogil:
+cdef void push(Exchanges* queue, Entry* entry, uint32_t most, bint sure) noexcept nogil:
     """`sure`: it is a request; what may be none cannot be counted."""
     if sure and most == OPEN_MAX and (queue.beyond or (queue.count >= most and is_sure(queue))) and \
             exchanges_fifo(queue) and push_beyond(queue, entry):
@@ -156,7 +134,7 @@ cdef void push(Exchanges* queue, Exchange* entry, uint32_t most, bint sure) noex
     while queue.count >= most:
         give_up(queue)
         queue.responses_lost = True     # first in, first out would be wrong from here on
-    entry.references += 1
+    entry.exchange.references += 1
     if queue.tail == NULL:
         queue.head = entry
     else:
@@ -167,17 +145,18 @@ cdef void push(Exchanges* queue, Exchange* entry, uint32_t most, bint sure) noex
     queue.count += 1
 
 
-cdef Exchange* new_exchange(Exchanges* queue, Conn* conn, size_t text) noexcept nogil:
-    cdef size_t size = sizeof(Exchange) + text
-    cdef Exchange* entry = <Exchange*>pool_take(queue.pool, size)
+cdef Entry* new_exchange(Exchanges* queue, Conn* conn, size_t text) noexcept nogil:
+    cdef size_t size = sizeof(Entry) + text
+    cdef Entry* entry = <Entry*>pool_take(queue.pool, size)
     if entry == NULL:
         return NULL
-    memset(entry, 0, sizeof(Exchange))
-    entry.size = size
-    entry.text = <uint8_t*>entry + sizeof(Exchange)
-    entry.conn = conn
+    memset(entry, 0, sizeof(Entry))
+    entry.exchange.size = size
+    entry.exchange.text = <uint8_t*>entry + sizeof(Entry)
+    entry.exchange.text_size = text
+    entry.exchange.conn = conn
     conn.references += 1
-    entry.number = queue.next_number
+    entry.exchange.number = queue.next_number
     queue.next_number += 1
     entry.end = -1
     entry.ack = -1
@@ -207,7 +186,7 @@ cdef inline bint hex_lower(const uint8_t* text, uint32_t size) noexcept nogil:
     return not zeros
 
 
-cdef void read_traceparent(Exchange* entry, const uint8_t* value, uint32_t size) noexcept nogil:
+cdef void read_traceparent(Entry* entry, const uint8_t* value, uint32_t size) noexcept nogil:
     """W3C Trace Context, section 3.2: version-traceid-parentid-flags; more may follow in versions after 00."""
     if size < 55 or value[2] != 45 or value[35] != 45 or value[52] != 45:
         return
@@ -220,18 +199,18 @@ cdef void read_traceparent(Exchange* entry, const uint8_t* value, uint32_t size)
         return
     if not (memcmp(value + 53, b"00", 2) == 0 or hex_lower(value + 53, 2)):
         return
-    memcpy(entry.trace, value + 3, 32)
-    memcpy(entry.trace + 32, value + 36, 16)
-    entry.traced = True
+    memcpy(entry.exchange.trace, value + 3, 32)
+    memcpy(entry.exchange.trace + 32, value + 36, 16)
+    entry.exchange.traced = True
 
 
-cdef Exchange* exchanges_request(Exchanges* queue, Conn* conn, Message* message, const Carry* carry,
+cdef Entry* exchanges_request(Exchanges* queue, Conn* conn, Message* message, const Carry* carry,
                                  uint32_t most) noexcept nogil:
     cdef Field* carried[CARRY_MAX]
     cdef Field* field
     cdef Field* trace = NULL
     cdef Field* host = NULL
-    cdef Exchange* entry
+    cdef Entry* entry
     cdef size_t text = message.method.size + message.target.size
     cdef const uint8_t* asked = NULL
     cdef uint32_t asked_size = 0
@@ -267,55 +246,55 @@ cdef Exchange* exchanges_request(Exchanges* queue, Conn* conn, Message* message,
     entry = new_exchange(queue, conn, text + asked_size)
     if entry == NULL:
         return NULL
-    entry.known = True
+    entry.exchange.known = True
     entry.start = as_http1(message).start
-    entry.stamp = message.stamp
+    entry.exchange.stamp = message.stamp
     entry.ack = as_http1(message).ack
     entry.upgrade = as_http1(message).upgrade
     entry.expect = as_http1(message).expect
-    entry.method = put(entry, &at, message.text, message.method)
-    entry.target = put(entry, &at, message.text, message.target)
+    entry.exchange.method = put(entry, &at, message.text, message.method)
+    entry.exchange.target = put(entry, &at, message.text, message.target)
     entry.connect = connect
-    entry.head = message.method.size == 4 and memcmp(entry.text, b"HEAD", 4) == 0
+    entry.head = message.method.size == 4 and memcmp(entry.exchange.text, b"HEAD", 4) == 0
     for k in range(carry.count):
         if carried[k] != NULL:
-            entry.carried[k] = put(entry, &at, message.text, carried[k].value)
-            entry.carried_present |= <uint8_t>(1 << k)
-    entry.authority.at = at
-    entry.authority.size = write_authority(asked, asked_size, entry.text + at)
+            entry.exchange.carried[k] = put(entry, &at, message.text, carried[k].value)
+            entry.exchange.carried_present |= <uint8_t>(1 << k)
+    entry.exchange.authority.at = at
+    entry.exchange.authority.size = write_authority(asked, asked_size, entry.exchange.text + at)
     if traces == 1:     # section 4.3: several make none valid
         read_traceparent(entry, message.text + trace.value.at, trace.value.size)
     push(queue, entry, most, as_http1(message).sure or not message.resynced)
-    entry.references += 1
-    message.exchange = entry
+    entry.exchange.references += 1
+    message.exchange = &entry.exchange
     return entry
 
 
-cdef Text put(Exchange* entry, uint32_t* at, const uint8_t* source, Text text) noexcept nogil:
+cdef Text put(Entry* entry, uint32_t* at, const uint8_t* source, Text text) noexcept nogil:
     """Copies a slice of `source` to the entry's text at `at`, which moves on."""
     cdef Text copy
     copy.at = at[0]
     copy.size = text.size
-    memcpy(entry.text + copy.at, source + text.at, text.size)
+    memcpy(entry.exchange.text + copy.at, source + text.at, text.size)
     at[0] += text.size
     return copy
 
 
-cdef void refute(Exchanges* queue, Exchange* entry) noexcept nogil:
+cdef void refute(Exchanges* queue, Entry* entry) noexcept nogil:
     """What was taken for a request was none; its entry stays where it is."""
     queue.counters[<int>Counter.MESSAGES_TENTATIVE_DROPPED] += 1
-    entry.doubt = REFUTED
+    entry.proof = REFUTED
     if entry.waiting != NULL:
         message_free(entry.waiting, queue.pool)
         entry.waiting = NULL
-        entry.references -= 1       # the message's; the queue's remains
+        entry.exchange.references -= 1       # the message's; the queue's remains
 
 
 cdef void exchanges_refute(Exchanges* queue) noexcept nogil:
-    cdef Exchange* entry = queue.head
-    cdef Exchange* first = NULL
+    cdef Entry* entry = queue.head
+    cdef Entry* first = NULL
     while entry != NULL:
-        if entry.lost or entry.doubt != TENTATIVE:
+        if entry.lost or entry.proof != TENTATIVE:
             first = NULL
         elif first == NULL:
             first = entry
@@ -327,7 +306,7 @@ cdef void exchanges_refute(Exchanges* queue) noexcept nogil:
 
 cdef void exchanges_lost_request(Exchanges* queue, Conn* conn, int64_t start, int64_t end, int64_t ack,
                                  bint whole) noexcept nogil:
-    cdef Exchange* entry
+    cdef Entry* entry
     if queue.tail != NULL and queue.tail.lost:
         if whole:
             queue.tail.counted = False
@@ -364,9 +343,9 @@ cdef void exchanges_informational(Exchanges* queue, uint16_t status) noexcept no
         queue.informational_count += 1
 
 
-cdef inline bint fits(const Exchange* entry, int64_t ack, int64_t start) noexcept nogil:
+cdef inline bint fits(const Entry* entry, int64_t ack, int64_t start) noexcept nogil:
     """Whether a response that starts at `start` and acknowledges `ack` may answer the entry."""
-    if entry.doubt == REFUTED:
+    if entry.proof == REFUTED:
         return False
     if entry.lost:
         return entry.start < ack
@@ -374,8 +353,8 @@ cdef inline bint fits(const Exchange* entry, int64_t ack, int64_t start) noexcep
 
 
 cdef bint exchanges_plausible(const Exchanges* queue, int64_t ack, int64_t start) noexcept nogil:
-    cdef const Exchange* entry = queue.head
-    cdef const Exchange* before = NULL
+    cdef const Entry* entry = queue.head
+    cdef const Entry* before = NULL
     cdef bint lost = False
     cdef uint32_t waiting = 0
     while entry != NULL:
@@ -398,7 +377,7 @@ cdef bint exchanges_plausible(const Exchanges* queue, int64_t ack, int64_t start
 
 
 cdef bint exchanges_no_head(const Exchanges* queue, int64_t ack, int64_t start) noexcept nogil:
-    cdef const Exchange* entry = queue.head
+    cdef const Entry* entry = queue.head
     cdef bint any = False
     while entry != NULL:
         if fits(entry, ack, start):
@@ -410,43 +389,43 @@ cdef bint exchanges_no_head(const Exchanges* queue, int64_t ack, int64_t start) 
 
 
 cdef void exchanges_count(Exchanges* queue, int64_t ack) noexcept nogil:
-    cdef Exchange* entry = queue.head
-    while queue.doubted and entry != NULL:      # a sure boundary, which came late
-        if entry.doubt == TENTATIVE and entry.start == ack:
-            entry.doubt = SURE
+    cdef Entry* entry = queue.head
+    while queue.tentative and entry != NULL:      # a sure boundary, which came late
+        if entry.proof == TENTATIVE and entry.start == ack:
+            entry.proof = PROVEN
         entry = entry.next
     entry = queue.head
     if queue.uncounted:
         # How many responses came before it nobody knows: each request that it acknowledges may have its own.
         queue.uncounted = False
         while entry != NULL:
-            if entry.doubt == TENTATIVE and 0 <= entry.end <= ack:
-                entry.doubt = SURE
-            if entry.doubt == SURE and (entry.start < ack or ack < 0):
+            if entry.proof == TENTATIVE and 0 <= entry.end <= ack:
+                entry.proof = PROVEN
+            if entry.proof == PROVEN and (entry.start < ack or ack < 0):
                 entry.counted = True
             entry = entry.next
         return
-    while entry != NULL and (entry.counted or entry.doubt == REFUTED):
+    while entry != NULL and (entry.counted or entry.proof == REFUTED):
         entry = entry.next
-    if entry == NULL or (entry.doubt == TENTATIVE and not (0 <= entry.end <= ack or ack < 0)):
+    if entry == NULL or (entry.proof == TENTATIVE and not (0 <= entry.end <= ack or ack < 0)):
         return
     entry.counted = True
-    entry.doubt = SURE
+    entry.proof = PROVEN
 
 
-cdef Exchange* exchanges_pick(Exchanges* queue, int64_t ack, int64_t start) noexcept nogil:
-    cdef Exchange* entry
-    cdef Exchange* latest = NULL
+cdef Entry* exchanges_pick(Exchanges* queue, int64_t ack, int64_t start) noexcept nogil:
+    cdef Entry* entry
+    cdef Entry* latest = NULL
     cdef bint doubt = False
     cdef uint32_t waiting = 0
-    while queue.head != NULL and queue.head.doubt == REFUTED:
+    while queue.head != NULL and queue.head.proof == REFUTED:
         pop(queue)
     entry = queue.head
     if entry == NULL:
         return NULL
     if not queue.responses_lost and not entry.lost:
         # Nothing was lost before it: first in, first out. But what answers a request acknowledges a part of it, unless it
-        # was sent before the request came: see Early in flow.pyx. Where the capture began mid-stream, it answers one before.
+        # was sent before the request came: see the early responses of session.pyx. Where the capture began mid-stream, it answers one before.
         return entry if ack < 0 or entry.start < ack else NULL
     if ack < 0:
         return NULL
@@ -454,7 +433,7 @@ cdef Exchange* exchanges_pick(Exchanges* queue, int64_t ack, int64_t start) noex
         if entry.ack > start and 0 <= entry.end <= ack and not entry.lost:
             return NULL         # the ACKs contradict each other: one of them is of a retransmission
         if fits(entry, ack, start) or (     # or it had begun, and is answered before its end, wherever that is by now
-                entry.known and entry.doubt == SURE and entry.start < ack and entry.ack <= start):
+                entry.exchange.known and entry.proof == PROVEN and entry.start < ack and entry.ack <= start):
             # Pipelined with the one before it (nothing was received in between), or perhaps with one that was lost: a
             # doubt. Otherwise all before it were answered by what its sender had received.
             doubt = latest != NULL and (entry.ack <= latest.ack or (latest.lost and latest.ack < 0) or queue.sliding)
@@ -467,27 +446,27 @@ cdef Exchange* exchanges_pick(Exchanges* queue, int64_t ack, int64_t start) noex
 
 
 cdef bint exchanges_unpaired(Exchanges* queue, Conn* conn, Message* message) noexcept nogil:
-    cdef Exchange* entry = new_exchange(queue, conn, 0)
+    cdef Entry* entry = new_exchange(queue, conn, 0)
     if entry == NULL:
         return False
-    entry.references = 1
-    entry.unasked = True
+    entry.exchange.references = 1
+    entry.unpaired = True
     queue.next_number -= 1
-    message.exchange = entry
+    message.exchange = &entry.exchange
     return True
 
 
 cdef int64_t exchanges_mark(const Exchanges* queue, int64_t offset, int64_t otherwise) noexcept nogil:
-    cdef const Exchange* entry = queue.head
+    cdef const Entry* entry = queue.head
     while entry != NULL:
-        if entry.known and entry.ack >= offset:
+        if entry.exchange.known and entry.ack >= offset:
             return entry.ack
         entry = entry.next
     return otherwise
 
 
-cdef Exchange* exchanges_answer(Exchanges* queue, Conn* conn, Message* message, Match match) noexcept nogil:
-    cdef Exchange* entry = NULL
+cdef Entry* exchanges_answer(Exchanges* queue, Conn* conn, Message* message, Match match) noexcept nogil:
+    cdef Entry* entry = NULL
     if match == MATCH_ACKS:
         entry = exchanges_pick(queue, as_http1(message).ack, as_http1(message).start)
     elif match == MATCH_OLDEST:
@@ -495,22 +474,22 @@ cdef Exchange* exchanges_answer(Exchanges* queue, Conn* conn, Message* message, 
     if entry != NULL:
         while queue.head != entry:
             give_up(queue)
-        entry.references += 1
-        if entry.doubt == TENTATIVE:
-            entry.doubt = SURE
+        entry.exchange.references += 1
+        if entry.proof == TENTATIVE:
+            entry.proof = PROVEN
         pop(queue)
     else:
         entry = new_exchange(queue, conn, 0)
         if entry == NULL:
             return NULL
-        entry.references = 1
+        entry.exchange.references = 1
         if match != MATCH_NONE and queue.head == NULL and queue.beyond:
             queue.next_number -= 1
             pop_beyond(queue, entry)
     entry.answered = message.status
-    entry.informational_count = queue.informational_count
-    memcpy(entry.informational, queue.informational, queue.informational_count * sizeof(uint16_t))
+    entry.exchange.informational_count = queue.informational_count
+    memcpy(entry.exchange.informational, queue.informational, queue.informational_count * sizeof(uint16_t))
     queue.informational_count = 0
     queue.lost_between = False
-    message.exchange = entry
+    message.exchange = &entry.exchange
     return entry

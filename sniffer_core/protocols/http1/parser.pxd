@@ -26,10 +26,10 @@ cdef Event http1_end(Parser* parser, Incomplete reason) noexcept nogil
     # is INCOMPLETE_CLOSED_. Another reason goes into the message.
 
 cdef void http1_frame(Parser* parser, bint bodyless, bint paired) noexcept nogil
-    # After EVENT_HEAD: sets how the body is framed, RFC 9112 section 6.3. `bodyless`: the response answers HEAD. `paired`:
-    # its request is known. Where it is not, a response whose body would begin with a status line is taken as bodyless if
-    # that begins a segment, and else reported as INCOMPLETE_GAP_. Behind a message without a body the next http1_data()
-    # returns EVENT_END at once, even with an empty run.
+    # After EVENT_HEAD: sets how the body is framed, RFC 9112 section 6.3. `bodyless`: the response answers HEAD.
+    # `paired`: its request is known. Where it is not, a response whose body would begin with a status line is taken as
+    # bodyless if that begins a segment, and else reported as INCOMPLETE_GAP_. Behind a message without a body the next
+    # http1_data() returns EVENT_END at once, even with an empty run.
 
 cdef void http1_reject(Parser* parser) noexcept nogil
     # After EVENT_HEAD, or with a message open: it is none after all (a start line inside a body). Frees it; SKIP.
@@ -55,5 +55,5 @@ cdef void http1_kill(Parser* parser) noexcept nogil
     # Frees what is open; every further byte is counted as not HTTP.
 
 cdef size_t http1_drop_body(Parser* parser) noexcept nogil
-    # The memory limit is passed: gives back the kept body of the open message, which is `truncated` from now on. Returns
-    # the bytes.
+    # The memory limit is passed: gives back the kept body of the open message, which is `truncated` from now on.
+    # Returns the bytes.

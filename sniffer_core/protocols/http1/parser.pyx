@@ -1,7 +1,7 @@
 """The state machine of one direction's HTTP/1.x messages; see parser.pxd for its inputs, state.pxd for its states.
 
-A head that lies whole in one run is read where it is. One that comes in pieces is gathered in parser.buffer first. What
-is decided, and at which byte, is the same however the stream is cut: `limits.head` counts bytes of the head, not of runs.
+A head that lies whole in one run is read where it is. One that comes in pieces is gathered in parser.buffer first. How
+the stream is cut into runs makes no difference: `limits.head` counts bytes of the head.
 """
 
 from libc.stdint cimport uint8_t
@@ -153,7 +153,7 @@ cdef Event read_skip(Parser* parser, Run* run) noexcept nogil:
 # -- heads in pieces --------------------------------------------------------------------------------------------------
 
 cdef void start_gathering(Parser* parser, Run* run, uint32_t line_end, bint candidate, bint sure) noexcept nogil:
-    """A head begins at the front of the run and does not end in it. `line_end`: size of its start line, 0: nor does that."""
+    """A head begins at the front of the run and ends beyond it. `line_end`: size of its start line; 0: that does too."""
     parser.state = HEAD
     parser.candidate = candidate
     parser.first_offset = run.offset

@@ -15,7 +15,7 @@ cdef enum Event:            # what only the session can decide, or must know
     EVENT_MORE = 0          # nothing: the run is consumed
     EVENT_HEAD = 1          # parser.message has a whole head. The session pairs it and calls http1_frame(), or it calls
                             # http1_reject(), http1_discard() or http1_tunnel()
-    EVENT_CUT = 2           # parser.message has a start line, and its head ended too early: the session pairs and takes it
+    EVENT_CUT = 2           # parser.message has a start line, but not its whole head: the session pairs and takes it
     EVENT_END = 3           # parser.message has ended, whole or `incomplete`: the session takes it
     EVENT_HEAD_LOST = 4     # a head ended before its start line did: there is no message, but an exchange all the same
     EVENT_NOT_HTTP = 5      # the direction carries parser.protocol; the parser is DEAD now
@@ -97,8 +97,9 @@ cdef struct Parser:
     uint8_t chunk_digits    # .. of which are digits
     uint8_t chunk_phase     # body.Phase
     uint8_t body_gap        # bytes of it are missing: nothing more of it is kept
-    uint8_t probing         # the request is unknown, so the body may be none: its first bytes are compared with a status line
-    uint8_t probed          # so many of them are alike
+    uint8_t probing         # the request is unknown, so this may be no body but the next response: its first bytes are
+                            # compared with a status line
+    uint8_t probed          # .. and so many of them are alike
     uint8_t ambiguous       # nobody can say whether there is a body: the message is reported as not whole
 
 

@@ -1,0 +1,868 @@
+"""One connection's HTTP/1.x: see session.pxd."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.string cimport memchr, memcmp
+
+from sniffer_core.base.counters cimport Counter
+from sniffer_core.message cimport (
+    BIT_BAD_HEADER_LINE, BIT_BODY_NOT_SENT, BIT_LAST_CRLF_MISSING, BIT_ODD_START_LINE, INCOMPLETE_GAP_,
+    INCOMPLETE_MALFORMED_, REQUEST, RESPONSE, WHOLE, Incomplete, Kind, Message, exchange_release, message_free)
+from sniffer_core.protocol cimport (
+    CLIENT, NOTICE_HTTP2, NOTICE_LONG, NOTICE_OTHER, NOTICE_TLS, NOTICE_TUNNEL, RECOGNISED_CLIENT, RECOGNISED_NOT,
+    RECOGNISED_SERVER, Protocol, Recognised, Session, Side, free_session, new_session, note)
+from sniffer_core.protocols.http1.head cimport METHOD_LONGEST, as_http1, http1_starts
+from sniffer_core.protocols.http1.nextbytes cimport (
+    BODY, NEXT_REQUEST, REFUSED_BODY, UNDECIDED, Reading, is_body_due, is_refusal, may_be_next, refuses, replies,
+    reply_ack, weigh_body, weigh_trailers)
+from sniffer_core.protocols.http1.outgoing cimport (
+    append, discard, drop_open, drop_tentative, emit, emit_proven, mark_body_unknown, message_closed, message_opened, pop)
+from sniffer_core.protocols.http1.pairing cimport (
+    MATCH_ACKS, MATCH_NONE, MATCH_OLDEST, OPEN_MAX, OPEN_MAX_ONE_SIDED, REFUTED, TENTATIVE, Entry, Exchanges, Match,
+    entry_of, exchanges_answer, exchanges_count, exchanges_fifo, exchanges_free, exchanges_informational,
+    exchanges_init, exchanges_lost_request, exchanges_lost_responses, exchanges_mark, exchanges_no_head,
+    exchanges_pick, exchanges_plausible, exchanges_refute, exchanges_request, exchanges_settle, exchanges_unpaired)
+from sniffer_core.protocols.http1.parser cimport (
+    http1_cease, http1_crlf_due, http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free,
+    http1_gap, http1_init, http1_kill, http1_reject, http1_skip)
+from sniffer_core.protocols.http1.sides cimport (
+    WAIT_BODY, WAIT_CRLF, WAIT_NONE, WAIT_OFFER, Half, Http1, at_rest, is_readable, start_tunnel)
+from sniffer_core.protocols.http1.state cimport (
+    DEAD, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE, EVENT_NOT_HTTP, HEAD, SKIP, TRAILERS, TUNNEL,
+    Event, Parser)
+from sniffer_core.protocols.signature cimport PROTOCOL_HTTP2, PROTOCOL_OTHER, PROTOCOL_TLS
+from sniffer_core.protocols.tunnel cimport tunnel_open
+from sniffer_core.tcp.stream cimport Run, Stream, stream_front
+
+cdef enum:
+    LONG = 60_000_000           # µs after which an open message is reported
+    PEEK = 256                  # bytes looked at to tell who is the server
+    TENTATIVE_MAX = 16          # responses in a row that may wait for what tells whether they are any
+    EARLY_MAX = 16              # responses in a row that may wait for the requests that they answer
+
+cdef Protocol HTTP1
+
+
+# ---- messages --------------------------------------------------------------------------------------------------------
+
+cdef void reject_tentative(Http1* http, Half* half) noexcept nogil:
+    """The tentative responses were none, and neither is what is read now."""
+    half.tentative = False
+    drop_tentative(http)
+    if half.parser.message != NULL:
+        http.base.context.counters[<int>Counter.MESSAGES_TENTATIVE_DROPPED] += 1
+        drop_open(http, half)
+    http1_skip(&half.parser)
+
+
+cdef void accept_tentative(Http1* http, Half* half, bint proved) noexcept nogil:
+    """The tentative responses are responses, and so is what is read now. `proved`: that is certain."""
+    cdef Message* message = pop(&http.tentative)
+    half.tentative = False
+    while message != NULL:
+        if as_http1(message).assumed and not proved and http.client.stream.seen:
+            mark_body_unknown(message)
+        if not entry_of(message).unpaired or answer(http, message, MATCH_ACKS):
+            emit(http, message)
+        else:
+            message_free(message, &http.base.context.pool)
+        message = pop(&http.tentative)
+    message = half.parser.message
+    if message != NULL and message.exchange != NULL and entry_of(message).unpaired and \
+            not answer(http, message, MATCH_ACKS):
+        message_closed(http, half)
+
+
+cdef bint contradicted(const Http1* http, const Half* half, const Message* message, const Run* run) noexcept nogil:
+    """True if a tentative message ends neither at a segment boundary nor at an acknowledged message end."""
+    cdef int64_t mark = half.parser.boundary
+    if half.parser.kind == RESPONSE:
+        mark = exchanges_mark(&http.exchanges, as_http1(message).start + 1, mark)
+    if message.incomplete == INCOMPLETE_MALFORMED_ or as_http1(message).start < mark < as_http1(message).end or \
+            message.anomalies & (BIT_BAD_HEADER_LINE | BIT_ODD_START_LINE):
+        return True
+    return run != NULL and run.size > 0 and not run.segment_start and as_http1(message).end != mark
+
+
+# ---- requests and responses ------------------------------------------------------------------------------------------
+
+cdef void on_request(Http1* http, Half* half, bint cut) noexcept nogil:
+    """A request's head, whole or cut: it takes its place in the queue."""
+    cdef Message* message = half.parser.message
+    cdef Half* other = &http.server      # direction of the server's bytes
+    cdef Exchanges* exchanges = &http.exchanges
+    cdef Entry* tail
+    cdef Entry* entry
+    if other.tentative and at_rest(&other.parser) and as_http1(message).ack == other.stream.next:
+        accept_tentative(http, other, True)       # they end where this request's sender had read to
+    tail = exchanges.tail
+    if tail != NULL and (exchanges.responses_lost or exchanges.head.lost or tail.lost or tail.proof) and \
+            as_http1(message).start == half.parser.boundary and not exchanges.sliding and as_http1(message).ack > tail.ack and \
+            at_rest(&other.parser) and as_http1(message).ack == other.stream.next:
+        exchanges_settle(exchanges)     # all that was sent is answered: nothing is in flight
+    elif tail == NULL and at_rest(&other.parser) and not exchanges.sliding and (
+            as_http1(message).ack < 0 or as_http1(message).ack == other.stream.next):
+        exchanges.responses_lost = False
+        exchanges.in_step = exchanges.in_step or other.parser.spoke
+    entry = exchanges_request(
+        exchanges, http.base.conn, message, &http.base.context.carry, OPEN_MAX if other.stream.seen else OPEN_MAX_ONE_SIDED)
+    if entry != NULL and tail != NULL and exchanges.head != entry and not exchanges.responses_lost and \
+            not tail.lost and 0 <= tail.ack < as_http1(message).ack <= other.stream.next:
+        exchanges.sliding = True    # all that it acknowledges was read, and did not answer the one before
+    if entry == NULL:
+        return      # no memory: http1_frame() reads on, on_end() frees the message
+    message_opened(http, half)
+    if other.stream.seen and (
+            (message.resynced and not as_http1(message).sure)
+            or (tail != NULL and tail.proof == TENTATIVE and exchanges.head != entry and
+                as_http1(message).start != half.parser.boundary)):
+        entry.proof = TENTATIVE      # or it follows one that is, and nothing else says that it is one
+        exchanges.tentative = True
+    if as_http1(message).ack >= 0:
+        other.parser.boundary = as_http1(message).ack
+    if not cut:
+        http1_frame(&half.parser, False, True)
+    if http.early.head != NULL or other.parser.message != NULL:
+        match_early(http, False)
+
+
+cdef bint answer(Http1* http, Message* message, Match match) noexcept nogil:
+    """A final response finds its request. False: no memory; the message has no exchange then."""
+    cdef Half* client = &http.client
+    cdef Entry* entry = entry_of(message)
+    if entry != NULL:    # while it was in doubt
+        exchange_release(&entry.exchange, &http.base.context.pool)
+        message.exchange = NULL
+    exchanges_count(&http.exchanges, as_http1(message).ack)
+    if http.exchanges.tentative:
+        emit_proven(http)
+    entry = exchanges_answer(&http.exchanges, http.base.conn, message, match)
+    if entry == NULL:
+        return False
+    if client.stream.waits == WAIT_OFFER and entry.exchange.number >= http.offer and not switches(message, entry):
+        client.stream.waits = WAIT_NONE        # refused, or given up for what was asked after it
+    if entry.waiting != NULL:
+        emit(http, entry.waiting)
+        entry.waiting = NULL
+    if http.exchanges.responses_lost and entry.exchange.known and http.exchanges.head == NULL and \
+            as_http1(message).ack == client.stream.next and at_rest(&client.parser) and not http.exchanges.sliding:
+        http.exchanges.responses_lost = False       # it answers the last of all: nothing is in flight
+    entry.answer_end = as_http1(message).end
+    message.latency = -1
+    if entry.end_read and entry.stamp_end <= message.stamp and match == MATCH_ACKS and (
+            not entry.end_unsure or entry.end == as_http1(message).ack):    # nothing came that may belong to it
+        message.latency = message.stamp - entry.stamp_end
+    if as_http1(message).ack >= 0:
+        http.client.parser.boundary = as_http1(message).ack
+    return True
+
+
+cdef void on_tentative(Http1* http, Half* half, bint cut) noexcept nogil:
+    """A response's head, away from a sure boundary: it gets no request before it is proven."""
+    cdef Message* message = half.parser.message
+    cdef const Entry* entry = exchanges_pick(&http.exchanges, as_http1(message).ack, as_http1(message).start)
+    if message.status == 101 or (entry != NULL and entry.connect):
+        reject_tentative(http, half)       # too much would follow from it
+        return
+    http.tunnels = False
+    if exchanges_unpaired(&http.exchanges, http.base.conn, message):
+        message_opened(http, half)
+    if as_http1(message).ack >= 0:
+        http.client.parser.boundary = as_http1(message).ack
+    if not cut:
+        http1_frame(&half.parser, entry != NULL and entry.head, entry != NULL or
+                    exchanges_no_head(&http.exchanges, as_http1(message).ack, as_http1(message).start))
+
+
+cdef void on_response(Http1* http, Half* half, bint cut) noexcept nogil:
+    """A response's head, whole or cut: it finds its request."""
+    cdef Message* message = half.parser.message
+    cdef const Half* other = &http.client
+    cdef const Parser* client = &other.parser
+    cdef Entry* entry
+    cdef bint interim = 100 <= message.status < 200 and message.status != 101
+    if half.tentative and as_http1(message).start == half.parser.boundary:
+        accept_tentative(http, half, True)
+    if not interim and not message.resynced and other.parser.message != NULL:
+        disprove_body(http, &http.client, message)
+    if message.resynced and not as_http1(message).sure and other.stream.seen and as_http1(message).ack >= 0 and not cut:
+        if interim or not exchanges_plausible(&http.exchanges, as_http1(message).ack, as_http1(message).start):
+            if http.exchanges.uncounted and http.exchanges.tentative:
+                exchanges_count(&http.exchanges, as_http1(message).ack)   # what was lost may have answered them, all the same
+                http.exchanges.uncounted = True
+                emit_proven(http)
+            http1_reject(&half.parser)      # nobody asked: a start line inside a body
+            return
+        half.tentative = True
+    if interim:
+        if not half.tentative:
+            exchanges_informational(&http.exchanges, message.status)
+        if cut:
+            half.parser.message = NULL
+            discard(http, message)
+        else:
+            http1_discard(&half.parser)
+        return
+    if half.tentative:
+        on_tentative(http, half, cut)
+        return
+    if comes_early(http, half, message):
+        on_early(http, half, cut)
+        return
+    if not answer(http, message, MATCH_ACKS):
+        http1_frame(&half.parser, False, False)
+        return
+    entry = entry_of(message)
+    if not (entry.exchange.known or entry.beyond) and client.state == HEAD and client.first_offset < as_http1(message).ack:
+        http.exchanges.responses_lost = True    # it may be the answer to the request that has begun
+    message_opened(http, half)
+    http.tunnels = switches(message, entry)
+    if http.tunnels:
+        http.base.context.counters[<int>Counter.FLOWS_TUNNEL] += 1
+        note(http.base.context, http.base.conn, NOTICE_TUNNEL)
+    if not cut:
+        http1_frame(&half.parser, entry.head or http.tunnels,
+                    entry.exchange.known or entry.beyond or
+                    exchanges_no_head(&http.exchanges, as_http1(message).ack, as_http1(message).start))
+
+
+cdef void disprove_body(Http1* http, Half* client, const Message* response) noexcept nogil:
+    """A response comes while the body of a request that is answered already is read: if that refused the body, the bytes
+    are something else that was answered. They stand in no record, for a head may be among them."""
+    cdef Message* message = client.parser.message
+    cdef int64_t start = as_http1(message).head_end
+    if message.exchange == NULL or message.body_size == 0 or as_http1(response).ack <= start or \
+            not is_refusal(entry_of(message)):
+        return
+    http1_drop_body(&client.parser)
+    http1_cease(&client.parser, INCOMPLETE_MALFORMED_, 0)
+    on_end(http, client, NULL)
+    on_lost(http, client, start, False, -1)
+
+
+cdef inline bint switches(const Message* message, const Entry* entry) noexcept nogil:
+    """RFC 9110 sections 9.3.6 and 15.2.2: HTTP ends with this response's head, whatever length fields it has."""
+    return message.status == 101 or (entry.connect and 200 <= message.status < 300)
+
+
+# Early responses. A server may answer before the request's head is whole (400, 408, 414, 431), even before its first
+# byte. Such a response belongs to the request that has begun or comes next, and waits for its head. One that
+# acknowledges no byte of it may also say that the connection was idle for too long (408): then the connection ends with
+# it. So it is paired only when a further response follows.
+
+# ---- early responses -------------------------------------------------------------------------------------------------
+
+# A server may answer before the request's head is whole (400, 408, 414, 431), even before its first byte. Such a response
+# belongs to the request that has begun or comes next, and waits for its head. One that acknowledges no byte of it may also
+# say that the connection was idle for too long (408): then the connection ends with it. So it is paired only when a further
+# response follows.
+
+cdef bint comes_early(const Http1* http, const Half* half, const Message* message) noexcept nogil:
+    """Whether a final response in step has no request yet, and may get one."""
+    cdef const Half* client = &http.client
+    cdef const Exchanges* queue = &http.exchanges
+    if as_http1(message).ack < 0 or message.resynced or message.status == 101 or not exchanges_fifo(queue) or \
+            queue.beyond or client.stream.absent or http.early.count >= EARLY_MAX:
+        return False
+    if http.early.head != NULL:
+        return True
+    if queue.head != NULL:
+        return queue.head.start >= as_http1(message).ack      # read late: behind a hole, its request has come since
+    if client.stream.ended:
+        return False
+    return at_rest(&client.parser) or (client.parser.state == HEAD and not client.parser.candidate)
+
+
+cdef void on_early(Http1* http, Half* half, bint cut) noexcept nogil:
+    """A response's head, before that of its request."""
+    cdef const Parser* client = &http.client.parser
+    cdef bint named = client.state == HEAD and client.buffer_size >= 5 and http.early.head == NULL and \
+        http.exchanges.head == NULL
+    http.base.context.counters[<int>Counter.RESPONSES_EARLY] += 1
+    http.tunnels = False
+    if exchanges_unpaired(&http.exchanges, http.base.conn, half.parser.message):
+        message_opened(http, half)
+    if not cut:
+        http1_frame(&half.parser, named and memcmp(client.buffer, b"HEAD ", 5) == 0, named)
+
+
+cdef void match_early(Http1* http, bint further) noexcept nogil:
+    """Requests have come: the early responses get theirs. `further`: another response follows them."""
+    cdef Half* half = &http.server
+    cdef Message* message
+    cdef Entry* entry
+    if not exchanges_fifo(&http.exchanges):
+        drop_early(http)
+    while http.early.head != NULL and http.exchanges.head != NULL:
+        message = http.early.head
+        if not further and message.next == NULL and half.parser.message == NULL and \
+                as_http1(message).ack <= http.exchanges.head.start:
+            return
+        message = pop(&http.early)
+        if answer(http, message, MATCH_OLDEST):
+            emit(http, message)
+        else:
+            message_free(message, &http.base.context.pool)
+    message = half.parser.message
+    if further or message == NULL or message.exchange == NULL or half.tentative or http.early.head != NULL or \
+            not exchanges_fifo(&http.exchanges):
+        return
+    entry = entry_of(message)
+    if entry.unpaired and http.exchanges.head != NULL and as_http1(message).ack > http.exchanges.head.start and \
+            not answer(http, message, MATCH_OLDEST):
+        message_closed(http, half)
+
+
+cdef void end_early(Http1* http) noexcept nogil:
+    """The server says no more: only the response to a request that has begun is still paired."""
+    cdef const Parser* client = &http.client.parser
+    cdef const Message* first = http.early.head
+    if first != NULL and (http.exchanges.head != NULL or first.next != NULL or client.state != HEAD or
+                          client.candidate or client.first_offset >= as_http1(first).ack):
+        drop_early(http)
+
+
+cdef void drop_early(Http1* http) noexcept nogil:
+    """No request comes for the early responses: they stay unpaired."""
+    cdef Message* message = pop(&http.early)
+    while message != NULL:
+        if answer(http, message, MATCH_NONE):
+            emit(http, message)
+        else:
+            message_free(message, &http.base.context.pool)
+        message = pop(&http.early)
+
+
+# ---- ends and losses -------------------------------------------------------------------------------------------------
+
+cdef void on_end(Http1* http, Half* half, const Run* run) noexcept nogil:
+    """The parser's message has ended: it is emitted, or waits, or is none. `run`: what is left of its segment."""
+    cdef Parser* parser = &half.parser
+    cdef Message* message = parser.message
+    cdef Entry* entry = entry_of(message)
+    cdef Half* other
+    cdef int64_t start
+    parser.message = NULL
+    if entry == NULL:
+        message_free(message, &http.base.context.pool)
+        return
+    message_closed(http, half)
+    if message.kind == REQUEST:
+        other = &http.server
+        entry.end = as_http1(message).end
+        entry.stamp_end = message.stamp_end
+        entry.end_read = message.incomplete == WHOLE or message.incomplete == INCOMPLETE_MALFORMED_ or (
+            message.incomplete == INCOMPLETE_GAP_ and not half.gapping)
+        entry.end_unsure = message.incomplete == INCOMPLETE_MALFORMED_ and message.missing < 0
+        if entry.proof == REFUTED:
+            discard(http, message)
+            return
+        if entry.proof == TENTATIVE:
+            entry.waiting = message
+            if contradicted(http, half, message, run):
+                start = as_http1(message).start
+                exchanges_refute(&http.exchanges)       # the message is one of those that it frees
+                http1_skip(parser)
+                on_lost(http, half, start, False, -1)
+            return
+        if message.incomplete == INCOMPLETE_MALFORMED_ and message.anomalies & BIT_BAD_HEADER_LINE and \
+                parser.framing.transfer and parser.framing.chunked and message.missing < 0:
+            on_lost(http, half, as_http1(message).end - 1, False, -1)      # the next request stands among its trailers
+        emit(http, message)
+        if half.tunnel_next:
+            half.tunnel_next = False
+            start_tunnel(half)
+        elif (entry.connect or entry.upgrade) and message.incomplete == WHOLE and not entry.answered:
+            http.offer = entry.exchange.number
+            if other.stream.ended or other.stream.absent or other.parser.lost:
+                half.unjudged = True
+            else:
+                half.stream.waits = WAIT_OFFER     # what follows is HTTP only if the answer says so
+        return
+    if as_http1(message).assumed:
+        half.tentative = True
+    if half.tentative:
+        if contradicted(http, half, message, run):
+            http.base.context.counters[<int>Counter.MESSAGES_TENTATIVE_DROPPED] += 1
+            discard(http, message)
+            reject_tentative(http, half)
+            return
+        append(&http.tentative, message)
+        if http.tentative.count == TENTATIVE_MAX:
+            accept_tentative(http, half, True)
+        return
+    if entry.unpaired:
+        append(&http.early, message)
+        match_early(http, False)
+        return
+    entry.answer_end = as_http1(message).head_end if half.stream.ended else as_http1(message).end
+    emit(http, message)
+    if http.tunnels:
+        http.tunnels = False
+        start_tunnel(half)
+        switch_client(http, entry)
+
+
+cdef void switch_client(Http1* http, const Entry* entry) noexcept nogil:
+    """The server has switched to a tunnel: so does the client, behind the request that it may still be sending.
+
+    RFC 9110 section 7.8: an Upgrade's request is sent to its end. Section 9.3.6: a CONNECT has no content.
+    """
+    cdef Half* half = &http.client
+    cdef Message* message = half.parser.message
+    half.stream.waits = WAIT_NONE
+    half.unjudged = False
+    if message == NULL or message.exchange == NULL:
+        start_tunnel(half)
+        return
+    half.tunnel_next = True
+    if entry.connect:
+        http1_cease(&half.parser, WHOLE if message.body_size == 0 else INCOMPLETE_MALFORMED_, 0)
+        on_end(http, half, NULL)
+
+
+cdef void on_lost(Http1* http, Half* half, int64_t start, bint between, int64_t acked) noexcept nogil:
+    """The parser lost its place at offset `start`; `between`: between two messages, so that one at least is lost whole.
+
+    `acked`: who sent what was lost had received no more of the other direction than up to there; -1: unknown.
+    """
+    cdef Half* other
+    if half.parser.kind == REQUEST:
+        exchanges_lost_request(&http.exchanges, http.base.conn, start, half.stream.next, acked, between)
+    else:
+        exchanges_lost_responses(&http.exchanges, between)
+        other = &http.client
+        if other.parser.message != NULL and other.parser.message.exchange != NULL:
+            entry_of(other.parser.message).answer_lost = True
+        give_up_offer(other)
+        if other.stream.waits == WAIT_BODY or other.stream.waits == WAIT_CRLF:
+            judge_body(http, True)   # what was lost may have answered the bytes that it waits with
+    drop_early(http)
+
+
+cdef void give_up_offer(Half* client) noexcept nogil:
+    """The answer to an Upgrade or CONNECT will not be read: the bytes behind it must tell what they are."""
+    if client.stream.waits == WAIT_OFFER:
+        client.stream.waits = WAIT_NONE
+        client.unjudged = True
+
+
+cdef void on_not_http(Http1* http, Half* half) noexcept nogil:
+    """The direction began with something else than HTTP/1."""
+    cdef Half* other = half.other
+    cdef int protocol = half.parser.protocol
+    if protocol == PROTOCOL_OTHER and other.parser.spoke:
+        http1_skip(&half.parser)        # the other side speaks HTTP: the middle of a long body, most likely
+        return
+    if other.parser.state == DEAD:
+        pass        # counted when the other side spoke
+    elif protocol == PROTOCOL_TLS:
+        http.base.context.counters[<int>Counter.FLOWS_TLS] += 1
+        note(http.base.context, http.base.conn, NOTICE_TLS)
+    elif protocol == PROTOCOL_HTTP2:
+        http.base.context.counters[<int>Counter.FLOWS_HTTP2] += 1
+        note(http.base.context, http.base.conn, NOTICE_HTTP2)
+    else:
+        http.base.context.counters[<int>Counter.FLOWS_OTHER_PROTOCOL] += 1
+        note(http.base.context, http.base.conn, NOTICE_OTHER)
+    http.leaving = True
+    http1_kill(&half.parser)
+    if half.parser.kind == REQUEST and protocol != PROTOCOL_OTHER:
+        return      # the server may answer in HTTP/1 all the same: 400 to what it does not understand
+    drop_open(http, other)
+    http1_kill(&other.parser)
+
+
+cdef void act(Http1* http, Half* half, Event event, const Run* run) noexcept nogil:
+    """Does what an event of the parser asks for."""
+    if event == EVENT_HEAD:
+        if half.parser.kind == REQUEST:
+            on_request(http, half, False)
+        else:
+            on_response(http, half, False)
+    elif event == EVENT_END:
+        on_end(http, half, run)
+    elif event == EVENT_CUT:
+        if half.parser.kind == REQUEST:
+            on_request(http, half, True)
+        else:
+            on_response(http, half, True)
+        if half.parser.message != NULL:
+            on_end(http, half, run)
+    elif event == EVENT_HEAD_LOST and half.parser.kind == REQUEST:
+        if http.early.head == NULL:     # else its answer takes the number
+            http.exchanges.next_number += 1
+    elif event == EVENT_NOT_HTTP:
+        on_not_http(http, half)
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+cdef void read_run(Http1* http, Half* half, Run* run) noexcept nogil:
+    """Lets the parser read a run that starts at stream.next; what must wait stays in `run`."""
+    cdef Parser* parser = &half.parser
+    cdef Stream* stream = half.stream
+    cdef Event event
+    cdef uint8_t state
+    cdef int64_t offset
+    cdef Entry* entry
+    if half.unjudged or half.tunnel_next:
+        judge_offer(http, half, run)
+    if parser.kind == REQUEST and parser.message != NULL and run.segment_start and is_body_due(parser) and \
+            http1_starts(REQUEST, run.data, run.size) >= 0 and may_be_next(http, entry_of(parser.message), run):
+        half.stream.waits = WAIT_BODY
+        half.weighed = 0
+        return
+    if parser.state == TRAILERS and run.segment_start and ends_without_crlf(http, half, run):
+        return
+    if parser.kind == RESPONSE:
+        if parser.state == SKIP or parser.candidate or half.tentative:
+            parser.boundary = exchanges_mark(&http.exchanges, run.offset, parser.boundary)
+    elif run.offset == parser.boundary:
+        entry = http.exchanges.tail
+        if parser.message != NULL and as_http1(parser.message).start < run.offset:
+            entry = entry_of(parser.message)
+            if entry != NULL and entry.proof == TENTATIVE:
+                drop_open(http, half)      # a sure boundary inside of it: it was none
+                http1_skip(parser)
+        elif parser.state == HEAD and parser.first_offset < run.offset and entry != NULL and \
+                entry.proof == TENTATIVE:
+            exchanges_refute(&http.exchanges)       # ... or inside of what would follow it
+            http1_skip(parser)
+            on_lost(http, half, parser.first_offset, False, -1)
+    while True:
+        if http.early.head != NULL and parser.kind == RESPONSE and run.size and at_rest(parser) and \
+                http1_starts(RESPONSE, run.data, run.size) >= 0:
+            match_early(http, True)
+            if not is_readable(half, run.ack):
+                return
+        state = parser.state
+        offset = run.offset
+        event = http1_data(parser, run)
+        stream.next = run.offset
+        if parser.state == SKIP and state != SKIP and parser.lost:
+            if parser.kind == REQUEST:
+                exchanges_refute(&http.exchanges)   # no message follows what was taken for one
+            elif half.tentative:
+                reject_tentative(http, half)
+            on_lost(http, half, offset, False, -1)
+        if event == EVENT_MORE:
+            break
+        act(http, half, event, run)
+        if run.size and not is_readable(half, run.ack):
+            break
+    if parser.message != NULL and not half.long_open and parser.message.exchange != NULL and \
+            http.base.context.now - half.opened >= LONG:
+        half.long_open = True
+        http.base.context.messages_long += 1
+        http.base.context.counters[<int>Counter.MESSAGES_LONG] += 1
+        note(http.base.context, http.base.conn, NOTICE_LONG)
+
+
+cdef void skip_gap(Http1* http, Half* half, int64_t start, int64_t size) noexcept nogil:
+    """`size` bytes at `start` are missing for good; stream.next stands behind them."""
+    cdef Parser* parser = &half.parser
+    cdef Stream* stream = half.stream
+    cdef Event event
+    cdef uint8_t state = parser.state
+    cdef int64_t acked = -1
+    cdef int64_t mark = parser.boundary if parser.kind == REQUEST else exchanges_mark(&http.exchanges, start, -1)
+    cdef bint refused = parser.kind == REQUEST and parser.message != NULL and parser.message.exchange != NULL and \
+        is_body_due(parser) and refuses(entry_of(parser.message))
+    cdef bint between = refused or at_rest(parser) or start <= mark < start + size or (    # or a head with it
+        parser.state == HEAD and parser.candidate and (parser.first_sure or parser.line_end > 0))
+    if stream.count and stream_front(stream).offset == stream.next:
+        acked = stream_front(stream).acked_at
+    elif stream.acked >= stream.next:
+        acked = stream.acked_at
+    half.gapping = True
+    if refused:         # the body, or the next request
+        http1_cease(parser, INCOMPLETE_GAP_, 0)
+        on_end(http, half, NULL)
+    while True:
+        event = http1_gap(parser, &size)
+        if event == EVENT_MORE:
+            break
+        if event == EVENT_HEAD_LOST:
+            between = True
+        act(http, half, event, NULL)
+    half.gapping = False
+    if half.tentative and parser.message == NULL:
+        accept_tentative(http, half, False)
+    if parser.state == SKIP and (state != SKIP or between):
+        on_lost(http, half, start, between, acked)
+
+
+# ---- what the client's next bytes are, where HTTP alone does not say it ----------------------------------------------
+
+cdef void judge_offer(Http1* http, Half* half, const Run* run) noexcept nogil:
+    """The client's bytes behind an Upgrade or CONNECT: a tunnel, or, where they begin as a request does, HTTP/1."""
+    cdef Half* other = &http.server
+    if half.tunnel_next:
+        if half.parser.message == NULL:
+            half.tunnel_next = False
+            start_tunnel(half)
+        return
+    if run.size == 0:
+        return
+    half.unjudged = False
+    if not at_rest(&half.parser) or run.data[0] == 13 or run.data[0] == 10 or \
+            http1_starts(REQUEST, run.data, run.size) >= 0:
+        return
+    http.base.context.counters[<int>Counter.FLOWS_TUNNEL] += 1
+    note(http.base.context, http.base.conn, NOTICE_TUNNEL)
+    start_tunnel(half)
+    finish_half(http, other, INCOMPLETE_MALFORMED_)
+    start_tunnel(other)
+
+
+cdef bint ends_without_crlf(Http1* http, Half* half, const Run* run) noexcept nogil:
+    """Where trailers may begin, or the last CRLF is due: whether the client must wait, for its run may be a request.
+
+    A response ends here if its run begins with another: whole, where a request waits for that one.
+    """
+    cdef Parser* parser = &half.parser
+    cdef Half* client = &http.client
+    cdef int64_t start = run.offset
+    cdef int starts
+    cdef bint whole
+    if parser.message.exchange == NULL or not http1_crlf_due(parser):
+        return False
+    starts = http1_starts(<Kind>parser.kind, run.data, run.size)
+    if parser.kind == REQUEST:
+        if starts == 1 or (starts == 0 and run.size > METHOD_LONGEST):      # a method, and a part of a target
+            half.stream.waits = WAIT_CRLF
+        return half.stream.waits != WAIT_NONE
+    if starts != 1:
+        return False
+    if client.stream.waits == WAIT_CRLF and run.ack > client.stream.next:      # the later response that it waits for
+        read_as(http, weigh_trailers(http, run.ack - client.stream.next, True))
+        if not is_readable(half, run.ack):
+            return True
+    whole = not half.tentative and (not client.stream.seen or exchanges_pick(&http.exchanges, run.ack, start) != NULL)
+    http1_cease(parser, WHOLE if whole else INCOMPLETE_MALFORMED_, BIT_LAST_CRLF_MISSING if whole else 0)
+    on_end(http, half, NULL)
+    if not whole:
+        on_lost(http, half, start, False, -1)
+    return False
+
+
+cdef bint judge_body(Http1* http, bint last) noexcept nogil:
+    """The client waits (WAIT_BODY or WAIT_CRLF): returns whether it was decided what its next bytes are."""
+    cdef Reading verdict
+    if http.early.head != NULL and replies(&http.server):
+        match_early(http, True)
+    if http.client.stream.waits == WAIT_CRLF:
+        verdict = weigh_trailers(http, reply_ack(http), last)
+    else:
+        verdict = weigh_body(http, last)
+    if verdict != UNDECIDED:
+        read_as(http, verdict)
+    return verdict != UNDECIDED
+
+
+cdef void read_as(Http1* http, Reading verdict) noexcept nogil:
+    """The client waits no longer: its next bytes are what `verdict` says."""
+    cdef Half* half = &http.client
+    cdef Parser* parser = &half.parser
+    cdef int64_t start = half.stream.next
+    cdef uint32_t anomaly = BIT_LAST_CRLF_MISSING if half.stream.waits == WAIT_CRLF else BIT_BODY_NOT_SENT
+    half.stream.waits = WAIT_NONE
+    if verdict == BODY:
+        entry_of(parser.message).sends = True
+        return
+    parser.boundary = -1
+    if verdict == NEXT_REQUEST:
+        http1_cease(parser, WHOLE, anomaly)
+    else:
+        http1_cease(parser, INCOMPLETE_MALFORMED_, 0)
+    on_end(http, half, NULL)
+    if verdict == REFUSED_BODY:     # nobody can tell: a head in it must not stand in a body in clear
+        on_lost(http, half, start, False, -1)
+
+
+cdef void finish_half(Http1* http, Half* half, Incomplete reason) noexcept nogil:
+    cdef Event event
+    half.in_step = at_rest(&half.parser)
+    while True:
+        event = http1_end(&half.parser, reason)
+        if event == EVENT_MORE:
+            break
+        act(http, half, event, NULL)
+    if half.tentative:
+        accept_tentative(http, half, False)
+    if half.parser.kind == RESPONSE:
+        give_up_offer(&http.client)
+        end_early(http)
+
+
+cdef inline bint is_dead(const Parser* one, const Parser* other) noexcept nogil:
+    """Whether one side does not speak HTTP/1, and the other has not answered it in HTTP/1."""
+    return one.state == DEAD and (other.state == DEAD or other.state == SKIP)
+
+
+# ---- the interface ---------------------------------------------------------------------------------------------------
+
+cdef inline Half* half_of(Session* session, Side side) noexcept nogil:
+    cdef Http1* http = <Http1*>session
+    return &http.client if side == CLIENT else &http.server
+
+
+cdef void leave(Http1* http) noexcept nogil:
+    """Says to the flow whether there is still HTTP to read."""
+    cdef const Parser* client = &http.client.parser
+    cdef const Parser* server = &http.server.parser
+    http.base.reason = 0
+    if client.state == TUNNEL and server.state == TUNNEL:
+        http.base.heir = tunnel_open(&http.base)
+        if http.base.heir == NULL:
+            http.base.reason = <uint16_t>Counter.BYTES_ABANDONED_TUNNEL
+    elif is_dead(client, server) or is_dead(server, client):
+        http.base.reason = <uint16_t>Counter.BYTES_ABANDONED_NOT_HTTP
+
+
+cdef Recognised http1_recognise(const uint8_t* data, int64_t size) noexcept nogil:
+    cdef const uint8_t* line
+    cdef int64_t i
+    if size >= 9 and memcmp(data, b"HTTP/1.", 7) == 0:
+        return RECOGNISED_SERVER
+    line = <const uint8_t*>memchr(data, 10, size)
+    if line != NULL:
+        size = line - data
+        if size and data[size - 1] == 13:
+            size -= 1
+    elif size < PEEK:
+        return RECOGNISED_NOT
+    for i in range(size):
+        if data[i] == 32:
+            if i > 0 and (line == NULL or (size >= i + 10 and memcmp(data + size - 9, b" HTTP/1.", 8) == 0)):
+                return RECOGNISED_CLIENT
+            return RECOGNISED_NOT
+        if not (65 <= data[i] <= 90 or 97 <= data[i] <= 122 or data[i] == 45 or data[i] == 95):
+            return RECOGNISED_NOT
+    return RECOGNISED_NOT
+
+
+cdef void init_half(Http1* http, Half* half, Kind kind) noexcept nogil:
+    half.http = http
+    half.other = &http.server if kind == REQUEST else &http.client
+    half.stream = http.base.stream[<int>kind]
+    http1_init(&half.parser, kind, &http.base.context.pool, http.base.context.counters, &http.base.context.limits)
+
+
+cdef Session* http1_open(const Session* blank) noexcept nogil:
+    cdef Http1* http = <Http1*>new_session(blank, &HTTP1, sizeof(Http1))
+    if http == NULL:
+        return NULL
+    init_half(http, &http.client, REQUEST)
+    init_half(http, &http.server, RESPONSE)
+    exchanges_init(&http.exchanges, http.base.conn, &http.base.context.pool, http.base.context.counters)
+    return &http.base
+
+
+cdef Session* http1_open_for_server(const Session* blank) noexcept nogil:
+    cdef Http1* http = <Http1*>http1_open(blank)
+    if http == NULL:
+        return NULL
+    http.client.parser.begun = True
+    http1_kill(&http.client.parser)
+    http.leaving = True
+    return &http.base
+
+
+cdef inline void begin(Half* half) noexcept nogil:
+    if not half.parser.begun:
+        half.parser.at_stream_start = half.stream.from_start
+
+
+cdef void on_data(Session* session, Side side, Run* run) noexcept nogil:
+    cdef Half* half = half_of(session, side)
+    begin(half)
+    read_run(half.http, half, run)
+    if half.http.leaving:
+        leave(half.http)
+
+
+cdef void on_gap(Session* session, Side side, int64_t start, int64_t size) noexcept nogil:
+    cdef Half* half = half_of(session, side)
+    if size == 0:
+        http1_skip(&half.parser)
+    else:
+        begin(half)
+        skip_gap(half.http, half, start, size)
+    if half.http.leaving:
+        leave(half.http)
+
+
+cdef void on_side_end(Session* session, Side side, Incomplete reason) noexcept nogil:
+    cdef Half* half = half_of(session, side)
+    begin(half)
+    finish_half(half.http, half, reason)
+    if half.http.leaving:
+        leave(half.http)
+
+
+cdef void on_resume(Session* session, Side side) noexcept nogil:
+    cdef Half* half = half_of(session, side)
+    if not half.in_step and half.parser.state != TUNNEL and half.parser.state != DEAD:
+        http1_skip(&half.parser)    # what was cut was emitted: its rest belongs to nothing
+        half.parser.lost = True
+        on_lost(half.http, half, half.stream.next, False, -1)
+
+
+cdef bint resolve(Session* session, Side side, bint last) noexcept nogil:
+    cdef Half* half = half_of(session, side)
+    cdef bint done = last
+    if half.stream.waits != WAIT_OFFER:
+        done = judge_body(half.http, last)
+    elif last:
+        give_up_offer(half)
+    if half.http.leaving:
+        leave(half.http)
+    return done
+
+
+cdef bint overtakes(const Session* session, Side side) noexcept nogil:
+    """The answer that the client waits for is read at once. Where it waits for a later one, this side ends its message."""
+    cdef const Http1* http = <const Http1*>session
+    return http.client.stream.waits == WAIT_OFFER or not at_rest(&http.server.parser)
+
+
+cdef int64_t weight(const Session* session, Side side) noexcept nogil:
+    cdef const Half* half = half_of(<Session*>session, side)
+    return <int64_t>half.parser.message.body_space if half.parser.message != NULL else 0
+
+
+cdef void relieve(Session* session, Side side) noexcept nogil:
+    if http1_drop_body(&half_of(session, side).parser):
+        session.context.counters[<int>Counter.BODIES_EVICTED] += 1
+
+
+cdef void on_closed(Session* session) noexcept nogil:
+    cdef Http1* http = <Http1*>session
+    drop_open(http, &http.client)
+    http1_free(&http.client.parser)
+    drop_open(http, &http.server)
+    http1_free(&http.server.parser)
+    drop_tentative(http)
+    drop_early(http)
+
+
+cdef void on_close(Session* session) noexcept nogil:
+    exchanges_free(&(<Http1*>session).exchanges)
+    free_session(session, sizeof(Http1))
+
+
+HTTP1.name = b"http/1"
+HTTP1.ordered = True
+HTTP1.recognise = &http1_recognise
+HTTP1.open = &http1_open
+HTTP1.data = &on_data
+HTTP1.gap = &on_gap
+HTTP1.end = &on_side_end
+HTTP1.resume = &on_resume
+HTTP1.resolve = &resolve
+HTTP1.overtakes = &overtakes
+HTTP1.weight = &weight
+HTTP1.relieve = &relieve
+HTTP1.closed = &on_closed
+HTTP1.close = &on_close
