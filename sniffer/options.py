@@ -351,7 +351,7 @@ class Options:
         return options
 
     def _rules(self) -> Iterable[Problem]:
-        """Checks the rules between values. May set values that follow from others, by `fill_in`.
+        """Checks the rules between values, and what a value needs that its own check cannot give. May call `fill_in`.
 
         Options that have a problem hold their default here.
         """

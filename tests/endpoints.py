@@ -199,6 +199,8 @@ INSIDE: Final = {
 }
 """What goes through a tunnel."""
 
+REACH: Final = 64 << 10
+"""As far as segments that come late may move the beginning of a direction back."""
 RST_PAYLOADS: Final = (
     b"",
     b"HTTP/1.1 503 RESET\r\nContent-Length: 0\r\n\r\n",
@@ -674,7 +676,19 @@ class Capture:
         steps = (1000, 10, 1000, 60_000, 300_000, 1_500_000)
         self._step = choices.pick(steps[:3] if self._late else steps)
         self.segments = self._kept(talk.segments)
+        if self._reaches_back(REACH):
+            self.complete = False
         self.packets = self._packets(self.segments)
+
+    def _reaches_back(self, most: int) -> bool:
+        """Whether a SYN comes behind bytes, or ACKs of them, further on than a flow's beginning may move."""
+        seen = [0, 0]
+        for segment in self.segments:
+            if segment.flags & p.SYN and seen[segment.side] > most:
+                return True
+            seen[segment.side] = max(seen[segment.side], segment.end)
+            seen[1 - segment.side] = max(seen[1 - segment.side], segment.ack)
+        return False
 
     def _kept(self, segments: list[Segment]) -> list[Segment]:
         choices, loss = self._choices, self.loss
@@ -708,7 +722,7 @@ class Capture:
 
     def _packets(self, segments: list[Segment]) -> list[p.Packet]:
         choices, isn, now, result = self._choices, self._isn, START, []
-        snaplen = choices.pick((100, 68, 400)) if self.loss == "snapped" else 0
+        self.snaplen = snaplen = choices.pick((100, 68, 400)) if self.loss == "snapped" else 0
         pauses = 0 if self._late else choices.pick((0, 0, 4))
         for segment in segments:
             now += self._step

@@ -329,6 +329,11 @@ cdef inline void arm(Table* table, Flow* flow, Half* half) noexcept nogil:
             half.hole = half.stream.next
             timer_start(table, half, &table.later, table.context.now + GRACE_ONE_SIDED)
         return
+    if half.stream.waits and half.stream.hurried:
+        if half.timers == NULL or half.hole != half.stream.next:
+            half.hole = half.stream.next
+            timer_start(table, half, &table.soon, table.context.now + GRACE)
+        return
     if half.stream.count == 0 and half.stream.acked <= half.stream.next and half.stream.end < 0:
         if half.timers != NULL:
             timer_stop(half)
@@ -369,6 +374,8 @@ cdef void fire(Table* table, Half* half) noexcept nogil:
         fix_base(half)
     elif half.stream.waits and not flow.half[1 - half.direction].stream.seen:
         flow.half[1 - half.direction].stream.absent = True
+        resolve(table, flow, half, True)
+    elif half.stream.waits and half.stream.hurried:
         resolve(table, flow, half, True)
     elif flow.mode == MODE_READ:
         size = hole(flow, half, False)

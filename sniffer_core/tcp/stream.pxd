@@ -53,6 +53,7 @@ cdef struct Stream:
     uint8_t ended           # its end was handed over
     uint8_t from_start      # what is read first is its true first byte
     uint8_t waits           # not 0: its reader does not read on; the reader's own code says why
+    uint8_t hurried         # ... and only late pieces could still tell: its reader decides once the grace is over
     uint32_t anchor         # the sequence number of offset ORIGIN
     uint32_t syn_seq        # the sequence number of its first byte, where syn_seen
     int64_t start           # where the stream begins (base known), or is heard of first by an ACK; -1

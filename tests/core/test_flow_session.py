@@ -703,3 +703,117 @@ def test_the_answer_behind_a_refusal_was_lost() -> None:
     got = pairs(messages)
     assert {name: got[name] for name in "345"} == {"3": "/3", "4": "/4", "5": "/5"}
     assert all(path in (None, f"/{name}") for name, path in got.items())
+
+
+# ---- early answers behind lost bytes ---------------------------------------------------------------------------------
+
+
+def own_or_none(messages: list[RawMessage]) -> dict[str | None, str | None]:
+    """pairs(), after a check that none is wrong: the response named N answers /N."""
+    found = pairs(messages)
+    assert all(path in (None, f"/{name}") for name, path in found.items()), found
+    return found
+
+
+@pytest.mark.parametrize("lost", ["request", "answer", "early"])
+def test_an_early_answer_behind_lost_bytes(lost: str) -> None:
+    """An early answer that is not recognised shifts no pair; first in, first out comes back behind it."""
+    dialogue = Dialogue()
+    dialogue.client(ask("/0"), lost=lost == "request")
+    dialogue.server(answer("0"), lost=lost == "answer")
+    dialogue.server(answer("1", 400), lost=lost == "early")
+    dialogue.client(flags=p.ACK)
+    dialogue.wait(300_000)
+    dialogue.client(ask("/1") + ask("/2"))
+    dialogue.server(answer("2"))
+    for number in range(3, 6):
+        dialogue.client(ask(f"/{number}"))
+        dialogue.server(answer(str(number)))
+    dialogue.client(ask("/6") + ask("/7"))
+    dialogue.server(answer("6") + answer("7"))
+    found = own_or_none(run(dialogue))
+    assert found["2"] is None
+    assert {name: found[name] for name in "34567"} == {name: f"/{name}" for name in "34567"}
+
+
+@pytest.mark.parametrize("status", [408, 400])
+def test_an_answer_within_a_head_behind_a_lost_answer(status: int) -> None:
+    """Behind lost answers, one that acknowledges a part of a head is not the answer to the request before it."""
+    dialogue = Dialogue()
+    dialogue.client(ask("/0") + ask("/1"))
+    dialogue.server(b"HTTP/1.1 200 0\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nanswer 0\r\n")
+    dialogue.server(b"0\r\n\r\n" + answer("1"), lost=True)
+    dialogue.client(ask("/2")[:5])
+    dialogue.wait(300_000)
+    dialogue.server(answer("2", status))
+    dialogue.client(ask("/2")[5:] + ask("/3"))
+    dialogue.server(answer("3"))
+    assert own_or_none(run(dialogue))["2"] is None
+
+
+def test_an_early_answer_behind_a_body_that_is_not_sent() -> None:
+    """A server that refused a body may answer the next request early: the answer waits for that one."""
+    dialogue = Dialogue()
+    dialogue.client(put("", "Transfer-Encoding: chunked\r\n"))
+    dialogue.server(answer("put", 413))
+    dialogue.server(answer("1", 400))
+    dialogue.client(ask("/1", SECRET))
+    dialogue.client(ask("/2", SECRET))
+    dialogue.server(answer("2"))
+    messages = run(dialogue)
+    assert pairs(messages) == {"put": "/put", "1": "/1", "2": "/2"}
+    assert asked(messages) == plain("/put", "/1", "/2")
+
+
+def test_an_early_answer_whose_body_begins_like_a_response() -> None:
+    """A server that has read no method cannot mean a HEAD: what it says has the body that its head announces."""
+    body = answer("inner")
+    dialogue = Dialogue()
+    dialogue.client(ask("/0"))
+    dialogue.server(answer("0"))
+    dialogue.server(f"HTTP/1.1 408 idle\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+    dialogue.server(body)
+    dialogue.close()
+    last = [m for m in run(dialogue) if m.direction == "response"][-1]
+    assert (last.reason, last.body, last.incomplete) == ("idle", body, None)
+
+
+def test_a_request_whose_end_was_sent_with_the_next() -> None:
+    """Two requests are pipelined, too, where only the end of the first was sent with the second."""
+    dialogue = Dialogue()
+    dialogue.client(ask("/0") + ask("/1")[:8])
+    dialogue.server(answer("0"), lost=True)
+    dialogue.client(ask("/1")[8:] + ask("/2"))
+    dialogue.wait(300_000)
+    dialogue.server(answer("1"))
+    dialogue.server(answer("2"))
+    found = own_or_none(run(dialogue))
+    assert found["1"] is None
+
+
+def test_many_requests_before_the_syn_ack() -> None:
+    """A SYN-ACK that is captured late leaves pipelined requests their places: not yet seen is not one-sided."""
+    dialogue = Dialogue()
+    dialogue.client(b"".join(ask(f"/{number}") for number in range(60)))
+    dialogue.server(b"".join(answer(str(number)) for number in range(60)))
+    at = next(n for n, packet in enumerate(dialogue.packets) if len(packet.data) > 1000)
+    late = dialogue.packets.pop(1)
+    dialogue.packets.insert(at, late)
+    assert pairs(run(dialogue)) == {str(number): f"/{number}" for number in range(60)}
+
+
+def test_a_request_behind_a_refused_body_that_comes_late() -> None:
+    """What acknowledged bytes are is not judged before the pieces of them that are late had their time."""
+    request = ask("/1", SECRET)
+    dialogue = Dialogue()
+    dialogue.client(put("", "Content-Length: 100000\r\n"))
+    dialogue.server(answer("put", 413))
+    dialogue.client(request[:20])
+    dialogue.client(request[20:40])
+    late = dialogue.packets.pop()
+    dialogue.client(request[40:])
+    dialogue.server(answer("1"))
+    dialogue.packets.append(p.Packet(dialogue.packets[-1].stamp + 1000, late.data))
+    messages = run(dialogue)
+    assert asked(messages) == plain("/put", "/1")
+    assert pairs(messages) == {"put": "/put", "1": "/1"}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sniffer_core.core import RawMessage
 from tests import generated
 from tests.endpoints import Capture, Choices, Talk
-from tests.generated import Judge, Violation, is_open, kinds, minimised, play, shown
+from tests.generated import Judge, Violation, kinds, minimised, play, shown
 from tests.laws import Table
 
 
@@ -21,7 +21,7 @@ def test_talks(seed: int) -> None:
     """Offers, expectations, early answers, tunnels, resets and any loss: no wrong pair, foreign byte or secret."""
     choices = Choices(Random(seed))
     case = play(choices)
-    for kind in () if is_open(case) else kinds(case):
+    for kind in kinds(case):
         least = minimised(choices.made, kind)
         raise AssertionError("\n".join([f"{kind}: {least}", *shown(play(Choices(given=least)))]))
 

@@ -12,6 +12,7 @@ from sniffer_core.protocols.http1.state cimport BODY_CLOSE, BODY_LENGTH, Parser
 from sniffer_core.tcp.stream cimport Held, Run, stream_copy, stream_front
 
 cdef enum:
+    LOOKS_MAX = 16              # at the client's next bytes, while pieces of them come late
     WINDOW = 64 << 20           # bytes of a body that are looked for among those that wait
 
 
@@ -57,13 +58,15 @@ cdef Reading weigh_body(Http1* http, bint last) noexcept nogil:
     cdef uint32_t head
     cdef bint filled                # they may be the announced body, behind which nothing has come yet
     cdef bint followed              # ... or a request
+    cdef bint other                 # what stands there begins no request: they are not the body
     cdef Reading verdict = UNDECIDED
     if front == NULL or front.offset != half.stream.next:
         return BODY
     last = last or server.stream.ended or server.stream.absent
     if not last and front.ack > server.stream.next:
         return UNDECIDED            # until all is read that the client had read
-    if entry.answered == 0 and server.stream.seen and not is_unsure(http, entry, front.ack) and http.early.head == NULL:
+    if entry.answered == 0 and server.stream.seen and not is_unsure(http, entry, front.ack) and \
+            front.ack <= server.stream.next + (1 if server.stream.ended else 0) and http.early.head == NULL:
         return BODY                 # the client sends it, asked or not
     if entry.answered:
         # An answer that ends with the connection is acknowledged with its head.
@@ -76,28 +79,37 @@ cdef Reading weigh_body(Http1* http, bint last) noexcept nogil:
             return UNDECIDED
     if entry.answered:
         acked = reply_ack(http)
-    if acked <= 0 and not last and half.stream.top - half.stream.next < 2 * half.weighed:
-        return UNDECIDED
+    half.stream.hurried = acked > 0
+    if not last:
+        if acked <= 0 and half.stream.top - half.stream.next < 2 * half.weighed:
+            return UNDECIDED
+        if acked > 0 and half.looks == LOOKS_MAX:
+            return UNDECIDED        # until the grace is over
     half.weighed = half.stream.top - half.stream.next
+    half.looks += 1 if acked > 0 else 0
     bytes = <uint8_t*>malloc(http.base.context.limits.head)
     if bytes == NULL:
         return REFUSED_BODY
     size = stream_copy(half.stream, front.offset + announced, bytes, http.base.context.limits.head)
     filled = size == 0 and half.stream.top - half.stream.next >= announced
     followed = size > 0 and http1_starts(REQUEST, bytes, size) == 1
+    other = size > 0 and http1_starts(REQUEST, bytes, size) < 0
     size = stream_copy(half.stream, front.offset, bytes, http.base.context.limits.head)
     head = http1_head(REQUEST, bytes, size)
     if http1_starts(REQUEST, bytes, size) < 0 or (entry.answered and followed):
         verdict = BODY
-    elif filled and acked > announced and not last:
-        verdict = UNDECIDED         # more was sent, and may come late
+    elif acked >= announced and not other:      # as much was sent as announced
+        if filled and (last or acked == announced):
+            verdict = BODY
+        elif last:
+            verdict = REFUSED_BODY              # else what is missing may come late
     elif acked > 0:
-        if head and head <= acked and not (filled and acked > announced):
+        if head and head <= acked:
             verdict = NEXT_REQUEST
-        else:
-            verdict = BODY if filled and acked >= announced else REFUSED_BODY
+        elif last or size >= acked or size == http.base.context.limits.head:
+            verdict = REFUSED_BODY
     elif last:
-        verdict = BODY if filled and entry.answered else REFUSED_BODY
+        verdict = BODY if filled else REFUSED_BODY
     elif head and entry.answered == 0 and http.early.head == NULL:
         verdict = REFUSED_BODY
     free(bytes)

@@ -42,6 +42,7 @@ cdef struct Entry:          # of the queue
     int64_t start           # the request in its stream
     int64_t end             # -1: not ended
     int64_t ack             # Run.ack of its first byte; of lost ones at most this, -1 unknown
+    int64_t end_ack         # Run.ack of its last byte, where that is known
     int64_t stamp_end       # packet time of its last byte
     int64_t answer_end      # where that response ended, or its head, where it ended with the connection; -1 before
     uint16_t answered       # status of its final response; 0 before
@@ -78,7 +79,8 @@ cdef struct Exchanges:
     uint32_t methods_first  # the place of the first of these
     Conn* conn              # of the connection
     bint in_step            # a request began when nothing was in flight
-    bint responses_lost     # bytes of unknown extent were lost from the response stream
+    bint responses_lost     # bytes of unknown extent were lost from the response stream, or a request may have its answer
+    bint lost_since         # ... since the latest request that began when nothing was in flight
     bint lost_between       # ... and they began between two responses: one at least is lost whole
     bint uncounted          # ... and none was read since: how many were lost is unknown
     bint tentative          # an entry may be TENTATIVE, or its message may wait though it is no more
@@ -90,6 +92,11 @@ cdef void exchanges_init(Exchanges* queue, Conn* conn, Pool* pool, uint64_t* cou
 cdef void exchanges_free(Exchanges* queue) noexcept nogil
 cdef void exchanges_settle(Exchanges* queue) noexcept nogil
     # Nothing is in flight: what is open was never seen answered, what is tentative was no message.
+cdef void exchanges_doubt(Exchanges* queue) noexcept nogil
+    # From here on the ACKs decide: a request may be answered already.
+cdef void exchanges_quiet(Exchanges* queue, bint in_step) noexcept nogil
+    # A request begins when nothing is in flight. First in, first out is certain again, unless there was a doubt since this
+    # was so before: what gave rise to it may have been an early answer to the request that begins.
 cdef Entry* exchanges_request(Exchanges* queue, Conn* conn, Message* message, const Carry* carry,
                                  uint32_t most) noexcept nogil
     # A request's head: a new entry at the tail, which `message` refers to. NULL without memory.
@@ -116,6 +123,8 @@ cdef int64_t exchanges_mark(const Exchanges* queue, int64_t offset, int64_t othe
     # The first offset of the response stream, from `offset` on, that an open request marks as a message's end.
 cdef bint exchanges_fifo(const Exchanges* queue) noexcept nogil
     # Whether responses still answer their requests first in, first out: nothing was lost that would change it.
+cdef bint exchanges_by_acks(const Exchanges* queue) noexcept nogil
+    # Whether the ACKs decide which request the next response answers.
 cdef Entry* exchanges_answer(Exchanges* queue, Conn* conn, Message* message, Match match) noexcept nogil
     # A final response's head: the entry it answers (taken out) or a new one without a request, which `message` refers
     # to. NULL without memory.

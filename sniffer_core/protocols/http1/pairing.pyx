@@ -107,9 +107,23 @@ cdef void exchanges_settle(Exchanges* queue) noexcept nogil:
     while queue.head != NULL:
         give_up(queue)
     give_up_beyond(queue)
-    queue.responses_lost = False
     queue.lost_between = False
     queue.uncounted = False
+
+
+cdef void exchanges_doubt(Exchanges* queue) noexcept nogil:
+    queue.responses_lost = True
+    queue.lost_since = True
+
+
+cdef void exchanges_quiet(Exchanges* queue, bint in_step) noexcept nogil:
+    queue.responses_lost = queue.lost_since
+    queue.lost_since = False
+    queue.in_step = queue.in_step or in_step
+
+
+cdef bint exchanges_by_acks(const Exchanges* queue) noexcept nogil:
+    return queue.responses_lost or (queue.head != NULL and queue.head.lost)
 
 
 cdef bint exchanges_fifo(const Exchanges* queue) noexcept nogil:
@@ -133,7 +147,7 @@ cdef void push(Exchanges* queue, Entry* entry, uint32_t most, bint sure) noexcep
     give_up_beyond(queue)
     while queue.count >= most:
         give_up(queue)
-        queue.responses_lost = True     # first in, first out would be wrong from here on
+        exchanges_doubt(queue)      # first in, first out would be wrong from here on
     entry.exchange.references += 1
     if queue.tail == NULL:
         queue.head = entry
@@ -161,6 +175,7 @@ cdef Entry* new_exchange(Exchanges* queue, Conn* conn, size_t text) noexcept nog
     entry.end = -1
     entry.ack = -1
     entry.answer_end = -1
+    entry.end_ack = -1
     return entry
 
 
@@ -327,7 +342,7 @@ cdef void exchanges_lost_request(Exchanges* queue, Conn* conn, int64_t start, in
 
 cdef void exchanges_lost_responses(Exchanges* queue, bint whole) noexcept nogil:
     give_up_beyond(queue)
-    queue.responses_lost = True
+    exchanges_doubt(queue)
     queue.uncounted = True
     if whole:
         queue.lost_between = True
@@ -417,6 +432,7 @@ cdef Entry* exchanges_pick(Exchanges* queue, int64_t ack, int64_t start) noexcep
     cdef Entry* entry
     cdef Entry* latest = NULL
     cdef bint doubt = False
+    cdef bint begun
     cdef uint32_t waiting = 0
     while queue.head != NULL and queue.head.proof == REFUTED:
         pop(queue)
@@ -432,13 +448,18 @@ cdef Entry* exchanges_pick(Exchanges* queue, int64_t ack, int64_t start) noexcep
     while entry != NULL:
         if entry.ack > start and 0 <= entry.end <= ack and not entry.lost:
             return NULL         # the ACKs contradict each other: one of them is of a retransmission
-        if fits(entry, ack, start) or (     # or it had begun, and is answered before its end, wherever that is by now
-                entry.exchange.known and entry.proof == PROVEN and entry.start < ack and entry.ack <= start):
+        begun = entry.exchange.known and entry.proof != REFUTED and entry.start < ack and entry.ack <= start
+        if begun or fits(entry, ack, start):    # begun: it may be answered before its end, wherever that is by now
             # Pipelined with the one before it (nothing was received in between), or perhaps with one that was lost: a
             # doubt. Otherwise all before it were answered by what its sender had received.
-            doubt = latest != NULL and (entry.ack <= latest.ack or (latest.lost and latest.ack < 0) or queue.sliding)
+            doubt = latest != NULL and (
+                entry.ack <= max(latest.ack, latest.end_ack) or (latest.lost and latest.ack < 0) or queue.sliding)
+            doubt = doubt or (entry.proof == TENTATIVE and not fits(entry, ack, start))
             latest = entry
             waiting += 1
+        elif latest != NULL and entry.exchange.known and entry.proof == PROVEN and not queue.sliding and \
+                max(latest.ack, latest.end_ack) < entry.ack <= start:
+            return NULL         # its sender had all answers before this one, which came early: none of it is acknowledged
         entry = entry.next
     if queue.lost_between and waiting < 2:
         return NULL             # the response that was lost whole answered it
@@ -465,9 +486,20 @@ cdef int64_t exchanges_mark(const Exchanges* queue, int64_t offset, int64_t othe
     return otherwise
 
 
+cdef inline bint may_be_early(const Exchanges* queue, uint16_t status) noexcept nogil:
+    """Whether, behind lost responses, a response may answer a request that comes later, or (408) none.
+
+    Only these can be said by a server that has read no request.
+    """
+    if not queue.responses_lost:
+        return False
+    return status == 408 or (queue.lost_since and (
+        status == 400 or status == 403 or status == 413 or status == 414 or status == 429 or status == 431 or status == 503))
+
+
 cdef Entry* exchanges_answer(Exchanges* queue, Conn* conn, Message* message, Match match) noexcept nogil:
     cdef Entry* entry = NULL
-    if match == MATCH_ACKS:
+    if match == MATCH_ACKS and not may_be_early(queue, message.status):
         entry = exchanges_pick(queue, as_http1(message).ack, as_http1(message).start)
     elif match == MATCH_OLDEST:
         entry = queue.head
@@ -486,6 +518,8 @@ cdef Entry* exchanges_answer(Exchanges* queue, Conn* conn, Message* message, Mat
         if match != MATCH_NONE and queue.head == NULL and queue.beyond:
             queue.next_number -= 1
             pop_beyond(queue, entry)
+        elif message.status >= 300:
+            exchanges_doubt(queue)      # it may be an early answer to the next request, or refuse a body that follows
     entry.answered = message.status
     entry.exchange.informational_count = queue.informational_count
     memcpy(entry.exchange.informational, queue.informational, queue.informational_count * sizeof(uint16_t))

@@ -17,17 +17,17 @@ from sniffer_core.protocols.http1.nextbytes cimport (
 from sniffer_core.protocols.http1.outgoing cimport (
     append, discard, drop_open, drop_tentative, emit, emit_proven, mark_body_unknown, message_closed, message_opened, pop)
 from sniffer_core.protocols.http1.pairing cimport (
-    MATCH_ACKS, MATCH_NONE, MATCH_OLDEST, OPEN_MAX, OPEN_MAX_ONE_SIDED, REFUTED, TENTATIVE, Entry, Exchanges, Match,
-    entry_of, exchanges_answer, exchanges_count, exchanges_fifo, exchanges_free, exchanges_informational,
+    MATCH_ACKS, MATCH_NONE, MATCH_OLDEST, OPEN_MAX, OPEN_MAX_ONE_SIDED, PROVEN, REFUTED, TENTATIVE, Entry, Exchanges, Match,
+    entry_of, exchanges_answer, exchanges_by_acks, exchanges_count, exchanges_doubt, exchanges_fifo, exchanges_free, exchanges_informational,
     exchanges_init, exchanges_lost_request, exchanges_lost_responses, exchanges_mark, exchanges_no_head,
-    exchanges_pick, exchanges_plausible, exchanges_refute, exchanges_request, exchanges_settle, exchanges_unpaired)
+    exchanges_pick, exchanges_plausible, exchanges_quiet, exchanges_refute, exchanges_request, exchanges_settle, exchanges_unpaired)
 from sniffer_core.protocols.http1.parser cimport (
     http1_cease, http1_crlf_due, http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free,
     http1_gap, http1_init, http1_kill, http1_reject, http1_skip)
 from sniffer_core.protocols.http1.sides cimport (
     WAIT_BODY, WAIT_CRLF, WAIT_NONE, WAIT_OFFER, Half, Http1, at_rest, is_readable, start_tunnel)
 from sniffer_core.protocols.http1.state cimport (
-    DEAD, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE, EVENT_NOT_HTTP, HEAD, SKIP, TRAILERS, TUNNEL,
+    DEAD, DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE, EVENT_NOT_HTTP, HEAD, SKIP, START, TRAILERS, TUNNEL,
     Event, Parser)
 from sniffer_core.protocols.signature cimport PROTOCOL_HTTP2, PROTOCOL_OTHER, PROTOCOL_TLS
 from sniffer_core.protocols.tunnel cimport tunnel_open
@@ -85,6 +85,34 @@ cdef bint contradicted(const Http1* http, const Half* half, const Message* messa
 
 # ---- requests and responses ------------------------------------------------------------------------------------------
 
+cdef inline bint is_quiet(const Exchanges* exchanges, const Half* client, const Half* server,
+                          const Message* request) noexcept nogil:
+    """Whether a request begins when nothing is in flight: its sender has read all that was sent, and all was answered.
+
+    Where first in, first out is certain, and requests are open, it is not asked.
+    """
+    cdef const Entry* tail = exchanges.tail
+    if exchanges.sliding or not at_rest(&server.parser) or exchanges.informational_count:
+        return False
+    if tail == NULL:
+        return exchanges.beyond == 0 and (as_http1(request).ack < 0 or as_http1(request).ack == server.stream.next)
+    if (exchanges.conn.from_start or exchanges.in_step) and not exchanges.responses_lost and \
+            exchanges.head.proof == PROVEN and not exchanges.head.counted:
+        return False        # no response was lost, and the first of the requests has none
+    return (tail.proof != PROVEN or not exchanges_fifo(exchanges)) and as_http1(request).start == client.parser.boundary and \
+        as_http1(request).ack > tail.ack and as_http1(request).ack == server.stream.next
+
+
+cdef inline bint has_begun(const Parser* client, const Message* response) noexcept nogil:
+    """Whether a response acknowledges a part of a request's head that is not whole yet."""
+    return client.state == HEAD and client.first_offset < as_http1(response).ack
+
+
+cdef inline bint is_beyond(const Half* client, const Message* response) noexcept nogil:
+    """Whether a response acknowledges bytes that were not read: they wait behind an offer, or the end came before them."""
+    return as_http1(response).ack > client.stream.next + (1 if client.stream.ended else 0)
+
+
 cdef void on_request(Http1* http, Half* half, bint cut) noexcept nogil:
     """A request's head, whole or cut: it takes its place in the queue."""
     cdef Message* message = half.parser.message
@@ -95,19 +123,17 @@ cdef void on_request(Http1* http, Half* half, bint cut) noexcept nogil:
     if other.tentative and at_rest(&other.parser) and as_http1(message).ack == other.stream.next:
         accept_tentative(http, other, True)       # they end where this request's sender had read to
     tail = exchanges.tail
-    if tail != NULL and (exchanges.responses_lost or exchanges.head.lost or tail.lost or tail.proof) and \
-            as_http1(message).start == half.parser.boundary and not exchanges.sliding and as_http1(message).ack > tail.ack and \
-            at_rest(&other.parser) and as_http1(message).ack == other.stream.next:
-        exchanges_settle(exchanges)     # all that was sent is answered: nothing is in flight
-    elif tail == NULL and at_rest(&other.parser) and not exchanges.sliding and (
-            as_http1(message).ack < 0 or as_http1(message).ack == other.stream.next):
-        exchanges.responses_lost = False
-        exchanges.in_step = exchanges.in_step or other.parser.spoke
+    if is_quiet(exchanges, half, other, message):
+        exchanges_settle(exchanges)
+        exchanges_quiet(exchanges, other.parser.spoke)
+        tail = NULL
     entry = exchanges_request(
-        exchanges, http.base.conn, message, &http.base.context.carry, OPEN_MAX if other.stream.seen else OPEN_MAX_ONE_SIDED)
+        exchanges, http.base.conn, message, &http.base.context.carry, OPEN_MAX_ONE_SIDED if other.stream.absent else OPEN_MAX)
     if entry != NULL and tail != NULL and exchanges.head != entry and not exchanges.responses_lost and \
             not tail.lost and 0 <= tail.ack < as_http1(message).ack <= other.stream.next:
         exchanges.sliding = True    # all that it acknowledges was read, and did not answer the one before
+        if not (exchanges.conn.from_start or exchanges.in_step):
+            exchanges_doubt(exchanges)      # or its answer was taken for something else
     if entry == NULL:
         return      # no memory: http1_frame() reads on, on_end() frees the message
     message_opened(http, half)
@@ -135,6 +161,10 @@ cdef bint answer(Http1* http, Message* message, Match match) noexcept nogil:
     exchanges_count(&http.exchanges, as_http1(message).ack)
     if http.exchanges.tentative:
         emit_proven(http)
+    if match == MATCH_ACKS and exchanges_by_acks(&http.exchanges) and (
+            has_begun(&client.parser, message) or is_beyond(client, message)):
+        match = MATCH_NONE      # it may answer what was not read
+        exchanges_doubt(&http.exchanges)
     entry = exchanges_answer(&http.exchanges, http.base.conn, message, match)
     if entry == NULL:
         return False
@@ -145,7 +175,8 @@ cdef bint answer(Http1* http, Message* message, Match match) noexcept nogil:
         entry.waiting = NULL
     if http.exchanges.responses_lost and entry.exchange.known and http.exchanges.head == NULL and \
             as_http1(message).ack == client.stream.next and at_rest(&client.parser) and not http.exchanges.sliding:
-        http.exchanges.responses_lost = False       # it answers the last of all: nothing is in flight
+        http.exchanges.lost_since = False           # it answers the last of all: nothing is in flight
+        exchanges_quiet(&http.exchanges, False)
     entry.answer_end = as_http1(message).end
     message.latency = -1
     if entry.end_read and entry.stamp_end <= message.stamp and match == MATCH_ACKS and (
@@ -179,6 +210,7 @@ cdef void on_response(Http1* http, Half* half, bint cut) noexcept nogil:
     cdef const Half* other = &http.client
     cdef const Parser* client = &other.parser
     cdef Entry* entry
+    cdef bint unasked       # it answers no request that was read, or that is to come: none of them can be a HEAD
     cdef bint interim = 100 <= message.status < 200 and message.status != 101
     if half.tentative and as_http1(message).start == half.parser.boundary:
         accept_tentative(http, half, True)
@@ -208,21 +240,23 @@ cdef void on_response(Http1* http, Half* half, bint cut) noexcept nogil:
     if comes_early(http, half, message):
         on_early(http, half, cut)
         return
+    unasked = other.stream.seen and not other.stream.absent and exchanges_fifo(&http.exchanges) and \
+        http.exchanges.head == NULL and not has_begun(client, message) and not is_beyond(other, message)
     if not answer(http, message, MATCH_ACKS):
         http1_frame(&half.parser, False, False)
         return
     entry = entry_of(message)
-    if not (entry.exchange.known or entry.beyond) and client.state == HEAD and client.first_offset < as_http1(message).ack:
-        http.exchanges.responses_lost = True    # it may be the answer to the request that has begun
+    if not (entry.exchange.known or entry.beyond) and has_begun(client, message):
+        exchanges_doubt(&http.exchanges)        # it may be the answer to the request that has begun
     message_opened(http, half)
     http.tunnels = switches(message, entry)
     if http.tunnels:
         http.base.context.counters[<int>Counter.FLOWS_TUNNEL] += 1
         note(http.base.context, http.base.conn, NOTICE_TUNNEL)
     if not cut:
-        http1_frame(&half.parser, entry.head or http.tunnels,
-                    entry.exchange.known or entry.beyond or
-                    exchanges_no_head(&http.exchanges, as_http1(message).ack, as_http1(message).start))
+        http1_frame(&half.parser, entry.head or http.tunnels, entry.exchange.known or entry.beyond or unasked or (
+            not is_beyond(other, message) and
+            exchanges_no_head(&http.exchanges, as_http1(message).ack, as_http1(message).start)))
 
 
 cdef void disprove_body(Http1* http, Half* client, const Message* response) noexcept nogil:
@@ -269,6 +303,8 @@ cdef bint comes_early(const Http1* http, const Half* half, const Message* messag
         return queue.head.start >= as_http1(message).ack      # read late: behind a hole, its request has come since
     if client.stream.ended:
         return False
+    if client.parser.message != NULL and client.parser.message.exchange != NULL and is_body_due(&client.parser):
+        return refuses(entry_of(client.parser.message))     # its body may never be sent
     return at_rest(&client.parser) or (client.parser.state == HEAD and not client.parser.candidate)
 
 
@@ -281,8 +317,8 @@ cdef void on_early(Http1* http, Half* half, bint cut) noexcept nogil:
     http.tunnels = False
     if exchanges_unpaired(&http.exchanges, http.base.conn, half.parser.message):
         message_opened(http, half)
-    if not cut:
-        http1_frame(&half.parser, named and memcmp(client.buffer, b"HEAD ", 5) == 0, named)
+    if not cut:     # who has read no method cannot mean a HEAD
+        http1_frame(&half.parser, named and memcmp(client.buffer, b"HEAD ", 5) == 0, True)
 
 
 cdef void match_early(Http1* http, bint further) noexcept nogil:
@@ -349,6 +385,7 @@ cdef void on_end(Http1* http, Half* half, const Run* run) noexcept nogil:
     if message.kind == REQUEST:
         other = &http.server
         entry.end = as_http1(message).end
+        entry.end_ack = run.ack if run != NULL else entry.ack
         entry.stamp_end = message.stamp_end
         entry.end_read = message.incomplete == WHOLE or message.incomplete == INCOMPLETE_MALFORMED_ or (
             message.incomplete == INCOMPLETE_GAP_ and not half.gapping)
@@ -383,8 +420,10 @@ cdef void on_end(Http1* http, Half* half, const Run* run) noexcept nogil:
     if half.tentative:
         if contradicted(http, half, message, run):
             http.base.context.counters[<int>Counter.MESSAGES_TENTATIVE_DROPPED] += 1
+            start = as_http1(message).start
             discard(http, message)
             reject_tentative(http, half)
+            on_lost(http, half, start, False, -1)
             return
         append(&http.tentative, message)
         if http.tentative.count == TENTATIVE_MAX:
@@ -511,6 +550,8 @@ cdef void read_run(Http1* http, Half* half, Run* run) noexcept nogil:
             http1_starts(REQUEST, run.data, run.size) >= 0 and may_be_next(http, entry_of(parser.message), run):
         half.stream.waits = WAIT_BODY
         half.weighed = 0
+        half.looks = 0
+        half.stream.hurried = False
         return
     if parser.state == TRAILERS and run.segment_start and ends_without_crlf(http, half, run):
         return
@@ -582,13 +623,13 @@ cdef void skip_gap(Http1* http, Half* half, int64_t start, int64_t size) noexcep
         event = http1_gap(parser, &size)
         if event == EVENT_MORE:
             break
-        if event == EVENT_HEAD_LOST:
-            between = True
+        if event == EVENT_HEAD_LOST or (event == EVENT_END and size > 0 and parser.state == DONE and parser.after == START):
+            between = True      # or the gap goes on behind a body of known length
         act(http, half, event, NULL)
     half.gapping = False
     if half.tentative and parser.message == NULL:
         accept_tentative(http, half, False)
-    if parser.state == SKIP and (state != SKIP or between):
+    if parser.state == SKIP and (state != SKIP or between or not parser.spoke):
         on_lost(http, half, start, between, acked)
 
 
@@ -687,6 +728,8 @@ cdef void finish_half(Http1* http, Half* half, Incomplete reason) noexcept nogil
         event = http1_end(&half.parser, reason)
         if event == EVENT_MORE:
             break
+        if event == EVENT_HEAD_LOST and half.parser.kind == REQUEST and exchanges_by_acks(&http.exchanges):
+            on_lost(http, half, half.parser.first_offset, True, -1)     # what comes may answer that head
         act(http, half, event, NULL)
     if half.tentative:
         accept_tentative(http, half, False)
@@ -776,6 +819,9 @@ cdef inline void begin(Half* half) noexcept nogil:
 
 cdef void on_data(Session* session, Side side, Run* run) noexcept nogil:
     cdef Half* half = half_of(session, side)
+    cdef const Entry* first = half.http.exchanges.head
+    if side != CLIENT and not half.parser.begun and first != NULL and 0 <= first.ack < run.offset:
+        exchanges_doubt(&half.http.exchanges)   # what was sent to it in between is not in the capture
     begin(half)
     read_run(half.http, half, run)
     if half.http.leaving:
