@@ -8,23 +8,23 @@ from typing import Final, NamedTuple
 
 MIB: Final = 1 << 20
 DEFAULT_BUDGET: Final = 128 * MIB
-"""Where no container limits the memory."""
+"""The budget where no container limits the memory."""
 SMALL_BUDGET: Final = 8 * MIB
-"""Below this, ordinary traffic is evicted."""
+"""With less than this, ordinary traffic is evicted."""
 LEAST_BUDGET: Final = MIB
 PROCESS: Final = 72 * MIB
-"""What the daemon with every output takes before any traffic, rounded up."""
+"""Resident memory of the daemon with every output before any traffic, rounded up."""
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
-"""Of glibc's malloc.h."""
+"""Parameters of mallopt, from glibc's malloc.h."""
 UNLIMITED: Final = 1 << 60
 """cgroup v1 writes "no limit" as a number near 2**63."""
 
 
 def memory_limit(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> int | None:
-    """The memory limit of this process's cgroup in bytes, or None where there is none.
+    """The memory limit of this process's cgroup in bytes; None if there is none.
 
     `root` is where the cgroups are mounted, `proc` the proc file system: cgroup v2 (one tree), v1 (`memory` below
     `root`) and hybrid (v1 controllers, v2 in `unified`) are understood. The least limit over all ancestors counts.
@@ -42,7 +42,7 @@ def memory_limit(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")
 
 
 def _memberships(root: Path, proc: Path) -> list[tuple[Path, str, str]]:
-    """(mount, path below it, name of the limit's file) of each hierarchy that can limit this process's memory."""
+    """Mount, path below it and name of the limit's file, for each hierarchy that can limit this process's memory."""
     try:
         lines = (proc / "self" / "cgroup").read_text().splitlines()
     except OSError:
@@ -69,7 +69,7 @@ def _read_limit(file: Path) -> int | None:
 
 
 def resident(proc: Path = Path("/proc")) -> int:
-    """Bytes of memory that this process holds now; 0 where the system does not say."""
+    """Resident memory of this process in bytes; 0 if the system does not tell."""
     try:
         for line in (proc / "self" / "status").read_text().splitlines():
             if line.startswith("VmRSS:"):
@@ -120,10 +120,11 @@ FIRM_SHARE: Final = 4
 
 
 def for_traffic(budget: int, working: int) -> int:
-    """What traffic may fill of a budget, where the process works with `working` bytes beside that.
+    """The part of a budget in bytes that traffic may fill, where the process needs `working` bytes beside it.
 
-    A quarter of the budget may be used on top of it, for that and for what the allocator cannot give back. What does
-    not fit into the quarter comes out of the budget, three quarters of it at most. A small budget is used as it is.
+    A quarter of the budget may be used on top of it, for `working` and for memory that the allocator cannot give back.
+    What does not fit into that quarter is taken out of the budget, but at most three quarters of it. A budget below
+    `SMALL_BUDGET` is used as it is.
     """
     if budget < SMALL_BUDGET:
         return budget
@@ -131,19 +132,19 @@ def for_traffic(budget: int, working: int) -> int:
 
 
 def promised(rss: int, budget: int, working: int) -> int:
-    """What the process never takes more than, where it takes `rss` without traffic."""
+    """The most that the process will take, in bytes, where it takes `rss` without traffic."""
     return rss + max(budget * 5 // 4, for_traffic(budget, working) + working)
 
 
 def share_heap(budget: int) -> None:
-    """Makes all threads of this process take their memory from one heap. Before any is started, and on glibc only.
+    """Makes all threads of this process allocate from one heap. To be called before any is started; on glibc only.
 
-    By default each thread has a heap of its own. What the capture thread takes is given back by others, and a heap
-    shrinks only from its end: the holes of each would add up. And by default the C library keeps the more at that end,
-    the larger the blocks that it has seen: here it keeps a small part of the budget. (From 16 MiB on that is more than
-    a batch of packets takes, which comes and goes all the time.)
+    By default each thread has a heap of its own. Memory that the capture thread takes is freed by other threads, and a
+    heap shrinks only at its end, so the holes of all heaps would add up. By default glibc also keeps the more free
+    memory at that end, the larger the blocks it has seen; here it keeps a small part of the budget. From a budget of 16
+    MiB on that is more than a batch of packets takes, which is allocated and freed all the time.
     """
-    import ctypes  # of the daemon only
+    import ctypes  # needed by the daemon only
 
     kept = max(budget // 32, MIB // 8)
     with contextlib.suppress(OSError, AttributeError):  # another C library

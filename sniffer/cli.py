@@ -1,4 +1,4 @@
-"""The daemon: arguments and environment -> configuration -> run -> exit code. The only module that ends the process."""
+"""The daemon: arguments and environment -> configuration -> run -> exit code. No other module ends the process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ log: Final = logging.getLogger("sniffer")
 
 
 WRITE_SECONDS: Final = 1.0
-"""A write to a file that takes longer is not waited for at the end."""
+"""At an immediate exit each output has this long to finish what it is writing."""
 
 
 class _ListInterfaces(argparse.Action):
@@ -167,7 +167,7 @@ def run(arguments: Sequence[str], **keywords: Any) -> int:
             stream=next((each.log for each in companions if each.log is not None), None),
         )
         threading.excepthook = _log_thread
-        # The capture thread hands over often; by default each hand-off would wait 5 ms behind a busy loop.
+        # The capture thread needs the GIL often; by default it would wait 5 ms for a busy loop each time.
         sys.setswitchinterval(0.001)
         budget.share_heap(config.memory_budget)
         privileges.raise_descriptors()
@@ -183,7 +183,7 @@ def run(arguments: Sequence[str], **keywords: Any) -> int:
         try:
             return runner.run(_Daemon(config, companions, failed).run())
         finally:
-            # Only the loop: closing the runner would wait for threads, and one may be stuck in a write.
+            # Closing the runner would wait for its threads, one of which may be stuck in a write.
             runner.get_loop().close()
     except ValidationError as error:
         _report(error)
@@ -234,7 +234,7 @@ def _companions(config: SnifferConfig) -> list[Companion]:
 
 
 def _load(config: SnifferConfig) -> None:
-    """Imports what the daemon runs on, so that what is missing is said before anything is opened."""
+    """Imports what this run needs, so that a missing module is reported before anything is opened."""
     try:
         from sniffer_core import core  # noqa: F401
     except ImportError as error:
@@ -246,10 +246,10 @@ def _load(config: SnifferConfig) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process after its last log line, without waiting for threads that are stuck."""
+    """Ends the process after the last log line, without waiting for threads that are stuck."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or never open
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or never opened
             stream.flush()
     _exit(code)
 
@@ -262,7 +262,7 @@ def _exit(code: int) -> NoReturn:
 
 
 def _report(error: ValidationError) -> None:
-    """One readable error, and, where no person reads it, the same as one structured log line."""
+    """Prints one readable error; where standard error is no terminal, also logs it as one structured line."""
     options = SnifferConfig.options()
     count = len(error.problems)
     lines = [f"tcp-sniffer: the configuration has {'a problem' if count == 1 else f'{count} problems'}:"]
@@ -283,7 +283,7 @@ def _log_thread(failure: threading.ExceptHookArgs) -> None:
 
 
 class _Daemon:
-    """One run: signals in, exit code out. With `failed` it captures nothing, and waits to be stopped."""
+    """One run, from signals to exit code. With `failed` it captures nothing and waits to be stopped."""
 
     def __init__(
         self, config: SnifferConfig, companions: Sequence[Companion] = (), failed: SnifferError | None = None
@@ -301,7 +301,7 @@ class _Daemon:
         self._loop = asyncio.get_running_loop()
         config = self._config
         self._sniffer = sniffer = Sniffer(config, companions=[each for each in self._companions if each.has_lane])
-        # Plain handlers, not the loop's: a third signal must end a loop that is stuck.
+        # Not the loop's handlers: a third signal must end the process even if the loop is stuck.
         signals.take(self._on_stop)
         signal.signal(signal.SIGUSR1, self._on_usr1)
         if config.read:
@@ -313,9 +313,9 @@ class _Daemon:
                 if not config.holds:
                     raise
                 if self._failed is not None:
-                    log.error(str(error))  # the other one is what it waits for
+                    log.error(str(error))  # `failed` stays the error that is reported while it waits
                 self._failed = self._failed or error
-            if self._stops:  # while something opened
+            if self._stops:  # stopped while the companions were opened
                 return EXIT_OK if self._stops == 1 else EXIT_RUNTIME
             if self._failed is None:
                 await sniffer.start()
@@ -324,8 +324,8 @@ class _Daemon:
                 await sniffer.hold(self._failed)
             if not config.read:
                 presence.say()
-            # What the imports made stays: the collector need not look through it again and again. The collection tells
-            # it how little is left, so that it comes in time.
+            # Objects made by imports live until the end: the garbage collector need not traverse them each time. A full
+            # collection afterwards lets it know how few objects are left, so that the next one comes in time.
             gc.freeze()
             gc.collect()
             if self._failed is None:
@@ -334,7 +334,7 @@ class _Daemon:
             code = EXIT_OK
             try:
                 await sniffer.wait()
-            except SnifferError as error:  # said in the log already, before its last line
+            except SnifferError as error:  # logged already
                 code = error.exit_code
             if self._stays:
                 await self._stay()
@@ -342,18 +342,18 @@ class _Daemon:
 
     @property
     def _stays(self) -> bool:
-        """Whether something goes on when a file was read."""
+        """Whether a companion goes on after the file was read."""
         return any(companion.stays for companion in self._companions)
 
     async def _stay(self) -> None:
-        """The file is read; what stays does so until a signal."""
+        """Closes the companions that end with the file, and waits for a signal."""
         for companion in self._companions:
             if not companion.stays:
                 await companion.close()
         await self._stopping.wait()
 
     async def _open(self, opened: contextlib.AsyncExitStack) -> None:
-        """Opens what is beside the sniffer; `opened` closes it."""
+        """Opens the metrics and the companions; `opened` closes them."""
         from sniffer.pipeline import traffic_budget
 
         last_words, budget_of_traffic = self._sniffer.before_end, traffic_budget(self._config)
@@ -369,7 +369,7 @@ class _Daemon:
             await companion.open(self._sniffer, budget_of_traffic)
             last_words.append(companion.say_last)
         if self._stays:
-            last_words.clear()  # the clients stay, and so does what is said of them
+            last_words.clear()  # their clients stay beyond the last line of the capture
 
     async def _stop_without_outputs(self) -> None:
         await self._sniffer.outputs_closed()
@@ -391,7 +391,7 @@ class _Daemon:
         self._call(self._say_ledger)
 
     def _call(self, function: Callable[[], None]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended: all is done, and the exit code is known
+        with contextlib.suppress(RuntimeError):  # the loop has ended: the exit code is known
             self._loop.call_soon_threadsafe(function)
 
     def _say_ledger(self) -> None:

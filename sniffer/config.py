@@ -58,13 +58,13 @@ REDACT_QUERY: Final = (
 
 LEAST_KEY: Final = 16
 MOST_KEY: Final = 4096
-"""Bytes of a redaction key: a short one is guessed, a longer file is none."""
+"""Bytes of a redaction key. A shorter one could be guessed; a longer file is not a key."""
 
 HELD: Final = (
     *("metrics_port", "metrics_address", "stats_interval_ms", "drain_timeout_ms", "log_level", "log_format"),
     *("pod_name", "namespace", "node_name"),
 )
-"""What a daemon needs that waits to be stopped, and captures nothing."""
+"""The options of a daemon that captures nothing and waits to be stopped."""
 
 CAPTURE: Final = "Capture"
 RECORD: Final = "Record"
@@ -94,7 +94,7 @@ def check_ports(value: object) -> tuple[int, ...]:
 
 
 def read_ports(value: str) -> list[object]:
-    """Ports from a comma-separated text; what is no number is left for `check_ports`."""
+    """Ports from a comma-separated text. Entries that are no numbers are left to `check_ports` to refuse."""
     return [int(part) if re.fullmatch(r"-?[0-9]{1,9}", part) else part for part in split(value)]
 
 
@@ -146,7 +146,7 @@ def read_redacted(value: str) -> list[str]:
 
 
 def path_glob(entry: str) -> str:
-    """A glob that some request target may match: they are paths, absolute URLs, `HOST:PORT` or `*`."""
+    """A glob that a request target can match: targets are paths, absolute URLs, `HOST:PORT` or `*`."""
     if entry[0] not in "/*?[" and ":" not in entry:
         raise ValueError(f"must be a list of globs of paths, which begin with /: {quote(entry)} matches none")
     return entry
@@ -296,20 +296,20 @@ class SnifferConfig(CaptureOptions, BuiltInOptions):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences to log at start: what is allowed but unwise, and what was changed."""
+        """Sentences to log at start: settings that are allowed but unwise, and values that were changed."""
         found: tuple[str, ...] = self.__dict__["_warnings"]
         return found
 
     @property
     def holds(self) -> bool:
-        """Whether what keeps it from capturing is waited with, and does not end it: never where a file is read."""
+        """Whether an error that prevents the capture makes the process wait to be stopped. Never so for a file."""
         return self.on_capture_error == "hold" and not self.read
 
     @classmethod
     def to_hold(cls, texts: Mapping[str, str]) -> Self | None:
-        """What to wait with where `texts` are no configuration; None where nothing is to be waited for.
+        """The configuration of a process that waits to be stopped because `texts` are wrong; None if it is not to wait.
 
-        It has of the texts what says how to wait and how to tell of it, each where it is right.
+        It takes from `texts` the options of `HELD`, each if its value is valid.
         """
         if texts.get("on_capture_error", "").strip().lower() != "hold" or "read" in texts:
             return None
@@ -320,7 +320,7 @@ class SnifferConfig(CaptureOptions, BuiltInOptions):
                 option.check(option.read(text))
                 kept[keyword] = text
         if kept.get("metrics_port") in re.findall("[0-9]+", texts.get("ports", "")):
-            del kept["metrics_port"]  # it is the application's
+            del kept["metrics_port"]  # the application listens there
         return cls.from_texts(kept, ports=[2 if kept.get("metrics_port") == "1" else 1], on_capture_error="hold")
 
     @property

@@ -52,8 +52,8 @@ def make_filter(
 
 
 def _path_of(target: str) -> str:
-    """The path and query of a request target, whichever its form (RFC 9112 section 3.2); an authority and `*` have none
-    and stay as they are.
+    """Path and query of a request target of any form (RFC 9112 section 3.2). An authority and `*` have no path, and are
+    returned as they are.
     """
     absolute = re.match(r"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]*", target)
     if absolute is None:
@@ -63,7 +63,7 @@ def _path_of(target: str) -> str:
 
 
 def _globs(globs: Sequence[str]) -> Callable[[str], bool] | None:
-    """Whether a text matches one of the globs, with its query or without."""
+    """A function that tells whether a text matches one of the globs, with or without its query; None without globs."""
     if not globs:
         return None
     pattern = re.compile("|".join(map(translate, globs)))

@@ -62,7 +62,7 @@ class FlagParser(argparse.ArgumentParser):
         ]
         flag = ""
         for word in unknown:
-            if word.startswith("-") or not flag or "=" in flag:  # else it is that flag's value
+            if word.startswith("-") or not flag or "=" in flag:  # otherwise it is the value of an unknown flag
                 name = word.split("=")[0]
                 problems.append(Problem(name, f"{name} is not an option{likely(name, self._flags)}"))
             flag = word if word.startswith("-") else ""

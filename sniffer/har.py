@@ -17,16 +17,16 @@ from sniffer.exchanges import Exchange
 from sniffer.record.message import HttpMessage
 
 URL_BYTES: Final = "!#$%&'()*+,-./:;=?@[]_~|"
-"""Characters of a request target that stay as they are beside letters and digits."""
+"""Characters of a request target that are not percent-encoded, beside letters and digits."""
 HOST: Final = re.compile(r"[A-Za-z0-9._~\-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 
 NO_RESPONSE: Final = {False: "no response was captured", True: "no response was captured, or it was dropped"}
 
 
 def entry_of(exchange: Exchange, *, lossy: bool = False) -> dict[str, Any]:
-    """The HAR entry of an exchange. What HAR has no name for has one with an underscore.
+    """The HAR entry of an exchange. Fields that HAR does not define begin with an underscore, as the format allows.
 
-    `lossy`: messages were dropped, so what is missing here may have been there.
+    `lossy`: messages were dropped before, so a missing request or response may have been captured.
     """
     request, response = exchange
     message = request if request is not None else response
@@ -88,7 +88,7 @@ def _seconds(timestamp: str) -> float:
 
 
 def _request(request: HttpMessage | None, message: HttpMessage) -> dict[str, Any]:
-    """Of the request, or of what its response tells about it."""
+    """The `request` of an entry, made from the request or, without one, from what its response tells of it."""
     made: dict[str, Any] = {
         "method": message.method or "",
         "url": _url(request, message),
@@ -158,7 +158,7 @@ def _content(response: HttpMessage) -> dict[str, Any]:
 
 
 def _oddities(message: HttpMessage) -> dict[str, Any]:
-    """What HAR has no name for."""
+    """Fields of a message that HAR does not define."""
     made: dict[str, Any] = {}
     if message.incomplete is not None:
         made["_incomplete"] = message.incomplete
@@ -217,7 +217,7 @@ def _cookies(field: str | tuple[str, ...] | None) -> list[dict[str, Any]]:
 
 
 def _url(request: HttpMessage | None, message: HttpMessage) -> str:
-    """The absolute URL: of the Host field where that is one, else of the server's address."""
+    """The absolute URL, with the host of the Host field if it is valid, else with the server's address."""
     end = message.receiver
     host = _field(request, "host") if request is not None else ""
     if not HOST.fullmatch(host):

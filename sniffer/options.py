@@ -224,7 +224,7 @@ def text(default: str | None, **rest: Any) -> Any:
 
 
 def split(text: str) -> list[str]:
-    """The entries of a comma-separated text, without the blanks around them."""
+    """The entries of a comma-separated text, without surrounding blanks."""
     return [entry.strip() for entry in text.split(",")]
 
 

@@ -1,9 +1,9 @@
 """The sniffer: capture thread -> hand-off -> pump -> lanes, and the stop that loses nothing.
 
-    capture thread --HandOff--> pump --offer--> Lane (one for each output, callback, iterator) --> Sink
+    capture thread --HandOff--> pump --offer--> Lane (one for each output and iterator) --> Sink
 
-One task runs from the open capture to the last log line (`_run`): it pumps until the capture has ended, drains the
-lanes, closes them. `stop()` only gives the signal and sets the deadline, and waits for that task.
+One task (`_run`) runs from the opened capture to the last log line: it pumps until the capture has ended, drains the
+lanes and closes them. `stop()` signals the capture to end, sets the deadline, and waits for that task.
 """
 
 from __future__ import annotations
@@ -46,28 +46,26 @@ log = logging.getLogger("sniffer")
 
 NOTHING_SEEN_SECONDS: Final = 30.0
 BEAT_SECONDS: Final = 5.0
-"""A capture thread that has not shown itself for so long is stuck."""
+"""A capture thread whose last sign of life is older than this is stuck."""
 LAG_SECONDS: Final = 0.1
-"""A capture that has not read all there was for so long is behind."""
+"""A capture that has not emptied the kernel's buffer for so long is behind."""
 FOLLOW_SECONDS: Final = 0.1
-"""The pump waits so long at most, each time, for a lane that gives way to follow."""
+"""After each batch the pump waits at most this long for lanes that give way to catch up."""
 LOOK_SECONDS: Final = 0.01
-"""While it waits it looks this often whether it may."""
+"""While it waits it checks this often whether it may go on waiting."""
 GIVING_SLICE: Final = 128
-"""Messages that are made at a time for lanes that give way."""
+"""Messages for which Python objects are made at a time, where only lanes that give way want them."""
 THREAD_END_SECONDS: Final = 1.0
-"""A capture thread that has not ended so long after the deadline is left behind."""
+"""A capture thread that has not ended this long after the capture's end is abandoned."""
 NOT_LOST: Final = ("dropped_closed", "dropped_yielded")
-"""What an output did not get because nobody reads it any more, or because it gave way to those that must have all."""
-
+"""Drops that do not change the exit code: the output's reader has gone, or the output gave way to others."""
 
 HELD_FOR: Final[Mapping[type[SnifferError], str]] = {
     CaptureError: "capture has failed; waiting to be stopped",
     ValidationError: "the configuration is wrong; waiting to be stopped",
     SnifferError: "the start has failed; waiting to be stopped",
 }
-"""What is said at every statistics interval of what keeps it from capturing."""
-
+"""What is logged at every statistics interval while nothing is captured, by the kind of error."""
 
 State = Literal["new", "starting", "running", "ending", "held", "stopped"]
 
@@ -82,12 +80,12 @@ def create_sniffer(config: SnifferConfig | None = None, **options: Any) -> Sniff
 
 
 def traffic_budget(config: SnifferConfig) -> Budget:
-    """What traffic may fill of the budget: all of it, unless that is too small for what the process works with."""
+    """The memory that traffic may fill: the whole budget, less what the process needs beside it (`for_traffic`)."""
     return Budget(for_traffic(config.memory_budget, _working(config)))
 
 
 def _working(config: SnifferConfig) -> int:
-    """Bytes that the process works with, beside the messages: `python -m tests.adversarial` measures them."""
+    """Bytes that capture, decoder and outputs need beside the messages. `python -m tests.adversarial` measures them."""
     working = CAPTURE_WORKING + sum(output.working for output in wanted(config))
     if config.decode_bodies and config.max_body_size:
         working += decoder_bytes(config.max_body_size)
@@ -104,7 +102,7 @@ class Sniffer:
     def __init__(self, config: SnifferConfig, *, companions: Sequence[Companion] = ()) -> None:
         """`companions` are those of the outputs that have one, open: each gives one more lane."""
         self.config = config
-        """What it was made from."""
+        """The configuration it was made from."""
         self.ledger = Ledger()
         """Every counter, at any time."""
         self._budget = traffic_budget(config)
@@ -114,7 +112,7 @@ class Sniffer:
         self.observe: Callable[[Sequence[RawMessage]], None] | None = None
         """Called on the loop with messages as they are offered to the lanes, e.g. for a histogram. Must not raise."""
         self.before_end: list[Callable[[], None]] = []
-        """Called on the loop before the last line of the log, e.g. to log what is left to say. Must not raise."""
+        """Called on the loop before the last log line, for what must be logged before it. Must not raise."""
         self.began = False
         """The capture has been open."""
         self._state: State = "new"
@@ -194,7 +192,7 @@ class Sniffer:
         self._begin(self._run())
 
     async def hold(self, error: SnifferError) -> None:
-        """In place of `start()`, which `error` made impossible: says so, again and again, and waits for `stop()`."""
+        """Replaces `start()` where `error` makes it impossible: logs the error at every interval, until `stop()`."""
         self._enter()
         self._begin(self._run_without_capture(error))
 
@@ -261,9 +259,7 @@ class Sniffer:
 
     @property
     def healthy(self) -> bool:
-        """The capture thread is alive, waits for somebody else, or has ended. (Who asks on the loop knows that the loop
-        is alive.)
-        """
+        """The capture thread is alive, waits for another thread or a pipe, or has ended; and the event loop answers."""
         capture = self._capture
         return not capture.is_alive() or capture.source.waiting or time.monotonic() - capture.beat < BEAT_SECONDS
 
@@ -282,21 +278,21 @@ class Sniffer:
         return self._capture.progress()
 
     async def outputs_closed(self) -> None:
-        """Returns when every output is gone before its time: a closed pipe, a terminal that was hung up."""
+        """Returns when every output has lost its reader: a closed pipe, a terminal that was hung up."""
         for lane in self._lanes:
             await lane.closed.wait()
 
     @property
     def undelivered(self) -> int:
-        """Messages dropped by a lane or the hand-off since the stop (reading a file: since the start), and those of
-        which no record could be made. Not those of an output that its reader has closed.
+        """Messages lost since the stop (reading a file: since the start), by a lane, the hand-off or a failure. Drops
+        of an output whose reader has gone, or that gave way, do not count.
         """
         return 0 if self._lost_before is None else self._lost() - self._lost_before
 
     # Start
 
     def _enter(self) -> None:
-        """It is started once."""
+        """Refuses a second start."""
         if self._state != "new":
             raise RuntimeError(f"a sniffer is started once; this one is {self._state}")
         self._state = "starting"
@@ -417,7 +413,7 @@ class Sniffer:
         await self._stop_called.wait()
 
     def _behind(self) -> bool:
-        """Whether messages back up before the lanes, or packets before the capture thread."""
+        """Whether messages wait in the hand-off, or packets in the kernel, because this process is too slow."""
         return self._handoff.behind() or time.monotonic() - self._capture.source.caught_up > LAG_SECONDS
 
     async def _pump(self) -> None:
@@ -453,7 +449,7 @@ class Sniffer:
                     for lane in self._lanes:
                         await lane.room()
             except asyncio.CancelledError:
-                part, rest = raws, raws[:0]  # the deadline: the lanes count what they drop
+                part, rest = raws, raws[:0]  # at the deadline everything is offered, and the lanes count what they drop
                 size = weigh(part)
                 raise
             finally:
@@ -464,7 +460,7 @@ class Sniffer:
             await self._let_follow()
 
     async def _let_follow(self) -> None:
-        """Waits a moment for lanes that give way, as long as that costs nobody anything."""
+        """Waits a moment for lanes that give way to catch up, as long as no other lane and no packet has to wait."""
         precedence = self._precedence
         until = time.monotonic() + FOLLOW_SECONDS
         while not precedence.yielding and time.monotonic() < until and (precedence.alone or not self._behind()):
@@ -474,7 +470,9 @@ class Sniffer:
             await lane.batch_done(LOOK_SECONDS)
 
     def _offer_to_those_that_give_way(self, raws: list[RawMessage], *, made: bool) -> None:
-        """Offers messages, some at a time: what is made for these lanes alone is their work too."""
+        """Offers messages to the lanes that give way, a slice at a time. These lanes are charged with the time that it
+        takes to make Python objects for them alone.
+        """
         precedence = self._precedence
         at = 0
         while precedence.giving and at < len(raws):
@@ -493,9 +491,9 @@ class Sniffer:
                     lane.failed(len(part) - len(whole))
 
     async def _part(self, raws: list[RawMessage], size: int) -> tuple[list[RawMessage], int]:
-        """The first of these messages, their bodies without content codings; and their weight.
+        """Decodes the bodies of the first messages, as many as weigh `Budget.pump`; returns these and their weight.
 
-        Bodies are decoded here and nowhere else: once for all outputs, in the order of the messages, and on a thread.
+        Bodies are decoded here and nowhere else: once for all outputs, in the order of the messages, on a thread.
         """
         from sniffer_core.core import coded
 
@@ -542,12 +540,12 @@ class Sniffer:
         return kept
 
     def _with_messages(self, raws: list[RawMessage]) -> list[RawMessage]:
-        """Gives each its HttpMessage, and leaves out those that cannot have one."""
+        """Makes the HttpMessage of each record, and leaves out those for which that fails."""
         made = []
         for raw in raws:
             try:
                 raw.message = from_raw(raw, self._placement)
-            except Exception as error:  # a defect of ours must not cost more than the message that shows it
+            except Exception as error:  # a defect of the sniffer costs this one message
                 self._watch.failed_message(error)
             else:
                 made.append(raw)
@@ -556,7 +554,7 @@ class Sniffer:
     # End
 
     def _set_deadline(self, deadline: float) -> None:
-        """Everything that is under way ends by then."""
+        """Ends everything by `deadline`, in `time.monotonic` seconds; an earlier deadline stays."""
         self._deadline = deadline if self._deadline is None else min(deadline, self._deadline)
         if self._state in ("new", "stopped"):
             return
@@ -573,7 +571,7 @@ class Sniffer:
             self._pump_task.cancel()
 
     async def _thread_end(self) -> None:
-        """Waits for the capture thread, which has nothing to wait for any more."""
+        """Waits for the capture thread to end, but not for long."""
         try:
             async with asyncio.timeout(THREAD_END_SECONDS):
                 while not self._handoff.ended:
@@ -588,7 +586,7 @@ class Sniffer:
         await asyncio.gather(*(lane.drain(self._deadline) for lane in self._lanes))
 
     async def _end(self, error: BaseException | None) -> None:
-        """Closes every lane and says how it went. Iterators end with `error`, once all is taken."""
+        """Closes every lane and logs the end. Iterators raise `error` after their last message."""
         for sink in self._iterators:
             sink.error = error
         if self._decoder is not None:
@@ -672,8 +670,9 @@ class Sniffer:
 
 
 def _undo(raws: list[RawMessage], most: int) -> tuple[list[RawMessage], int, Counter[str]]:
-    """The first of these messages, up to the one with which they weigh `most`, without content codings; their weight;
-    and how many bodies had one, by why it was left.
+    """Removes the content codings of the first messages, up to the one with which they weigh `most`.
+
+    Returns these messages, their weight, and how many bodies had a coding, by the reason why it was left ("": removed).
     """
     left: Counter[str] = Counter()
     size = 0

@@ -32,32 +32,32 @@ from sniffer.ledger import losses
 
 REFRESH_SECONDS: Final = 0.25
 CLOSE_SECONDS: Final = 1.0
-"""A terminal that takes nothing for so long at the end is left alone."""
+"""A terminal that accepts no output for this long at the end is abandoned."""
 LOG_LINES: Final = 1000
-"""Lines of the log that may wait for the terminal."""
+"""Lines of the log that may wait for the terminal; older ones are dropped."""
 LEAST_WIDTH: Final = 20
 BAR_AFTER_SECONDS: Final = 1.0
-"""A file that is read in less gets no progress bar."""
+"""A file that is read faster than this has no progress bar."""
 
 
 class Facts(NamedTuple):
-    """What a run says of itself."""
+    """The state of a run, as it is shown."""
 
     where: str
     """The interface, or the file."""
     snapshot: Mapping[str, Any]
-    """The ledger's."""
+    """The ledger's snapshot."""
     progress: tuple[int, int] | None = None
     """Bytes of the file that are read, and its size."""
 
     @property
     def drops(self) -> dict[str, int]:
-        """What was lost, by who lost it."""
+        """Messages and packets that were lost, by where."""
         return losses(self.snapshot)
 
 
 class Bar:
-    """How far the reading of files has come, with the rate and the time that is left."""
+    """A progress bar for the reading of files, with rate and remaining time."""
 
     def __init__(self) -> None:
         self._progress = Progress(
@@ -73,7 +73,7 @@ class Bar:
         self._task = self._progress.add_task("")
 
     def last_line(self, facts: Facts) -> RenderableType:
-        """The bar; nothing where it is not known how much there is to read."""
+        """The bar; empty if the amount to read is unknown."""
         if facts.progress is None:
             return Text()
         done, total = facts.progress
@@ -82,7 +82,7 @@ class Bar:
 
 
 class Screen:
-    """A terminal whose last line is drawn anew all the time. Opened and closed on the loop."""
+    """A terminal whose last line is redrawn several times a second. Opened and closed on the loop."""
 
     def __init__(self, fd: int, *, log: TextIO, encoding: str = "utf-8") -> None:
         """Draws on `fd`; `log` is where the log goes while this is not open."""
@@ -127,7 +127,7 @@ class Screen:
             self._last_line = last_line()
             try:
                 await self._thread.call(self._draw)
-            except OSError:  # the terminal is gone; its lane says so with the next exchange
+            except OSError:  # the terminal is gone; the lane finds out with the next exchange
                 return
             await asyncio.sleep(REFRESH_SECONDS)
 
@@ -158,7 +158,7 @@ class Screen:
             return
         if not self._live.is_started:
             self._live.start()
-            self.console.show_cursor()  # whatever ends this process, the cursor is there
+            self.console.show_cursor()  # so that the cursor is visible however the process ends
         self._print_log()
         self._live.refresh()
 
@@ -179,7 +179,7 @@ class Screen:
 
 
 class _Narrow:
-    """What leaves room for the `^C` that the terminal shows behind it."""
+    """Leaves room at the end of the line for the `^C` that the terminal echoes."""
 
     def __init__(self, inner: RenderableType) -> None:
         self._inner = inner
@@ -189,7 +189,7 @@ class _Narrow:
 
 
 class _Ready:
-    """Lines that need no further rendering."""
+    """Lines that are rendered already."""
 
     def __init__(self, lines: Iterable[list[Segment]]) -> None:
         self._lines = lines
@@ -201,7 +201,7 @@ class _Ready:
 
 
 class _Terminal:
-    """Text to a terminal, unbuffered: what fails is not tried again later, what must wait waits here."""
+    """Writes text to a terminal without a buffer: what fails is not written later, and what blocks does so here."""
 
     def __init__(self, fd: int, encoding: str) -> None:
         self.encoding = encoding
@@ -224,7 +224,7 @@ class _Terminal:
         while data:
             try:
                 data = data[os.write(self._fd, data) :]
-            except BlockingIOError:  # somebody else at this terminal made it non-blocking
+            except BlockingIOError:  # another process at this terminal made it non-blocking
                 poll = select.poll()
                 poll.register(self._fd, select.POLLOUT)
                 poll.poll()
@@ -232,7 +232,7 @@ class _Terminal:
 
 
 class _Log:
-    """Where the log writes: to the screen while that is open, else to the stream behind it."""
+    """The stream of the log: the screen while it is open, otherwise the stream behind it."""
 
     def __init__(self, behind: TextIO) -> None:
         self.lines: deque[str] | None = None
@@ -265,7 +265,9 @@ class _Log:
         return taken
 
     def end(self, *, forget: bool) -> None:
-        """From now on to the stream behind, and what the screen did not show; nowhere where that would wait as well."""
+        """From now on writes to the stream behind, first the lines that the screen did not show. With `forget` writes
+        nowhere: that stream would block as well.
+        """
         left, self.lines = self.take(), None
         self._forget = forget
         for line in left:

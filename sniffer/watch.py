@@ -1,4 +1,4 @@
-"""What the log says of traffic and losses: once for each kind, or once in each interval, with counts."""
+"""Log lines about traffic and losses: once for each kind of event, or once in each interval, with counts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EVENTS: Final = {
     "snapped": (logging.WARNING, "packets longer than the snapshot length were cut: bytes of messages are missing"),
     "long-message": (logging.INFO, "a message has been open for 60 s; it is emitted when it ends"),
 }
-"""How each kind of event of the core is said, the first time; after that at debug level, once per connection."""
+"""Level and text of the first event of each kind; later ones are logged at debug level, once for each connection."""
 
 DROPS: Final = {
     "kernel_dropped": "the kernel drops packets: its buffer is full",
@@ -42,11 +42,11 @@ TUNNELS: Final = {
     for counter in CORE
     if counter.name.startswith("packets_tunnel_")
 }
-"""What each kind of tunnel is called."""
+"""The name of each kind of tunnel, by its counter."""
 
 
 class Watch:
-    """What the log says about traffic and losses: once per kind, or once per interval, with counts."""
+    """Logs events, drops and statistics of one run."""
 
     def __init__(self, ledger: Ledger, *, live: bool) -> None:
         self._ledger = ledger
@@ -57,7 +57,7 @@ class Watch:
         self._failed_said = self._no_lane_said = False
 
     def event(self, event: Event) -> None:
-        """An event of the core: said once per kind, and for each connection at debug level."""
+        """Logs an event of the core: the first of its kind at its level, the others at debug level."""
         kind, receiver, destination = event
         level, text = EVENTS.get(kind, (logging.INFO, kind))
         fields = {
@@ -79,7 +79,7 @@ class Watch:
                 log.warning(DROPS[name], extra={"fields": {"count": count}})
 
     def statistics(self) -> None:
-        """The line of each interval, and what was evicted in it."""
+        """Logs the statistics of an interval, packets in tunnels, and evictions."""
         now = self._ledger.snapshot()
         fields: dict[str, Any] = {}
         if self._live:
@@ -110,7 +110,7 @@ class Watch:
         self._dropping.clear()
 
     def nothing_seen(self, interface: str, ports: Sequence[int]) -> None:
-        """Says that there is no message yet, and what to check."""
+        """Warns that there is no message yet, and says what to check."""
         now = self._ledger.snapshot()
         if now["messages_request"] + now["messages_response"]:
             return
@@ -135,7 +135,7 @@ class Watch:
             log.warning("no output, callback or iterator: messages are discarded")
 
     def failed_message(self, error: Exception) -> None:
-        """A message could not be made into a record: said once, with the place and nothing of the message."""
+        """Logs once that no record could be made of a message: the place of the error, and nothing of the message."""
         if not self._failed_said:
             self._failed_said = True
             fields = {"error": where(error)}

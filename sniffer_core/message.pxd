@@ -52,7 +52,7 @@ cdef struct Exchange:
     Text carried[CARRY_MAX]
     uint16_t informational[INFORMATIONAL_MAX]   # status codes of the 1xx that came for it
     uint8_t informational_count
-    uint8_t carried_present     # bit mask
+    uint8_t carried_present  # bit mask
     uint8_t known           # the request was seen: method, target and carried are valid
     uint8_t traced          # `trace` is valid
     uint8_t trace[48]       # trace id and parent id, 32 and 16 hex digits

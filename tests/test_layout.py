@@ -13,6 +13,8 @@ PACKAGES = ("sniffer", "sniffer_core")
 
 ELSEWHERE = {
     "sniffer/__main__": ("tests/test_cli.py", "it calls the command line and nothing else"),
+    "sniffer/companion": ("tests/test_pipeline.py", "it declares what outputs do beside a running sniffer"),
+    "sniffer/manual": ("tests/test_config.py", "its words are those of the page and of the help"),
     "sniffer/flags": ("tests/test_config.py", "each option is given as a flag there"),
     "sniffer/signals": ("tests/test_shutdown.py", "signals are sent to a real daemon"),
     "sniffer/injector/__main__": ("tests/injector/test_server.py", "it starts the server and nothing else"),

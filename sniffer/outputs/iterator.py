@@ -1,4 +1,4 @@
-"""An `async for` of the program that uses the library."""
+"""An `async for` over a sniffer: the one output that no option asks for. `Sniffer.__aiter__` makes its lane."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class IteratorSink(Sink):
-    """Hands messages to one `async for`, which sets the pace: a batch is delivered when the loop has had all of it.
+    """Hands messages to one `async for`, which sets the pace: a batch is delivered when the loop has taken all of it.
 
-    In a drain with a deadline the iterator takes over what is left, so that a loop that calls `stop()` itself does not
-    wait for its own next step. Leaving the loop closes the sink.
+    In a drain with a deadline the iterator takes over the remaining batches at once: a loop that calls `stop()` itself
+    would otherwise wait for its own next step. Leaving the loop closes the sink.
     """
 
     name = "iterator"
@@ -26,7 +26,7 @@ class IteratorSink(Sink):
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
-        """Raised to the loop at the end, when set before `close`."""
+        """Raised in the loop after the last message, if set before `close`."""
         self._batches: deque[_Handed] = deque()
         self._news = asyncio.Event()
         self._takes_over = False
@@ -34,18 +34,18 @@ class IteratorSink(Sink):
         self._left = False
 
     def drain(self, deadline: float) -> None:  # noqa: ARG002 - taking over takes no time
-        """The iterator takes over what is left."""
+        """Hands the remaining batches over to the iterator at once."""
         self._takes_over = True
         for handed in self._batches:
             handed.settle()
 
     async def close(self) -> None:
-        """Ends the iteration, once all is taken."""
+        """Ends the iteration after the last message."""
         self._ended = True
         self._news.set()
 
     async def deliver(self, batch: Sequence[Record]) -> None:
-        """Hands a batch over and waits until all of it is taken."""
+        """Hands a batch over and waits until the loop has taken all of it."""
         if self._left:
             raise SinkClosed("left")
         handed = _Handed(batch, asyncio.get_running_loop().create_future())
@@ -57,7 +57,7 @@ class IteratorSink(Sink):
             raise SinkClosed("left", delivered=handed.taken)
 
     async def messages(self) -> AsyncIterator[HttpMessage]:
-        """The messages, for one `async for`. Ends after `close`, or raises `error`, when all are taken."""
+        """The messages, for one `async for`. Ends after `close`, or raises `error`, when all messages are taken."""
         try:
             while True:
                 while not self._batches:
@@ -82,7 +82,7 @@ class IteratorSink(Sink):
 
 @dataclass(slots=True)
 class _Handed:
-    """A batch in the hands of an iterator."""
+    """A batch that an iterator is taking."""
 
     batch: Sequence[Record]
     settled: asyncio.Future[None]

@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,9 @@ from sniffer.config import SnifferConfig
 from sniffer.errors import ValidationError
 from sniffer.options import Option, Options, Switch, declared, switch
 from sniffer.outputs import Output, registry
+from sniffer.outputs.stdout.sink import StdoutSink
+from sniffer.outputs.ui import Ui
+from sniffer.pipeline import Sniffer, create_sniffer
 from tests.daemon import DEMO, ROOT, Daemon, exchanges, free_port, needs_capture, web_server
 from tests.instrumented import inherited
 
@@ -333,3 +337,32 @@ def test_folders_that_cannot_be_read_are_passed_over(tmp_path: Path) -> None:
     assert list(registry.mentions(path)) == []
     (other / "entry_points.txt").write_text(f"[{registry.GROUP}]\nx = y:z\n")
     assert list(registry.mentions(path)) == [str(other / "entry_points.txt")]
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"output_stdout": True}, False),
+        ({"output_stdout": True, "har": "x.har"}, False),
+        ({"output_stdout": True, "output_url": "http://h/"}, True),
+    ],
+)
+def test_json_is_kept_only_where_two_outputs_render_it(options: dict[str, Any], kept: bool) -> None:
+    """Standard output keeps the JSON of a message where another output asks for it, and nowhere else."""
+    first, *_ = create_sniffer(ports=[8080], interface="x", **options)._make_lanes()
+    assert isinstance(first.sink, StdoutSink)
+    assert first.sink._shared is kept
+
+
+def test_the_library_serves_no_page() -> None:
+    """An output of the daemon alone has no lane in the library, and costs it no memory of the lanes."""
+    assert create_sniffer(ports=[8080], interface="x", ui_address="0")._make_lanes() == []
+
+
+def test_a_companion_that_keeps_messages_takes_its_part_of_the_lanes_memory() -> None:
+    """What it keeps is half of the memory of the lanes."""
+    config = SnifferConfig(ports=[80], ui_address="0", interface="x", memory_budget=64 << 20)
+    page = Ui().companion(config)
+    assert page.keeps
+    assert Sniffer(config)._lane_bytes == 16 << 20
+    assert Sniffer(config, companions=[page])._lane_bytes == 8 << 20

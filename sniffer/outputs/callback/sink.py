@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class CallbackSink(Sink):
     """Calls a function with each message: a plain one on a thread of its own, an async one on the loop.
 
-    What it raises is counted as `dropped{error}`; the type and place are logged.
+    A message for which it raises is counted as `dropped{error}`; the exception's type and place are logged.
     """
 
     name = "callback"
@@ -33,13 +33,13 @@ class CallbackSink(Sink):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def open(self) -> None:
-        """Starts the thread where one is needed."""
+        """Starts the thread of a plain function."""
         self._loop = asyncio.get_running_loop()
         if not self._async:
             self._thread.start()
 
     async def close(self) -> None:
-        """Lets the thread end; one that is stuck is left behind."""
+        """Lets the thread end. A thread that is stuck in the function is abandoned."""
         if not self._async:
             self._thread.end()
 
@@ -66,7 +66,7 @@ class CallbackSink(Sink):
                 result = callback(record.message)
                 if result is not None and inspect.isawaitable(result):  # a lambda around an async function
                     self._finish(result)
-            except BaseException as error:  # SystemExit too: the library never ends the process
+            except BaseException as error:  # SystemExit too: a callback cannot end the process
                 calls.failed(error)
             else:
                 calls.returned += 1
@@ -75,7 +75,7 @@ class CallbackSink(Sink):
         async def wait() -> BaseException | None:
             try:
                 await result
-            except SystemExit as error:  # a task that raises it ends the loop
+            except SystemExit as error:  # raised in a task it would end the loop
                 return error
             return None
 
@@ -93,15 +93,15 @@ class CallbackSink(Sink):
             except asyncio.CancelledError as error:
                 if task.cancelling():
                     raise
-                calls.failed(error)  # the callback's own, not the deadline
-            except (Exception, SystemExit) as error:  # whatever it raises, capture goes on, and the process too
+                calls.failed(error)  # raised by the callback itself, not by the deadline
+            except (Exception, SystemExit) as error:  # whatever it raises, the capture goes on
                 calls.failed(error)
             else:
                 calls.returned += 1
 
 
 class _Calls:
-    """How far the calls for one batch have come."""
+    """Progress of the calls for one batch, shared between the thread and the loop."""
 
     def __init__(self) -> None:
         self.returned = 0

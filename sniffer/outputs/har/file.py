@@ -5,8 +5,8 @@
     {...}
     ]}}
 
-The file ends in `TAIL` at all times: each entry is written over the last tail, with a new one behind it, in one call.
-So it is valid after whatever ends the process but a signal that cannot be caught, in the middle of that call.
+The file ends in `TAIL` at all times: each entry overwrites the last tail and brings a new one, in one system call. So
+the file is valid however the process ends, unless it is killed by SIGKILL in the middle of that call.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from sniffer.har import entry_of
 SEPARATOR: Final = b",\n"
 TAIL: Final = b"\n]}}\n"
 MODE: Final = 0o600
-"""Of a new file: bodies are not redacted."""
+"""Mode of a new file. Only the owner may read it, since bodies are not redacted."""
 WRITING: Final = threading.Lock()
-"""Held while a HAR file is written: who ends the process on the spot takes it first, for a moment."""
+"""Held while an entry is written. Whoever ends the process at once must take it first, within a time limit."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -49,11 +49,11 @@ class HarSink(ExchangeSink):
         self._thread = CallThread("sniffer har")
         self._fd = -1
         self._end = 0
-        """Where the tail begins."""
+        """Offset at which the tail begins."""
         self._first = True
 
     async def open(self) -> None:
-        """Makes the file, which is valid from then on. SnifferError where that cannot be."""
+        """Creates or empties the file, which is valid from then on. SnifferError if that fails."""
         try:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, MODE)
             if not stat.S_ISREG(os.fstat(self._fd).st_mode):
@@ -67,7 +67,7 @@ class HarSink(ExchangeSink):
         self._thread.start()
 
     async def close(self) -> None:
-        """Closes the file, unless its thread is stuck in it."""
+        """Closes the file, unless the thread is stuck in a write."""
         if self._fd >= 0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._thread.call(self._close), 1.0)
@@ -103,12 +103,12 @@ class HarSink(ExchangeSink):
             done.messages += exchange.messages
 
     def _write(self, data: bytes) -> None:
-        """Adds to the file; where that fails the file is as before."""
+        """Appends to the file. If that fails, the file is restored."""
         with WRITING:
             try:
                 self._write_at(data + TAIL, self._end)
             except OSError:
-                with contextlib.suppress(OSError):  # a tail was there before, so there is room for it
+                with contextlib.suppress(OSError):  # there is room for a tail, since one was there before
                     self._write_at(TAIL, self._end)
                     os.ftruncate(self._fd, self._end + len(TAIL))
                 raise
@@ -122,7 +122,7 @@ class HarSink(ExchangeSink):
 
 
 class _Done:
-    """How far a batch has come."""
+    """Progress of a batch, shared between the thread and the loop."""
 
     messages = 0
     cut = False

@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from sniffer_core.core import Lines
 
 PART_BYTES: Final = 256 << 10
-"""About how much is rendered at a time: what a message is in JSON may be many times its weight."""
+"""Bytes of JSON that are rendered at a time, about: the JSON of a message may be many times its weight."""
 WRITE_BYTES: Final = 1 << 16
-"""What a pipe holds: more in one call would tell nothing of how far a slow reader has come."""
+"""The capacity of a pipe. With a longer write it would not be known how much a slow reader has taken."""
 
 
 class StdoutSink(Sink):
-    """JSON lines to a file descriptor, a whole batch at a time, from a thread of its own that may block."""
+    """Writes JSON lines to a file descriptor, a batch at a time, on a thread of its own that may block."""
 
     name = "stdout"
 
     def __init__(self, fd: int = 1, *, shared: bool = False, max_line: int = 0) -> None:
-        """`shared`: another sink wants the JSON too, so each message keeps its own. `max_line`: bytes of a line, 0 is
-        any.
+        """`shared`: another output renders the JSON too, so each message keeps it. `max_line`: bytes of a line at the
+        most; 0 is no limit.
         """
         self._fd = fd
         self._max_line = max_line
@@ -44,7 +44,7 @@ class StdoutSink(Sink):
         self._thread.start()
 
     async def close(self) -> None:
-        """Lets the thread end; one that is stuck is left behind."""
+        """Lets the thread end. A thread that is stuck in a write is abandoned."""
         self._thread.end()
 
     async def deliver(self, batch: Sequence[Record]) -> None:
@@ -66,21 +66,25 @@ class StdoutSink(Sink):
 
 
 class _Write:
-    """One batch on its way to a file descriptor."""
+    """The writing of one batch."""
 
     def __init__(self, fd: int, lines: Lines, batch: Sequence[Record], *, after_torn_line: bool) -> None:
         self.cut = False
         self._fd = fd
         self._lines = lines
         self._batch = batch
-        self._start = b"\n" if after_torn_line else b""  # a line that a full disk has cut is ended first
+        self._start = b"\n" if after_torn_line else b""  # ends a line that was cut by a full disk
         self._at = (0, b"", 0)
-        """Lines in the parts before, the part, how much of it is written: one object, read by another thread."""
+        """Lines in the parts before, the current part, and how many of its bytes are written. One object, since another
+        thread reads it.
+        """
 
     def run(self) -> None:
         lines = 0
         while lines < len(self._batch):
-            count, part = self._lines.take(self._batch, lines, PART_BYTES)  # counting them later would be slow
+            count, part = self._lines.take(
+                self._batch, lines, PART_BYTES
+            )  # the count comes with the part: counting line ends would be slow
             self._at = (lines, part, 0)
             self._write(lines, part)
             if self.cut:
@@ -97,18 +101,18 @@ class _Write:
                     self._start = b""
                     continue
                 written += os.write(self._fd, view[written : written + WRITE_BYTES])
-            except BlockingIOError:  # somebody else who has this pipe or terminal made it non-blocking
+            except BlockingIOError:  # another process that shares this pipe or terminal made it non-blocking
                 poll = select.poll()
                 poll.register(self._fd, select.POLLOUT)
                 poll.poll()
             self._at = (lines, part, written)
 
     def lines(self) -> int:
-        """How many of the batch's lines are written whole."""
+        """The number of lines that are written completely."""
         lines, part, written = self._at
         return lines + part.count(b"\n", 0, written)
 
     def torn(self) -> bool:
-        """Whether what is written ends within a line."""
+        """Whether the output ends in the middle of a line."""
         _, part, written = self._at
         return part[written - 1] != 0x0A if written else bool(self._start)

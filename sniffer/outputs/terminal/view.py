@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sniffer.record.message import Endpoint, HttpMessage
 
 LEAST_PATH: Final = 20
-"""Columns of method and path below which other columns are left out."""
+"""Method and path get at least this many columns, unless nothing else can be left out."""
 MOST_ENDS: Final = 50
 SLOWEST: Final = 5
 LONG_PATH: Final = 200
@@ -59,7 +59,7 @@ NO_STATUS: Final = "---"
 
 
 class Columns(NamedTuple):
-    """What a line shows, by the width of the terminal."""
+    """The columns of a line, depending on the terminal's width."""
 
     milliseconds: bool = True
     server: bool = True
@@ -69,7 +69,7 @@ class Columns(NamedTuple):
     time: bool = True
 
     def fixed(self, ends: int) -> int:
-        """Columns that all but method and path take."""
+        """Width of all columns but method and path, where both ends take `ends`."""
         width = 1 + len(NO_STATUS)
         if self.time:
             width += 9 + 4 * self.milliseconds
@@ -91,18 +91,18 @@ LAYOUTS: Final = (
     Columns(server=False, milliseconds=False, sizes=False, ends=False, latency=False),
     Columns(server=False, milliseconds=False, sizes=False, ends=False, latency=False, time=False),
 )
-"""From the widest terminal to the narrowest."""
+"""Layouts from the widest terminal to the narrowest."""
 
 
 class Lines:
-    """Makes the line of an exchange. It never is longer than the terminal is wide."""
+    """Makes the line of an exchange, which is never wider than the terminal."""
 
     def __init__(self, *, ascii_only: bool = False) -> None:
         self._arrow, self._up, self._down, self._more = ("->", "^", "v", "...") if ascii_only else ("→", "↑", "↓", "…")
         self._ends = {True: 0, False: 0}
 
     def line(self, exchange: Exchange, width: int, *, lossy: bool = False) -> list[Segment]:
-        """The line, without its end. `lossy`: messages were dropped, so what is missing here may have been there."""
+        """The line without its end. `lossy`: messages were dropped, so a missing one may have been captured."""
         request, response = exchange
         message = request if request is not None else response
         assert message is not None  # noqa: S101 - an exchange of nothing is none
@@ -163,7 +163,7 @@ def _end(end: Endpoint) -> str:
 
 @lru_cache(maxsize=64)
 def _clock(second: str) -> str:
-    """A second of a record as the clock on the wall shows it."""
+    """A record's time, cut to seconds, in local time."""
     return datetime.fromisoformat(second + "+00:00").astimezone().strftime("%H:%M:%S")
 
 
@@ -189,10 +189,10 @@ def amount(size: int) -> str:
 
 
 class Summary:
-    """What is said of all exchanges at the end; bounded, however many there were."""
+    """Statistics of all exchanges for the end of a run, in bounded memory."""
 
     RATIO: Final = math.log(1.01)
-    """Latencies are kept in classes of one percent."""
+    """Latencies are counted in classes; the bounds of each are one percent apart."""
 
     def __init__(self) -> None:
         self.exchanges = 0
@@ -225,7 +225,7 @@ class Summary:
                 heapq.heappop(self._slowest)
 
     def percentile(self, share: float) -> float:
-        """The latency that this share of the exchanges does not exceed, within one percent; 0 where there is none."""
+        """The percentile of the latency, within one percent; 0 without latencies."""
         rank = math.ceil(share * self._latencies.total())
         for number in sorted(self._latencies):
             rank -= self._latencies[number]
@@ -234,7 +234,7 @@ class Summary:
         return 0.0
 
     def table(self, drops: Mapping[str, int]) -> RenderableType:
-        """All of it, with what was dropped."""
+        """The statistics as a table, with the drops."""
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim", no_wrap=True)
         table.add_column()
@@ -263,7 +263,7 @@ class Summary:
 
 
 class View:
-    """The readable view without its screen: what it has shown, its last line, its summary."""
+    """The view without its screen: its summary and its last line."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.summary = Summary()

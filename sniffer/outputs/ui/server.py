@@ -1,15 +1,16 @@
-"""The live view's server: one page, a stream of events, answers about single exchanges, HAR. It changes nothing.
+"""The HTTP server of the live view: the page, a stream of events, single exchanges, HAR. All of it is read-only.
 
-    GET /?token=TOKEN            trades the token for a cookie, and leads to the page
-    GET /RUN/                    the page; /RUN/app.js and the others of PAGE
+    GET /?token=TOKEN            sets a cookie in exchange for the token, and redirects to the page
+    GET /RUN/                    the page; /RUN/app.js and the other files of PAGE
     GET /RUN/events?after=N      server-sent events: `hello`, `rows`, `stats`, `end`
     GET /RUN/exchange/N          the messages of an exchange
-    GET /RUN/search?text=T&after=N   numbers of the exchanges after N that have each word of T somewhere
+    GET /RUN/search?text=T&after=N   numbers of the exchanges after N that contain each word of T
     GET /RUN/har?first=N&bits=B  exchanges as HAR: those from N on whose bits are set (base64url), or all
 
-RUN is a word that no other server of this host knows: cookies are sent to every port of a host, but only below their
-path. Each browser reads rows from the store at its own pace: what it has not taken when the store forgets it, it loses,
-and sees so by the numbers. So a browser costs the same however slow it is.
+RUN is a random word. A browser sends a cookie to every port of a host, but only below the cookie's path; with RUN as
+the path no other server of the host receives it. Each browser reads rows from the store at its own pace. It misses rows
+that the store drops before it has read them, and notices that by their numbers. So a slow browser costs no more than
+a fast one.
 """
 
 from __future__ import annotations
@@ -39,19 +40,19 @@ from sniffer.outputs.ui.store import BINS, MOST_ROWS, LiveSink, Messages
 from sniffer.serving import MOST_CONNECTIONS, WRITE_SECONDS, HttpServer, bind
 
 MOST_BROWSERS: Final = 32
-"""Streams of events at the same time."""
+"""Browsers that may listen to events at the same time."""
 MOST_DOWNLOADS: Final = 2
 BATCH_ROWS: Final = 500
-"""Rows of one event."""
+"""Rows in one event, at the most."""
 SEARCH_ROWS: Final = 100
-"""Exchanges that are searched before others have their turn."""
+"""Exchanges that are searched before other tasks of the loop run."""
 PACE_SECONDS: Final = 0.05
-"""Between two events of rows to a browser that keeps up."""
+"""Least time between two events of rows to one browser."""
 STATS_SECONDS: Final = 1.0
 CLOSE_SECONDS: Final = 2.0
 PART_BYTES: Final = 1 << 16
 SEND_BUFFER: Final = 1 << 17
-"""Of the kernel, for each connection: a slow browser must notice soon."""
+"""Send buffer of the kernel for each connection. A small one makes a slow browser block early."""
 
 COOKIE: Final = "tcp_sniffer_view"
 PAGE: Final = (
@@ -105,7 +106,7 @@ class Server:
         live: bool,
         write_seconds: float = WRITE_SECONDS,
     ) -> None:
-        """Listens at `port` of `address`, 0 being a free one that is none of the captured `ports`."""
+        """Listens on `port` of `address`. Port 0 is a free one that is none of the captured `ports`."""
         self._sink = sink
         self._store = sink.store
         self._address = address
@@ -136,17 +137,17 @@ class Server:
 
     @property
     def url(self) -> str:
-        """The link that opens the page. Whoever has it sees the traffic."""
+        """The link that opens the page. Everybody who has it can see the traffic."""
         host = f"[{self._address}]" if ":" in self._address else self._address
         return f"http://{host}:{self._port}/?token={self._token}"
 
     @property
     def browsers(self) -> int:
-        """How many listen."""
+        """The number of browsers that listen to events."""
         return len(self._browsers)
 
     async def open(self, sniffer: Watched) -> None:
-        """Starts to serve. SnifferError when the address cannot be listened on."""
+        """Starts to serve. SnifferError if it cannot listen on the address."""
         self._sniffer = sniffer
         try:
             listening = bind(self._address, self._port, avoid=self._ports, send_buffer=SEND_BUFFER)
@@ -160,11 +161,11 @@ class Server:
         self._sink.listeners.add(self._wake)
 
     def say_last(self) -> None:
-        """Logs what there is to say of clients, for the last time; it serves until it is closed."""
+        """Logs the counts of clients' errors for the last time. Serving goes on until `close()`."""
         self._http.said.end()
 
     async def close(self) -> None:
-        """Lets each browser have the last rows, for a moment, and ends."""
+        """Sends the last rows to each browser, for a bounded time, and ends."""
         if not self._is_open:
             return
         self._http.stop_listening()
@@ -229,7 +230,7 @@ class Server:
         words = request.query.get("text", "").lower().split()
         number, end = max(_number(request.query.get("after")) + 1, self._store.first), self._store.next
         found = []
-        while number < end and words and request.transport is not None:  # else nobody waits for it any more
+        while number < end and words and request.transport is not None:  # without a transport the client has gone
             number = max(number, self._store.first)
             slice_end = min(number + SEARCH_ROWS, end)
             found += [each for each in range(number, slice_end) if self._store.holds(each, words)]
@@ -284,7 +285,7 @@ class Server:
             if self._ticker is None or self._ticker.done():
                 self._stats = _event("stats", self._facts())
                 self._ticker = asyncio.create_task(self._tick())
-            with contextlib.suppress(OSError):  # the browser is gone, or was cut off
+            with contextlib.suppress(OSError):  # the browser has closed the connection, or was too slow
                 await self._follow(response, after + 1, news)
         finally:
             self._browsers.discard(news)
@@ -293,7 +294,7 @@ class Server:
         return response
 
     async def _follow(self, response: web.StreamResponse, number: int, news: asyncio.Event) -> None:
-        """Writes events until the end, or until the browser is gone."""
+        """Writes events until the run ends. OSError when the browser has gone."""
         written = self._stats
         parts = [_event("hello", self._hello()), written]
         while True:
@@ -322,14 +323,14 @@ class Server:
             news.set()
 
     async def _tick(self) -> None:
-        """Tells every second how it stands, while somebody listens."""
+        """Makes the `stats` event every second while a browser listens."""
         while self._browsers:
             await asyncio.sleep(STATS_SECONDS)
             self._stats = _event("stats", self._facts())
             self._wake()
 
     def _hello(self) -> dict[str, Any]:
-        """What a browser is told once."""
+        """The content of `hello`, the first event."""
         plot = self._sink.plot
         return {
             "version": __version__,
@@ -343,7 +344,7 @@ class Server:
         }
 
     def _facts(self) -> dict[str, Any]:
-        """What every browser is told every second."""
+        """The content of `stats`."""
         sniffer, store, plot = self._sniffer, self._store, self._sink.plot
         assert sniffer is not None  # noqa: S101 - it is open
         snapshot = sniffer.ledger.snapshot()
@@ -384,7 +385,7 @@ class Server:
     # Writing
 
     async def _send(self, response: web.StreamResponse, parts: Iterable[bytes]) -> None:
-        """Writes parts as they are made, and lets others have their turn in between."""
+        """Writes parts as they are made, and lets other tasks run in between."""
         waiting = bytearray()
         with contextlib.suppress(OSError):  # the browser is gone, or was cut off
             for part in parts:

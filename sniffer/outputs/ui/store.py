@@ -1,7 +1,7 @@
-"""What the live view has to show: the newest exchanges within bounds, and the plot of the last minutes.
+"""What the live view shows: the newest exchanges within bounds, and the plot of the last minutes.
 
-An exchange is kept in two parts: its row, a few hundred bytes that every browser gets, and its messages, as their JSON,
-for whoever selects it. Where the bytes do not suffice for all, the oldest messages are forgotten first; rows stay.
+An exchange is kept in two parts: its row, a few hundred bytes that every browser receives, and its messages as JSON,
+which a browser requests when the row is selected. At the limit the oldest messages are dropped first, then rows.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 MOST_ROWS: Final = 10_000
 OVERHEAD: Final = 400
-"""Bytes of Python's own objects for each exchange."""
+"""Bytes of Python objects for each exchange, about."""
 LONG: Final = 500
-"""Characters of a path that a row has; the messages have all of it."""
+"""Characters of the path in a row; the messages have all of it."""
 LONG_NAME: Final = 100
-"""Characters of a method, a host, a media type that a row has."""
+"""Characters of the method, the host and the media type in a row."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(HttpMessage).decode
@@ -44,20 +44,20 @@ class Messages(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of both."""
+        """Bytes of both messages."""
         return len(self.request or b"") + len(self.response or b"")
 
     def exchange(self) -> Exchange:
-        """The records again."""
+        """Both messages, decoded."""
         return Exchange(*(None if json is None else _decode(json) for json in self))
 
 
 class Store:
-    """The newest exchanges, numbered from 1 in the order in which they came. Belongs to the loop."""
+    """The newest exchanges, numbered from 1 in the order of arrival. Belongs to the loop."""
 
     def __init__(self, *, max_bytes: int, max_rows: int = MOST_ROWS) -> None:
         self.next = 1
-        """The number of the exchange that comes next."""
+        """The number that the next exchange will get."""
         self._max_bytes = max_bytes
         self._max_rows = max_rows
         self._rows: dict[int, bytes] = {}
@@ -66,7 +66,7 @@ class Store:
 
     @property
     def first(self) -> int:
-        """The number of the oldest exchange that is kept; `next` where none is."""
+        """The number of the oldest exchange that is kept; `next` if none is."""
         return self.next - len(self._rows)
 
     @property
@@ -76,11 +76,11 @@ class Store:
 
     @property
     def size(self) -> int:
-        """Bytes that all of it takes."""
+        """Bytes that the store takes."""
         return self._bytes
 
     def add(self, request: Record | None, response: Record | None, *, lossy: bool = False) -> None:
-        """Keeps an exchange; forgets what there is no more room for."""
+        """Keeps an exchange, and drops old ones for which there is no more room."""
         exchange = exchange_of(request, response)
         most = self._max_bytes // 8
         messages = Messages(*(None if part is None else _json(part, most) for part in (request, response)))
@@ -108,19 +108,19 @@ class Store:
         return [self._rows[each] for each in range(number, min(number + most, self.next))]
 
     def holds(self, number: int, words: Sequence[str]) -> bool:
-        """Whether each of the words, in lower case, stands in the row, in a header or in a body of an exchange."""
+        """Whether each of `words`, in lower case, occurs in the exchange: in its row, a header field or a body."""
         texts = [self._rows[number].decode().lower()] if number in self._rows else []
         for json in self._messages.get(number, ()):
             texts += [] if json is None else _texts(json)
         return bool(texts) and all(any(word in text for text in texts) for word in words)
 
     def messages(self, number: int) -> Messages | None:
-        """The messages of an exchange, where they are kept."""
+        """The messages of an exchange; None if they are not kept any more."""
         return self._messages.get(number)
 
 
 class _Searched(msgspec.Struct):
-    """What is searched of a message; base64 says nothing to anybody."""
+    """The parts of a message that are searched. A body in base64 is not."""
 
     headers: dict[str, str | list[str]]
     trailers: dict[str, str | list[str]] | None = None
@@ -140,7 +140,7 @@ def _texts(json: bytes) -> list[str]:
 
 
 def _json(record: Record, most: int) -> bytes:
-    """The JSON of a message, without its body where that would take more than `most`."""
+    """The JSON of a message, without its body if it would have more than `most` bytes."""
     message = record.message
     if len(message.body or "") <= most:
         json = record.to_json()
@@ -150,7 +150,7 @@ def _json(record: Record, most: int) -> bytes:
 
 
 def _row(number: int, exchange: Exchange, *, lossy: bool) -> bytes:
-    """What a browser gets of every exchange: a JSON array, in the order of `page/table.js."""
+    """The row of an exchange as a JSON array, in the order that `page/table.js` expects."""
     request, response = exchange
     message = request if request is not None else response
     assert message is not None  # noqa: S101 - an exchange of nothing is none
@@ -200,18 +200,18 @@ def _microseconds(timestamp: str) -> int:
 # The plot
 
 BINS: Final = 300
-"""Steps of the plot: seconds of a live capture."""
+"""Bins of the plot. In a live capture each is a second."""
 STEP: Final = 1.1
-"""Latencies are counted in classes of ten percent."""
+"""Latencies are counted in classes; the bounds of each are ten percent apart."""
 LEAST_MS: Final = 0.01
 CLASSES: Final = math.ceil(math.log(10_000_000 / LEAST_MS, STEP)) + 1
 SHARES: Final = (0.5, 0.9, 0.99)
 STATUSES: Final = 6
-"""No response, and 1xx to 5xx."""
+"""Classes of status: no response, 1xx to 5xx."""
 
 
 class _Bin:
-    """One step: exchanges by status class, and how many latencies there were of each class."""
+    """One bin of the plot: the numbers of exchanges by status class and by class of latency."""
 
     __slots__ = ("latencies", "statuses")
 
@@ -233,7 +233,7 @@ class _Bin:
             self.latencies[number] += count
 
     def percentiles(self) -> list[float | None]:
-        """The latencies that these shares do not exceed, within five percent."""
+        """The percentiles of SHARES, within five percent; None without latencies."""
         total = sum(self.latencies)
         if not total:
             return [None] * len(SHARES)
@@ -248,13 +248,13 @@ class _Bin:
 
 
 class Plot:
-    """Rate and latencies, step by step. A live capture's steps are seconds by the clock, and the last BINS are kept; of
-    a file its packets say the time, and the steps get wider until all of it fits.
+    """Rate and latencies over time. In a live capture a bin is a second of the clock, and the last BINS are kept. For a
+    file the plot covers the whole capture in packet time; bins widen to fit.
     """
 
     def __init__(self, *, live: bool, clock: Callable[[], float] = time.time) -> None:
         self.width = 1
-        """Seconds of a step."""
+        """Seconds of a bin."""
         self._live = live
         self._clock = clock
         self._bins: dict[int, _Bin] = {}
@@ -278,7 +278,7 @@ class Plot:
         )
 
     def _make_room(self, second: int) -> int:
-        """The step of this second, which has a bin then, unless it is too old."""
+        """The number of the bin for this second, which is made unless it is too old."""
         steps = [second // self.width, *self._bins]
         while not self._live and max(steps) - min(steps) >= BINS:
             self._widen()
@@ -302,11 +302,11 @@ class Plot:
         self._changed = set(self._bins)
 
     def points(self) -> list[list[float | None]]:
-        """All of it: second, exchanges by status class, percentiles of latency."""
+        """All points: second, exchanges by status class, percentiles of latency."""
         return [self._point(step) for step in sorted(self._bins)]
 
     def changed(self) -> list[list[float | None]]:
-        """The points that are new or other than at the last call."""
+        """The points that are new or have changed since the last call."""
         changed, self._changed = self._changed, set()
         return [self._point(step) for step in sorted(changed)]
 
@@ -319,12 +319,12 @@ class Plot:
 
 
 class LiveSink(ExchangeSink):
-    """Puts exchanges into a store and a plot, and tells who listens."""
+    """Puts exchanges into a store and a plot, and calls the listeners."""
 
     name = "ui"
 
     def __init__(self, *, max_bytes: int, live: bool) -> None:
-        """`max_bytes` bounds what is kept."""
+        """`max_bytes` bounds the memory of the store."""
         self.store = Store(max_bytes=max_bytes)
         self.plot = Plot(live=live)
         self.listeners: set[Callable[[], None]] = set()
@@ -340,7 +340,7 @@ class LiveSink(ExchangeSink):
             listener()
 
     def exchanges(self, numbers: Iterator[int]) -> Iterator[Exchange | None]:
-        """Exchanges by number, one at a time; None for each whose messages are not kept."""
+        """Exchanges by number, one at a time; None for each whose messages are not kept any more."""
         for number in numbers:
             messages = self.store.messages(number)
             yield None if messages is None else messages.exchange()

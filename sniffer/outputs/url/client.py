@@ -1,12 +1,12 @@
-"""A small HTTP/1.1 client that posts to one URL, and for which the status line of an answer decides.
+"""A small HTTP/1.1 client that posts to one URL and takes the status line as the answer.
 
     client = Client(url, fields, timeout=10.0, connections=8, answer_bytes=65536)
     answer = await client.post(body, key)        # Answer(status, retry_after), or NoAnswer
 
-General clients give an answer whole or not at all: one header line that they cannot read turns a 2xx into a failure,
-and the message is posted again. Here the answer stands as soon as its status line was read. What follows is read for
-two ends only: `Retry-After`, and to know whether another request may follow on the connection. Where that is in any
-doubt the connection is closed.
+A general client returns an answer whole or fails: one header line that it cannot parse turns a 2xx into an error, and
+the message is posted again. Here the answer is known as soon as its status line was read. The rest is read for two
+purposes only: for `Retry-After`, and to decide whether the connection can carry another request. If that is uncertain,
+the connection is closed.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from typing import Any, Final, cast
 from yarl import URL
 
 WRITE_BYTES: Final = 64 * 1024
-"""How much of a body is given to the transport at a time."""
+"""Bytes of a body that are given to the transport at a time."""
 IDLE_SECONDS: Final = 15.0
-"""A connection that was not used for so long is closed."""
+"""A connection that is idle for this long is closed."""
 REST_SECONDS: Final = 0.1
-"""How long the next request waits for the rest of the last answer: about what a new connection would cost."""
+"""The next request waits at most this long for the rest of the last answer; a new connection would cost as much."""
 DNS_SECONDS: Final = 30.0
-"""How long the addresses of a name are used."""
+"""Resolved addresses are used for this long."""
 STAGGER_SECONDS: Final = 0.25
-"""An address that has not answered for so long gets company of the next one (RFC 8305 section 5)."""
+"""If an address has not answered within this time, the next one is tried as well (RFC 8305 section 5)."""
 SHUTDOWN_SECONDS: Final = 1.0
-"""How long the other side of a TLS connection may take to say that it closes, too."""
+"""Time for the peer of a TLS connection to answer the close."""
 
 STATUS_LINE: Final = re.compile(rb"HTTP/([0-9]+(?:\.[0-9]+)?)[ \t]+([0-9]+)(?:[ \t].*)?", re.DOTALL)
 FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00\r\n]*?)[ \t]*")
@@ -46,21 +46,21 @@ CLOSED: Final = "closed without an answer"
 AddressInfo = tuple[int, int, int, str, Any]
 """What getaddrinfo gives for one address."""
 OnSocket = Callable[[str, int, bool], None]
-"""Told of each socket of ours: its address, its port, and True before it connects, False after it is closed."""
+"""Called with the local address and port of each socket, and True before it connects or False after it is closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was answered. `retry_after` is the field's value, where the status is passing and the field was read."""
+    """An answer. `retry_after` is the value of `Retry-After`, if the status is transient and the field was read."""
 
     status: int
     retry_after: str | None = None
 
 
 class NoAnswer(Exception):
-    """There is no connection, or it ended before a status line was read. `cause` holds nothing of the request.
+    """No connection could be made, or it ended before a status line was read. `cause` holds nothing of the request.
 
-    `silent`: not one byte of an answer was read.
+    `silent`: no byte of an answer was read.
     """
 
     def __init__(self, cause: str, *, silent: bool = False) -> None:
@@ -70,24 +70,24 @@ class NoAnswer(Exception):
 
 
 class _Unreadable(Exception):
-    """What was answered is no HTTP/1, or too long."""
+    """The answer is not HTTP/1, or too long."""
 
 
 def is_passing(status: int) -> bool:
-    """Whether a later try may be answered otherwise."""
+    """Whether the status is transient: a later try may succeed."""
     return 500 <= status <= 599 or status in (408, 429)
 
 
 class Client:
-    """Posts to `url`, over connections that are kept while they are used.
+    """Posts to `url` over persistent connections.
 
-    A request that a kept connection refuses without one byte of an answer is posted again at once, on a new connection
-    and within the same `timeout`: the other side has closed the old one while the request was on its way (RFC 9110
-    section 9.2.2). Bytes in place of its status line are the rest of the last answer, and no answer to it. So each
-    request has to carry a key by which a repetition is known.
+    If a kept connection closes without a byte of an answer, the request is posted again at once, on a new connection
+    and within the same `timeout`: the peer had closed the old one while the request was on its way (RFC 9110 section
+    9.2.2). Bytes where the status line should be are left over from the last answer, and count as no answer. Therefore
+    each request must carry a key by which the receiver recognises a repetition.
 
-    There are at most `connections`; a further request waits for one, within its timeout. Of an answer `answer_bytes`
-    are read; what is longer ends its connection.
+    At most `connections` are open; a further request waits for one, within its timeout. At most `answer_bytes` of an
+    answer are read; a longer answer ends its connection.
     """
 
     def __init__(
@@ -117,10 +117,10 @@ class Client:
         self._resolved = 0.0
         self._resolving = asyncio.Lock()
         self._open: set[_Connection] = set()
-        self._kept: dict[_Connection, asyncio.TimerHandle] = {}  # those that no request is using; the newest is last
+        self._kept: dict[_Connection, asyncio.TimerHandle] = {}  # idle ones, the newest last
 
     async def close(self) -> None:
-        """Closes every connection. The rest of an answer that is on its way is waited for, but not long."""
+        """Closes every connection, after a short wait for answers that are still being received."""
         rests = [connection.rested for connection in self._kept if not connection.rested.done()]
         if rests:
             await asyncio.wait(rests, timeout=REST_SECONDS)
@@ -150,7 +150,7 @@ class Client:
         return connection.answer
 
     async def _is_answered(self, connection: _Connection, head: bytes, body: bytes) -> bool:
-        """Posts on a connection that was used before; False where it was closed without a word."""
+        """Posts on a kept connection; False if it was closed without a byte of an answer."""
         try:
             await connection.post(head, body)
         except NoAnswer as error:
@@ -162,7 +162,7 @@ class Client:
     # Connections that are kept
 
     def _keep(self, connection: _Connection) -> None:
-        """A request is done with a connection: the rest of the answer may still come."""
+        """Keeps a connection after its request, if it can be used again. The rest of the answer may still arrive."""
         if connection.may_be_kept:
             loop = asyncio.get_running_loop()
             self._kept[connection] = loop.call_later(IDLE_SECONDS, connection.close)
@@ -170,9 +170,9 @@ class Client:
             connection.close()
 
     async def _take(self) -> _Connection | None:
-        """A connection that was used before; None where a new one is needed.
+        """A kept connection; None if a new one is needed.
 
-        One on which the rest of an answer is still on its way counts for one: it is waited for, or closed. So there
+        If all kept connections are still receiving the rest of an answer, the oldest is waited for, or closed. So there
         are never more connections than requests at the same time.
         """
         for connection in [*reversed(self._kept)]:
@@ -192,7 +192,7 @@ class Client:
         return oldest if usable else None
 
     def _took(self, connection: _Connection) -> bool:
-        """Takes a connection from the kept ones. False: it cannot be used, and is closed."""
+        """Takes a connection out of the kept ones. If it cannot be used it is closed, and this is False."""
         self._kept.pop(connection).cancel()
         if connection.is_usable():
             return True
@@ -202,7 +202,7 @@ class Client:
     # New connections
 
     async def _connect(self) -> _Connection:
-        """A new connection; NoAnswer where there is none."""
+        """Opens a connection. NoAnswer if that fails."""
         try:
             return await self._connected()
         except BaseException as error:
@@ -211,7 +211,7 @@ class Client:
                 raise
             cause = _cause(error)
             _let_go(error)
-        raise NoAnswer(cause)  # out here, so that it does not hold the error that it is about
+        raise NoAnswer(cause)  # outside of the handler, so that it holds no reference to the first error
 
     async def _connected(self) -> _Connection:
         made = _Connection(await self._dial(await self._resolve()), self._answer_bytes, self._forget)
@@ -228,14 +228,14 @@ class Client:
         return made
 
     def _forget(self, connection: _Connection) -> None:
-        """A connection is gone."""
+        """Forgets a connection that has ended."""
         self._open.discard(connection)
         timer = self._kept.pop(connection, None)
         if timer is not None:
             timer.cancel()
 
     async def _resolve(self) -> list[AddressInfo]:
-        """The addresses of the URL's host; each time another one comes first."""
+        """The addresses of the URL's host, rotated by one with each call."""
         loop = asyncio.get_running_loop()
         async with self._resolving:
             if not self._addresses or loop.time() > self._resolved + DNS_SECONDS:
@@ -255,7 +255,7 @@ class Client:
             return addresses
 
     async def _dial(self, addresses: Iterable[AddressInfo]) -> socket.socket:
-        """A socket that is connected to the first of the addresses that answers (RFC 8305)."""
+        """A socket connected to the address that answers first (RFC 8305)."""
         waiting = deque(addresses)
         dials: set[asyncio.Task[socket.socket]] = set()
         cause = "no address"
@@ -282,13 +282,13 @@ class Client:
         raise NoAnswer(cause)
 
     async def _socket(self, address: AddressInfo) -> socket.socket:
-        """A socket that is bound, and made known, before it connects."""
+        """A connected socket. It is bound, and `on_socket` called, before it connects."""
         family, kind, protocol, _, target = address
         made = _OwnSocket(family, kind, protocol)
         try:
             made.setblocking(False)
             if self._on_socket is not None:
-                # The route to the target says which address a connection will come from; no packet is sent for that.
+                # Connecting a UDP socket sends nothing, but selects the local address by the route.
                 with socket.socket(family, socket.SOCK_DGRAM) as probe:
                     probe.connect(target)
                     local = probe.getsockname()
@@ -302,23 +302,23 @@ class Client:
 
 
 def _hang_up(dial: asyncio.Task[socket.socket]) -> None:
-    """Nobody wants this connection any more."""
+    """Closes a connection that was made too late."""
     if not dial.cancelled() and dial.exception() is None:
         dial.result().close()
 
 
 class _Connection(asyncio.Protocol):
-    """One connection: a request, its answer, then the next request."""
+    """One connection: one request at a time, each after the answer to the last."""
 
     def __init__(self, own: socket.socket, answer_bytes: int, forget: Callable[[_Connection], None]) -> None:
         self.socket = own
         self.answer: Answer | None = None
-        """To the last request, as soon as it is known."""
+        """The answer to the last request, as soon as it is known."""
         self.rested: asyncio.Future[None]
-        """Done when nothing more of the last answer is to come."""
+        """Done when the last answer was read, as far as it will be."""
         self._answer_bytes = answer_bytes
         self._forget = forget
-        self._told: asyncio.Future[None]  # done when there is no more to wait for
+        self._told: asyncio.Future[None]  # done when `post` need wait no longer
         self._room: asyncio.Future[None] | None = None
         self._transport: asyncio.Transport | None = None
         self._reading: Generator[None, None, bool] | None = None
@@ -334,11 +334,11 @@ class _Connection(asyncio.Protocol):
         return self._sent and self.answer is not None and self._transport is not None
 
     def is_usable(self) -> bool:
-        """Whether another request may be sent now: the last answer was read to its end, and nothing came since."""
+        """Whether another request may be sent now: the last answer was read to its end, and no byte has come since."""
         if self._transport is None or self._reading is not None:
             return False
         try:
-            self.socket.recv(1, socket.MSG_PEEK)  # an end, too: the loop may not have seen it yet
+            self.socket.recv(1, socket.MSG_PEEK)  # sees a close, too, which the loop may not have noticed yet
         except BlockingIOError:
             return True
         except OSError:
@@ -346,14 +346,14 @@ class _Connection(asyncio.Protocol):
         return False
 
     def close(self) -> None:
-        """Ends the connection; what was not sent stays unsent."""
+        """Ends the connection. Bytes that are not sent yet are discarded."""
         transport, self._transport = self._transport, None
         if transport is None:
             return
         if transport.get_extra_info("sslcontext") is None:
             transport.abort()
         else:
-            transport.close()  # for so long as `ssl_shutdown_timeout` allows
+            transport.close()  # bounded by `ssl_shutdown_timeout`
 
     async def post(self, head: bytes, body: bytes) -> None:
         """Sends a request; returns when `answer` is known. NoAnswer where the connection ends before."""
@@ -373,7 +373,7 @@ class _Connection(asyncio.Protocol):
             raise NoAnswer(self._end, silent=not self._heard)
 
     async def _send(self, head: bytes, body: bytes) -> None:
-        """Writes a request, or as much of it as the other side reads before it answers."""
+        """Writes a request; stops early if the answer comes before all of it is written."""
         data = memoryview(head + body if len(body) < WRITE_BYTES else body)
         if len(data) == len(body):
             self._write(head)
@@ -403,7 +403,7 @@ class _Connection(asyncio.Protocol):
             self._room = None
 
     def data_received(self, data: bytes) -> None:
-        if self._reading is None:  # nobody asked for this, or it stands behind an answer
+        if self._reading is None:  # bytes without a request, or behind an answer
             self.close()
             return
         self._heard = True
@@ -417,7 +417,7 @@ class _Connection(asyncio.Protocol):
         except StopIteration as end:
             usable = end.value and not self._buffer and self._left > 0
         except _Unreadable:
-            self._heard = self.answer is not None  # what is no status line is no answer, but the rest of the last one
+            self._heard = self.answer is not None  # not a status line: left over from the last answer
         if usable:
             self._rest()
         else:
@@ -432,7 +432,7 @@ class _Connection(asyncio.Protocol):
         self._forget(self)
 
     def _read_left(self) -> None:
-        """Where writing failed, the answer may have come before that, and still be unread."""
+        """Reads an answer that arrived before a write failed."""
         if self._transport is None or self._transport.get_extra_info("sslcontext") is not None:
             return
         try:
@@ -443,20 +443,20 @@ class _Connection(asyncio.Protocol):
             self.data_received(data)
 
     def _end_with(self, cause: str) -> None:
-        """Nothing more is to come. Where there is no answer yet, `cause` says why."""
+        """Ends the reading. `cause` is why there is no answer, if there is none."""
         self._end = self._end or cause
         self._buffer.clear()
         self._rest()
 
     def _rest(self) -> None:
-        """The answer is read, as far as it will be."""
+        """Marks the answer as read, as far as it will be."""
         if self._reading is not None:
             self._reading = None  # it refers to this connection
             self._tell()
             self.rested.set_result(None)
 
     def _tell(self) -> None:
-        """The request need wait no longer."""
+        """Lets `post` return."""
         if not self._told.done():
             self._told.set_result(None)
         self.resume_writing()
@@ -464,10 +464,10 @@ class _Connection(asyncio.Protocol):
     # The answer
 
     def _read(self) -> Generator[None, None, bool]:
-        """Reads one answer; goes on at each `yield` when there is more. Returns whether it was sound to its end."""
+        """Parses one answer, resumed with each arrival of data. Returns whether all of it was well-formed."""
         while True:
             line = b""
-            while not line:  # empty lines before an answer, as other clients allow them
+            while not line:  # empty lines before an answer are skipped, as by other clients
                 line = yield from self._line()
             match = STATUS_LINE.fullmatch(line)
             if match is None:
@@ -487,7 +487,7 @@ class _Connection(asyncio.Protocol):
         return (yield from self._body(status, fields)) and sound
 
     def _body(self, status: int, fields: Mapping[bytes, list[bytes]]) -> Generator[None, None, bool]:
-        """Reads a body (RFC 9112 section 6.3). Returns whether its end is sure."""
+        """Reads a body (RFC 9112 section 6.3). Returns whether its end is certain."""
         codings, lengths = fields.get(b"transfer-encoding", []), fields.get(b"content-length", [])
         if status in (204, 304):
             return True
@@ -502,7 +502,7 @@ class _Connection(asyncio.Protocol):
                 return True
             return False
         if status != 101:
-            while True:  # until it is closed
+            while True:  # the body ends with the connection
                 self._buffer.clear()
                 yield
         return False
@@ -521,7 +521,7 @@ class _Connection(asyncio.Protocol):
         yield from self._fields()
 
     def _fields(self) -> Generator[None, None, tuple[dict[bytes, list[bytes]], bool]]:
-        """The field lines up to the empty one, and whether each of them was one."""
+        """The fields up to the empty line, and whether every line was well-formed."""
         fields: dict[bytes, list[bytes]] = {}
         sound = True
         while line := (yield from self._line()):
@@ -533,7 +533,7 @@ class _Connection(asyncio.Protocol):
         return fields, sound
 
     def _line(self) -> Generator[None, None, bytes]:
-        """The next line. At the bound of an answer, as much of it as there is."""
+        """The next line; at the bound of the answer's length, what there is of it."""
         while (end := self._buffer.find(b"\n")) < 0:
             if self._left <= 0:
                 if not self._buffer:
@@ -554,7 +554,7 @@ class _Connection(asyncio.Protocol):
 
 
 class _OwnSocket(socket.socket):
-    """A socket that tells of its closing."""
+    """A socket that reports its closing."""
 
     _on_socket: OnSocket | None = None
     _local: tuple[str, int] = ("", 0)
@@ -574,7 +574,7 @@ class _OwnSocket(socket.socket):
 
 
 def _cause(error: BaseException) -> str:
-    """What is wrong with a connection, in words that hold nothing of the request."""
+    """The cause of a connection's failure, in words that hold nothing of the request."""
     if isinstance(error, ssl.SSLError):
         return f"TLS: {getattr(error, 'verify_message', '') or error.reason}"
     if isinstance(error, socket.gaierror):
@@ -584,9 +584,9 @@ def _cause(error: BaseException) -> str:
 
 
 def _let_go(error: BaseException) -> None:
-    """Breaks the cycles between an error and the frames that it went through, which hold what was posted.
+    """Breaks the reference cycles between an error and its frames, which hold what was posted.
 
-    asyncio's own objects refer to the errors of a TLS connection, and would keep them until a full collection.
+    asyncio's objects refer to the errors of a TLS connection, and would keep them until a full garbage collection.
     """
     links: BaseException | None = error
     while links is not None:

@@ -21,19 +21,19 @@ from sniffer.outputs.url.client import Client, NoAnswer, OnSocket, is_passing
 log = logging.getLogger("sniffer.sinks")
 
 ANSWER_BYTES: Final = 64 * 1024
-"""How much of an answer is read, so that the connection can be used again; a longer one ends the connection."""
+"""Bytes of an answer that are read so that the connection can be used again; a longer answer ends the connection."""
 THREAD_BYTES: Final = 32 * 1024
-"""From this size on, compression is done on a thread."""
+"""Bodies of this size or more are compressed on a thread."""
 
 
 class UrlSink(Sink):
     """Posts messages to a collector. It tries once; its lane makes further tries.
 
     A message is posted as `application/json`; where `batches` is set, each batch as `application/x-ndjson`, however
-    small. 2xx is delivered; 5xx, 408, 429, a connection that is refused, or broken before the status line was read, and
-    a try longer than `timeout` seconds are `Retry`; 413 for several messages is `TooLarge`; every other status is
-    `Rejected`. Redirects are not followed and the proxy variables of the environment are not used. TLS is 1.2 or later,
-    and verified.
+    small. 2xx is delivered. `Retry` is raised for 5xx, 408 and 429, for a connection that is refused or breaks before
+    the status line was read, and for a try that takes longer than `timeout` seconds. 413 for several messages is
+    `TooLarge`; every other status is `Rejected`. Redirects are not followed, and the proxy variables of the environment
+    are not used. TLS is 1.2 or later, and certificates are verified.
     """
 
     name = "url"
@@ -104,7 +104,7 @@ class UrlSink(Sink):
             answer = await self._client.post(await self._body(batch), self._key(batch))
         except NoAnswer as error:
             failed = error.cause
-        if failed:  # raised out here, so that it does not hold the error that it is about
+        if failed:  # raised outside of the handler, so that it holds no reference to the first error
             raise Retry(failed)
         status = answer.status
         if 200 <= status < 300:
@@ -150,7 +150,7 @@ def retry_after(value: str | None, now: float) -> float | None:
         return float(value)
     try:
         date = parsedate_to_datetime(value).timestamp()
-    except (ValueError, OverflowError):  # no date, or none that there is
+    except (ValueError, OverflowError):  # not a date, or one out of range
         return None
     return max(0.0, date - now)
 

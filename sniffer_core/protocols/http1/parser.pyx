@@ -21,8 +21,8 @@ from sniffer_core.protocols.http1.head cimport (
     Head, as_http1, blank_line, build_message, count_lines, find_head_end, parse_odd_line, parse_start_line,
 )
 from sniffer_core.protocols.http1.resync cimport (
-    FOUND_LINE, FOUND_NOTHING, FOUND_PROTOCOL, FOUND_START, SCAN_FOUND, SCAN_NONE, Found, Scan,
-    drop_first_opening, find_message, open_at, scan_line, scan_odd_line, skip_on,
+    FOUND_LINE, FOUND_NOTHING, FOUND_PROTOCOL, FOUND_START, SCAN_FOUND, SCAN_NONE, Found, Scan, drop_first_opening,
+    find_message, open_at, scan_line, scan_odd_line, skip_on,
 )
 from sniffer_core.protocols.http1.state cimport (
     BODY_LENGTH, DEAD, DONE, EVENT_CUT, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE, EVENT_NOT_HTTP, FRAME, HEAD, PIECE,
@@ -154,8 +154,7 @@ cdef Event read_skip(Parser* parser, Run* run) noexcept nogil:
 # -- heads in pieces --------------------------------------------------------------------------------------------------
 
 cdef void start_gathering(Parser* parser, Run* run, uint32_t line_end, bint candidate, bint sure) noexcept nogil:
-    """A head begins at the front of the run and ends beyond it. `line_end`: size of its start line; 0: that
-    does too."""
+    """A head begins at the front of the run and ends behind it. `line_end`: size of its start line; 0: so does that."""
     parser.state = HEAD
     parser.candidate = candidate
     parser.first_offset = run.offset

@@ -65,7 +65,7 @@ Piece = bytes | Gap | Rest
 
 @dataclass
 class Reader:
-    """Plays flow: pairs nothing, frames every head (`heads` answers to HEAD first), collects what ends."""
+    """Plays the session: pairs nothing, frames every head (`heads` answers to HEAD first), collects what ends."""
 
     parser: PyParser
     kind: int
@@ -111,7 +111,7 @@ class Reader:
         return self
 
     def act(self, number: int) -> bool:
-        """What flow does; whether the parser wants to be called again."""
+        """What the session does; whether the parser wants to be called again."""
         event = Event(number)
         if event == Event.MORE:
             return False

@@ -245,7 +245,7 @@ def test_start_line_over_the_limit() -> None:
     ],
 )
 def test_plain_header_lines(lines: bytes, fields: list[tuple[bytes, bytes]], odd: int) -> None:
-    """The plain grammar is the fast path's alone: values trimmed, order and case kept."""
+    """The plain grammar is read without h11: values trimmed, order and case kept."""
     reader = read(REQUEST, b"GET / HTTP/1.1\r\n" + lines + b"\r\n")
     assert reader.one["fields"] == fields
     assert reader.one["anomalies"] == odd
@@ -424,7 +424,7 @@ odd_bytes = st.sampled_from([b"\x00", b"\t", b"\r", b"\n", b"\r\n", b" ", b":", 
 
 @given(fields=fields_of, edits=st.lists(st.tuples(st.integers(0, 400), odd_bytes, st.booleans()), max_size=4))
 def test_fast_path_agrees_with_h11(fields: list[tuple[bytes, bytes]], edits: list[tuple[int, bytes, bool]]) -> None:
-    """Of mutated header blocks the fields that h11 accepts are read, alike on the fast path, and no others."""
+    """Of mutated header blocks the fields that h11 accepts are read, the same with and without h11, and no others."""
     block = lines_of(fields)
     for place, insert, over in edits:
         at = place % (len(block) + 1)

@@ -1,4 +1,4 @@
-"""heads.py: header blocks that the fast path declines, judged by h11."""
+"""protocols/http1/heads.py: header lines that the plain grammar declines, read by h11."""
 
 import gc
 import sys

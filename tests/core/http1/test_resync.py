@@ -142,7 +142,7 @@ def test_boundary_inside_a_candidate() -> None:
 
 
 def test_reject() -> None:
-    """Flow may say that a candidate was none: it is skipped, and the next boundary decides."""
+    """The session may say that a candidate was none: it is skipped, and the next boundary decides."""
     with reading(REQUEST) as reader:
         reader.accept = lambda message: message["target"] != b"/no"
         reader.feed(Gap(1), b"GET /no HTTP/1.1\r\n\r\nGET /inside HTTP/1.1\r\n\r\n", NEXT)
