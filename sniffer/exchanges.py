@@ -262,7 +262,7 @@ def exchange_lane(sink: ExchangeSink, *, share: int, live: bool, dropped: Callab
     `share` is the lane's memory in bytes; `dropped` says whether messages were dropped before they reached the lanes.
     """
     queue = ByExchange(max_bytes=share // 4, patience=PATIENCE_SECONDS if live else None)
-    lane = Lane(sink, max_bytes=share, queue=queue, gives_way=live)
+    lane = Lane(sink, share=share, queue=queue, gives_way=live)
     counters = lane.counters
     sink.lossy = lambda: bool(counters.dropped_full or counters.dropped_yielded or dropped())
     return lane

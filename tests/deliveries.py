@@ -131,7 +131,7 @@ async def lane_to(
     """An open lane; drained (at once, where the test has not done so) and closed at the end, when it must balance."""
     lane = Lane(
         sink,
-        max_bytes=max_bytes,
+        share=max_bytes,
         max_messages=max_messages,
         queue=queue,
         retries=retries,

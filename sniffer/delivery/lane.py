@@ -34,7 +34,8 @@ CROWDED: Final = 4
 class Lane:
     """The way to one sink: bounds, workers, counters. Belongs to the event loop; every method is called there.
 
-    `max_bytes` bounds the weight of what waits in memory, what is under way included; `max_messages` bounds its number.
+    `share`: bytes of memory that the lane may take. `max_bytes`, which follows from it, bounds the weight of what waits
+    in memory, what is under way included; `max_messages` bounds its number.
     `source`: where messages wait; without one they wait in memory, in `queue`. `retries`: how batches are tried again;
     without it `Retry` is final. `gives_way`: the lane may be told to leave the processor to others.
     """
@@ -43,7 +44,7 @@ class Lane:
         self,
         sink: Sink,
         *,
-        max_bytes: int,
+        share: int,
         max_messages: int = 100_000,
         queue: Queue | None = None,
         source: Source | None = None,
@@ -57,7 +58,6 @@ class Lane:
         self.account = Account(sink.name, self.counters)
         self.closed = asyncio.Event()
         """Set when the sink is gone before its time: everything offered from then on is dropped."""
-        self.max_bytes = max_bytes
         self.gives_way = gives_way
         self.yielding = False
         """The lane gives way now: whatever is offered is dropped, and no flight is begun."""
@@ -69,6 +69,7 @@ class Lane:
         self._max_messages = max_messages
         self._source: Source = Memory(Batches() if queue is None else queue) if source is None else source
         self._queue = self._source.queue
+        self.allot(share)
         self._retries = Retries(further=0) if retries is None else retries
         self._outage: Outage | None = None
         self._slots: asyncio.Semaphore | None = None
@@ -89,6 +90,10 @@ class Lane:
         self._yielded_before = 0
         self._yield_said = False
         self._source.attach(self)
+
+    def allot(self, share: int) -> None:
+        """Sets how many bytes of memory the lane may take: the shares change as lanes come."""
+        self.max_bytes = self._source.room(share)
 
     async def open(self) -> None:
         """Opens the sink and the source. Raises what they raise."""
