@@ -1,4 +1,8 @@
-"""One connection's HTTP/1.x: see session.pxd."""
+"""One connection's HTTP/1.x: see session.pxd.
+
+It is longer than 700 lines because its handlers call each other: the head, the end and the loss of a message on one
+side may each bring about any of them on the other. What calls none of them stands in outgoing, nextbytes and sides.
+"""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memchr, memcmp
@@ -553,6 +557,17 @@ cdef void act(Http1* http, Half* half, Event event, const Run* run) noexcept nog
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
+cdef inline void report_long(Http1* http, Half* half) noexcept nogil:
+    """Reports the open message, once, where it has been open for long."""
+    cdef const Message* message = half.parser.message
+    if message == NULL or half.long_open or message.exchange == NULL or http.base.context.now - half.opened < LONG:
+        return
+    half.long_open = True
+    http.base.context.messages_long += 1
+    http.base.context.counters[<int>Counter.MESSAGES_LONG] += 1
+    note(http.base.context, http.base.conn, NOTICE_LONG)
+
+
 cdef void read_run(Http1* http, Half* half, Run* run) noexcept nogil:
     """Lets the parser read a run that starts at stream.next; what must wait stays in `run`."""
     cdef Parser* parser = &half.parser
@@ -608,12 +623,7 @@ cdef void read_run(Http1* http, Half* half, Run* run) noexcept nogil:
         act(http, half, event, run)
         if run.size and not is_readable(half, run.ack):
             break
-    if parser.message != NULL and not half.long_open and parser.message.exchange != NULL and \
-            http.base.context.now - half.opened >= LONG:
-        half.long_open = True
-        http.base.context.messages_long += 1
-        http.base.context.counters[<int>Counter.MESSAGES_LONG] += 1
-        note(http.base.context, http.base.conn, NOTICE_LONG)
+    report_long(http, half)
 
 
 cdef void skip_gap(Http1* http, Half* half, int64_t start, int64_t size) noexcept nogil:
