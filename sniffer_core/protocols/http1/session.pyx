@@ -1,7 +1,7 @@
 """One connection's HTTP/1.x: see session.pxd.
 
-Longer than most: its handlers call each other, as the head, the end and the loss of a message on one side may each bring
-about any of them on the other. What calls none of them stands in outgoing, nextbytes and sides.
+Longer than most: its handlers call each other, as the head, the end and the loss of a message on one side may each
+bring about any of them on the other. What calls none of them stands in outgoing, nextbytes and sides.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
