@@ -1,4 +1,4 @@
-"""flow.pyx: FIN and RST, those that end a connection and those that its peers ignore."""
+"""tcp/ends: FIN and RST, those that end a connection and those that its peers ignore."""
 
 from collections.abc import Sequence
 from dataclasses import replace
