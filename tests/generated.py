@@ -164,7 +164,7 @@ class Judge:
     def _unknown(self, message: RawMessage) -> Iterator[Violation]:
         """A message that neither end sent."""
         text = f"{message.path} {message.reason}" if message.direction == "response" else str(message.path)
-        known = ("nvented" in text and self._talk.manners.nasty) or (TUNNELLED in text and self._talk.tunnel)
+        known = ("nvent" in text and self._talk.manners.nasty) or (TUNNELLED in text and self._talk.tunnel)
         if self._capture.complete or not known:
             yield Violation("invented", told(message))
         else:
@@ -179,18 +179,9 @@ class Judge:
         if ask.number in self._requests:
             yield Violation("twice", told(message))
         self._requests[ask.number] = message
-        if message.method != ask.method and not self._seems(message, ask):
+        if message.method != ask.method:
             yield Violation("invented", f"{told(message)} was {ask.method}")
         yield from self._content(message, ask.body, whole=self.sent(ask), loose=self._talk.tunnel is ask)
-
-    def _seems(self, message: RawMessage, ask: Ask) -> bool:
-        """Whether a request is the rest of one whose method was cut by lost bytes, where an ACK says that one begins.
-
-        Then it may be a request of a method that is registered nowhere: see test_a_method_that_lost_bytes_cut().
-        """
-        start = ask.start + len(ask.method) - len(message.method or "")
-        marked = any(s.side == SERVER and s.flags & p.ACK and s.ack == start for s in self._capture.segments)
-        return ask.method.endswith(message.method or "?") and marked and self._begins(CLIENT, start)
 
     def _holds(self, ask: Ask | None, message: RawMessage) -> bool:
         """Whether a response is paired with a piece of the body of its request, which lost bytes cut from its head.
