@@ -931,21 +931,3 @@ def test_a_refused_body_whose_end_is_followed_by_lost_bytes() -> None:
     dialogue.client(b"b" * 1400)
     dialogue.server(answer("2"))
     assert all(b"TOPSECRET" not in (message.body or b"") for message in run(dialogue))
-
-
-def test_an_answer_that_nobody_can_pair_may_refuse_a_body() -> None:
-    """An unpaired answer behind a 100 may refuse the body: requests that follow do not become it."""
-    dialogue = Dialogue()
-    dialogue.client(ask("/0"), lost=True)
-    dialogue.server(answer("0", 413))
-    dialogue.client(ask("/1"))
-    dialogue.server(answer("1"), lost=True)
-    dialogue.client(put("Expect: 100-continue\r\n", "Content-Length: 100000\r\n"))
-    dialogue.server(CONTINUE + answer("put", 413))
-    dialogue.client(ask("/2", SECRET))
-    dialogue.client(ask("/3", SECRET))
-    dialogue.server(answer("2"))
-    dialogue.server(answer("3"))
-    dialogue.close()
-    found = own_or_none([message for message in run(dialogue) if message.reason != "put"])
-    assert {"2", "3"} <= set(found)
