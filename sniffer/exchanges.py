@@ -1,17 +1,18 @@
-"""Requests and responses put together again, for those outputs that show exchanges: the terminal view, HAR.
+"""Exchanges for the outputs that show them (terminal, HAR, live view): a request joined with its response.
 
-    lane -- ByExchange (a queue that holds a request until its response is there) -- batch --> sink -- `exchanges`
+    lane -- ByExchange (the lane's queue, which joins) -- ExchangeBatch --> ExchangeSink.show
 
-The queue is part of its lane: what it holds counts as waiting there, in number and in bytes, and is settled only when
-the sink has had it. It decides nothing about pairing; the core did (`connectionId`, `exchange`).
+The core decides which response answers which request, and numbers both alike (`connectionId`, `exchange`). `ByExchange`
+is the only place that joins the two records. It is the queue of a lane, so a message that waits for its partner counts
+as waiting in that lane, in number and in bytes.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from sniffer.delivery.lane import Lane
 from sniffer.delivery.sink import Sink
@@ -24,108 +25,180 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS: Final = 30.0
 """A request of a live capture is shown alone when it has waited so long for its response."""
 BATCH_MESSAGES: Final = 128
-"""What is made of an exchange costs much: others have their turn after so many messages."""
+"""Messages after which a batch ends: showing an exchange takes long, and the event loop has other work."""
 BATCH_BYTES: Final = 1 << 20
 GIVEN_UP: Final = 2_000
-"""Connections of which it is remembered that a request was given out alone."""
+"""Connections for which the queue remembers that it gave out a request without its response."""
 
 
 class Exchange(NamedTuple):
-    """A request and its final response; one of them may be missing."""
+    """The messages of a request and of its final response. One of them may be missing, never both."""
 
     request: HttpMessage | None
     response: HttpMessage | None
 
     @property
+    def message(self) -> HttpMessage:
+        """The request, or the response if there is no request."""
+        message = self.request if self.request is not None else self.response
+        if message is None:
+            raise ValueError("an exchange without any message")
+        return message
+
+    @property
     def messages(self) -> int:
-        """How many messages it is made of."""
-        return (self.request is not None) + (self.response is not None)
+        """The number of messages: 1 or 2."""
+        return 2 - self.count(None)
+
+    @property
+    def end_us(self) -> int:
+        """Packet time of the last byte that was read of either message, in microseconds since 1970, UTC."""
+        return max(part.end_timestamp_us for part in self if part is not None)
 
 
-def exchanges(batch: Iterable[Record]) -> Iterator[Exchange]:
-    """The exchanges of a batch that `ByExchange` gave."""
-    for request, response in pairs(batch):
-        yield exchange_of(request, response)
+class Pair(NamedTuple):
+    """The records of an exchange. One of them may be missing, never both."""
+
+    request: Record | None
+    response: Record | None
+
+    @property
+    def exchange(self) -> Exchange:
+        """The messages of the records."""
+        request, response = self
+        return Exchange(
+            None if request is None else request.message,
+            None if response is None else response.message,
+        )
+
+    @property
+    def messages(self) -> int:
+        """The number of messages: 1 or 2."""
+        return 2 - self.count(None)
 
 
-def exchange_of(request: Record | None, response: Record | None) -> Exchange:
-    """An exchange from its records."""
-    return Exchange(
-        None if request is None else request.message,
-        None if response is None else response.message,
-    )
+class ExchangeBatch(list["Record"]):
+    """The records of whole exchanges, as any sink takes them, and how they are paired."""
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        super().__init__(record for pair in pairs for record in pair if record is not None)
+        self.pairs = pairs
 
 
-def pairs(batch: Iterable[Record]) -> Iterator[tuple[Record | None, Record | None]]:
-    """The same as records."""
-    request: Record | None = None
-    for record in batch:
-        if record.direction == "response" and request is not None and _answers(record, request):
-            yield request, record
-            request = None
-            continue
-        if request is not None:
-            yield request, None
-            request = None
-        if record.direction == "request":
-            request = record
-        else:
-            yield None, record
-    if request is not None:
-        yield request, None
+# What is wrong with an exchange. Each output has its own words for these facts.
+
+Missing = Literal["response", "response or dropped", "request", "request of before", "request dropped"]
 
 
-def _answers(response: Record, request: Record) -> bool:
-    return (
-        # Without a method the core has found it unpaired, and its number is only the next free one.
-        response.message.method is not None
-        and response.exchange == request.exchange
-        and response.connection_id == request.connection_id
-    )
+class Alone(NamedTuple):
+    """One of the two messages is missing."""
+
+    missing: Missing
+    """`response`: no response was captured. `response or dropped`: none was captured, or it was dropped on the way to
+    the output. `request`: the request of this response was not captured, or is not certain. `request of before`: the
+    output had the request before, without this response. `request dropped`: the request was dropped on the way, or the
+    output had it before."""
 
 
-def marks(exchange: Exchange, *, lossy: bool) -> list[str]:
-    """What is to be known about an exchange that is not as it should be.
+class Incomplete(NamedTuple):
+    """A message is not whole."""
 
-    `lossy`: messages were dropped on the way, so what is missing here may have been there.
+    direction: Literal["request", "response"]
+    reason: str
+    missing_bytes: int | None
+    """None if the number is not known."""
+
+
+class Resynced(NamedTuple):
+    """A message is the first one after an unknown number of bytes was lost."""
+
+    direction: Literal["request", "response"]
+
+
+class Anomaly(NamedTuple):
+    """A message has an oddity."""
+
+    name: str
+
+
+Fact = Alone | Incomplete | Resynced | Anomaly
+
+
+def facts(exchange: Exchange, *, lossy: bool) -> Iterator[Fact]:
+    """What is wrong with an exchange. First whether it is alone, then the request's facts, then the response's.
+
+    `lossy`: messages were dropped on the way to the output, so a missing message may have been captured.
     """
     request, response = exchange
-    found = []
     if response is None:
-        found.append("response dropped?" if lossy else "no response")
+        yield Alone("response or dropped" if lossy else "response")
     elif response.method is None:
-        found.append("no request")
+        yield Alone("request")
     elif request is None:
-        found.append("request dropped?" if lossy else "late response")
+        yield Alone("request dropped" if lossy else "request of before")
     for part in exchange:
         if part is not None:
             if part.incomplete is not None:
-                missing = f" of {part.missing_bytes} B" if part.missing_bytes else ""
-                found.append(f"{part.direction} cut: {part.incomplete}{missing}")
+                yield Incomplete(part.direction, part.incomplete, part.missing_bytes)
             if part.resynced:
-                found.append(f"{part.direction} resynced")
-            found += part.anomalies or ()
+                yield Resynced(part.direction)
+            for name in part.anomalies or ():
+                yield Anomaly(name)
+
+
+ALONE: Final[dict[Missing, str]] = {
+    "response": "no response",
+    "response or dropped": "response dropped?",
+    "request": "no request",
+    "request of before": "late response",
+    "request dropped": "request dropped?",
+}
+
+
+def marks(exchange: Exchange, *, lossy: bool) -> list[str]:
+    """The facts in the few words that fit into a line of the terminal or a row of the page. `lossy`: as in `facts`."""
+    found = []
+    for fact in facts(exchange, lossy=lossy):
+        match fact:
+            case Alone(missing):
+                found.append(ALONE[missing])
+            case Incomplete(direction, reason, missing_bytes):
+                found.append(f"{direction} cut: {reason}" + (f" of {missing_bytes} B" if missing_bytes else ""))
+            case Resynced(direction):
+                found.append(f"{direction} resynced")
+            case Anomaly(name):
+                found.append(name)
     return list(dict.fromkeys(found))
 
 
 class ExchangeSink(Working, Sink):
-    """A sink whose lane has the queue `ByExchange`."""
+    """A sink of exchanges. Its lane must have the queue `ByExchange`; `exchange_lane` makes such a lane."""
 
     wants_messages = True
     lossy: Callable[[], bool] = staticmethod(lambda: False)
-    """Whether messages were dropped on the way to this sink: then what is alone may have had a partner."""
+    """Whether messages were dropped on the way to this sink, so that a missing message may have been captured."""
+
+    async def deliver(self, batch: Sequence[Record]) -> None:
+        """Shows the exchanges of a batch."""
+        if not isinstance(batch, ExchangeBatch):
+            raise TypeError(f"{self.name} takes what the queue ByExchange gives")
+        await self.show(batch.pairs)
+
+    async def show(self, pairs: Sequence[Pair]) -> None:
+        """Delivers exchanges. What it returns or raises means what it means for `Sink.deliver`."""
+        raise NotImplementedError
 
 
 class _Waiting(NamedTuple):
     record: Record
     weight: int
     age: int
-    """How many times `ripen` had been called when it came."""
+    """How many times `ripen` had been called when the record came."""
 
 
 @dataclass(slots=True)
 class _Connection:
-    """What waits of one connection, by its number; in each direction in order."""
+    """The messages of one connection that wait, by the number of their exchange, in order in each direction."""
 
     request: dict[int, _Waiting] = field(default_factory=dict)
     response: dict[int, _Waiting] = field(default_factory=dict)
@@ -134,22 +207,25 @@ class _Connection:
 class ByExchange:
     """A lane's queue for one worker that gives whole exchanges, in the order in which they become whole.
 
-    A message waits for its partner until there can be none any more (a later one of the other direction has come, or
-    the end), until more than `max_bytes` or `max_messages` wait (the oldest first), or for about `patience` seconds
-    (None: for ever, as is right for a file). Then it is given out alone. A response whose request was not captured
-    waits for nothing.
+    A message waits for its partner. It is given out alone when
+
+    - its partner can no longer come: a later message of the other direction has come, or nothing more will come;
+    - more than `max_bytes` or `max_messages` wait, and it is the oldest;
+    - it has waited for about `patience` seconds. None, as for a file, means that it waits without limit.
+
+    A response whose request was not captured, or was given out alone before, is given out at once.
     """
 
     workers = 1
 
     def __init__(self, *, max_bytes: int, max_messages: int = 10_000, patience: float | None = None) -> None:
-        self.wait = (patience or 0.0) / 2  # seconds between two calls of `ripen`, of which each message sees two
+        self.wait = (patience or 0.0) / 2  # seconds between calls of `ripen`; a message waits for two of them
         self._patient = patience is None
         self._max_bytes = max_bytes
         self._max_messages = max_messages
-        self._ready: deque[tuple[list[Record], int]] = deque()
+        self._ready: deque[tuple[Pair, int]] = deque()  # with the weight of both records
         self._connections: dict[str, _Connection] = {}
-        self._order: dict[tuple[str, str, int], None] = {}  # what waits, the oldest first
+        self._order: dict[tuple[str, str, int], None] = {}  # all that wait, the oldest first
         self._bytes = 0
         self._age = 0
         self._given_up: dict[str, int] = {}
@@ -165,7 +241,7 @@ class ByExchange:
         identity, number, weight = record.connection_id, record.exchange, record.weight
         is_request = record.direction == "request"
         if not is_request and record.message.method is None:
-            self._ready.append(([record], weight))
+            self._ready.append((Pair(None, record), weight))
             return
         connection = self._connections.get(identity)
         if connection is None:
@@ -178,12 +254,12 @@ class ByExchange:
             self._release(identity, other, earlier)
         if number in others:
             partner = self._remove(identity, other, number)
-            pair = [record, partner.record] if is_request else [partner.record, record]
+            pair = Pair(record, partner.record) if is_request else Pair(partner.record, record)
             self._ready.append((pair, weight + partner.weight))
         elif not is_request and number <= self._given_up.get(identity, -1):
-            self._ready.append(([record], weight))
+            self._ready.append((Pair(None, record), weight))
         else:
-            if number in mine:  # the same capture, read once more
+            if number in mine:  # a capture that is read twice has the same connection twice
                 self._release(identity, record.direction, number)
             mine[number] = _Waiting(record, weight, self._age)
             self._order[identity, record.direction, number] = None
@@ -200,12 +276,12 @@ class ByExchange:
         return waiting
 
     def _release(self, identity: str, direction: str, number: int) -> None:
-        """Gives one out alone."""
-        waiting = self._remove(identity, direction, number)
-        self._ready.append(([waiting.record], waiting.weight))
+        """Gives a message out alone."""
+        record, weight, _ = self._remove(identity, direction, number)
+        self._ready.append((Pair(record, None) if direction == "request" else Pair(None, record), weight))
 
     def _give_up_oldest(self) -> None:
-        """Gives the oldest out alone, though its partner may still come."""
+        """Gives the oldest message out alone, though its partner may still come."""
         identity, direction, number = next(iter(self._order))
         self._release(identity, direction, number)
         connection = self._connections[identity]
@@ -217,27 +293,28 @@ class ByExchange:
                 del self._given_up[next(iter(self._given_up))]
 
     def take(self) -> tuple[Sequence[Record], int] | None:
-        """The next exchanges to deliver; None when none is whole."""
+        """The next exchanges to deliver, as an `ExchangeBatch`, and their weight; None if there is none."""
         if not self._ready:
             return None
-        batch: list[Record] = []
-        size = 0
-        while self._ready and len(batch) < BATCH_MESSAGES and size < BATCH_BYTES:
-            records, weight = self._ready.popleft()
-            batch += records
+        pairs: list[Pair] = []
+        messages = size = 0
+        while self._ready and messages < BATCH_MESSAGES and size < BATCH_BYTES:
+            pair, weight = self._ready.popleft()
+            pairs.append(pair)
+            messages += pair.messages
             size += weight
-        return batch, size
+        return ExchangeBatch(pairs), size
 
     def done(self, batch: Sequence[Record]) -> None:
         """A batch that was taken is settled."""
 
     @property
     def ripening(self) -> bool:
-        """There are messages that wait for a partner, but not for ever."""
+        """Whether messages wait for a partner, and only for a limited time."""
         return bool(self._order) and not self._patient
 
     def ripen(self, *, last: bool = False) -> None:
-        """Gives out what has waited since the call before this one; with `last` everything."""
+        """Gives out the messages that were here at the call before this one; with `last`, all of them."""
         while self._order:
             identity, direction, number = next(iter(self._order))
             waiting: _Waiting = getattr(self._connections[identity], direction)[number]
@@ -247,8 +324,8 @@ class ByExchange:
         self._age += 1
 
     def clear(self) -> int:
-        """Forgets what is queued; returns how many messages that was."""
-        count = len(self._order) + sum(len(records) for records, _ in self._ready)
+        """Forgets what is queued. Returns the number of messages."""
+        count = len(self._order) + sum(pair.messages for pair, _ in self._ready)
         self._ready.clear()
         self._connections.clear()
         self._order.clear()
@@ -262,7 +339,7 @@ def exchange_lane(sink: ExchangeSink, *, share: int, live: bool, dropped: Callab
     `share` is the lane's memory in bytes; `dropped` says whether messages were dropped before they reached the lanes.
     """
     queue = ByExchange(max_bytes=share // 4, patience=PATIENCE_SECONDS if live else None)
-    lane = Lane(sink, max_bytes=share, queue=queue, gives_way=live)
+    lane = Lane(sink, share=share, queue=queue, gives_way=live)
     counters = lane.counters
     sink.lossy = lambda: bool(counters.dropped_full or counters.dropped_yielded or dropped())
     return lane

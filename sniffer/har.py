@@ -1,47 +1,52 @@
 """Exchanges as entries of HAR 1.2 (http://www.softwareishard.com/blog/har-12-spec/), which browsers' tools open.
 
-Of the format alone: what writes or serves it is an output.
+This module knows the format alone. Outputs write or serve the entries.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote
 
 import msgspec
 
-from sniffer.exchanges import Exchange
+from sniffer.exchanges import Alone, Exchange, Incomplete, Missing, facts
 from sniffer.record.message import HttpMessage
 
 URL_BYTES: Final = "!#$%&'()*+,-./:;=?@[]_~|"
-"""Characters of a request target that are not percent-encoded, beside letters and digits."""
-HOST: Final = re.compile(r"[A-Za-z0-9._~\-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
-
-NO_RESPONSE: Final = {False: "no response was captured", True: "no response was captured, or it was dropped"}
+"""Characters of a request target that need no percent-encoding, beside letters and digits."""
+UNKNOWN: Final = -1
+"""HAR's value of a time that is not known or does not apply."""
+ALONE: Final[dict[Missing, str]] = {
+    "response": "no response was captured",
+    "response or dropped": "no response was captured, or it was dropped",
+    "request": "the request was not captured",
+    "request of before": "the request was written before, without this response",
+    "request dropped": "the request was dropped",
+}
 
 
 def entry_of(exchange: Exchange, *, lossy: bool = False) -> dict[str, Any]:
-    """The HAR entry of an exchange. Fields that HAR does not define begin with an underscore, as the format allows.
+    """The HAR entry of an exchange. A field that HAR does not define begins with an underscore.
 
-    `lossy`: messages were dropped before, so a missing request or response may have been captured.
+    `lossy`: messages were dropped on the way here, so a missing message may have been captured.
     """
     request, response = exchange
-    message = request if request is not None else response
-    assert message is not None  # noqa: S101 - an exchange of nothing is none
-    timings = _timings(request, response)
+    message = exchange.message
+    timings = _timings(exchange)
+    comments = [*_comments(exchange, lossy=lossy)]
     entry: dict[str, Any] = {
         "startedDateTime": message.timestamp,
         "time": round(sum(time for time in timings.values() if time >= 0), 3),
         "request": _request(request, message),
-        "response": _response(response, NO_RESPONSE[lossy]),
+        "response": _response(response, comments[0] if response is None else ""),
         "cache": {},
         "timings": timings,
         "serverIPAddress": message.receiver.ip,
         "connection": message.connection_id,
-        "_resourceType": "other",  # nobody knows which; without it browsers call all of them scripts
+        "_resourceType": "other",  # a capture does not tell; without it browsers call every entry a script
         "_serverPort": message.receiver.port,
         "_clientIPAddress": message.destination.ip,
         "_clientPort": message.destination.port,
@@ -51,47 +56,57 @@ def entry_of(exchange: Exchange, *, lossy: bool = False) -> dict[str, Any]:
         entry |= {"_traceId": message.trace_id, "_spanId": message.span_id}
     if message.placement is not None:
         entry["_placement"] = msgspec.to_builtins(message.placement)
-    comments = [*_comments(exchange, lossy=lossy)]
     if comments:
         entry["comment"] = "; ".join(comments)
     return entry
 
 
 def _comments(exchange: Exchange, *, lossy: bool) -> Iterator[str]:
+    """What is missing. The rest of the facts are fields of the entry (`_oddities`)."""
+    for fact in facts(exchange, lossy=lossy):
+        match fact:
+            case Alone(missing):
+                yield ALONE[missing]
+            case Incomplete(direction, reason, missing_bytes):
+                missing_part = "" if missing_bytes is None else f", {missing_bytes} bytes are missing"
+                yield f"the {direction} is incomplete: {reason}{missing_part}"
+
+
+def _timings(exchange: Exchange) -> dict[str, float]:
+    """Milliseconds of each phase, UNKNOWN where the packets do not tell.
+
+    `send` and `receive` are the times from the first to the last byte of the request and of the response. `wait` is the
+    time between the two messages, `latencyMs`. If all three are known, they add up to `durationMs`.
+    """
     request, response = exchange
-    if response is None:
-        yield NO_RESPONSE[lossy]
-    elif response.method is None:
-        yield "the request was not captured"
-    elif request is None:
-        yield "the request was dropped" if lossy else "the request was written before, without this response"
-    for part in exchange:
-        if part is not None and part.incomplete is not None:
-            missing = "" if part.missing_bytes is None else f", {part.missing_bytes} bytes are missing"
-            yield f"the {part.direction} is incomplete: {part.incomplete}{missing}"
+    waited = response is not None and response.latency_ms is not None
+    ended = response is not None and response.duration_ms is not None
+    return {
+        "blocked": UNKNOWN,
+        "dns": UNKNOWN,
+        "connect": UNKNOWN,
+        "ssl": UNKNOWN,
+        # The record has a latency only if the last byte of the request was captured, and a duration only if that of the
+        # response was. Without them, a message that is not whole may have ended later than its last byte that was read.
+        "send": _span(request, end_known=waited),
+        "wait": response.latency_ms if response is not None and response.latency_ms is not None else UNKNOWN,
+        "receive": _span(response, end_known=ended),
+    }
 
 
-def _timings(request: HttpMessage | None, response: HttpMessage | None) -> dict[str, float]:
-    """Milliseconds of each phase; -1 for what a capture does not know. How long the body took is not in the record."""
-    send = wait = 0.0  # which stands first below: max() gives its first argument of 0.0 and -0.0
-    if response is not None:
-        wait = response.latency_ms or 0.0
-        if request is not None:
-            whole = (_seconds(response.timestamp) - _seconds(request.timestamp)) * 1000
-            send = max(0.0, round(whole - wait, 3)) if response.latency_ms is not None else 0.0
-            wait = wait if response.latency_ms is not None else max(0.0, round(whole, 3))
-    return {"blocked": -1, "dns": -1, "connect": -1, "ssl": -1, "send": send, "wait": wait, "receive": 0}
-
-
-def _seconds(timestamp: str) -> float:
-    return datetime.fromisoformat(timestamp).timestamp()
+def _span(message: HttpMessage | None, *, end_known: bool) -> float:
+    """Milliseconds from the first to the last byte of a message."""
+    if message is None or not (end_known or message.incomplete is None):
+        return UNKNOWN
+    span = message.end_timestamp_us - message.timestamp_us
+    return span / 1000 if span >= 0 else UNKNOWN  # negative if the first byte came out of order, after the last
 
 
 def _request(request: HttpMessage | None, message: HttpMessage) -> dict[str, Any]:
-    """The `request` of an entry, made from the request or, without one, from what its response tells of it."""
+    """The request, or what its response tells about it."""
     made: dict[str, Any] = {
         "method": message.method or "",
-        "url": _url(request, message),
+        "url": _url(message),
         "httpVersion": f"HTTP/{message.http_version}",
         "cookies": [],
         "headers": [],
@@ -108,7 +123,7 @@ def _request(request: HttpMessage | None, message: HttpMessage) -> dict[str, Any
     made["cookies"] = _cookies(request.headers.get("cookie"))
     if request.body is not None:
         made["postData"] = {"mimeType": _field(request, "content-type"), "text": request.body}
-        if request.body_encoding is not None:  # HAR knows it for responses only
+        if request.body_encoding is not None:  # HAR defines `encoding` for responses only
             made["postData"] |= {"_encoding": request.body_encoding, "comment": "the text is base64"}
     return made | _oddities(request)
 
@@ -158,7 +173,7 @@ def _content(response: HttpMessage) -> dict[str, Any]:
 
 
 def _oddities(message: HttpMessage) -> dict[str, Any]:
-    """Fields of a message that HAR does not define."""
+    """What HAR does not define."""
     made: dict[str, Any] = {}
     if message.incomplete is not None:
         made["_incomplete"] = message.incomplete
@@ -196,7 +211,7 @@ def _field(message: HttpMessage, name: str) -> str:
 
 
 def _cookies(field: str | tuple[str, ...] | None) -> list[dict[str, Any]]:
-    """The cookies of a Cookie field, or of the Set-Cookie fields; redacted ones cannot be read."""
+    """The cookies of a Cookie field, or of the Set-Cookie fields. Redacted values have none."""
     if isinstance(field, str):
         pairs = (part.strip().partition("=") for part in field.split(";"))
         return [{"name": name, "value": value} for name, equals, value in pairs if equals]
@@ -216,17 +231,15 @@ def _cookies(field: str | tuple[str, ...] | None) -> list[dict[str, Any]]:
     return cookies
 
 
-def _url(request: HttpMessage | None, message: HttpMessage) -> str:
-    """The absolute URL, with the host of the Host field if it is valid, else with the server's address."""
-    end = message.receiver
-    host = _field(request, "host") if request is not None else ""
-    if not HOST.fullmatch(host):
-        host = f"[{end.ip}]:{end.port}" if ":" in end.ip else f"{end.ip}:{end.port}"
+def _url(message: HttpMessage) -> str:
+    """The absolute URL: with the authority if it is known, else with the server's address."""
     target = message.path or "/"
     if re.match(r"https?://", target, re.IGNORECASE):
         return _quoted(target)
-    if message.method == "CONNECT":
-        return _quoted(f"http://{target}/") if HOST.fullmatch(target) else f"http://{host}/"
+    end = message.receiver
+    host = message.authority or (f"[{end.ip}]:{end.port}" if ":" in end.ip else f"{end.ip}:{end.port}")
+    if message.method == "CONNECT":  # its target is an authority, not a path
+        return _quoted(f"http://{host}/")
     return _quoted(f"http://{host}" + (target if target.startswith("/") else f"/{target}"))
 
 

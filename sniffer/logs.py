@@ -62,10 +62,29 @@ def configure(
     stream = stream if stream is not None else sys.stderr
     terminal = stream is not None and stream.isatty()
     console = form == "console" or (form is None and terminal)
-    hide = _Hide(secrets)
+    chain: list[Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.ExceptionRenderer(_traceback),
+        _ordered(_Hide(secrets), None if console else placement),
+        *_rendering(console=console, colors=terminal and not os.environ.get("NO_COLOR")),
+    ]
+    handler = logging.StreamHandler(stream) if number is None else PatientHandler(number)
+    handler.setFormatter((_ConsoleFormatter if console else structlog.stdlib.ProcessorFormatter)(processors=chain))
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger("sniffer").setLevel(level.upper())
+    logging.captureWarnings(True)
+    logging.raiseExceptions = False  # a stderr that was closed must not cost messages
+
+
+def _ordered(hide: _Hide, placement: Mapping[str, str] | None) -> Processor:
+    """Puts the keys of a line in order, from the event that ProcessorFormatter passes, and hides secrets in it."""
 
     def line(_: Any, __: str, event: EventDict) -> EventDict:
-        """Puts the keys of a line in order, from the event that ProcessorFormatter passes."""
         record: logging.LogRecord = event["_record"]
         shown: EventDict = {
             "timestamp": event["timestamp"],
@@ -77,39 +96,25 @@ def configure(
             shown[f"{name}_" if name in RESERVED else str(hide(name))] = hide(value)
         if "exception" in event:
             shown["exception"] = hide(event["exception"])
-        if placement and not console:
+        if placement:
             shown["placement"] = dict(placement)
         return shown
 
-    chain: list[Processor] = [
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.ExceptionRenderer(_traceback),
-        line,
-    ]
-    if console:
-        chain.append(_escape)
-        chain.append(
-            structlog.dev.ConsoleRenderer(
-                colors=terminal and not os.environ.get("NO_COLOR"),
-                event_key="message",
-                pad_event_to=0,
-                sort_keys=False,
-                exception_formatter=structlog.dev.plain_traceback,
-            )
-        )
-    else:
-        chain.append(structlog.processors.JSONRenderer(serializer=_json))
-    handler = logging.StreamHandler(stream) if number is None else PatientHandler(number)
-    handler.setFormatter((_ConsoleFormatter if console else structlog.stdlib.ProcessorFormatter)(processors=chain))
-    root = logging.getLogger()
-    for old in root.handlers[:]:
-        root.removeHandler(old)
-    root.addHandler(handler)
-    root.setLevel(logging.WARNING)
-    logging.getLogger("sniffer").setLevel(level.upper())
-    logging.captureWarnings(True)
-    logging.raiseExceptions = False  # a stderr that was closed must not cost messages
+    return line
+
+
+def _rendering(*, console: bool, colors: bool) -> list[Processor]:
+    """From the keys of a line to its text."""
+    if not console:
+        return [structlog.processors.JSONRenderer(serializer=_json)]
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=colors,
+        event_key="message",
+        pad_event_to=0,
+        sort_keys=False,
+        exception_formatter=structlog.dev.plain_traceback,
+    )
+    return [_escape, renderer]
 
 
 class _ConsoleFormatter(structlog.stdlib.ProcessorFormatter):

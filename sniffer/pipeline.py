@@ -247,7 +247,7 @@ class Sniffer:
             return _nothing(self._failure or self._error)
         sink = IteratorSink()
         self._iterators.append(sink)
-        self._add(Lane(sink, max_bytes=self._lane_bytes))
+        self._add(Lane(sink, share=self._lane_bytes))
         return sink.messages()
 
     # For the daemon
@@ -338,7 +338,7 @@ class Sniffer:
         self._precedence.add(lane)
         shares = {lane: 1 if lane.gives_way else FIRM_SHARE for lane in self._lanes if not lane.closed.is_set()}
         for each, share in shares.items():
-            each.max_bytes = self._lane_bytes * share // sum(shares.values())
+            each.allot(self._lane_bytes * share // sum(shares.values()))
         self.ledger.lane(lane.name, partial(asdict, lane.counters))
 
     def _opened(self, error: Exception | None) -> None:

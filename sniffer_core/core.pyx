@@ -28,13 +28,13 @@ from sniffer_core.tcp.table cimport (
     CREATED, MODE_CLOSED, OWN_MAX, RECENT, STAGE, Flow, Own, Table, leave, used)
 
 from sniffer_core.base.counters import NAMES
-from sniffer_core.record.raw import Lines, RawMessage, coded, weights
+from sniffer_core.record.raw import Lines, RawMessage, coded, weights  # no-cython-lint: for others
 
 COUNTERS = NAMES
 LINK_TYPES = frozenset(link for link in range(512) if wire_link_known(link))
 
+# In the order of protocol.Notice.
 cdef tuple NOTICES = ("tls", "http2", "other-protocol", "undecided", "tunnel", "snapped", "long-message")
-"""In the order of protocol.Notice."""
 
 
 @cython.final

@@ -1,11 +1,12 @@
 # The interface between TCP and the protocols that it carries: all that either knows of the other.
 #
 # tcp/flow reads a connection's two streams in order and feeds them to one Session for both sides: data, gaps, ends. Who
-# opens which session is the Detector's business (protocols/detect). A session calls nothing of tcp/. What it finishes it
-# appends to `context.ready`; what it wants of the flow stands in its own fields, which the flow looks at:
+# opens which session is the Detector's business (protocols/detect). A session calls nothing of tcp/. What it finishes
+# it appends to `context.ready`; what it wants of the flow stands in its own fields, which the flow looks at:
 #
 #   stream[side].waits      this side's next bytes are not read yet: set and cleared by the session, from either side's
-#                           call, since it is the other side's bytes that tell (an Upgrade, a body that was refused)
+#                           call, since it is the other side's bytes that tell (an Upgrade, a body that was refused).
+#                           With stream[side].hurried it waits no longer than the grace of a hole
 #   heir                    that session reads on, on both sides (CONNECT, 101, TLS within a tunnel)
 #   reason                  the flow is given up once all that can be read was read: from then on it costs a lookup, and
 #                           its bytes are counted under this Counter
@@ -13,8 +14,8 @@
 # They are fields rather than values that data() returns, because each may change for the side that is not being read.
 #
 # A session sees its connection through two Streams: how far each was read, acknowledged and seen, whether it has ended,
-# and the bytes that wait. A layer that decodes another (TLS) gives its inner session Streams of its own plain bytes, and
-# runs whose `ack` counts in those.
+# and the bytes that wait. A layer that decodes another (TLS) gives its inner session Streams of its own plain bytes,
+# and runs whose `ack` counts in those.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -77,7 +78,7 @@ cdef struct Session:        # the first member of every protocol's own struct
     const Protocol* protocol
     Context* context
     Conn* conn
-    Stream* stream[2]       # by Side; read only, but for `waits` and `next`
+    Stream* stream[2]       # by Side; read only, but for `waits`, `hurried` and `next`
     Session* heir
     uint16_t reason         # Counter; 0: read on
 
@@ -116,13 +117,6 @@ cdef struct Protocol:       # one static instance for each protocol. What may be
 
     bint (*overtakes)(const Session* session, Side side) noexcept nogil
     # The other side waits: whether this one is read on even beyond what its bytes acknowledge. May be NULL.
-
-    bint (*is_hurried)(const Session* session, Side side, bint due) noexcept nogil
-    # The side waits: whether it is to wait no longer than the grace of a hole, as what tells is there but for a hole. It is
-    # asked before the timer is started, and again (`due`) when it fires: then resolve() must decide. May be NULL.
-
-    void (*joined)(Session* session, Side side) noexcept nogil
-    # The side is joined in mid-stream, and where is known by now: at stream.next. May be NULL.
 
     int64_t (*weight)(const Session* session, Side side) noexcept nogil
     # Bytes that relieve() can give back. May be NULL, with relieve().
@@ -171,7 +165,8 @@ cdef inline void free_session(Session* session, size_t size) noexcept nogil:
 
 
 cdef inline void consume(const Session* session, Run* run, int64_t size, Counter counter) noexcept nogil:
-    """Takes bytes from the front of a run. Every byte of payload is counted once: BYTES_USED, or why it was not used."""
+    """Takes bytes from the front of a run. Every byte of payload is counted once: BYTES_USED, or why it was
+    not used."""
     run.data += size
     run.size -= size
     run.offset += size

@@ -15,6 +15,7 @@ from sniffer.delivery.lane import Lane
 from sniffer.delivery.queues import Queue
 from sniffer.delivery.retry import Retries
 from sniffer.delivery.sink import Record, Sink
+from sniffer.exchanges import ExchangeBatch, Pair
 from sniffer.record.message import Endpoint, Fields, HttpMessage
 from tests.waiting import BOUND
 
@@ -39,6 +40,7 @@ def message(number: int = 0, *, connection: int = 0, body: str | None = None) ->
         destination=Endpoint("192.0.2.2", 40000 + connection),
         direction="request",
         timestamp="2026-01-02T03:04:05.000006Z",
+        end_timestamp="2026-01-02T03:04:05.000006Z",
         headers=Fields({"host": "shop.example", "accept": "*/*"}),
         connection_id=f"{connection:032x}",
         exchange=number,
@@ -47,6 +49,7 @@ def message(number: int = 0, *, connection: int = 0, body: str | None = None) ->
         path=f"/{connection}/{number}",
         body=body,
         body_size=len(body or ""),
+        authority="shop.example",
     )
 
 
@@ -59,8 +62,13 @@ def answer(number: int = 0, *, connection: int = 0, alone: bool = False, body: s
     """The response to the request number `number`; `alone` says that its request was not captured."""
     fields = {"headers": Fields({}), "direction": "response", "status_code": 200, "reason": "OK"}
     if alone:
-        fields |= {"method": None, "path": None}
+        fields |= {"method": None, "path": None, "authority": None}
     return msgspec.structs.replace(message(number, connection=connection, body=body), **fields)
+
+
+def joined(*pairs: Pair) -> ExchangeBatch:
+    """A batch of these exchanges, as the queue of an output of exchanges gives it."""
+    return ExchangeBatch(pairs)
 
 
 def balanced(counters: LaneCounters) -> bool:
@@ -131,7 +139,7 @@ async def lane_to(
     """An open lane; drained (at once, where the test has not done so) and closed at the end, when it must balance."""
     lane = Lane(
         sink,
-        max_bytes=max_bytes,
+        share=max_bytes,
         max_messages=max_messages,
         queue=queue,
         retries=retries,

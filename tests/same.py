@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from difflib import SequenceMatcher
 from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -104,10 +105,11 @@ def without(line: bytes, fields: Sequence[str]) -> bytes:
 
 
 def differences(one: Sequence[bytes], other: Sequence[bytes], fields: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
-    """The lines that are not the same, side by side."""
-    for left, right in zip_longest(one, other, fillvalue=b""):
-        if left != right and without(left, fields) != without(right, fields):
-            yield left, right
+    """The lines that are not the same, side by side; nothing stands beside a line that only one of the two has."""
+    plain = [[without(line, fields) for line in lines] for lines in (one, other)]
+    for kind, at, end, at_other, end_other in SequenceMatcher(a=plain[0], b=plain[1], autojunk=False).get_opcodes():
+        if kind != "equal":
+            yield from zip_longest(one[at:end], other[at_other:end_other], fillvalue=b"")
 
 
 def captures(places: Sequence[Path]) -> list[Path]:

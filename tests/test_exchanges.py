@@ -4,12 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Sequence
+from typing import get_args
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sniffer import har
 from sniffer.delivery.queues import weigh
-from sniffer.exchanges import GIVEN_UP, ByExchange, exchanges
+from sniffer.delivery.sink import Record
+from sniffer.exchanges import (
+    ALONE,
+    GIVEN_UP,
+    Alone,
+    Anomaly,
+    ByExchange,
+    Exchange,
+    ExchangeBatch,
+    ExchangeSink,
+    Fact,
+    Incomplete,
+    Missing,
+    Pair,
+    Resynced,
+    facts,
+    marks,
+)
 from tests.deliveries import Recorder, Sent, answer, balanced, lane_to, message, messages, settled
 
 
@@ -19,6 +41,13 @@ def queue(*records: Sent, **bounds: float | None) -> ByExchange:
     for record in records:
         made.put([record], record.weight)
     return made
+
+
+def exchanges(batch: Sequence[Record]) -> list[Exchange]:
+    """The exchanges of a batch that the queue gave."""
+    assert isinstance(batch, ExchangeBatch)
+    assert [record for pair in batch.pairs for record in pair if record is not None] == batch
+    return [pair.exchange for pair in batch.pairs]
 
 
 def taken(waiting: ByExchange) -> list[tuple[int | None, int | None]]:
@@ -218,3 +247,86 @@ async def test_a_file_waits_for_no_partner() -> None:
             lane.offer([message(0, connection=connection)])
         counters = await settled(lane)
     assert (counters.delivered, counters.dropped_full) == (100, 0)
+
+
+# What is wrong with an exchange
+
+
+@pytest.mark.parametrize(
+    ("exchange", "lossy", "expected"),
+    [
+        (Exchange(message(), answer()), False, []),
+        (Exchange(message(), answer()), True, []),
+        (Exchange(message(), None), False, [Alone("response")]),
+        (Exchange(message(), None), True, [Alone("response or dropped")]),
+        (Exchange(None, answer(alone=True)), False, [Alone("request")]),
+        (Exchange(None, answer(alone=True)), True, [Alone("request")]),
+        (Exchange(None, answer()), False, [Alone("request of before")]),
+        (Exchange(None, answer()), True, [Alone("request dropped")]),
+    ],
+)
+def test_what_is_missing(exchange: Exchange, lossy: bool, expected: list[Fact]) -> None:
+    """A message that is missing is said to be, and after drops on the way not to have been absent for certain."""
+    assert list(facts(exchange, lossy=lossy)) == expected
+
+
+def test_facts_of_both_messages() -> None:
+    """Of each message, the request first: whether it is cut, whether it is the first after a loss, its anomalies."""
+    request = msgspec.structs.replace(message(), incomplete="closed", anomalies=("bare-lf", "te-and-cl"))
+    response = msgspec.structs.replace(
+        answer(), incomplete="gap", missing_bytes=7, resynced=True, anomalies=("bare-lf",)
+    )
+    both = Exchange(request, response)
+    assert list(facts(both, lossy=False)) == [
+        Incomplete("request", "closed", None),
+        Anomaly("bare-lf"),
+        Anomaly("te-and-cl"),
+        Incomplete("response", "gap", 7),
+        Resynced("response"),
+        Anomaly("bare-lf"),
+    ]
+    assert marks(both, lossy=False) == [
+        "request cut: closed",
+        "bare-lf",
+        "te-and-cl",
+        "response cut: gap of 7 B",
+        "response resynced",
+    ]
+
+
+def test_every_output_has_words_for_what_is_missing() -> None:
+    """Each kind of missing message has its words, in the marks and in HAR, and no two have the same."""
+    for words in (ALONE, har.ALONE):
+        assert set(words) == set(get_args(Missing))
+        assert len(set(words.values())) == len(words)
+
+
+def test_an_exchange_has_the_times_of_its_messages() -> None:
+    """An exchange ends with the later of its messages: an upload may outlast its response."""
+    early, late = "2026-01-02T03:04:05.000001Z", "2026-01-02T03:04:06.000001Z"
+    request = msgspec.structs.replace(message(), end_timestamp=late)
+    response = msgspec.structs.replace(answer(), end_timestamp=early)
+    assert Exchange(request, response).end_us == Exchange(request, None).end_us == request.end_timestamp_us
+    assert Exchange(None, response).end_us == request.end_timestamp_us - 1_000_000
+    assert Exchange(None, response).message is response
+    with pytest.raises(ValueError, match="without any message"):
+        _ = Exchange(None, None).message
+
+
+async def test_a_sink_of_exchanges_needs_its_queue() -> None:
+    """With another queue the records are not paired: that is an error, and nothing is shown wrongly."""
+
+    class Shown(ExchangeSink):
+        name = "shown"
+        pairs: Sequence[Pair] = ()
+
+        async def show(self, pairs: Sequence[Pair]) -> None:
+            self.pairs = pairs
+
+    sink = Shown()
+    with pytest.raises(TypeError, match="shown takes what the queue ByExchange gives"):
+        await sink.deliver([message(), answer()])
+    async with lane_to(sink, queue=ByExchange(max_bytes=1 << 20)) as lane:
+        lane.offer([message(), answer()])
+        assert (await settled(lane)).delivered == 2
+    assert sink.pairs == [Pair(message(), answer())]

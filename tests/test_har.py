@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from referencing import Registry, Resource
 
 from sniffer.exchanges import Exchange
 from sniffer.har import entry_of
-from sniffer.record.message import Endpoint, Fields, Placement
+from sniffer.record.message import Endpoint, Fields, HttpMessage, Placement, from_raw
+from tests.conversations import Dialogue
 from tests.daemon import ROOT
 from tests.deliveries import answer, message
+from tests.laws import Table
 
 FILES: dict[str, Any] = json.loads((ROOT / "tests/data/har.schema.json").read_text())["files"]
 REGISTRY: Registry[Any] = Registry().with_resources(
@@ -75,6 +78,8 @@ def test_entry() -> None:
                 "body": "hello",
                 "body_size": 5,
                 "timestamp": "2026-01-02T03:04:05.000000Z",
+                "end_timestamp": "2026-01-02T03:04:05.005000Z",
+                "authority": "shop.example:8080",
             },
             {
                 "headers": Fields(
@@ -85,15 +90,25 @@ def test_entry() -> None:
                     }
                 ),
                 "timestamp": "2026-01-02T03:04:05.020000Z",
+                "end_timestamp": "2026-01-02T03:04:05.027500Z",
                 "latency_ms": 15.0,
+                "duration_ms": 27.5,
                 "body": "{}",
                 "body_size": 2,
             },
         )
     )
     assert made["startedDateTime"] == "2026-01-02T03:04:05.000000Z"
-    assert made["timings"] == {"blocked": -1, "dns": -1, "connect": -1, "ssl": -1, "send": 5, "wait": 15, "receive": 0}
-    assert made["time"] == 20
+    assert made["timings"] == {
+        "blocked": -1,
+        "dns": -1,
+        "connect": -1,
+        "ssl": -1,
+        "send": 5,
+        "wait": 15,
+        "receive": 7.5,
+    }
+    assert made["time"] == 27.5
     assert (made["serverIPAddress"], made["connection"]) == ("192.0.2.1", f"{0:032x}")
     request, response = made["request"], made["response"]
     assert request["url"] == "http://shop.example:8080/cart?x=1&y=a%20b&z"
@@ -118,26 +133,172 @@ def test_entry() -> None:
     assert "comment" not in made
 
 
+# Timings, of real packets. A packet of a dialogue comes a millisecond after the one before it.
+
+
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+POST = b"POST /up HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
+
+
+def captured(dialogue: Dialogue) -> list[dict[str, Any]]:
+    """The entries of what the core reads, in the order of the exchanges."""
+    found: dict[int, dict[str, HttpMessage]] = {}
+    for raw in Table().run(dialogue.packets):
+        found.setdefault(raw.exchange, {})[raw.direction] = from_raw(raw)
+    return [entry(Exchange(one.get("request"), one.get("response"))) for _, one in sorted(found.items())]
+
+
+def phases(made: dict[str, Any]) -> tuple[float, float, float, float]:
+    """`send`, `wait`, `receive` and `time`, which is the sum of those that are known."""
+    timings = made["timings"]
+    assert all(timings[name] == -1 for name in ("blocked", "dns", "connect", "ssl"))
+    known = [value for value in timings.values() if value != -1]
+    assert all(value >= 0 for value in known)
+    assert made["time"] == pytest.approx(sum(known))
+    assert "-0.0" not in json.dumps(made)
+    return timings["send"], timings["wait"], timings["receive"], made["time"]
+
+
+def test_timings_of_messages_in_pieces() -> None:
+    """`send` and `receive` are the times of the messages themselves, `wait` the time between them."""
+    dialogue = Dialogue()
+    for part in (POST, b"01234", b"56789"):
+        dialogue.client(part)
+    dialogue.wait(4500)
+    for part in (OK, b"01234", b"5", b"6789"):
+        dialogue.server(part)
+    (made,) = captured(dialogue)
+    assert phases(made) == (2, 5.5, 3, 10.5)
+
+
+def test_timings_of_pipelined_requests() -> None:
+    """Each pipelined request has the times of its own bytes; the response waits for those before it."""
+    dialogue = Dialogue()
+    dialogue.client(GET + GET[:7])
+    dialogue.client(GET[7:] + GET)
+    whole = OK + b"0123456789"
+    dialogue.server(whole + whole[:20])
+    dialogue.server(whole[20:] + whole[:-1])
+    dialogue.server(whole[-1:])
+    assert [phases(made) for made in captured(dialogue)] == [(0, 2, 0, 2), (1, 1, 1, 3), (0, 2, 1, 3)]
+
+
+def test_timings_after_an_interim_response() -> None:
+    """`wait` is the time to the final response: a 100 (Continue) comes while the request is being sent."""
+    dialogue = Dialogue()
+    dialogue.client(POST.replace(b"Host", b"Expect: 100-continue\r\nHost"))
+    dialogue.server(b"HTTP/1.1 100 Continue\r\n\r\n")
+    dialogue.client(b"0123456789")
+    dialogue.server(OK)
+    dialogue.server(b"0123456789")
+    (made,) = captured(dialogue)
+    assert made["response"]["_informational"] == [100]
+    assert phases(made) == (2, 1, 1, 4)
+
+
 @pytest.mark.parametrize(
-    ("answered", "latency", "send", "wait"),
+    ("lost", "expected"),
     [
-        ("06.500000", 1000.0, 500, 1000),
-        ("06.000000", 1000.0, 0, 1000),
-        ("05.999999", 1000.0, 0, 1000),  # a clock that went back
-        ("06.000000", None, 0, 1000),
-        ("04.000000", None, 0, 0),
+        ("end of the request", (-1, -1, 1, 1)),
+        ("middle of the request", (2, 1, 1, 4)),
+        ("end of the response", (2, 1, -1, 3)),
+        ("middle of the response", (2, 1, 2, 5)),
     ],
 )
-def test_timings_are_never_negative(answered: str, latency: float | None, send: float, wait: float) -> None:
-    """What was sent took the time before the latency; where clocks contradict that it took none, and not -0.0."""
+def test_timings_beside_lost_bytes(lost: str, expected: tuple[float, ...]) -> None:
+    """What a lost byte begins or ends is unknown, -1; a loss within a message changes none of its times."""
+    dialogue = Dialogue()
+    dialogue.client(POST)
+    dialogue.client(b"01234", lost=lost == "middle of the request")
+    dialogue.client(b"56789", lost=lost == "end of the request")
+    dialogue.server(OK)
+    if "response" in lost:
+        dialogue.server(b"01234", lost=lost == "middle of the response")
+        dialogue.server(b"56789", lost=lost == "end of the response")
+    else:
+        dialogue.server(b"0123456789")
+    dialogue.client(GET)
+    dialogue.server(OK + b"0123456789")
+    made, after = captured(dialogue)
+    assert made["request"].get("_incomplete", made["response"].get("_incomplete")) == "gap"
+    assert phases(made) == expected
+    assert phases(after) == (0, 1, 0, 1)
+
+
+def test_timings_of_an_early_response() -> None:
+    """A response that begins before the request ends was not waited for: `wait` does not apply, -1."""
+    dialogue = Dialogue()
+    dialogue.client(POST)
+    dialogue.client(b"01234")
+    dialogue.server(b"HTTP/1.1 413 Too Large\r\nContent-Length: 10\r\n\r\n")
+    dialogue.client(b"56789")
+    dialogue.server(b"0123456789")
+    (made,) = captured(dialogue)
+    assert made["response"]["status"] == 413
+    assert phases(made) == (3, -1, 2, 5)
+
+
+@pytest.mark.parametrize(("sides", "expected"), [("client", (1, -1, -1, 1)), ("server", (-1, -1, 1, 1))])
+def test_timings_of_one_side(sides: str, expected: tuple[float, ...]) -> None:
+    """Where one direction was captured alone, the times of the other are unknown."""
+    dialogue = Dialogue()
+    for part in (POST, b"0123456789"):
+        dialogue.client(part, lost=sides == "server")
+    for part in (OK, b"0123456789"):
+        dialogue.server(part, lost=sides == "client")
+    (made,) = captured(dialogue)
+    assert phases(made) == expected
+
+
+BEGAN = "2026-01-02T03:04:05.000000Z"
+
+
+@pytest.mark.parametrize(
+    ("incomplete", "latency", "duration", "expected"),
+    [
+        (None, 2.0, 6.0, (3, 2, 1, 6)),
+        (None, None, None, (3, -1, 1, 4)),
+        ("closed", None, None, (-1, -1, -1, 0)),
+        ("closed", 2.0, None, (3, 2, -1, 5)),
+        ("gap", None, 6.0, (-1, -1, 1, 1)),
+    ],
+)
+def test_the_end_of_an_incomplete_message(
+    incomplete: str | None, latency: float | None, duration: float | None, expected: tuple[float, ...]
+) -> None:
+    """The end of a message that is not whole is known only if the record has a time that needs it."""
+    request = {"timestamp": BEGAN, "end_timestamp": BEGAN.replace(".000", ".003"), "incomplete": incomplete}
+    times = {"timestamp": BEGAN.replace(".000", ".005"), "end_timestamp": BEGAN.replace(".000", ".006")}
+    response = {**times, "incomplete": incomplete, "latency_ms": latency, "duration_ms": duration}
+    assert phases(entry(pair(request, response))) == expected
+
+
+def test_bytes_out_of_order() -> None:
+    """A message whose last byte came before its first has no time that could be measured: -1, not a negative one."""
+    early = {"timestamp": BEGAN, "end_timestamp": BEGAN.replace("05.", "04.")}
+    assert phases(entry(pair(early, early))) == (-1, -1, -1, 0)
+
+
+@given(st.tuples(st.integers(0, 10**7), st.integers(0, 10**7), st.integers(0, 10**7)))
+def test_known_phases_make_the_duration(micros: tuple[int, int, int]) -> None:
+    """If all three phases are known they add up to `durationMs`, without an error of floating point."""
+    sent, waited, received = micros
+    points = [0, sent, sent + waited, sum(micros)]
+    start = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    stamps = [(start + timedelta(microseconds=each)).strftime("%Y-%m-%dT%H:%M:%S.%fZ") for each in points]
     made = entry(
         pair(
-            {"timestamp": "2026-01-02T03:04:05.000000Z"},
-            {"timestamp": f"2026-01-02T03:04:{answered}Z", "latency_ms": latency},
+            {"timestamp": stamps[0], "end_timestamp": stamps[1]},
+            {
+                "timestamp": stamps[2],
+                "end_timestamp": stamps[3],
+                "latency_ms": waited / 1000,
+                "duration_ms": points[3] / 1000,
+            },
         )
     )
-    assert (made["timings"]["send"], made["timings"]["wait"], made["time"]) == (send, wait, send + wait)
-    assert "-0.0" not in json.dumps(made)
+    assert phases(made) == (sent / 1000, waited / 1000, received / 1000, points[3] / 1000)
 
 
 def test_base64() -> None:
@@ -193,12 +354,12 @@ def test_after_drops_nothing_is_said_to_be_missing() -> None:
 
 
 def test_response_alone() -> None:
-    """A response without its request has the server's address as URL, and says why."""
+    """A response without its request has the URL that it knows, and says why the request is missing."""
     made = entry(Exchange(None, answer(alone=True)))
     assert (made["request"]["method"], made["request"]["url"]) == ("", "http://192.0.2.1:8080/")
     assert made["comment"] == "the request was not captured"
     late = entry(Exchange(None, answer(3)))
-    assert (late["request"]["method"], late["request"]["url"]) == ("GET", "http://192.0.2.1:8080/0/3")
+    assert (late["request"]["method"], late["request"]["url"]) == ("GET", "http://shop.example/0/3")
     assert "written before" in late["comment"]
 
 
@@ -230,30 +391,45 @@ def test_incomplete_and_odd() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "host", "url"),
+    ("method", "path", "authority", "url"),
     [
         ("GET", "/", "h.example", "http://h.example/"),
         ("GET", '/a b\u00e9"<>', "h.example", "http://h.example/a%20b%E9%22%3C%3E"),
         ("GET", "/?sig=[REDACTED]", "h.example", "http://h.example/?sig=[REDACTED]"),
-        ("GET", "http://other.example/x", "h.example", "http://other.example/x"),
-        ("GET", "https://other.example/x", "h.example", "https://other.example/x"),
+        ("GET", "http://other.example/x", "other.example", "http://other.example/x"),
+        ("GET", "https://other.example/x", "other.example", "https://other.example/x"),
         ("CONNECT", "h.example:443", "h.example:443", "http://h.example:443/"),
         ("CONNECT", "\u00ff/", "h.example", "http://h.example/"),
+        ("CONNECT", "\u00ff/", None, "http://192.0.2.1:8080/"),
         ("OPTIONS", "*", "h.example", "http://h.example/*"),
         ("GET", "/", "[::1]:80", "http://[::1]:80/"),
-        ("GET", "/", "evil/<script>", "http://192.0.2.1:8080/"),
-        ("GET", "/", "", "http://192.0.2.1:8080/"),
+        ("GET", "/", None, "http://192.0.2.1:8080/"),
     ],
 )
-def test_url(method: str, path: str, host: str, url: str) -> None:
-    """The URL is absolute and of URL characters, with the Host field's host where that is one."""
-    made = entry(pair({"method": method, "path": path, "headers": Fields({"host": host})}))
+def test_url(method: str, path: str, authority: str | None, url: str) -> None:
+    """The URL is absolute and of URL characters, with the authority; with the server's address if that is unknown."""
+    fields = {"method": method, "path": path, "authority": authority}
+    assert entry(pair(fields))["request"]["url"] == url
+    assert entry(Exchange(None, pair(None, fields).response))["request"]["url"] == url
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [(b"Shop.Example:80", "http://shop.example:80/x"), (b"evil/<script>", "http://198.51.100.7:80/x"),
+     (b"", "http://198.51.100.7:80/x")],
+)  # fmt: skip
+def test_url_of_what_was_captured(host: bytes, url: str) -> None:
+    """A Host field that is no host is not made part of a URL."""
+    dialogue = Dialogue()
+    dialogue.client(b"GET /x HTTP/1.1\r\nHost: %b\r\n\r\n" % host)
+    dialogue.server(OK + b"0123456789")
+    (made,) = captured(dialogue)
     assert made["request"]["url"] == url
 
 
 def test_url_of_ipv6() -> None:
     """An IPv6 address stands in brackets."""
-    made = entry(pair({"receiver": Endpoint("2001:db8::1", 80), "headers": Fields({})}))
+    made = entry(pair({"receiver": Endpoint("2001:db8::1", 80), "authority": None}))
     assert made["request"]["url"] == "http://[2001:db8::1]:80/0/0"
     assert made["serverIPAddress"] == "2001:db8::1"
 

@@ -1,7 +1,9 @@
-"""Every module has a test file."""
+"""Every module has a test file and a bounded size."""
 
 from __future__ import annotations
 
+import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePath
@@ -10,6 +12,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("sniffer", "sniffer_core")
+
+MODULE_LINES = 700
+"""Of a module, without blank lines and comments; one that has more says at its head why (`Longer than most: ...`)."""
+FUNCTION_LINES = 60
+CYTHON_FUNCTION = re.compile(r"^( *)(?:cdef|cpdef|def)\b[^=]*\(")
 
 ELSEWHERE = {
     "sniffer/__main__": ("tests/test_cli.py", "it calls the command line and nothing else"),
@@ -109,3 +116,63 @@ def test_a_missing_test_file_is_found() -> None:
     parts = ["sniffer/outputs/har/file", "sniffer/outputs/har/form"]
     assert untested(parts, ["tests/outputs/test_har.py"]) == []
     assert untested(parts, ["tests/outputs/test_file.py"]) == parts[1:]
+
+
+def source_lines(text: str) -> int:
+    """Lines that are neither blank nor comments."""
+    return sum(1 for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
+
+
+def functions(path: Path) -> dict[str, int]:
+    """Each function of a module, by its first line, and how many lines it has."""
+    text = path.read_text()
+    lines = text.splitlines()
+    if path.suffix == ".py":
+        found = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+        return {f"{node.lineno}: {node.name}": (node.end_lineno or node.lineno) - node.lineno + 1 for node in found}
+    sizes = {}
+    for first, line in enumerate(lines):
+        begins = CYTHON_FUNCTION.match(line)
+        if begins is None:
+            continue
+        last = head = next(at for at in range(first, len(lines)) if lines[at].partition("#")[0].rstrip().endswith(":"))
+        for at in range(head + 1, len(lines)):
+            if lines[at].strip() and len(lines[at]) - len(lines[at].lstrip()) <= len(begins[1]):
+                break
+            last = at if lines[at].strip() else last
+        sizes[f"{first + 1}: {line.strip()}"] = last - first + 1
+    return sizes
+
+
+def sources() -> list[Path]:
+    """Every module of both packages that has code of its own."""
+    return sorted(
+        path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.suffix in (".py", ".pyx")
+    )
+
+
+def test_no_module_is_long_without_a_reason() -> None:
+    """A module of more than 700 lines says at its head why it is longer than most."""
+    long = [path for path in sources() if source_lines(path.read_text()) > MODULE_LINES]
+    assert [path for path in long if "Longer than most:" not in path.read_text()[:3000]] == []
+
+
+def test_no_function_is_long() -> None:
+    """No function has more than 60 lines."""
+    long = {str(path): {name for name, size in functions(path).items() if size > FUNCTION_LINES} for path in sources()}
+    assert {path: names for path, names in long.items() if names} == {}
+
+
+def test_sizes_are_found(tmp_path: Path) -> None:
+    """The size of a function reaches from its first line to its last, whatever stands between and behind."""
+    module = tmp_path / "module.pyx"
+    module.write_text(
+        "cdef void one(int a,    # a: b\n"
+        "              int b) noexcept nogil:\n    pass\n\n    # why\n    a = 1\n\n\n"
+        "cdef class Two:\n    def three(self):\n        return 3\n\n    cdef int four\n"
+    )
+    assert functions(module) == {"1: cdef void one(int a,    # a: b": 6, "10: def three(self):": 2}
+    script = tmp_path / "module.py"
+    script.write_text("def one():\n    def two():\n        pass\n    return two\n")
+    assert functions(script) == {"1: one": 4, "2: two": 2}
+    assert source_lines("a = 1\n\n# why\nb = 2  # c\n") == 2

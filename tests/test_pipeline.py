@@ -22,9 +22,8 @@ from sniffer.companion import Companion
 from sniffer.config import SnifferConfig
 from sniffer.delivery.lane import Lane
 from sniffer.delivery.queues import weigh
-from sniffer.delivery.sink import Record
 from sniffer.errors import CaptureError, Problem, SnifferError, ValidationError
-from sniffer.exchanges import ExchangeSink, exchange_lane, pairs
+from sniffer.exchanges import ExchangeSink, Pair, exchange_lane
 from sniffer.outputs import Context
 from sniffer.pipeline import Sniffer, create_sniffer
 from sniffer.record.codings import decode
@@ -975,9 +974,9 @@ class SlowView(ExchangeSink):
 
     name = "view"
 
-    async def deliver(self, batch: Sequence[Record]) -> None:
+    async def show(self, pairs: Sequence[Pair]) -> None:
         with self.working():
-            for _ in pairs(batch):
+            for _ in pairs:
                 until = time.monotonic() + 0.002
                 while time.monotonic() < until:
                     pass

@@ -34,6 +34,7 @@ def test_every_difference_is_found() -> None:
     assert list(differences(old, [b'{"a": 9}', *old[1:]], ["b"])) == [(old[0], b'{"a": 9}')]
     assert list(differences(old, old[:2], ["b"])) == [(b"text", b"")]
     assert list(differences(old[:2], old, ["b"])) == [(b"", b"text")]
+    assert list(differences(old, old[1:], ["b"])) == [(old[0], b"")]
 
 
 def test_without_leaves_what_is_no_record() -> None:

@@ -27,6 +27,8 @@ from sniffer.delivery.sources import CUT_SECONDS, Flight, Memory, Source
 
 log = logging.getLogger("sniffer.sinks")
 
+CLOSE_SECONDS: Final = 2.0
+"""How long a sink may take to close, in seconds. Those of this package take less; one of somebody else's may hang."""
 CROWDED: Final = 4
 """A lane is crowded when this part of it, a fourth, is full."""
 
@@ -34,7 +36,8 @@ CROWDED: Final = 4
 class Lane:
     """The way to one sink: bounds, workers, counters. Belongs to the event loop; every method is called there.
 
-    `max_bytes` bounds the weight of what waits in memory, what is under way included; `max_messages` bounds its number.
+    `share`: bytes of memory that the lane may take. `max_bytes`, which follows from it, bounds the weight of what waits
+    in memory, what is under way included; `max_messages` bounds its number.
     `source`: where messages wait; without one they wait in memory, in `queue`. `retries`: how batches are tried again;
     without it `Retry` is final. `gives_way`: the lane may be told to leave the processor to others.
     """
@@ -43,7 +46,7 @@ class Lane:
         self,
         sink: Sink,
         *,
-        max_bytes: int,
+        share: int,
         max_messages: int = 100_000,
         queue: Queue | None = None,
         source: Source | None = None,
@@ -57,7 +60,6 @@ class Lane:
         self.account = Account(sink.name, self.counters)
         self.closed = asyncio.Event()
         """Set when the sink is gone before its time: everything offered from then on is dropped."""
-        self.max_bytes = max_bytes
         self.gives_way = gives_way
         self.yielding = False
         """The lane gives way now: whatever is offered is dropped, and no flight is begun."""
@@ -69,6 +71,7 @@ class Lane:
         self._max_messages = max_messages
         self._source: Source = Memory(Batches() if queue is None else queue) if source is None else source
         self._queue = self._source.queue
+        self.allot(share)
         self._retries = Retries(further=0) if retries is None else retries
         self._outage: Outage | None = None
         self._slots: asyncio.Semaphore | None = None
@@ -89,6 +92,10 @@ class Lane:
         self._yielded_before = 0
         self._yield_said = False
         self._source.attach(self)
+
+    def allot(self, share: int) -> None:
+        """Sets how many bytes of memory the lane may take: the shares change as lanes come."""
+        self.max_bytes = self._source.room(share)
 
     async def open(self) -> None:
         """Opens the sink and the source. Raises what they raise."""
@@ -239,11 +246,16 @@ class Lane:
         self.account.flush()
 
     async def close(self) -> None:
-        """Closes the source and the sink; call it after `drain`."""
+        """Closes the source and the sink; call it after `drain`. A sink that does not close in time is left behind."""
         for timer in self._timers.values():
             timer.cancel()
         await self._source.close()
-        await self.sink.close()
+        closing = asyncio.ensure_future(self.sink.close())
+        if (await asyncio.wait([closing], timeout=CLOSE_SECONDS))[1]:
+            closing.cancel()
+            log.warning("the output does not close in time", extra=self._named())
+        else:
+            closing.result()
         self.account.flush()
         self._say_yielded()
 

@@ -112,6 +112,9 @@ class Source(Protocol):
     async def open(self) -> None:
         """Called once, before the first message. An exception ends the start."""
 
+    def room(self, share: int) -> int:
+        """How much of the lane's share of memory, in bytes, is for messages that wait in memory."""
+
     def put(self, batch: Sequence[Record], size: int) -> None:
         """Takes messages in. The lane has counted them as waiting, and their weight, `size`."""
 
@@ -149,6 +152,10 @@ class Memory(Source):
 
     async def open(self) -> None:
         """Needs nothing."""
+
+    def room(self, share: int) -> int:
+        """All of the share."""
+        return share
 
     def put(self, batch: Sequence[Record], size: int) -> None:
         """Queues messages."""

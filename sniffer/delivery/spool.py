@@ -99,8 +99,8 @@ class Delivery(FlightOf[Entry]):
 class Spool(Source):
     """A source that keeps its messages in `store` until they are settled.
 
-    `max_bytes` is the lane's share of memory: three eighths are for what waits to be written (`unwritten_bytes`), one
-    is for copies of what is on disk, a quarter for what is under way, a quarter for the index. `workers`, `size` and
+    `share` is the lane's share of memory in bytes: three eighths are for what waits to be written, one is for copies of
+    what is on disk, a quarter for what is under way, a quarter for the index. `workers`, `size` and
     `wait` are those of `ByConnection`. `evict`: a full store makes room by dropping its oldest messages; otherwise the
     lane waits for room, which is right for files. `holds`: a store that cannot be used at all does not end the start,
     but counts as a disk that fails.
@@ -110,7 +110,7 @@ class Spool(Source):
         self,
         store: Store,
         *,
-        max_bytes: int,
+        share: int,
         workers: int = 8,
         size: int = 1,
         wait: float = 0.0,
@@ -118,7 +118,6 @@ class Spool(Source):
         holds: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.unwritten_bytes = max_bytes * 3 // 8
         self._store = store
         self._evict = evict
         self._holds = holds
@@ -128,12 +127,12 @@ class Spool(Source):
         self._unwritten: Merging[Record] = Merging(store.batch)
         self._writer: asyncio.Task[None] | None = None
         self._open = 0  # messages of the batch that is being written, while they are not accounted for
-        flight_bytes = min(1 << 20, max(1, max_bytes // 4 // workers))
+        flight_bytes = min(1 << 20, max(1, share // 4 // workers))
         self._entries: ByConnection[Entry] = ByConnection(workers=workers, size=size, wait=wait, max_bytes=flight_bytes)
         self.queue = self._entries
         self._deliveries: set[Delivery] = set()
-        self._copies = self._copies_left = max_bytes // 8
-        self._entries_left = max(1000, max_bytes // 4 // ENTRY_BYTES)
+        self._copies = self._copies_left = share // 8
+        self._entries_left = max(1000, share // 4 // ENTRY_BYTES)
         self._carried: set[Entry] = set()  # those in memory alone
         self._acked: list[int] = []  # ids that are settled, and still on disk
         self._gone = 0  # up to this id nothing is left
@@ -175,6 +174,10 @@ class Spool(Source):
             fields = {"directory": str(self._store.directory), "recovered": recovered, "bytes": self._store.bytes}
             log.info("spool opened", extra={"fields": {"sink": self._lane.name, **fields}})
         self._lane.start()
+
+    def room(self, share: int) -> int:
+        """Three eighths, for what waits to be written."""
+        return share * 3 // 8
 
     def put(self, batch: Sequence[Record], size: int) -> None:
         """Takes messages in: they are written in one of the next transactions."""

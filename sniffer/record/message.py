@@ -21,19 +21,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NoReturn
 import msgspec
 from msgspec import Meta
 
-from sniffer_core.base.marks import INCOMPLETE
-
 if TYPE_CHECKING:
     from sniffer_core.core import RawMessage
 
 SCHEMA: Final = 1
 
 _STAMP: Final = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$"
-
-if TYPE_CHECKING:
-    Incomplete = str
-else:
-    Incomplete = Literal[tuple(INCOMPLETE)]
 
 
 class Endpoint(msgspec.Struct, frozen=True, order=True):
@@ -131,7 +124,7 @@ class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
     ] = False
     body_decoded: Annotated[str | None, Meta(description="The content codings that were removed.")] = None
     trailers: Annotated[FieldValues | None, Meta(description="Fields after a chunked body.")] = None
-    incomplete: Annotated[Incomplete | None, Meta(description="What cut a message that is not whole.")] = None
+    incomplete: Annotated[str | None, Meta(description="What cut a message that is not whole.")] = None
     missing_bytes: Annotated[Annotated[int, Meta(ge=0)] | None, Meta(description="Bytes known to be missing.")] = None
     resynced: Annotated[
         bool, Meta(description="First message of its direction after bytes were lost whose extent is unknown.")

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from sniffer.record.message import HttpMessage
+from sniffer_core.base.marks import INCOMPLETE
 
 
 def json_schema() -> dict[str, Any]:
@@ -15,6 +16,8 @@ def json_schema() -> dict[str, Any]:
     definitions = {name: _without_null(component) for name, component in components.items()}
     record: dict[str, Any] = definitions.pop(reference["$ref"].rpartition("/")[2])
     record["title"] = "HTTP message"
+    del record["properties"]["incomplete"]["type"]
+    record["properties"]["incomplete"]["enum"] = sorted(INCOMPLETE)
     record["required"] += ["bodySize", "endTimestamp"]
     del record["properties"]["bodySize"]["default"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **record, "$defs": definitions}

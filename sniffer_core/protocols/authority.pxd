@@ -1,4 +1,5 @@
-# The authority of a request: the host, and perhaps the port, that was asked (RFC 9110 section 7.2, RFC 9112 section 3.3).
+# The authority of a request: the host, and perhaps the port, that was asked (RFC 9110 section 7.2, RFC 9112 section
+# 3.3).
 #
 # An authority is shown without further redaction, so only what is surely a host is taken for one: a registered name of
 # letters, digits and `-._~`, an IPv4 address, or an IPv6 address in brackets, and then perhaps a port. A host with a
@@ -15,5 +16,5 @@ cdef bint find_in_target(
     # count (RFC 9112 sections 3.2.2 and 3.2.3), and `found` is the target's authority without user info.
 
 cdef uint32_t write_authority(const uint8_t* text, uint32_t size, uint8_t* to) noexcept nogil
-    # Writes the authority that `text` is, in lower case and without the colon of an empty port. `to` has room for `size`
-    # bytes. Returns how many were written; 0 if `text` is no authority.
+    # Writes the authority that `text` is, in lower case and without the colon of an empty port. `to` has room for
+    # `size` bytes. Returns how many were written; 0 if `text` is no authority.

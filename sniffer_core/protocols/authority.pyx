@@ -32,7 +32,7 @@ cdef inline bint is_alpha(uint8_t c) noexcept nogil:
 
 
 cdef bint find_in_target(
-    const uint8_t* target, uint32_t size, bint connect, const uint8_t** found, uint32_t* found_size) noexcept nogil:
+        const uint8_t* target, uint32_t size, bint connect, const uint8_t** found, uint32_t* found_size) noexcept nogil:
     cdef uint32_t at = 0
     cdef uint32_t i
     cdef uint8_t c

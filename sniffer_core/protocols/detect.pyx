@@ -8,7 +8,8 @@ from sniffer_core.base.counters cimport Counter
 from sniffer_core.base.memory cimport pool_take
 from sniffer_core.connection cimport Conn, Proxied
 from sniffer_core.protocol cimport (
-    CLIENT, RECOGNISED_CLIENT, RECOGNISED_MORE, RECOGNISED_SERVER, SERVER, Context, Detector, Protocol, Recognised, Session, Side)
+    CLIENT, RECOGNISED_CLIENT, RECOGNISED_MORE, RECOGNISED_SERVER, SERVER, Context, Detector, Protocol, Recognised,
+    Session, Side)
 from sniffer_core.protocols.http1.session cimport http1_open, http1_recognise
 from sniffer_core.protocols.ignored cimport ignored_open
 from sniffer_core.protocols.proxy cimport PROXY_MORE, PROXY_MOST, PROXY_NONE, proxy_parse
@@ -28,8 +29,8 @@ cdef Detector DETECTOR
 def register(capsule):
     """Adds a protocol: `capsule` is a PyCapsule named "sniffer_core.Protocol" of a struct that lives on.
 
-    A connection is opened with it when its recognise() knows the first bytes of either side. The protocol registered last
-    is asked first. For all tables of this process, and connections whose first payload comes later.
+    A connection is opened with it when its recognise() knows the first bytes of either side. The protocol registered
+    last is asked first. For all tables of this process, and connections whose first payload comes later.
     """
     global registered_count
     cdef const Protocol* protocol = <const Protocol*>PyCapsule_GetPointer(capsule, b"sniffer_core.Protocol")

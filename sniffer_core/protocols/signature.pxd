@@ -9,5 +9,5 @@ cdef enum Spoken:
     PROTOCOL_OTHER = 3
 
 cdef Spoken signature(const uint8_t* data, int64_t size, bint first) noexcept nogil
-    # `first`: the bytes begin the stream, where TLS has a handshake record; elsewhere any record header counts (RFC 8446
-    # section 5.1). HTTP/2 is told by the client's preface (RFC 9113 section 3.4).
+    # `first`: the bytes begin the stream, where TLS has a handshake record; elsewhere any record header counts (RFC
+    # 8446 section 5.1). HTTP/2 is told by the client's preface (RFC 9113 section 3.4).

@@ -11,7 +11,7 @@ from sniffer_core.record.redact cimport (
     SECRET, SHOWN, TARGET, Cut, Names, Scan, begin_scan, is_plain, kind_of, name_bit, next_cut)
 from sniffer_core.record.shorten cimport SHORTEN_ROOM, shorten
 from sniffer_core.record.writer cimport (
-    STAMP_SIZE, Buffer, Span, copy_lower, escape_text, measure_utf8, put, put_again, put_base64, put_latin,
+    STAMP_SIZE, Buffer, copy_lower, escape_text, measure_utf8, put, put_again, put_base64, put_latin,
     put_milliseconds, put_number, put_span, put_stamp, put_text, room, write)
 
 from sniffer_core.base.marks import ANOMALIES, INCOMPLETE
@@ -67,7 +67,7 @@ cdef void put_url(Buffer* out, const uint8_t* text, size_t size, uint8_t kind, c
 
 
 cdef inline void put_value(
-    Buffer* out, const Field* field, const uint8_t* text, uint8_t kind, const Names* query) noexcept nogil:
+        Buffer* out, const Field* field, const uint8_t* text, uint8_t kind, const Names* query) noexcept nogil:
     if kind == SHOWN:
         put_text(out, text + field.value.at, field.value.size, True)
     elif kind == SECRET:
@@ -77,8 +77,8 @@ cdef inline void put_value(
 
 
 cdef void put_repeats(
-    Buffer* out, const Field* fields, uint32_t count, const uint8_t* text, uint32_t first, uint8_t kind, bint array,
-    const Names* query, uint64_t* done) noexcept nogil:
+        Buffer* out, const Field* fields, uint32_t count, const uint8_t* text, uint32_t first, uint8_t kind, bint array,
+        const Names* query, uint64_t* done) noexcept nogil:
     """Writes the further values of the field at `first`, and notes in `done` the places where they stand."""
     cdef uint32_t k
     for k in range(first + 1, count):
@@ -97,7 +97,7 @@ cdef void put_repeats(
 
 
 cdef inline uint64_t survey(
-    const Field* fields, uint32_t count, const uint8_t* text, const Names* listed, bint* repeats) noexcept nogil:
+        const Field* fields, uint32_t count, const uint8_t* text, const Names* listed, bint* repeats) noexcept nogil:
     """The fields whose names may be listed, as bits. `repeats` becomes True if two fields may have the same name."""
     cdef uint64_t seen = 0      # name_bit() of the names so far: most messages repeat none
     cdef uint64_t odd = 0
@@ -117,8 +117,8 @@ cdef inline uint64_t survey(
 
 
 cdef void put_fields(
-    Buffer* out, const Field* fields, uint32_t count, const uint8_t* text, const Names* listed,
-    const Names* query) noexcept nogil:
+        Buffer* out, const Field* fields, uint32_t count, const uint8_t* text, const Names* listed,
+        const Names* query) noexcept nogil:
     """Writes at most FOLD_MAX header fields, as build_fields() and put_dict() would, without a Python object."""
     cdef uint64_t done = 0      # fields written with an earlier one of the same name
     cdef bint repeats = False
@@ -257,7 +257,7 @@ cdef inline void put_marks(Buffer* out, const Message* message) noexcept nogil:
 
 
 cdef inline void put_origin(Buffer* out, const RecordView* view, size_t stamp_at) noexcept nogil:
-    """Writes the fields from `traceId` to the end. `stamp_at`: where `timestamp` stands, which many a message ends at."""
+    """Writes the fields from `traceId` to the end. `stamp_at`: where `timestamp` stands; many messages end at it."""
     cdef const Message* message = view.message
     cdef const Exchange* exchange = view.exchange
     if exchange.traced:

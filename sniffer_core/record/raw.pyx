@@ -1,7 +1,7 @@
 """A message as Python sees it. See core.pyi for the interface.
 
-A RawMessage takes over what the core knows of a message, and makes something of it only when asked: its JSON (line.pyx),
-or its attributes. Both are redacted by the same Redaction.
+A RawMessage takes over what the core knows of a message, and makes something of it only when asked: its JSON
+(line.pyx), or its attributes. Both are redacted by the same Redaction.
 """
 
 from binascii import b2a_base64
@@ -247,7 +247,8 @@ cdef class RawMessage:
         if self.source.trailers == NULL:
             return None
         return build_fields(
-            fields_of(self.source.trailers), self.source.trailers.count, text_of(self.source.trailers), self.rules.redaction)
+            fields_of(self.source.trailers), self.source.trailers.count, text_of(self.source.trailers),
+            self.rules.redaction)
 
     @property
     def exchange(self):
@@ -337,7 +338,8 @@ cdef class RawMessage:
             if is_named(&self.source.fields[i], self.source.text, b"content-encoding", 16):
                 if field != NULL:       # repeated: joined, as elsewhere
                     return build_fields(
-                        self.source.fields, self.source.count, self.source.text, self.rules.redaction)["content-encoding"]
+                        self.source.fields, self.source.count, self.source.text,
+                        self.rules.redaction)["content-encoding"]
                 field = &self.source.fields[i]
         if field == NULL or kind_of(
                 &self.rules.redaction.headers, self.source.text + field.name.at, field.name.size) == SECRET:
@@ -489,7 +491,7 @@ cdef class RawMessage:
         return json
 
     cdef int prepare(self, RecordView* view, list kept) except -1:
-        """Sets up a view, which needs Python. `kept` gets the objects that are made here and that the view points to."""
+        """Sets up a view, which needs Python. `kept` gets the objects made here that the view points to."""
         cdef Message* message = self.source
         cdef Exchange* exchange = self.exchanged
         cdef str path

@@ -6,7 +6,7 @@ cimport cython
 from cpython.unicode cimport PyUnicode_DecodeLatin1
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memchr, memset
+from libc.string cimport memset
 
 from sniffer_core.base.ascii cimport ascii_lower as lower
 

@@ -309,7 +309,8 @@ cdef inline void put(Out* out, const uint8_t* json, size_t at, size_t end) noexc
     out.size += end - at
 
 
-cdef void put_fields(Out* out, const Record* record, const Member* fields, const Plan* plan, size_t room) noexcept nogil:
+cdef void put_fields(
+        Out* out, const Record* record, const Member* fields, const Plan* plan, size_t room) noexcept nogil:
     """Writes an object of fields with their values cut. Fields that do not fit into `room` bytes are left out."""
     cdef const uint8_t* json = record.json
     cdef size_t first = out.size

@@ -127,16 +127,16 @@ cdef void succeed(Table* table, Flow* flow) noexcept nogil:
             stage(successor, NULL)
 
 
-# The same two ends in several places (VLANs, interfaces). Most often it is one connection that is captured more than once,
-# or each direction of it elsewhere; but networks may use the same addresses. It is another connection where its SYN has
-# another number, or the same numbers carry other bytes; the flow that came first keeps the plain key, the other one is
-# told by its place.
+# The same two ends in several places (VLANs, interfaces). Most often it is one connection that is captured more than
+# once, or each direction of it elsewhere; but networks may use the same addresses. It is another connection where its
+# SYN has another number, or the same numbers carry other bytes; the flow that came first keeps the plain key, the other
+# one is told by its place.
 
 # ---- the same ends in several places ---------------------------------------------------------------------------------
 
-# Most often it is one connection that is captured more than once (VLANs, interfaces), or each direction of it elsewhere;
-# but networks may use the same addresses. It is another connection where its SYN has another number, or the same numbers
-# carry other bytes. The flow that came first keeps the plain key; the other one is told by its place.
+# Most often it is one connection that is captured more than once (VLANs, interfaces), or each direction of it
+# elsewhere; but networks may use the same addresses. It is another connection where its SYN has another number, or the
+# same numbers carry other bytes. The flow that came first keeps the plain key; the other one is told by its place.
 
 cdef bint differs(const Half* half, int64_t offset, const uint8_t* data, int64_t size) noexcept nogil:
     """Whether other bytes were seen at these offsets."""
@@ -172,7 +172,8 @@ cdef bint is_elsewhere(const Flow* flow, const Packet* packet, int d) noexcept n
         half, stream_offset(&half.stream, packet.seq), packet.payload, packet.payload_size)
 
 
-cdef Flow* find_place(Table* table, Flow* first, const Packet* packet, Key* key, uint64_t* hashed, int d) noexcept nogil:
+cdef Flow* find_place(
+        Table* table, Flow* first, const Packet* packet, Key* key, uint64_t* hashed, int d) noexcept nogil:
     """The flow of a packet in another place than `first` (NULL: there is none); NULL: none yet, with `key` its key."""
     cdef Key placed = key[0]
     cdef uint64_t placed_hash
@@ -482,7 +483,8 @@ cdef Py_ssize_t on_batch(Table* table, const uint8_t* packets, uint64_t size, co
                          Py_ssize_t at) noexcept nogil:
     """Feeds packets `at` .. `count`; returns the number of the next."""
     cdef const uint32_t* entry
-    while at < count and table.context.ready_count < READY_COUNT and table.context.ready_bytes < READY_BYTES and not table.pressed:
+    while at < count and table.context.ready_count < READY_COUNT and table.context.ready_bytes < READY_BYTES and \
+            not table.pressed:
         entry = index + 4 * at
         at += 1
         if <uint64_t>entry[2] + entry[3] > size:

@@ -9,7 +9,8 @@ from sniffer_core.net.wire cimport Packet
 from sniffer_core.tcp.stream cimport Stream
 from sniffer_core.tcp.table cimport Flow, Half, Key, Table
 
-cdef Flow* new_flow(Table* table, const Packet* packet, const Key* key, uint64_t hashed, int d, int64_t stamp) noexcept nogil
+cdef Flow* new_flow(
+    Table* table, const Packet* packet, const Key* key, uint64_t hashed, int d, int64_t stamp) noexcept nogil
     # A flow for the packet's connection, not yet in the table. NULL without memory.
 cdef bint on_segment(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil
     # A segment of direction `d` of a flow that is read, or whose server is not known yet. False: it stands too far from

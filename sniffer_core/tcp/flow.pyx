@@ -46,7 +46,18 @@ cdef bint open_session(Table* table, Flow* flow, Half* half, const Run* run) noe
     blank.stream[<int>CLIENT] = &flow.half[1 - flow.server].stream
     blank.stream[<int>SERVER] = &flow.half[flow.server].stream
     flow.session = table.detector.open(&blank, side_of(flow, half), run)
-    return flow.session != NULL
+    if flow.session == NULL:
+        return False
+    tell_end(flow, &flow.half[1 - flow.server])
+    tell_end(flow, &flow.half[flow.server])
+    return True
+
+
+cdef inline void tell_end(Flow* flow, const Half* half) noexcept nogil:
+    """Tells a new session of a side that ended before there was a session."""
+    if half.stream.ended:
+        flow.session.protocol.end(flow.session, side_of(flow, half), <Incomplete>half.end_reason)
+        follow_heir(flow)
 
 
 cdef inline void follow_heir(Flow* flow) noexcept nogil:
@@ -91,7 +102,8 @@ cdef void deliver(Table* table, Flow* flow, Half* half, Run* run) noexcept nogil
 
 
 cdef bint read_preamble(Table* table, Flow* flow, Half* half, Run* run) noexcept nogil:
-    """Before the client's first byte: reads what stands before the protocol. False: nothing of the run is left to read."""
+    """Before the client's first byte: reads what stands before the protocol. False: nothing of the run is left to
+    read."""
     cdef int64_t size
     if flow.preamble == 0:
         size = table.detector.preamble(&table.context, flow.conn, &half.stream, run)
@@ -225,7 +237,8 @@ cdef bint step(Table* table, Flow* flow, Half* half) noexcept nogil:
 
 
 cdef void read_on(Table* table, Flow* flow) noexcept nogil:
-    """Reads in both directions until neither can. What was sent first is read first: bytes after those they acknowledge."""
+    """Reads in both directions until neither can. What was sent first is read first: bytes after those they
+    acknowledge."""
     cdef Half* client = &flow.half[1 - flow.server]
     cdef Half* server = &flow.half[flow.server]
     cdef Held* front
@@ -313,13 +326,6 @@ cdef void give_up(Table* table, Flow* flow) noexcept nogil:
     ignore(table, flow, flow.session.reason)
 
 
-cdef bint is_hurried(const Flow* flow, const Half* half, bint due) noexcept nogil:
-    """Whether a half waits no longer than the grace."""
-    cdef const Session* session = flow.session
-    return session != NULL and session.protocol.is_hurried != NULL and \
-        session.protocol.is_hurried(session, side_of(flow, half), due)
-
-
 cdef inline void arm(Table* table, Flow* flow, Half* half) noexcept nogil:
     """Starts, keeps or stops the timer of a half."""
     cdef bint told          # whether the other direction's ACKs are there to tell
@@ -331,12 +337,12 @@ cdef inline void arm(Table* table, Flow* flow, Half* half) noexcept nogil:
         if half.timers == NULL:
             timer_start(table, half, &table.later, table.context.now + GRACE_ONE_SIDED)
         return
-    if half.stream.waits and not flow.half[1 - half.direction].stream.seen:   # what tells may come, or be on the unseen side
+    if half.stream.waits and not flow.half[1 - half.direction].stream.seen:     # what tells may come, or not be seen
         if half.timers == NULL or half.hole != half.stream.next:
             half.hole = half.stream.next
             timer_start(table, half, &table.later, table.context.now + GRACE_ONE_SIDED)
         return
-    if half.stream.waits and is_hurried(flow, half, False):
+    if half.stream.waits and half.stream.hurried:
         if half.timers == NULL or half.hole != half.stream.next:
             half.hole = half.stream.next
             timer_start(table, half, &table.soon, table.context.now + GRACE)
@@ -361,15 +367,12 @@ cdef inline void arm(Table* table, Flow* flow, Half* half) noexcept nogil:
 cdef void fix_base(Half* half) noexcept nogil:
     """The grace of a direction first seen mid-stream is over: the lowest offset seen is where it begins."""
     cdef Held* front = stream_front(&half.stream)
-    cdef Flow* flow = half.flow
     if half.stream.base == BASE_PROVISIONAL:
         half.stream.base = BASE_KNOWN
         half.stream.next = half.stream.top if front == NULL else front.offset
         if 0 <= half.stream.start < half.stream.next:
             half.stream.next = half.stream.start
         half.stream.start = half.stream.next
-        if flow.session != NULL and flow.session.protocol.joined != NULL:
-            flow.session.protocol.joined(flow.session, side_of(flow, half))
 
 
 cdef void fire(Table* table, Half* half) noexcept nogil:
@@ -385,7 +388,7 @@ cdef void fire(Table* table, Half* half) noexcept nogil:
     elif half.stream.waits and not flow.half[1 - half.direction].stream.seen:
         flow.half[1 - half.direction].stream.absent = True
         resolve(table, flow, half, True)
-    elif half.stream.waits and is_hurried(flow, half, True):
+    elif half.stream.waits and half.stream.hurried:
         resolve(table, flow, half, True)
     elif flow.mode == MODE_READ:
         size = hole(flow, half, False)
@@ -428,7 +431,8 @@ cdef void decide(Table* table, Flow* flow) noexcept nogil:
         ignore(table, flow, <int>Counter.BYTES_ABANDONED_UNDECIDED)
 
 
-cdef Flow* new_flow(Table* table, const Packet* packet, const Key* key, uint64_t hashed, int d, int64_t stamp) noexcept nogil:
+cdef Flow* new_flow(
+        Table* table, const Packet* packet, const Key* key, uint64_t hashed, int d, int64_t stamp) noexcept nogil:
     """A flow for the packet's connection, not yet in the table. NULL without memory."""
     cdef Flow* flow = <Flow*>pool_take(&table.context.pool, sizeof(Flow))
     cdef Conn* conn

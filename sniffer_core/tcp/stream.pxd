@@ -18,7 +18,7 @@ cdef enum:
 
 cdef enum Base:
     BASE_NONE = 0               # no byte and no SYN of this direction seen
-    BASE_PROVISIONAL = 1        # first seen mid-stream: everything is held for a grace, the lowest offset will be `next`
+    BASE_PROVISIONAL = 1        # first seen mid-stream: all is held for a grace, and the lowest offset will be `next`
     BASE_KNOWN = 2
 
 cdef struct Run:
@@ -27,7 +27,7 @@ cdef struct Run:
     int64_t size
     int64_t offset          # of data[0] in the stream
     int64_t stamp           # packet time of the segment, µs since the epoch
-    int64_t ack             # the segment's ACK, as an offset in the other direction; -1 when it has none or it is unknown
+    int64_t ack             # the segment's ACK, as an offset in the other direction; -1: it has none, or it is unknown
     bint segment_start      # data[0] is the first byte of its segment
     bint conflict           # other bytes were seen for a part of it; these came first
 
@@ -35,7 +35,7 @@ cdef struct Held:           # a Run that waits; its bytes follow the struct in t
     int64_t offset
     int64_t stamp
     int64_t ack
-    int64_t acked_at        # offset in the other direction of the first segment that acknowledges all before it; -1 none
+    int64_t acked_at        # offset in the other direction of the first segment that acknowledges all before it, or -1
     uint32_t size
     uint32_t taken          # bytes before these that the reader took already
     bint segment_start
@@ -53,6 +53,7 @@ cdef struct Stream:
     uint8_t ended           # its end was handed over
     uint8_t from_start      # what is read first is its true first byte
     uint8_t waits           # not 0: its reader does not read on; the reader's own code says why
+    uint8_t hurried         # ... and only late pieces could still tell: its reader decides once the grace is over
     uint32_t anchor         # the sequence number of offset ORIGIN
     uint32_t syn_seq        # the sequence number of its first byte, where syn_seen
     int64_t start           # where the stream begins (base known), or is heard of first by an ACK; -1

@@ -1,11 +1,12 @@
 # Every connection of a capture: how it is found, the lists and timers that it stands in, how it comes and goes.
 #
-# A flow is one TCP connection: two halves (a stream each) and the session that reads both, once there is payload to read.
+# A flow is one TCP connection: two halves (a stream each) and the session that reads both, once there is payload to
+# read.
 #
 # Lists. Every flow stands in `created` (order of creation: flush and eviction never follow the order of the hash), in
 # `recent` (by last packet: idle expiry and eviction), and in one of `silent` (no payload yet: first to go), `closed`
-# (tombstones, by closing time) or neither. A half may stand in one of two timer lists. All timers of a list have the same
-# delay, so the list is sorted without any work.
+# (tombstones, by closing time) or neither. A half may stand in one of two timer lists. All timers of a list have the
+# same delay, so the list is sorted without any work.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp

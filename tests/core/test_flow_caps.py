@@ -1,4 +1,4 @@
-"""flow.pyx: each cap, with traffic made to pass it."""
+"""tcp/evict: each cap, with traffic made to pass it."""
 
 from random import Random
 

@@ -1,4 +1,4 @@
-"""flow.pyx: the exact value of each counter that no other test names."""
+"""FlowTable: the exact value of each counter that no other test names."""
 
 from hashlib import blake2b
 from ipaddress import ip_address

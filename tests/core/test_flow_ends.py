@@ -1,4 +1,4 @@
-"""flow.pyx: FIN and RST, those that end a connection and those that its peers ignore."""
+"""tcp/ends: FIN and RST, those that end a connection and those that its peers ignore."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -242,6 +242,21 @@ def test_data_in_the_handshake_of_a_port_used_again(data: bool) -> None:
 def assert_one_connection(messages: Sequence[RawMessage], table: Table, ends: int = 1) -> None:
     assert len({m.connection_id for m in messages}) == 1
     assert table.counted("flows_opened", "ends_ignored") == {"flows_opened": 1, "ends_ignored": ends}
+
+
+@pytest.mark.parametrize("side", [CLIENT, SERVER])
+def test_an_ignored_end_before_the_first_byte(side: int) -> None:
+    """An ignored FIN of a side that comes before anything else was sent loses nothing, and nothing is resynced."""
+    dialogue = Dialogue()
+    spoof(dialogue, side, FIN_ACK)
+    for number in range(3):
+        exchange(dialogue, number)
+    dialogue.close()
+    table = Table()
+    messages = table.run(dialogue.packets)
+    assert seen(messages) == whole(0, 1, 2)
+    assert not any(message.resynced for message in messages)
+    assert table.counted("ends_ignored", "messages_resynced") == {"ends_ignored": 1, "messages_resynced": 0}
 
 
 @pytest.mark.parametrize("side", [CLIENT, SERVER])

@@ -1,4 +1,4 @@
-"""flow.pyx by example: one test for each thing that the rulings say of connections, pairing and what follows a loss."""
+"""FlowTable by example: one test for each rule about connections, pairing and what follows a loss."""
 
 import gzip
 from collections.abc import Sequence

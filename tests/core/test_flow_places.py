@@ -1,4 +1,4 @@
-"""flow.pyx: the same two ends in several VLANs, and on several interfaces."""
+"""tcp/feed: the same two ends in several VLANs, and on several interfaces."""
 
 from collections.abc import Sequence
 from random import Random

@@ -1,4 +1,4 @@
-"""flow.pyx: offers of another protocol, refused bodies and early answers: each costs no more than itself."""
+"""http1/session: offers of another protocol, refused bodies and early answers: each costs no more than itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""flow.pyx: core time, of a live capture from stamps and the monotonic clock, of a file from stamps alone."""
+"""tcp/feed: core time, of a live capture from stamps and the monotonic clock, of a file from stamps alone."""
 
 import struct
 from collections.abc import Sequence

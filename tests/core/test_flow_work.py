@@ -1,4 +1,4 @@
-"""flow.pyx: input made to cost much is read to the exact end, in work that grows with its size."""
+"""FlowTable: input made to cost much is read to the exact end, in work that grows with its size."""
 
 from random import Random
 

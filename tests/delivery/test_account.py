@@ -80,7 +80,7 @@ async def test_a_loss_is_said_with_the_last_cause_that_is_known(caplog: pytest.L
 async def everything_happens(counters: LaneCounters) -> bool:
     """Moves every counter of a lane. Returns whether the law held all the time."""
     sink = Recorder(None, Rejected(), Retry(), Failed(delivered=1), None, SinkClosed())
-    lane = Lane(sink, max_bytes=1 << 24, max_messages=14, counters=counters)
+    lane = Lane(sink, share=1 << 24, max_messages=14, counters=counters)
     await lane.open()
     held = []
     for count in (2, 2, 2, 2, 8):
@@ -96,7 +96,7 @@ async def everything_happens(counters: LaneCounters) -> bool:
     late = Recorder()
     late.gate.clear()
     for sink in (Recorder(SinkClosed()), late):
-        lane = Lane(sink, max_bytes=1 << 24, counters=counters)
+        lane = Lane(sink, share=1 << 24, counters=counters)
         lane.offer(messages(2))
         await sink.called(1)
         held.append(balanced(counters))

@@ -22,8 +22,8 @@ class Scales:
         self.behind = False
         self.precedence = Precedence(lambda: self.behind, clock=lambda: self.now)
         self.firm_sink, self.giving_sink = Recorder(), Recorder()
-        self.firm = Lane(self.firm_sink, max_bytes=1 << 24, max_messages=80)
-        self.giving = Lane(self.giving_sink, max_bytes=1 << 24, gives_way=True)
+        self.firm = Lane(self.firm_sink, share=1 << 24, max_messages=80)
+        self.giving = Lane(self.giving_sink, share=1 << 24, gives_way=True)
         self.precedence.add(self.firm)
         self.precedence.add(self.giving)
 

@@ -24,7 +24,7 @@ from tests.waiting import until
 def flying(count: int) -> tuple[Lane, Memory, Flight]:
     """A flight of so many messages of one connection, taken from a lane in which two more wait behind it."""
     source = Memory(ByConnection[Record](workers=1, size=count))
-    lane = Lane(Recorder(), max_bytes=MIB, source=source)
+    lane = Lane(Recorder(), share=MIB, source=source)
     lane.yielding = True
     batch = messages(count + 2)
     lane.counters.offered = lane.counters.waiting = count + 2
@@ -99,14 +99,14 @@ async def test_connections_go_on_when_a_flight_is_released() -> None:
 
 def in_memory(sink: Recorder, directory: Path) -> Lane:
     """A lane whose messages wait in memory."""
-    return Lane(sink, max_bytes=16 * MIB, queue=Batches[Record](), retries=Retries(sleep=asyncio.sleep))
+    return Lane(sink, share=16 * MIB, queue=Batches[Record](), retries=Retries(sleep=asyncio.sleep))
 
 
 def on_disk(sink: Recorder, directory: Path) -> Lane:
     """A lane whose messages wait on disk."""
-    spool = Spool(Store(directory, 16 * MIB), max_bytes=16 * MIB, workers=1, size=4)
+    spool = Spool(Store(directory, 16 * MIB), share=16 * MIB, workers=1, size=4)
     retries = Retries(until_final=True)
-    return Lane(sink, source=spool, retries=retries, max_bytes=spool.unwritten_bytes)
+    return Lane(sink, source=spool, retries=retries, share=16 * MIB)
 
 
 @pytest.mark.parametrize("make", [in_memory, on_disk])

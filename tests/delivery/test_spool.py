@@ -71,17 +71,17 @@ class Spooling(Lane):
         sink: Sink,
         store: Store,
         *,
-        max_bytes: int,
+        share: int,
         counters: LaneCounters | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
         **options: Any,
     ) -> None:
-        self.spool = Spool(store, max_bytes=max_bytes, clock=clock, **options)
+        self.spool = Spool(store, share=share, clock=clock, **options)
         super().__init__(
             sink,
-            max_bytes=self.spool.unwritten_bytes,
+            share=share,
             source=self.spool,
             retries=Retries(until_final=True, clock=clock, sleep=sleep, chance=chance),
             counters=counters,
@@ -94,7 +94,7 @@ async def spooling(
     directory: Path,
     *,
     store_size: int = 16 * MIB,
-    max_bytes: int = 16 * MIB,
+    share: int = 16 * MIB,
     clock: Time | None = None,
     drain: bool = True,
     **options: Any,
@@ -102,9 +102,7 @@ async def spooling(
     """An open lane with a spool; drained (at once) and closed at the end, when it must balance."""
     clock = clock or Soon()
     store = Store(directory, store_size)
-    lane = Spooling(
-        sink, store, max_bytes=max_bytes, clock=clock.clock, sleep=clock.sleep, chance=lambda: 0.0, **options
-    )
+    lane = Spooling(sink, store, share=share, clock=clock.clock, sleep=clock.sleep, chance=lambda: 0.0, **options)
     try:
         await lane.open()
         yield lane
@@ -184,7 +182,7 @@ async def test_an_outage_of_any_length_loses_nothing(tmp_path: Path) -> None:
     """After hundreds of failed tries, with more messages than fit into memory, all are delivered."""
     sink = Down()
     sent = []
-    async with spooling(sink, tmp_path, max_bytes=256 << 10, store_size=16 * MIB) as lane:
+    async with spooling(sink, tmp_path, share=256 << 10, store_size=16 * MIB) as lane:
         for number in range(100):
             batch = [message(number, connection=c, body="x" * 1000) for c in range(20)]
             sent += batch
@@ -341,9 +339,7 @@ async def test_waits_are_shortened_at_random(tmp_path: Path) -> None:
     """Each wait is shortened by up to half, so that many sniffers do not come back at once."""
     clock = Soon()
     sink = Recorder(*[Retry("down")] * 3)
-    lane = Spooling(
-        sink, Store(tmp_path, MIB), max_bytes=MIB, clock=clock.clock, sleep=clock.sleep, chance=lambda: 0.999
-    )
+    lane = Spooling(sink, Store(tmp_path, MIB), share=MIB, clock=clock.clock, sleep=clock.sleep, chance=lambda: 0.999)
     await lane.open()
     lane.offer([message()])
     await until(lambda: lane.counters.delivered == 1)
@@ -365,7 +361,7 @@ async def test_the_first_success_wakes_the_others(tmp_path: Path) -> None:
     waiting: list[float] = []
     sink = Down()
     store = Store(tmp_path, 4 * MIB)
-    lane = Spooling(sink, store, max_bytes=4 * MIB, workers=2, sleep=sleep, chance=lambda: 0.0)
+    lane = Spooling(sink, store, share=4 * MIB, workers=2, sleep=sleep, chance=lambda: 0.0)
     await lane.open()
     for connection in range(20):
         lane.offer(messages(1, connection=connection))
@@ -489,7 +485,7 @@ async def test_a_drain_tries_at_once_and_leaves_the_rest(tmp_path: Path) -> None
             await asyncio.Event().wait()
 
     sink = Down()
-    lane = Spooling(sink, Store(tmp_path, 4 * MIB), max_bytes=4 * MIB, workers=1, sleep=sleep, chance=lambda: 0.0)
+    lane = Spooling(sink, Store(tmp_path, 4 * MIB), share=4 * MIB, workers=1, sleep=sleep, chance=lambda: 0.0)
     await lane.open()
     lane.offer(messages(5))
     await until(lambda: slept == [1.0])
@@ -517,12 +513,12 @@ async def test_a_drain_ends_at_its_deadline(tmp_path: Path) -> None:
 
 async def test_a_drain_delivers_all_that_is_on_disk(tmp_path: Path) -> None:
     """A drain delivers all that is on disk, also what an earlier run left."""
-    async with spooling(Down(), tmp_path, max_bytes=16 * MIB) as lane:
+    async with spooling(Down(), tmp_path, share=16 * MIB) as lane:
         for connection in range(300):
             lane.offer(messages(10, connection=connection))
         assert (await drained(lane)).spooled == 3000
     sink = Down(up=True)
-    async with spooling(sink, tmp_path, max_bytes=64 << 10, size=10) as lane:
+    async with spooling(sink, tmp_path, share=64 << 10, size=10) as lane:
         assert (await drained(lane)).delivered == 3000
     assert ordered(sink.taken)
 
@@ -531,7 +527,7 @@ async def test_reading_a_file_waits_for_the_disk(tmp_path: Path) -> None:
     """A lane that may not evict waits until the spool has room, and loses nothing."""
     sink = Down()
     clock = Soon()
-    async with spooling(sink, tmp_path, store_size=MIB, max_bytes=MIB, evict=False, clock=clock) as lane:
+    async with spooling(sink, tmp_path, store_size=MIB, share=MIB, evict=False, clock=clock) as lane:
 
         async def read() -> None:
             for number in range(300):
@@ -784,7 +780,7 @@ async def test_space_is_given_back(tmp_path: Path) -> None:
 async def test_memory_is_bounded(tmp_path: Path) -> None:
     """However much is on disk, bodies and index in memory stay within the lane's share."""
     sink = Down()
-    async with spooling(sink, tmp_path, store_size=16 * MIB, max_bytes=MIB, size=10, workers=4) as lane:
+    async with spooling(sink, tmp_path, store_size=16 * MIB, share=MIB, size=10, workers=4) as lane:
         for connection in range(1000):
             lane.offer(messages(5, connection=connection, body="x" * 2000))
             await until(lambda: lane.counters.waiting == 0)
@@ -806,7 +802,7 @@ async def test_what_waits_for_its_next_try_is_not_in_memory(tmp_path: Path) -> N
 
     sink = Down()
     share = 8 * MIB
-    lane = Spooling(sink, Store(tmp_path, 64 * MIB), max_bytes=share, size=20, sleep=sleep, chance=lambda: 0.0)
+    lane = Spooling(sink, Store(tmp_path, 64 * MIB), share=share, size=20, sleep=sleep, chance=lambda: 0.0)
     await lane.open()
     gc.collect()
     gc.disable()
@@ -862,7 +858,7 @@ def test_nothing_is_lost_and_nothing_overtakes(tmp_path: Path, seed: int) -> Non
         async with spooling(
             sink,
             directory,
-            max_bytes=chance.choice([64 << 10, MIB]),
+            share=chance.choice([64 << 10, MIB]),
             workers=chance.randint(1, 4),
             size=chance.choice([1, 1, 5]),
             wait=0.0,
@@ -979,7 +975,7 @@ async def test_the_law_notices_each_broken_increment(tmp_path: Path, name: str) 
         await drained(lane)
     broken = type("Broken", (LaneCounters,), {name: property(lambda _self: 0, stuck)})()
     store = Store(tmp_path, MIB)
-    lane = Spooling(Down(), store, max_bytes=16 * MIB, counters=broken)
+    lane = Spooling(Down(), store, share=16 * MIB, counters=broken)
     await lane.open()
     held = []
     for number in range(150):

@@ -46,9 +46,9 @@ async def test_the_example_delivers(example: types.ModuleType, tmp_path: Path, s
         host, port = server.sockets[0].getsockname()
         address = f"{host}:{port}"
         lane: Lane = (
-            example.spooled_tcp_lane(address, tmp_path)
+            example.spooled_tcp_lane(address, tmp_path, 8 << 20)
             if spooled
-            else Lane(example.TcpSink(address), retries=Retries(), max_bytes=8 << 20)
+            else Lane(example.TcpSink(address), retries=Retries(), share=8 << 20)
         )
         await lane.open()
         lane.offer(messages(3))

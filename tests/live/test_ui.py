@@ -304,6 +304,72 @@ async def test_sort(scene: Scene) -> None:
     assert await paths(page) == ["/gone", "/c", "/broken", "/b", "/a"]
 
 
+def timed(number: int, *, sent: int, waited: int | None, received: int) -> tuple[Sent, Sent]:
+    """An exchange whose phases took so many milliseconds; None: the response began before the request ended."""
+    start, at = "2026-01-02T03:04:05", [0, sent, sent + (waited or 0), sent + (waited or 0) + received]
+    stamps = [f"{start}.{each:03}{number:03}Z" for each in at]
+    request = changed(message(number), timestamp=stamps[0], end_timestamp=stamps[1], authority="shop.example:80")
+    response = changed(
+        answer(number),
+        timestamp=stamps[2],
+        end_timestamp=stamps[3],
+        latency_ms=None if waited is None else float(waited),
+        duration_ms=float(at[3]),
+        authority="shop.example:80",
+    )
+    return request, response
+
+
+async def test_times_and_host() -> None:
+    """List and detail show the host that was asked, the duration and the end; the list can be sorted by both."""
+    async with serving_page() as served, chromium() as browser:
+        await served.deliver(
+            timed(0, sent=20, waited=5, received=75),
+            timed(1, sent=0, waited=40, received=0),
+            timed(2, sent=50, waited=None, received=10),
+            (message(3), None),
+        )
+        page = await browser.page(served.server.url)
+        await page.size(1500, 800)
+        await shows(page, 4)
+        cells = f"{LINES}.map(line => [...line.querySelectorAll('.duration, .end')].map(cell => cell.textContent))"
+        shown = await page.eval(cells)
+        assert [duration for duration, _ in shown] == ["100 ms", "40.0 ms", "60.0 ms", ""]
+        assert [end[-6:] for _, end in shown] == ["05.100", "05.040", "05.060", "05.000"]
+        assert await page.eval(f"{LINES}.map(line => line.querySelector('.host').textContent)") == [
+            *["shop.example:80"] * 3,
+            "shop.example",
+        ]
+        for column in ("duration", "end"):
+            await page.click(f".head .{column} button")
+            await page.wait(f"document.querySelector('.head .{column}').getAttribute('aria-sort') === 'ascending'")
+            await page.eval("new Promise(requestAnimationFrame)")
+            assert await paths(page) == ["/0/3", "/0/1", "/0/2", "/0/0"]
+
+        lines = "[...document.querySelectorAll('#detail .facts div')].map(fact => fact.innerText.split('\\n'))"
+        facts = f"Object.fromEntries({lines})"
+        await open_row(page, "/0/0")
+        found = await page.eval(facts)
+        assert (found["Host"], found["Latency"], found["Duration"]) == ("shop.example:80", "5.00 ms", "100 ms")
+        assert re.fullmatch(r"2026-01-0\d \d\d:\d\d:05\.100000", found["Ended"])
+        sentence = (
+            "The request took 20.0 ms, the first byte of the response 5.00 ms more, the rest of the response 75.0 ms."
+        )
+        assert await page.text("#detail .note") == sentence
+        assert await page.eval("[...document.querySelectorAll('#detail .timing i')].map(e => e.style.width)") == [
+            "20%",
+            "5%",
+            "75%",
+        ]
+        await open_row(page, "/0/2")
+        found = await page.eval(facts)
+        assert (found.get("Latency"), found["Duration"]) == (None, "60.0 ms")
+        for path in ("/0/2", "/0/1"):  # no latency; nothing but waiting
+            await open_row(page, path)
+            assert await page.eval("document.querySelector('#detail .timing')") is None
+        assert page.errors == []
+
+
 @needs_capture
 async def test_the_newest_is_followed(scene: Scene) -> None:
     """The list stays at its end, through filters too, until one scrolls away; a button leads back."""
@@ -471,6 +537,29 @@ async def test_a_copied_command_is_a_command(shell: str, tmp_path: Path) -> None
             *(b"--header", b"x-evil: " + EVIL.encode("latin-1"), b"--header", b"set-cookie: a"),
             *(b"--header", b"set-cookie: b'", b"--header", b"x-none;", b"--data-raw", body.encode()),
         ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "authority", "host", "expected"),
+    [
+        ("/x", "shop.example", "shop.example", "--url 'http://shop.example/x'"),
+        ("/x", "shop.example", "Shop.Example", "--url 'http://shop.example/x' --header 'host: Shop.Example'"),
+        ("/x", None, "[REDACTED]", "--url 'http://192.0.2.1:8080/x' --header 'host: [REDACTED]'"),
+        ("/x", None, None, "--url 'http://192.0.2.1:8080/x'"),
+        ("http://a.example/x", "a.example", "a.example", "--url 'http://a.example/x'"),
+        ("http://a.example/x", "a.example", "b.example", "--url 'http://a.example/x' --header 'host: b.example'"),
+        ("*", "[::1]:80", "[::1]:80", "--request-target '*' --url 'http://[::1]:80/'"),
+    ],
+)
+async def test_a_copied_command_asks_the_same_host(
+    path: str, authority: str | None, host: str | None, expected: str
+) -> None:
+    """The URL has the authority if the target names no host; a Host field that curl would not make of it is sent."""
+    fields = Fields({"host": host} if host else {})
+    request = changed(message(), path=path, authority=authority, headers=fields)
+    async with serving_page() as served, chromium() as browser:
+        page = await browser.page(served.server.url)
+        assert await command(page, json.loads(request.to_json())) == f"curl --globoff --path-as-is {expected}"
 
 
 class Raw:
@@ -924,8 +1013,8 @@ async def test_what_a_screen_reader_is_told(tmp_path: Path) -> None:
             roles = [role for role, _ in found]
             assert roles.count("grid") == 1
             assert roles.count("row") == 4
-            assert roles.count("columnheader") == 9
-            assert roles.count("gridcell") == 27
+            assert roles.count("columnheader") == 10
+            assert roles.count("gridcell") == 30
             named = {"button", "textbox", "searchbox", "combobox", "checkbox", "link", "grid", "img", "image", "search"}
             assert [(role, name) for role, name in found if role in named - {"search"} and not name.strip()] == []
             assert {"Text in rows, headers and bodies", "Method", "Path", "Host", "Latency", "Pause"} <= {

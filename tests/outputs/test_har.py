@@ -15,24 +15,24 @@ from typing import Any
 
 import pytest
 
-from sniffer.delivery.sink import Cut, Failed, Record
+from sniffer.delivery.sink import Cut, Failed
 from sniffer.errors import SnifferError
-from sniffer.exchanges import ByExchange, Exchange
+from sniffer.exchanges import ByExchange, Exchange, ExchangeBatch, Pair
 from sniffer.outputs.har.file import TAIL, HarSink
 from sniffer.record.message import Fields
 from tests.browser import chromium, needs_chromium
 from tests.captures import connection, get, ok, write
 from tests.daemon import DEMO, ROOT, Daemon, exchanges, needs_capture, web_server
-from tests.deliveries import answer, lane_to, message
+from tests.deliveries import answer, joined, lane_to, message
 from tests.test_har import entries_of, entry, pair
 from tests.waiting import until
 
 # The file
 
 
-def batch(*numbers: int) -> list[Record]:
+def batch(*numbers: int) -> ExchangeBatch:
     """Whole exchanges."""
-    return [record for number in numbers for record in (message(number), answer(number))]
+    return joined(*(Pair(message(number), answer(number)) for number in numbers))
 
 
 async def test_file_is_valid_at_every_moment(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ async def test_file_is_valid_at_every_moment(tmp_path: Path) -> None:
     assert entries_of(path) == []
     await sink.deliver(batch(0))
     assert len(entries_of(path)) == 1
-    await sink.deliver([*batch(1, 2), message(9)])
+    await sink.deliver(joined(*batch(1, 2).pairs, Pair(message(9), None)))
     assert [one["response"]["status"] for one in entries_of(path)] == [200, 200, 200, 0]
     await sink.close()
     assert len(entries_of(path)) == 4
@@ -205,7 +205,7 @@ async def test_developer_tools_open_it(tmp_path: Path) -> None:
     for row, request, response in zip(rows, sent, received, strict=True):
         assert (row["method"], row["status"]) == (request["method"], response["statusCode"])
         assert row["url"] == f"http://{request['headers']['host']}{request['path']}"
-        assert row["ms"] == pytest.approx(response["latencyMs"], abs=0.001)
+        assert row["ms"] == pytest.approx(response["durationMs"], abs=0.001)
         assert row["body"] == response.get("body", "")
         assert row["sent"] == request.get("body")
     assert rows[1]["row"].split("\t")[:3] == ["catalog", "200", "json"]

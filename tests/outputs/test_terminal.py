@@ -9,6 +9,7 @@ import json
 import math
 import re
 import signal
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from hypothesis import strategies as st
 
 from sniffer.exchanges import Exchange
 from sniffer.logs import CONTROLS
-from sniffer.outputs.terminal.view import LAYOUTS, SLOWEST, Lines, Summary, View, amount, duration
+from sniffer.outputs.terminal.lines import LAYOUTS, Lines, amount, duration
+from sniffer.outputs.terminal.summary import MOST_ENDPOINTS, SLOWEST, Summary, endpoint_of
+from sniffer.outputs.terminal.view import View
 from sniffer.record.message import Endpoint
 from tests.captures import connection, get, ok, write
 from tests.daemon import DEMO, ROOT, SECONDS, exchanges, free_port, needs_capture, web_server
@@ -47,12 +50,28 @@ def shown(one: Exchange, width: int = 120, *, ascii_only: bool = False) -> str:
 
 
 def test_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line has time, both ends, method, path, status, latency and sizes."""
-    text = shown(exchange(body_size=1234))
+    """A line has time, both ends, method, path, status, latency, duration and sizes."""
+    text = shown(exchange(body_size=1234, duration_ms=23.4))
     assert re.fullmatch(
-        r"\d\d:\d\d:05\.000 192\.0\.2\.2:40000 → 192\.0\.2\.1:8080 GET /0/0 +200    1\.5 ms ↑   0 ↓1\.2k", text
+        r"\d\d:\d\d:05\.000 192\.0\.2\.2:40000 → 192\.0\.2\.1:8080 GET /0/0 +200    1\.5 ms   23\.4 ms ↑   0 ↓1\.2k",
+        text,
     )
     assert len(text) == 120
+
+
+def test_times_that_are_not_known_are_blank() -> None:
+    """A latency or a duration that was not measured is not shown as 0."""
+    assert re.search(r" 200 {21}↑", shown(exchange(latency=None)))
+    assert re.search(r" 200 {14}9\.0 ms ↑", shown(exchange(latency=None, duration_ms=9.0)))
+
+
+def test_the_duration_is_shown_where_it_fits() -> None:
+    """The latency stays on terminals that have no room for the duration."""
+    assert ["7.0 ms" in shown(exchange(duration_ms=7.0), width) for width in (120, 100, 90, 80, 60)] == [
+        *[True] * 3,
+        *[False] * 2,
+    ]
+    assert "1.5 ms" in shown(exchange(duration_ms=7.0), 60)
 
 
 def test_line_in_ascii() -> None:
@@ -196,18 +215,116 @@ def test_summary() -> None:
     assert "none" in text_of(Summary().table({}))
 
 
+def test_summary_of_durations() -> None:
+    """Durations have their own percentiles, and the summary says of how many exchanges they are."""
+    times = [*range(1, 11), None]
+    summary = summary_of(*(exchange(n, latency=None, duration_ms=time) for n, time in enumerate(times)))
+    text = text_of(summary.table({}))
+    assert "duration   p50 5.0 ms  p90 9.0 ms  p99 10.0 ms  max 10.0 ms  measured 10 of 11" in text
+    assert "latency" not in text
+    assert "slowest" not in text
+    assert "endpoints" not in text
+
+
+def called(path: str, latency: float | None, duration: float | None = None, **changes: Any) -> Exchange:
+    """An exchange with this target."""
+    one = exchange(latency=latency, duration_ms=duration, path=path, **changes)
+    return Exchange(msgspec.structs.replace(message(), path=path), one.response)
+
+
+def section(summary: Summary, name: str) -> list[str]:
+    """The lines of a section of the summary, without its name."""
+    lines = [line.rstrip() for line in text_of(summary.table({}), 160).splitlines()]
+    first = next((at for at, line in enumerate(lines) if line.startswith(name)), len(lines))
+    rest = (at for at in range(first + 1, len(lines)) if not lines[at].startswith(" "))
+    return [line[11:] for line in lines[first : next(rest, len(lines))]]
+
+
+def test_endpoints_by_latency() -> None:
+    """The slowest endpoints by 90th percentile, each with how many of its exchanges were measured; queries are one."""
+    summary = summary_of(
+        *(called(f"/often?page={number}", float(number)) for number in range(1, 11)),
+        called("/often", None),
+        called("/seldom", 500.0),
+        Exchange(msgspec.structs.replace(message(), path="/seldom"), None),
+        called("/never", None),
+        Exchange(None, answer(alone=True)),
+        *(called(f"/other/{number}", 1.0) for number in range(SLOWEST)),
+    )
+    lines = section(summary, "endpoints")
+    assert lines[0] == "p90  500.0 ms  measured  1 of  2  GET shop.example/seldom"
+    found = re.fullmatch(r"p90 +(\d+\.\d) ms  measured 10 of 11  GET shop\.example/often", lines[1])
+    assert found is not None
+    assert float(found[1]) == pytest.approx(9.0, rel=0.06)
+    assert len(lines) == SLOWEST
+    assert "/never" not in "".join(lines)
+
+
+def test_endpoints_by_total_time() -> None:
+    """The endpoints that took most time in all, with their share of what was measured."""
+    summary = summary_of(
+        *(called("/often", 1.0, 30.0) for _ in range(20)),
+        called("/slow", 1.0, 300.0),
+        called("/slow", 1.0, None),
+        *(called(f"/other/{number}", 1.0, 20.0) for number in range(5)),
+    )
+    lines = section(summary, "most time")
+    assert lines[:2] == [" 600.0 ms  60 %  GET shop.example/often", " 300.0 ms  30 %  GET shop.example/slow"]
+    assert len(lines) == SLOWEST
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"path": "/a/b?c=1?d", "authority": "h:1"}, "GET h:1/a/b"),
+        ({"path": "http://h/a?b", "authority": "h"}, "GET h/a"),
+        ({"path": "http://h", "authority": "h"}, "GET h/"),
+        ({"path": "/to?url=http://h/a", "authority": "h"}, "GET h/to"),
+        ({"path": "/http://x/y", "authority": "h"}, "GET h/http://x/y"),
+        ({"path": "*", "authority": "h", "method": "OPTIONS"}, "OPTIONS h/*"),
+        ({"path": "h:443", "authority": "h:443", "method": "CONNECT"}, "CONNECT h:443"),
+        ({"path": "/", "authority": None}, "GET 192.0.2.1:8080/"),
+        ({"path": "/", "authority": None, "receiver": Endpoint("2001:db8::1", 80)}, "GET [2001:db8::1]:80/"),
+    ],
+)
+def test_endpoint(fields: dict[str, Any], name: str) -> None:
+    """An endpoint is the method, the authority or else the server's address, and the path without its query."""
+    assert endpoint_of(msgspec.structs.replace(message(), **fields)) == name
+
+
+def test_endpoints_are_bounded() -> None:
+    """However many there are, a fixed number is told apart; the rest is counted together, and said to be."""
+    long = "x" * 1000
+    count = MOST_ENDPOINTS + 50
+    tracemalloc.start()
+    try:
+        summary = Summary()
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(count):
+            for latency in range(1, 41):
+                summary.add(called(f"/{number}/{long}", 1.3**latency, 2.0, method=long))
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert len(summary.endpoints) == MOST_ENDPOINTS
+    assert summary.others.exchanges == summary.others.latencies.count == 50 * 40
+    assert taken < 1 << 20
+    assert re.search(r"measured 2,000 of 2,000  all other endpoints$", section(summary, "endpoints")[-1])
+    assert section(summary, "most time")[-1] == "4000.0 ms  20 %  all other endpoints"
+
+
 def test_summary_cannot_steer_a_terminal() -> None:
-    """The slowest exchanges are shown with their controls escaped, and are kept cut."""
-    text = text_of(summary_of(exchange(path="/\x9b2J\x1b]0;x\x07" + "a" * 5000)).table({}), 1000)
-    assert r"/\x9b2J\x1b]0;x\x07aaa" in text
+    """The slowest exchanges and endpoints are shown with their controls escaped, and are kept cut."""
+    text = text_of(summary_of(called("/\x9b2J\x1b]0;x\x07" + "a" * 5000, 1.0, 1.0)).table({}), 1000)
+    assert text.count(r"/\x9b2J\x1b]0;x\x07aaa") == 3
     assert not CONTROLS.search(text.replace("\n", ""))
-    assert text.count("a") < 300
+    assert text.count("a") < 3 * 300
 
 
 def test_summary_is_bounded() -> None:
     """However many latencies there were, a bounded number of classes is kept."""
     summary = summary_of(*(exchange(latency=1.1**number) for number in range(-100, 300)))
-    assert len(summary._latencies) < 3000
+    assert len(summary.latencies) < 3000
     assert len(summary._slowest) == SLOWEST
 
 

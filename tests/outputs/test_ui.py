@@ -28,9 +28,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from sniffer.delivery.sink import Record
 from sniffer.errors import SnifferError
-from sniffer.exchanges import Exchange
+from sniffer.exchanges import Exchange, Pair
 from sniffer.har import entry_of
 from sniffer.ledger import Ledger
 from sniffer.outputs.ui import server as module
@@ -39,7 +38,7 @@ from sniffer.outputs.ui.store import BINS, LONG, MOST_ROWS, SHARES, STATUSES, Li
 from sniffer.record.message import Fields
 from tests.captures import connection, exchanges, get, ok, write
 from tests.daemon import DEMO, ROOT, Daemon, free_port
-from tests.deliveries import Sent, answer, message
+from tests.deliveries import Sent, answer, joined, message
 from tests.packets import pcap
 from tests.waiting import BOUND, until
 
@@ -54,7 +53,7 @@ def changed(record: Sent, **changes: Any) -> Sent:
 def filled(store: Store, count: int, body: str | None = None) -> Store:
     """A store to which so many exchanges were added."""
     for number in range(count):
-        store.add(message(number), answer(number, body=body))
+        store.add(Pair(message(number), answer(number, body=body)))
     return store
 
 
@@ -70,7 +69,9 @@ def test_row() -> None:
     """A row has what the list shows of an exchange, in the order of page/table.js."""
     store = Store(max_bytes=1 << 20)
     fields = Fields({"content-type": "application/json; charset=utf-8"})
-    store.add(message(3, body="ab"), changed(answer(3, body="abc"), headers=fields, latency_ms=1.5, incomplete="gap"))
+    times: dict[str, Any] = {"latency_ms": 1.5, "duration_ms": 4.25, "end_timestamp": "2026-01-02T03:04:05.004256Z"}
+    response = changed(answer(3, body="abc"), headers=fields, incomplete="gap", **times)
+    store.add(Pair(message(3, body="ab"), response))
     microseconds = 1_767_323_045_000_006
     ends = ["192.0.2.2:40000", "192.0.2.1:8080"]
     assert rows(store) == [
@@ -82,6 +83,8 @@ def test_row() -> None:
             "/0/3",
             200,
             1.5,
+            4.25,
+            microseconds + 4250,
             2,
             3,
             *ends,
@@ -97,11 +100,11 @@ def test_row() -> None:
 def test_rows_of_what_is_alone() -> None:
     """A request without response and a response without request are rows, and say so."""
     store = Store(max_bytes=1 << 20)
-    store.add(message(), None)
-    store.add(None, answer(alone=True))
-    store.add(message(), None, lossy=True)
-    assert [row[12] for row in rows(store)] == [["no response"], ["no request"], ["response dropped?"]]
-    assert [(row[2], row[5], row[7], row[8]) for row in rows(store)][:2] == [
+    store.add(Pair(message(), None))
+    store.add(Pair(None, answer(alone=True)))
+    store.add(Pair(message(), None), lossy=True)
+    assert [row[14] for row in rows(store)] == [["no response"], ["no request"], ["response dropped?"]]
+    assert [(row[2], row[5], row[9], row[10]) for row in rows(store)][:2] == [
         ("GET", None, 0, None),
         ("?", 200, None, 0),
     ]
@@ -112,7 +115,8 @@ def test_long_texts_are_cut_in_rows() -> None:
     store = Store(max_bytes=1 << 20)
     long = "x" * 50_000
     fields = Fields({"host": long, "content-type": long})
-    store.add(changed(message(), path="/" + long, method=long, headers=fields), changed(answer(), headers=fields))
+    request = changed(message(), path="/" + long, method=long, headers=fields, authority=long)
+    store.add(Pair(request, changed(answer(), headers=fields)))
     (row,) = store.rows(1, 1)
     assert len(row) < LONG + 3 * 100 + 300
     kept = store.messages(1)
@@ -148,7 +152,7 @@ def test_size_is_what_is_kept(added: list[tuple[int, str]], most: int) -> None:
     store = Store(max_bytes=most, max_rows=5)
     for kind, text in added:
         request = None if kind == 0 else message(body=text)
-        store.add(request, answer(body=text) if kind != 1 else None)
+        store.add(Pair(request, answer(body=text) if kind != 1 else None))
         found = [row[0] for row in rows(store)]
         assert found == list(range(store.first, store.next))
         assert len(found) <= 5
@@ -178,7 +182,7 @@ def test_memory_is_what_is_counted() -> None:
 def test_a_body_too_long_is_left_out(text: str) -> None:
     """A message that would take more than an eighth, in JSON, is kept without its body, and says that it was cut."""
     store = Store(max_bytes=8 << 20)
-    store.add(message(), answer(body=text))
+    store.add(Pair(message(), answer(body=text)))
     assert store.size < 10_000
     kept = store.messages(1)
     assert kept is not None
@@ -192,7 +196,7 @@ def test_messages_come_back() -> None:
     store = Store(max_bytes=1 << 20)
     fields = Fields({"set-cookie": ("[REDACTED]", "[REDACTED]"), "x": "y"})
     pair = message(body="q"), changed(answer(body="r"), headers=fields, trailers=Fields({"t": "v"}), latency_ms=2.5)
-    store.add(*pair)
+    store.add(Pair(*pair))
     kept = store.messages(1)
     assert kept is not None
     assert kept.request == pair[0].to_json()
@@ -301,8 +305,7 @@ class Served:
 
     async def deliver(self, *pairs: tuple[Sent | None, Sent | None]) -> None:
         """Delivers exchanges as their lane would."""
-        batch: list[Record] = [record for pair in pairs for record in pair if record is not None]
-        await self.sink.deliver(batch)
+        await self.sink.deliver(joined(*(Pair(*pair) for pair in pairs)))
 
     async def many(self, count: int, *, body: str | None = None) -> None:
         """Delivers so many."""

@@ -50,4 +50,4 @@ class Callback(Output):
         from sniffer.outputs.callback.sink import CallbackSink
 
         assert config.on_http_message is not None  # noqa: S101 - it is wanted
-        return Lane(CallbackSink(config.on_http_message), max_bytes=context.share)
+        return Lane(CallbackSink(config.on_http_message), share=context.share)

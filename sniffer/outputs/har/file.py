@@ -5,8 +5,8 @@
     {...}
     ]}}
 
-The file ends in `TAIL` at all times: each entry overwrites the last tail and brings a new one, in one system call. So
-the file is valid however the process ends, unless it is killed by SIGKILL in the middle of that call.
+Each entry is written over the `TAIL` of the file, with a new tail behind it, in one call. So the file is always valid
+JSON. Only SIGKILL in the middle of that call can tear the last entry.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from typing import Final
 
 import msgspec
 
-from sniffer.delivery.sink import Cut, Failed, Record
+from sniffer.delivery.sink import Cut, Failed
 from sniffer.delivery.threads import CallThread
 from sniffer.errors import SnifferError
-from sniffer.exchanges import Exchange, ExchangeSink, exchanges
+from sniffer.exchanges import Exchange, ExchangeSink, Pair
 from sniffer.har import entry_of
 
 SEPARATOR: Final = b",\n"
 TAIL: Final = b"\n]}}\n"
 MODE: Final = 0o600
-"""Mode of a new file. Only the owner may read it, since bodies are not redacted."""
+"""The mode of a new file, which only its owner may read: bodies are not redacted."""
 WRITING: Final = threading.Lock()
-"""Held while an entry is written. Whoever ends the process at once must take it first, within a time limit."""
+"""Held during each write. Whoever ends the process at once takes it first, so that no entry is cut."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -49,11 +49,11 @@ class HarSink(ExchangeSink):
         self._thread = CallThread("sniffer har")
         self._fd = -1
         self._end = 0
-        """Offset at which the tail begins."""
+        """The offset at which the tail begins."""
         self._first = True
 
     async def open(self) -> None:
-        """Creates or empties the file, which is valid from then on. SnifferError if that fails."""
+        """Makes the file, which is valid from then on. Raises SnifferError if it cannot be written."""
         try:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, MODE)
             if not stat.S_ISREG(os.fstat(self._fd).st_mode):
@@ -67,7 +67,7 @@ class HarSink(ExchangeSink):
         self._thread.start()
 
     async def close(self) -> None:
-        """Closes the file, unless the thread is stuck in a write."""
+        """Closes the file, unless its thread is stuck in a write."""
         if self._fd >= 0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._thread.call(self._close), 1.0)
@@ -78,23 +78,23 @@ class HarSink(ExchangeSink):
             os.close(self._fd)
             self._fd = -1
 
-    async def deliver(self, batch: Sequence[Record]) -> None:
-        """Adds the exchanges of a batch."""
+    async def show(self, pairs: Sequence[Pair]) -> None:
+        """Adds exchanges."""
         done = _Done()
         try:
-            await self._thread.call(partial(self._add, list(exchanges(batch)), done, lossy=self.lossy()))
+            await self._thread.call(partial(self._add, [pair.exchange for pair in pairs], done, lossy=self.lossy()))
         except asyncio.CancelledError:
             done.cut = True
             raise Cut("blocked", delivered=done.messages) from None
         except OSError as error:
             raise Failed(os.strerror(error.errno or 0), delivered=done.messages) from None
 
-    def _add(self, batch: list[Exchange], done: _Done, *, lossy: bool) -> None:
+    def _add(self, exchanges: Sequence[Exchange], done: _Done, *, lossy: bool) -> None:
         with self.working():
-            self._add_each(batch, done, lossy=lossy)
+            self._add_each(exchanges, done, lossy=lossy)
 
-    def _add_each(self, batch: list[Exchange], done: _Done, *, lossy: bool) -> None:
-        for exchange in batch:
+    def _add_each(self, exchanges: Sequence[Exchange], done: _Done, *, lossy: bool) -> None:
+        for exchange in exchanges:
             if done.cut:
                 return
             entry = _encode(entry_of(exchange, lossy=lossy))
@@ -103,12 +103,12 @@ class HarSink(ExchangeSink):
             done.messages += exchange.messages
 
     def _write(self, data: bytes) -> None:
-        """Appends to the file. If that fails, the file is restored."""
+        """Adds to the file. If that fails, the file stays as it was."""
         with WRITING:
             try:
                 self._write_at(data + TAIL, self._end)
             except OSError:
-                with contextlib.suppress(OSError):  # there is room for a tail, since one was there before
+                with contextlib.suppress(OSError):  # the disk had room for a tail before
                     self._write_at(TAIL, self._end)
                     os.ftruncate(self._fd, self._end + len(TAIL))
                 raise
@@ -122,7 +122,9 @@ class HarSink(ExchangeSink):
 
 
 class _Done:
-    """Progress of a batch, shared between the thread and the loop."""
+    """How far a delivery has come."""
 
     messages = 0
+    """Messages whose entry is in the file."""
     cut = False
+    """No further entry is written."""

@@ -55,4 +55,4 @@ class Stdout(Output):
         from sniffer.outputs.stdout.sink import StdoutSink
 
         sink = StdoutSink(shared=context.json_shared, max_line=config.output_stdout_max_line)
-        return Lane(sink, max_bytes=context.share)
+        return Lane(sink, share=context.share)

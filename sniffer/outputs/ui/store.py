@@ -1,7 +1,7 @@
-"""What the live view shows: the newest exchanges within bounds, and the plot of the last minutes.
+"""What the live view shows: the newest exchanges, within bounds, and the plot of the last minutes.
 
-An exchange is kept in two parts: its row, a few hundred bytes that every browser receives, and its messages as JSON,
-which a browser requests when the row is selected. At the limit the oldest messages are dropped first, then rows.
+An exchange is kept in two parts: its row, a few hundred bytes that every browser gets, and the JSON of its messages,
+for the browser that selects it. If memory does not suffice for all, the oldest messages are forgotten first; rows stay.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import math
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
 from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from sniffer.exchanges import Exchange, ExchangeSink, exchange_of, marks, pairs
+from sniffer.exchanges import Exchange, ExchangeSink, Pair, marks
 from sniffer.record.message import HttpMessage
 
 if TYPE_CHECKING:
@@ -26,18 +25,18 @@ if TYPE_CHECKING:
 
 MOST_ROWS: Final = 10_000
 OVERHEAD: Final = 400
-"""Bytes of Python objects for each exchange, about."""
+"""Bytes that Python's own objects take for each exchange."""
 LONG: Final = 500
-"""Characters of the path in a row; the messages have all of it."""
+"""Characters of a path in a row; the messages have the whole path."""
 LONG_NAME: Final = 100
-"""Characters of the method, the host and the media type in a row."""
+"""Characters of a method, a host or a media type in a row."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(HttpMessage).decode
 
 
 class Messages(NamedTuple):
-    """The JSON of a request and its response; one of them may be missing."""
+    """The JSON of a request and of its response. One of them may be missing."""
 
     request: bytes | None
     response: bytes | None
@@ -48,7 +47,7 @@ class Messages(NamedTuple):
         return len(self.request or b"") + len(self.response or b"")
 
     def exchange(self) -> Exchange:
-        """Both messages, decoded."""
+        """The messages, decoded."""
         return Exchange(*(None if json is None else _decode(json) for json in self))
 
 
@@ -57,7 +56,7 @@ class Store:
 
     def __init__(self, *, max_bytes: int, max_rows: int = MOST_ROWS) -> None:
         self.next = 1
-        """The number that the next exchange will get."""
+        """The number of the next exchange."""
         self._max_bytes = max_bytes
         self._max_rows = max_rows
         self._rows: dict[int, bytes] = {}
@@ -76,15 +75,14 @@ class Store:
 
     @property
     def size(self) -> int:
-        """Bytes that the store takes."""
+        """Bytes that everything takes."""
         return self._bytes
 
-    def add(self, request: Record | None, response: Record | None, *, lossy: bool = False) -> None:
-        """Keeps an exchange, and drops old ones for which there is no more room."""
-        exchange = exchange_of(request, response)
+    def add(self, pair: Pair, *, lossy: bool = False) -> None:
+        """Keeps an exchange, and forgets the oldest ones if there is no room."""
         most = self._max_bytes // 8
-        messages = Messages(*(None if part is None else _json(part, most) for part in (request, response)))
-        row = _row(self.next, exchange, lossy=lossy)
+        messages = Messages(*(None if part is None else _json(part, most) for part in pair))
+        row = _row(self.next, pair.exchange, lossy=lossy)
         self._rows[self.next] = row
         self._messages[self.next] = messages
         self.next += 1
@@ -103,24 +101,24 @@ class Store:
         self._bytes -= len(self._rows.pop(self.first)) + OVERHEAD
 
     def rows(self, number: int, most: int) -> list[bytes]:
-        """At most `most` rows from `number` on, or from the oldest one that is kept."""
+        """At most `most` rows, from `number` or from the oldest row on."""
         number = max(number, self.first)
         return [self._rows[each] for each in range(number, min(number + most, self.next))]
 
     def holds(self, number: int, words: Sequence[str]) -> bool:
-        """Whether each of `words`, in lower case, occurs in the exchange: in its row, a header field or a body."""
+        """Whether each of the words, which are in lower case, is in the row, a header or a body of an exchange."""
         texts = [self._rows[number].decode().lower()] if number in self._rows else []
         for json in self._messages.get(number, ()):
             texts += [] if json is None else _texts(json)
         return bool(texts) and all(any(word in text for text in texts) for word in words)
 
     def messages(self, number: int) -> Messages | None:
-        """The messages of an exchange; None if they are not kept any more."""
+        """The messages of an exchange; None if they are not kept."""
         return self._messages.get(number)
 
 
 class _Searched(msgspec.Struct):
-    """The parts of a message that are searched. A body in base64 is not."""
+    """What is searched of a message. Bodies in base64 are not."""
 
     headers: dict[str, str | list[str]]
     trailers: dict[str, str | list[str]] | None = None
@@ -140,7 +138,7 @@ def _texts(json: bytes) -> list[str]:
 
 
 def _json(record: Record, most: int) -> bytes:
-    """The JSON of a message, without its body if it would have more than `most` bytes."""
+    """The JSON of a message, without its body if it would take more than `most` bytes."""
     message = record.message
     if len(message.body or "") <= most:
         json = record.to_json()
@@ -150,25 +148,25 @@ def _json(record: Record, most: int) -> bytes:
 
 
 def _row(number: int, exchange: Exchange, *, lossy: bool) -> bytes:
-    """The row of an exchange as a JSON array, in the order that `page/table.js` expects."""
+    """What a browser gets of every exchange: a JSON array, in the order of `page/table.js`. Times are microseconds."""
     request, response = exchange
-    message = request if request is not None else response
-    assert message is not None  # noqa: S101 - an exchange of nothing is none
-    host = _field(request, "host") if request is not None else ""
+    message = exchange.message
     return _encode(
         (
             number,
-            _microseconds(message.timestamp),
+            message.timestamp_us,
             (message.method or "?")[:LONG_NAME],
-            host[:LONG_NAME],
+            (message.authority or "")[:LONG_NAME],
             _cut(message.path or "?"),
             response.status_code if response is not None else None,
             response.latency_ms if response is not None else None,
+            response.duration_ms if response is not None else None,
+            exchange.end_us,
             request.body_size if request is not None else None,
             response.body_size if response is not None else None,
             _end(message.destination),
             _end(message.receiver),
-            _field(response, "content-type").partition(";")[0].strip()[:LONG_NAME] if response is not None else "",
+            _media_type(response) if response is not None else "",
             marks(exchange, lossy=lossy),
         )
     )
@@ -178,9 +176,10 @@ def _cut(path: str) -> str:
     return path if len(path) <= LONG else path[:LONG] + "…"
 
 
-def _field(message: HttpMessage, name: str) -> str:
-    value = message.headers.get(name, "")
-    return value if isinstance(value, str) else ", ".join(value)
+def _media_type(message: HttpMessage) -> str:
+    value = message.headers.get("content-type", "")
+    text = value if isinstance(value, str) else ", ".join(value)
+    return text.partition(";")[0].strip()[:LONG_NAME]
 
 
 @lru_cache(maxsize=1024)
@@ -188,21 +187,12 @@ def _end(end: Endpoint) -> str:
     return f"[{end.ip}]:{end.port}" if ":" in end.ip else f"{end.ip}:{end.port}"
 
 
-@lru_cache(maxsize=64)
-def _second(text: str) -> int:
-    return int(datetime.fromisoformat(text + "+00:00").timestamp())
-
-
-def _microseconds(timestamp: str) -> int:
-    return _second(timestamp[:19]) * 1_000_000 + int(timestamp[20:26])
-
-
 # The plot
 
 BINS: Final = 300
-"""Bins of the plot. In a live capture each is a second."""
+"""Steps of the plot. In a live capture each is a second."""
 STEP: Final = 1.1
-"""Latencies are counted in classes; the bounds of each are ten percent apart."""
+"""Latencies are counted in classes; the bounds of each have this ratio."""
 LEAST_MS: Final = 0.01
 CLASSES: Final = math.ceil(math.log(10_000_000 / LEAST_MS, STEP)) + 1
 SHARES: Final = (0.5, 0.9, 0.99)
@@ -211,7 +201,7 @@ STATUSES: Final = 6
 
 
 class _Bin:
-    """One bin of the plot: the numbers of exchanges by status class and by class of latency."""
+    """One step: the number of exchanges by status class, and of latencies by class."""
 
     __slots__ = ("latencies", "statuses")
 
@@ -233,7 +223,7 @@ class _Bin:
             self.latencies[number] += count
 
     def percentiles(self) -> list[float | None]:
-        """The percentiles of SHARES, within five percent; None without latencies."""
+        """The percentiles of SHARES, within five percent; None if no latency was measured."""
         total = sum(self.latencies)
         if not total:
             return [None] * len(SHARES)
@@ -248,13 +238,15 @@ class _Bin:
 
 
 class Plot:
-    """Rate and latencies over time. In a live capture a bin is a second of the clock, and the last BINS are kept. For a
-    file the plot covers the whole capture in packet time; bins widen to fit.
+    """Rate and latencies in steps of time.
+
+    In a live capture steps are seconds of the clock, and the last BINS are kept. In a file packets give the time, and
+    steps widen until the whole file fits.
     """
 
     def __init__(self, *, live: bool, clock: Callable[[], float] = time.time) -> None:
         self.width = 1
-        """Seconds of a bin."""
+        """Seconds in a step."""
         self._live = live
         self._clock = clock
         self._bins: dict[int, _Bin] = {}
@@ -262,10 +254,9 @@ class Plot:
 
     def add(self, exchange: Exchange) -> None:
         """Counts an exchange."""
-        request, response = exchange
-        message = response if response is not None else request
-        assert message is not None  # noqa: S101 - an exchange of nothing is none
-        second = int(self._clock()) if self._live else _second(message.timestamp[:19])
+        response = exchange.response
+        message = response if response is not None else exchange.message
+        second = int(self._clock()) if self._live else message.timestamp_us // 1_000_000
         step = second // self.width
         if step not in self._bins:
             step = self._make_room(second)
@@ -278,7 +269,7 @@ class Plot:
         )
 
     def _make_room(self, second: int) -> int:
-        """The number of the bin for this second, which is made unless it is too old."""
+        """The step of this second. It has a bin afterwards, unless it is too old."""
         steps = [second // self.width, *self._bins]
         while not self._live and max(steps) - min(steps) >= BINS:
             self._widen()
@@ -302,11 +293,11 @@ class Plot:
         self._changed = set(self._bins)
 
     def points(self) -> list[list[float | None]]:
-        """All points: second, exchanges by status class, percentiles of latency."""
+        """Every step: second, exchanges by status class, percentiles of latency."""
         return [self._point(step) for step in sorted(self._bins)]
 
     def changed(self) -> list[list[float | None]]:
-        """The points that are new or have changed since the last call."""
+        """The points that are new, or have changed since the last call."""
         changed, self._changed = self._changed, set()
         return [self._point(step) for step in sorted(changed)]
 
@@ -324,23 +315,23 @@ class LiveSink(ExchangeSink):
     name = "ui"
 
     def __init__(self, *, max_bytes: int, live: bool) -> None:
-        """`max_bytes` bounds the memory of the store."""
+        """`max_bytes`: bytes that the store may take."""
         self.store = Store(max_bytes=max_bytes)
         self.plot = Plot(live=live)
         self.listeners: set[Callable[[], None]] = set()
 
-    async def deliver(self, batch: Sequence[Record]) -> None:
-        """Keeps the exchanges of a batch."""
+    async def show(self, pairs: Sequence[Pair]) -> None:
+        """Keeps exchanges."""
         lossy = self.lossy()
         with self.working():
-            for request, response in pairs(batch):
-                self.store.add(request, response, lossy=lossy)
-                self.plot.add(exchange_of(request, response))
+            for pair in pairs:
+                self.store.add(pair, lossy=lossy)
+                self.plot.add(pair.exchange)
         for listener in self.listeners:
             listener()
 
     def exchanges(self, numbers: Iterator[int]) -> Iterator[Exchange | None]:
-        """Exchanges by number, one at a time; None for each whose messages are not kept any more."""
+        """Exchanges by number, one at a time. None stands for an exchange whose messages are not kept."""
         for number in numbers:
             messages = self.store.messages(number)
             yield None if messages is None else messages.exchange()

@@ -160,7 +160,7 @@ class Url(Output):
         if config.spool_dir is None:
             return Lane(
                 sink,
-                max_bytes=context.share,
+                share=context.share,
                 queue=ByConnection(workers=workers, size=size, wait=wait),
                 retries=Retries(),
             )
@@ -169,7 +169,7 @@ class Url(Output):
 
         spool = Spool(
             Store(Path(config.spool_dir), config.spool_size),
-            max_bytes=context.share,
+            share=context.share,
             workers=workers,
             size=size,
             wait=wait,
@@ -177,7 +177,7 @@ class Url(Output):
             holds=config.holds,
         )
         context.add_counters(spool.disk_counters)
-        return Lane(sink, max_bytes=spool.unwritten_bytes, source=spool, retries=Retries(until_final=True))
+        return Lane(sink, share=context.share, source=spool, retries=Retries(until_final=True))
 
     def _sink(self, config: SnifferConfig, context: Context) -> Sink:
         from uuid import uuid4

@@ -17,7 +17,8 @@ cdef enum Reading:              # what the client's next bytes are, where HTTP a
 cdef inline bint is_body_due(const Parser* parser) noexcept nogil:
     """Whether the open message's body has not begun."""
     return parser.message.body_size == 0 and parser.message.missing == 0 and (
-        (parser.state == BODY_LENGTH and parser.remaining > 0) or (parser.state == CHUNK_SIZE and parser.line_size == 0))
+        (parser.state == BODY_LENGTH and parser.remaining > 0) or
+        (parser.state == CHUNK_SIZE and parser.line_size == 0))
 
 
 cdef inline bint is_refusal(const Entry* entry) noexcept nogil:
@@ -52,11 +53,11 @@ cdef bint replies(const Half* server) noexcept nogil
 cdef int64_t reply_ack(const Http1* http) noexcept nogil
     # How many of the client's next bytes are acknowledged by a response that is next to be read; -1: there is none.
 cdef Reading weigh_body(Http1* http, bint last) noexcept nogil
-    # What the client's next bytes are, where a body is due that was refused.
-    # They are the next request if a later response acknowledges a whole head of it: the server did not wait for the body.
-    # They are the body if the client sends as much as it had announced. `last`: nothing more will tell.
-    # Until a response tells, they are looked at again only when they are twice as many: all looks cost what the bytes do.
+    # What the client's next bytes are, where a body is due that was refused. They are the next request if a later
+    # response acknowledges a whole head of it: the server did not wait for the body. They are the body if the client
+    # sends as much as it had announced. `last`: nothing more will tell. Until a response tells, they are looked at
+    # again only when they are twice as many: all looks cost what the bytes do.
 cdef Reading weigh_trailers(const Http1* http, int64_t acked, bint last) noexcept nogil
     # What the client's next bytes are, where the last CRLF of a chunked body is due and they begin as a request does.
-    # They are the next request if the open one was answered, and a later response acknowledges a whole head of them: that
-    # is `acked` bytes. Otherwise nobody can tell, for a server that waits for the CRLF takes them for trailers.
+    # They are the next request if the open one was answered, and a later response acknowledges a whole head of them:
+    # that is `acked` bytes. Otherwise nobody can tell, for a server that waits for the CRLF takes them for trailers.

@@ -61,7 +61,7 @@ cdef Reading compare(const Http1* http, const Entry* entry, int64_t announced, i
     head = http1_head(REQUEST, bytes, size)
     if http1_starts(REQUEST, bytes, size) < 0 or (entry.answered and begins == 1):
         return BODY             # they are no request, or one stands behind as many bytes as announced
-    if acked >= announced and begins >= 0:      # as much was sent as announced; where no request follows, it is not the body
+    if acked >= announced and begins >= 0:      # as much was sent as announced, and it may be the body
         if filled and (last or acked == announced):
             return BODY
         return REFUSED_BODY if last else UNDECIDED      # what is missing may come late
@@ -106,6 +106,7 @@ cdef Reading weigh_body(Http1* http, bint last) noexcept nogil:
             return UNDECIDED
     if entry.answered:
         acked = reply_ack(http)
+    half.stream.hurried = acked > 0
     if not last:
         if acked <= 0 and half.stream.top - half.stream.next < 2 * half.weighed:
             return UNDECIDED
@@ -131,6 +132,7 @@ cdef Reading weigh_trailers(const Http1* http, int64_t acked, bint last) noexcep
         return REFUSED_BODY if last or server.stream.ended or server.stream.absent else UNDECIDED
     bytes = <uint8_t*>malloc(http.base.context.limits.head)
     if bytes != NULL and entry.answered and entry.proof == PROVEN:
-        head = http1_head(REQUEST, bytes, stream_copy(half.stream, half.stream.next, bytes, http.base.context.limits.head))
+        head = http1_head(
+            REQUEST, bytes, stream_copy(half.stream, half.stream.next, bytes, http.base.context.limits.head))
     free(bytes)
     return NEXT_REQUEST if 0 < head <= acked else REFUSED_BODY

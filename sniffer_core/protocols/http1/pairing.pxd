@@ -1,9 +1,9 @@
 # Which request a response answers. Each connection has one queue, in the order of its request stream.
 #
-# Responses come in the order of their requests (RFC 9112 section 9.3). So while nothing was lost, the oldest open entry is
-# answered: first in, first out. Bytes lost from the request stream leave a *lost* entry; bytes of unknown extent lost from
-# the response stream set `responses_lost`. From there on the ACKs decide, and a response stays unpaired where they leave a
-# doubt. A request that begins when nothing is in flight settles every doubt before it.
+# Responses come in the order of their requests (RFC 9112 section 9.3). So while nothing was lost, the oldest open entry
+# is answered: first in, first out. Bytes lost from the request stream leave a *lost* entry; bytes of unknown extent
+# lost from the response stream set `responses_lost`. From there on the ACKs decide, and a response stays unpaired where
+# they leave a doubt. A request that begins when nothing is in flight settles every doubt before it.
 #
 # A request that is found at the start of a segment behind a gap may be a piece of a body that holds a start line. It is
 # *tentative* until as many responses came as it takes for it to be a request, and is dropped where the doubt is settled
@@ -18,8 +18,8 @@ from sniffer_core.message cimport INFORMATIONAL_MAX, Exchange, Message
 from sniffer_core.protocol cimport Carry
 
 cdef enum:
-    OPEN_MAX = 1024         # entries of one queue; of requests beyond only numbers are kept, and what frames their answers
-    OPEN_MAX_ONE_SIDED = 16 # where no packet of the response direction was ever seen
+    OPEN_MAX = 1024         # entries of one queue; of requests beyond only numbers are kept, and what frames answers
+    OPEN_MAX_ONE_SIDED = 16     # where no packet of the response direction was ever seen
 
 cdef enum Proof:            # of a request
     PROVEN = 0
@@ -79,7 +79,7 @@ cdef struct Exchanges:
     uint32_t methods_first  # the place of the first of these
     Conn* conn              # of the connection
     bint in_step            # a request began when nothing was in flight
-    bint responses_lost     # bytes of unknown extent were lost from the response stream, or a request may have its answer
+    bint responses_lost     # bytes of unknown extent were lost from the response stream, or a request may be answered
     bint lost_since         # ... since the latest request that began when nothing was in flight
     bint lost_between       # ... and they began between two responses: one at least is lost whole
     bint uncounted          # ... and none was read since: how many were lost is unknown
@@ -95,10 +95,10 @@ cdef void exchanges_settle(Exchanges* queue) noexcept nogil
 cdef void exchanges_doubt(Exchanges* queue) noexcept nogil
     # From here on the ACKs decide: a request may be answered already.
 cdef void exchanges_quiet(Exchanges* queue, bint in_step) noexcept nogil
-    # A request begins when nothing is in flight. First in, first out is certain again, unless there was a doubt since this
-    # was so before: what gave rise to it may have been an early answer to the request that begins.
-cdef Entry* exchanges_request(Exchanges* queue, Conn* conn, Message* message, const Carry* carry,
-                                 uint32_t most) noexcept nogil
+    # A request begins when nothing is in flight. First in, first out is certain again, unless there was a doubt since
+    # this was so before: what gave rise to it may have been an early answer to the request that begins.
+cdef Entry* exchanges_request(
+    Exchanges* queue, Conn* conn, Message* message, const Carry* carry, uint32_t most) noexcept nogil
     # A request's head: a new entry at the tail, which `message` refers to. NULL without memory.
 cdef void exchanges_lost_request(Exchanges* queue, Conn* conn, int64_t start, int64_t end, int64_t ack,
                                  bint whole) noexcept nogil

@@ -223,7 +223,8 @@ cdef inline const uint8_t* find_authority(const Message* message, const Field* h
                                           uint32_t* size) noexcept nogil:
     """The text that names the host that was asked, by the target or else by `host`, which may be NULL."""
     cdef const uint8_t* asked = NULL
-    if not find_in_target(message.text + message.target.at, message.target.size, connect, &asked, size) and host != NULL:
+    if not find_in_target(message.text + message.target.at, message.target.size, connect, &asked, size) and \
+            host != NULL:
         asked = message.text + host.value.at
         size[0] = host.value.size
     if size[0] > AUTHORITY_MAX:
@@ -231,8 +232,8 @@ cdef inline const uint8_t* find_authority(const Message* message, const Field* h
     return asked
 
 
-cdef Entry* exchanges_request(Exchanges* queue, Conn* conn, Message* message, const Carry* carry,
-                                 uint32_t most) noexcept nogil:
+cdef Entry* exchanges_request(
+        Exchanges* queue, Conn* conn, Message* message, const Carry* carry, uint32_t most) noexcept nogil:
     cdef Field* carried[CARRY_MAX]
     cdef Field* field
     cdef Field* trace = NULL
@@ -386,7 +387,8 @@ cdef bint exchanges_plausible(const Exchanges* queue, int64_t ack, int64_t start
                 lost = True
             else:
                 if before != NULL and not queue.sliding:
-                    # Its sender had received more than that of the one before: then that was answered, as in exchanges_pick().
+                    # Its sender had received more than that of the one before: then that was answered, as in
+                    # exchanges_pick().
                     if before.lost:
                         waiting = 0
                         lost = lost and not 0 <= before.ack < entry.ack
@@ -448,8 +450,9 @@ cdef Entry* exchanges_pick(Exchanges* queue, int64_t ack, int64_t start) noexcep
     if entry == NULL:
         return NULL
     if not queue.responses_lost and not entry.lost:
-        # Nothing was lost before it: first in, first out. But what answers a request acknowledges a part of it, unless it
-        # was sent before the request came: see the early responses of session.pyx. Where the capture began mid-stream, it answers one before.
+        # Nothing was lost before it: first in, first out. But what answers a request acknowledges a part of it, unless
+        # it was sent before the request came: see the early responses of session.pyx. Where the capture began
+        # mid-stream, it answers one before.
         return entry if ack < 0 or entry.start < ack else NULL
     if ack < 0:
         return NULL
@@ -467,7 +470,7 @@ cdef Entry* exchanges_pick(Exchanges* queue, int64_t ack, int64_t start) noexcep
             waiting += 1
         elif latest != NULL and entry.exchange.known and entry.proof == PROVEN and not queue.sliding and \
                 max(latest.ack, latest.end_ack) < entry.ack <= start:
-            return NULL         # its sender had all answers before this one, which came early: none of it is acknowledged
+            return NULL         # its sender had all answers before this one: it came early, and acknowledges none of it
         entry = entry.next
     if queue.lost_between and waiting < 2:
         return NULL             # the response that was lost whole answered it
@@ -502,7 +505,8 @@ cdef inline bint may_be_early(const Exchanges* queue, uint16_t status) noexcept 
     if not queue.responses_lost:
         return False
     return status == 408 or (queue.lost_since and (
-        status == 400 or status == 403 or status == 413 or status == 414 or status == 429 or status == 431 or status == 503))
+        status == 400 or status == 403 or status == 413 or status == 414 or status == 429 or status == 431 or
+        status == 503))
 
 
 cdef Entry* exchanges_answer(Exchanges* queue, Conn* conn, Message* message, Match match) noexcept nogil:

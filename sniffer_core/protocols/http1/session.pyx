@@ -1,4 +1,8 @@
-"""One connection's HTTP/1.x: see session.pxd."""
+"""One connection's HTTP/1.x: see session.pxd.
+
+Longer than most: its handlers call each other, as the head, the end and the loss of a message on one side may each
+bring about any of them on the other. What calls none of them stands in outgoing, nextbytes and sides.
+"""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memchr, memcmp
@@ -11,26 +15,28 @@ from sniffer_core.base.marks cimport (
 from sniffer_core.message cimport REQUEST, RESPONSE, Kind, Message, exchange_release, message_free
 from sniffer_core.protocol cimport (
     CLIENT, NOTICE_HTTP2, NOTICE_LONG, NOTICE_OTHER, NOTICE_TLS, NOTICE_TUNNEL, RECOGNISED_CLIENT, RECOGNISED_NOT,
-    RECOGNISED_SERVER, SERVER, Protocol, Recognised, Session, Side, free_session, new_session, note)
+    RECOGNISED_SERVER, Protocol, Recognised, Session, Side, free_session, new_session, note)
 from sniffer_core.protocols.http1.head cimport METHOD_LONGEST, as_http1, http1_starts
 from sniffer_core.protocols.http1.nextbytes cimport (
     BODY, NEXT_REQUEST, REFUSED_BODY, UNDECIDED, Reading, is_body_due, is_refusal, may_be_next, refuses, replies,
     reply_ack, weigh_body, weigh_trailers)
 from sniffer_core.protocols.http1.outgoing cimport (
-    append, discard, drop_open, drop_tentative, emit, emit_proven, mark_body_unknown, message_closed, message_opened, pop)
+    append, discard, drop_open, drop_tentative, emit, emit_proven, mark_body_unknown, message_closed, message_opened,
+    pop)
 from sniffer_core.protocols.http1.pairing cimport (
-    MATCH_ACKS, MATCH_NONE, MATCH_OLDEST, OPEN_MAX, OPEN_MAX_ONE_SIDED, PROVEN, REFUTED, TENTATIVE, Entry, Exchanges, Match,
-    entry_of, exchanges_answer, exchanges_by_acks, exchanges_count, exchanges_doubt, exchanges_fifo, exchanges_free, exchanges_informational,
-    exchanges_init, exchanges_lost_request, exchanges_lost_responses, exchanges_mark, exchanges_no_head,
-    exchanges_pick, exchanges_plausible, exchanges_quiet, exchanges_refute, exchanges_request, exchanges_settle, exchanges_unpaired)
+    MATCH_ACKS, MATCH_NONE, MATCH_OLDEST, OPEN_MAX, OPEN_MAX_ONE_SIDED, PROVEN, REFUTED, TENTATIVE, Entry, Exchanges,
+    Match, entry_of, exchanges_answer, exchanges_by_acks, exchanges_count, exchanges_doubt, exchanges_fifo,
+    exchanges_free, exchanges_informational, exchanges_init, exchanges_lost_request, exchanges_lost_responses,
+    exchanges_mark, exchanges_no_head, exchanges_pick, exchanges_plausible, exchanges_quiet, exchanges_refute,
+    exchanges_request, exchanges_settle, exchanges_unpaired)
 from sniffer_core.protocols.http1.parser cimport (
     http1_cease, http1_crlf_due, http1_data, http1_discard, http1_drop_body, http1_end, http1_frame, http1_free,
     http1_gap, http1_init, http1_kill, http1_reject, http1_skip)
 from sniffer_core.protocols.http1.sides cimport (
     WAIT_BODY, WAIT_CRLF, WAIT_NONE, WAIT_OFFER, Half, Http1, at_rest, is_readable, start_tunnel)
 from sniffer_core.protocols.http1.state cimport (
-    DEAD, DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE, EVENT_NOT_HTTP, HEAD, SKIP, START, TRAILERS, TUNNEL,
-    Event, Parser)
+    DEAD, DONE, EVENT_CUT, EVENT_END, EVENT_HEAD, EVENT_HEAD_LOST, EVENT_MORE, EVENT_NOT_HTTP, HEAD, SKIP, START,
+    TRAILERS, TUNNEL, Event, Parser)
 from sniffer_core.protocols.signature cimport PROTOCOL_HTTP2, PROTOCOL_OTHER, PROTOCOL_TLS
 from sniffer_core.protocols.tunnel cimport tunnel_open
 from sniffer_core.tcp.stream cimport Run, Stream, stream_front
@@ -112,7 +118,8 @@ cdef inline bint has_begun(const Parser* client, const Message* response) noexce
 
 
 cdef inline bint is_beyond(const Half* client, const Message* response) noexcept nogil:
-    """Whether a response acknowledges bytes that were not read: they wait behind an offer, or the end came before them."""
+    """Whether a response acknowledges bytes that were not read: they wait behind an offer, or the end came before
+    them."""
     return as_http1(response).ack > client.stream.next + (1 if client.stream.ended else 0)
 
 
@@ -227,7 +234,7 @@ cdef void on_response(Http1* http, Half* half, bint cut) noexcept nogil:
     if message.resynced and not as_http1(message).sure and other.stream.seen and as_http1(message).ack >= 0 and not cut:
         if interim or not exchanges_plausible(&http.exchanges, as_http1(message).ack, as_http1(message).start):
             if http.exchanges.uncounted and http.exchanges.tentative:
-                exchanges_count(&http.exchanges, as_http1(message).ack)   # what was lost may have answered them, all the same
+                exchanges_count(&http.exchanges, as_http1(message).ack)     # what was lost may have answered them
                 http.exchanges.uncounted = True
                 emit_proven(http)
             http1_reject(&half.parser)      # nobody asked: a start line inside a body
@@ -268,8 +275,11 @@ cdef void on_response(Http1* http, Half* half, bint cut) noexcept nogil:
 
 
 cdef void disprove_body(Http1* http, Half* client, const Message* response) noexcept nogil:
-    """A response comes while the body of a request that is answered already is read: if that refused the body, the bytes
-    are something else that was answered. They stand in no record, for a head may be among them."""
+    """A response comes while the body of a request that was answered already is read.
+
+    If that answer refused the body, the bytes are something else, which this response answers. They stand in no record,
+    for a head may be among them.
+    """
     cdef Message* message = client.parser.message
     cdef int64_t start = as_http1(message).head_end
     if message.exchange == NULL or message.body_size == 0 or as_http1(response).ack <= start or \
@@ -293,10 +303,10 @@ cdef inline bint switches(const Message* message, const Entry* entry) noexcept n
 
 # ---- early responses -------------------------------------------------------------------------------------------------
 
-# A server may answer before the request's head is whole (400, 408, 414, 431), even before its first byte. Such a response
-# belongs to the request that has begun or comes next, and waits for its head. One that acknowledges no byte of it may also
-# say that the connection was idle for too long (408): then the connection ends with it. So it is paired only when a further
-# response follows.
+# A server may answer before the request's head is whole (400, 408, 414, 431), even before its first byte. Such a
+# response belongs to the request that has begun or comes next, and waits for its head. One that acknowledges no byte of
+# it may also say that the connection was idle for too long (408): then the connection ends with it. So it is paired
+# only when a further response follows.
 
 cdef bint comes_early(const Http1* http, const Half* half, const Message* message) noexcept nogil:
     """Whether a final response in step has no request yet, and may get one."""
@@ -552,6 +562,17 @@ cdef void act(Http1* http, Half* half, Event event, const Run* run) noexcept nog
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
+cdef inline void report_long(Http1* http, Half* half) noexcept nogil:
+    """Reports the open message, once, where it has been open for long."""
+    cdef const Message* message = half.parser.message
+    if message == NULL or half.long_open or message.exchange == NULL or http.base.context.now - half.opened < LONG:
+        return
+    half.long_open = True
+    http.base.context.messages_long += 1
+    http.base.context.counters[<int>Counter.MESSAGES_LONG] += 1
+    note(http.base.context, http.base.conn, NOTICE_LONG)
+
+
 cdef void read_run(Http1* http, Half* half, Run* run) noexcept nogil:
     """Lets the parser read a run that starts at stream.next; what must wait stays in `run`."""
     cdef Parser* parser = &half.parser
@@ -567,6 +588,7 @@ cdef void read_run(Http1* http, Half* half, Run* run) noexcept nogil:
         half.stream.waits = WAIT_BODY
         half.weighed = 0
         half.looks = 0
+        half.stream.hurried = False
         return
     if parser.state == TRAILERS and run.segment_start and ends_without_crlf(http, half, run):
         return
@@ -606,12 +628,7 @@ cdef void read_run(Http1* http, Half* half, Run* run) noexcept nogil:
         act(http, half, event, run)
         if run.size and not is_readable(half, run.ack):
             break
-    if parser.message != NULL and not half.long_open and parser.message.exchange != NULL and \
-            http.base.context.now - half.opened >= LONG:
-        half.long_open = True
-        http.base.context.messages_long += 1
-        http.base.context.counters[<int>Counter.MESSAGES_LONG] += 1
-        note(http.base.context, http.base.conn, NOTICE_LONG)
+    report_long(http, half)
 
 
 cdef void skip_gap(Http1* http, Half* half, int64_t start, int64_t size) noexcept nogil:
@@ -802,6 +819,7 @@ cdef Recognised http1_recognise(const uint8_t* data, int64_t size) noexcept nogi
 
 
 cdef void init_half(Http1* http, Half* half, Kind kind) noexcept nogil:
+    # Clients send requests, servers responses: Kind and Side have the same numbers.
     half.http = http
     half.other = &http.server if kind == REQUEST else &http.client
     half.stream = http.base.stream[<int>kind]
@@ -884,22 +902,10 @@ cdef bint resolve(Session* session, Side side, bint last) noexcept nogil:
 
 
 cdef bint overtakes(const Session* session, Side side) noexcept nogil:
-    """The answer that the client waits for is read at once. Where it waits for a later one, this side ends its message."""
+    """The answer that the client waits for is read at once. Where it waits for a later one, this side ends its
+    message."""
     cdef const Http1* http = <const Http1*>session
     return http.client.stream.waits == WAIT_OFFER or not at_rest(&http.server.parser)
-
-
-cdef bint is_hurried(const Session* session, Side side, bint due) noexcept nogil:
-    """Pieces are missing of what a later response acknowledges: they may come late, but not later than the grace."""
-    cdef const Http1* http = <const Http1*>session
-    return http.client.stream.waits == WAIT_BODY and (due or reply_ack(http) > 0)
-
-
-cdef void on_joined(Session* session, Side side) noexcept nogil:
-    cdef Http1* http = <Http1*>session
-    cdef const Entry* entry = http.exchanges.head
-    if side == SERVER and entry != NULL and 0 <= entry.ack < http.server.stream.next:
-        exchanges_doubt(&http.exchanges)    # what was sent to it in between is not in the capture
 
 
 cdef int64_t weight(const Session* session, Side side) noexcept nogil:
@@ -937,8 +943,6 @@ HTTP1.end = &on_side_end
 HTTP1.resume = &on_resume
 HTTP1.resolve = &resolve
 HTTP1.overtakes = &overtakes
-HTTP1.is_hurried = &is_hurried
-HTTP1.joined = &on_joined
 HTTP1.weight = &weight
 HTTP1.relieve = &relieve
 HTTP1.closed = &on_closed

@@ -22,7 +22,7 @@ cdef struct Half:               # one direction
     int64_t opened              # core time at which its open message began
     int64_t weighed             # bytes that told nothing when weigh_body() looked; 0: it has not looked
     uint8_t looks               # how often it has looked since a later response came
-    uint8_t unjudged            # the answer to an Upgrade or CONNECT was lost: the next bytes tell whether they are HTTP
+    uint8_t unjudged            # the answer to an Upgrade or CONNECT was lost: the next bytes tell if they are HTTP
     uint8_t tunnel_next         # the answer was yes: what follows the open request is a tunnel
     uint8_t long_open           # its open message was reported for being open so long
     uint8_t tentative           # what is read follows a response that is not proven

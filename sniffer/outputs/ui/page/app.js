@@ -1,4 +1,4 @@
-// The live view: events in, rows, plots and details out. It only reads; nothing it does changes the sniffer.
+// The live view: takes events, and shows rows, plots and details. It only reads and cannot change the sniffer.
 
 import { Detail } from "./detail.js";
 import { Plots } from "./plot.js";
@@ -6,22 +6,22 @@ import { ID, METHOD, SKIPPED, TIME, Table, filter } from "./table.js";
 import { Search } from "./search.js";
 import { count, element, plain } from "./text.js";
 
-const SILENT_MS = 5000;         // without a word for so long the sniffer is said not to answer
-const HIDDEN_MS = 3000;         // a tab in the background lets its connection go: a browser has six for each server
+const SILENT_MS = 5000;         // without an event for so long, the page says that the sniffer does not answer
+const HIDDEN_MS = 3000;         // after which a tab in the background disconnects: browsers open six connections to a server
 const AGAIN_MS = [500, 1000, 2000, 5000];
-const YIELDED_MS = 5000;        // so long after it has given way the page says that it does
-const TELL_MS = 5000;           // between two sentences for a screen reader
+const YIELDED_MS = 5000;        // for so long the page says that it gave way
+const TELL_MS = 5000;           // between two announcements for a screen reader
 const MOST_METHODS = 50;
 
 const $ = (name) => document.getElementById(name);
 const form = $("filters");
-let rows = [];                  // that wait for the next frame
-let held = [];                  // that wait for the end of the pause
-let last = 0;                   // number of the last row that came
+let rows = [];                  // rows that wait for the next frame
+let held = [];                  // rows that wait for the end of the pause
+let last = 0;                   // number of the newest row
 let skipped = 0;
 let paused = false;
 let yielded = 0;                // when messages were last left out because the page gave way
-let facts = null;               // the newest of what is told every second
+let facts = null;               // the newest `stats` event
 let hello = null;
 let events = null;
 let heard = 0;
@@ -49,7 +49,7 @@ const table = new Table($("table"), {
 
 const search = new Search(() => { table.rebuild(); tell(); });
 
-// What comes
+// Events
 
 function connect() {
   clearTimeout(again);
@@ -77,12 +77,12 @@ function connect() {
   events.onerror = () => { events.close(); if (!ended) retry(); };
 }
 
-/** The stream broke. Whether there is still somebody who knows us decides what to say. */
+/** The stream broke. Finds out whether the sniffer still answers, says so, and connects again. */
 async function retry() {
   clearTimeout(again);
   let answer = null;
   try { answer = await fetch("exchange/0"); } catch { /* nobody answers */ }
-  if (answer && answer.status !== 404) ended = true;   // another run, which does not know this page
+  if (answer && answer.status !== 404) ended = true;   // another run, which refuses this page's cookie
   say(answer === null ? "no answer" : tries > 2 ? "crowded" : "reconnecting");
   if (!ended) again = setTimeout(connect, AGAIN_MS[Math.min(tries++, AGAIN_MS.length - 1)]);
 }
@@ -116,7 +116,7 @@ function flush() {
   search.seen(fresh[fresh.length - 1][ID]);
 }
 
-// What is said
+// State, counts and notices
 
 const STATES = {
   live: "live", starting: "starting", stopping: "stopping", reading: "reading", read: "file read", failed: "the capture failed", ended: "ended",
@@ -158,7 +158,7 @@ function say(trouble = "") {
   empty();
 }
 
-/** Why there is nothing to see. */
+/** Says why the list is empty. */
 function empty() {
   const box = $("empty");
   box.hidden = table.length > 0;
@@ -176,7 +176,7 @@ function empty() {
 
 let speaking = null;
 
-/** For a screen reader: a sentence now and then. */
+/** Announces the counts to a screen reader, at most once in TELL_MS. */
 function tell() {
   empty();
   speaking ??= setTimeout(() => {
@@ -186,7 +186,7 @@ function tell() {
   }, TELL_MS);
 }
 
-// What one does
+// Actions of the user
 
 function pause(on) {
   paused = on;
@@ -207,7 +207,7 @@ function refilter() {
   tell();
 }
 
-/** The link to what is filtered: the number of the first row, and a bit for each after it. */
+/** The link to the HAR of the filtered rows: the lowest number, and a bit for each number from there on. */
 function harLink() {
   if (!table.matches) return "har";
   const numbers = table.view.map((row) => row[ID]);

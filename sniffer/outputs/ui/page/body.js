@@ -2,7 +2,7 @@
 
 import { MOST_VALUE, bytes, count, cut, element, show, showBlock } from "./text.js";
 
-// What a body makes the browser build is bounded before it is built: a few kilobytes may say a lot.
+// A few kilobytes of a body can describe a huge page. So these limits hold before anything is built.
 const MOST_TEXT = 1 << 18;      // characters that are shown
 const MOST_LINES = 10_000;      // that are shown
 const MOST_JSON = 1 << 20;      // characters that are looked at as JSON
@@ -10,9 +10,9 @@ const MOST_DEPTH = 64;          // of JSON that is indented
 const MOST_TOKENS = 20_000;     // of JSON that get a colour
 const MOST_FIELDS = 1_000;      // of a form
 const MOST_BYTES = 1 << 16;     // bytes that are shown as hex
-const MOST_PIXELS = 1 << 24;    // of an image: its file says nothing of what it takes
+const MOST_PIXELS = 1 << 24;    // of an image: a small file can need much memory
 
-const IMAGES = [    // what a raster image begins with; SVG is none, it is shown as text
+const IMAGES = [    // the first bytes of raster images; SVG is shown as text
   ["image/png", [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]],
   ["image/jpeg", [0xff, 0xd8, 0xff]],
   ["image/gif", [0x47, 0x49, 0x46, 0x38]],
@@ -28,7 +28,7 @@ function imageType(data, type) {
   return found ? found[0] : null;
 }
 
-/** The most pixels that an image may have, by what it says of itself; Infinity where it says nothing. */
+/** The number of pixels that an image has at most, according to its header; Infinity if the header does not tell. */
 function pixels(type, data) {
   const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
   try {
@@ -41,12 +41,12 @@ function pixels(type, data) {
       "image/avif": () => areas(data, "ispe", (at) => view.getUint32(at + 8) * view.getUint32(at + 12)),
       "image/jpeg": () => jpeg(view),
     }[type]();
-  } catch {     // it ends before it has said it
+  } catch {     // the file ends within its header
     return Infinity;
   }
 }
 
-/** The largest of what stands behind each place of a word, wherever it is. */
+/** The largest result of `area` for a place of the word in the data, at least `least`; Infinity for none. */
 function areas(data, word, area, least = 0) {
   const letters = [...word].map((letter) => letter.charCodeAt(0));
   let most = least;
@@ -84,7 +84,7 @@ function decoded(message) {
 function* tokens(text) {
   const pattern = /("[^"\\]*(?:\\.[^"\\]*)*")(\s*:)?|(-?\d[\d.eE+-]*)|(true|false|null)|([{}[\],])|\s+/gy;
   let depth = 0;
-  let opened = false;     // right behind a bracket
+  let opened = false;     // the last token was an opening bracket
   const line = () => "\n" + "  ".repeat(depth);
   for (const [, string, colon, number, word, mark] of text.matchAll(pattern)) {
     if (mark === "}" || mark === "]") {
@@ -104,7 +104,7 @@ function* tokens(text) {
   }
 }
 
-/** Whether brackets of JSON are nested no deeper than is shown. */
+/** Whether brackets of JSON are nested no deeper than MOST_DEPTH. */
 function isFlat(text) {
   let depth = 0;
   for (const [mark] of text.matchAll(/"[^"\\]*(?:\\.[^"\\]*)*"|[{}[\]]/gs)) {

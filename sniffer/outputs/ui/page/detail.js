@@ -2,11 +2,11 @@
 
 import { body } from "./body.js";
 import { MOST_VALUE, bytes, clock, count, cut, day, duration, element, plain, show, statusClass } from "./text.js";
-import { CLIENT, ID, LATENCY, METHOD, SERVER, STATUS, TIME } from "./table.js";
+import { CLIENT, DURATION, END, ID, LATENCY, METHOD, SERVER, STATUS, TIME } from "./table.js";
 
 const MOST_TITLE = 2_000;       // characters of a path in the title
 const MOST_FIELDS = 500;        // headers that are shown
-const MOST_KEPT = 30;   // exchanges that this page remembers, for when the sniffer does not any more
+const MOST_KEPT = 30;   // exchanges that this page keeps, in case the sniffer forgets them
 
 const INCOMPLETE = {
   gap: "bytes of it were not captured",
@@ -107,8 +107,6 @@ export class Detail {
   }
 }
 
-const microseconds = (message) => Date.parse(message.timestamp.slice(0, 19) + "Z") * 1000 + Number(message.timestamp.slice(20, 26));
-
 function fact(name, value) {
   return value === null || value === undefined ? null : element("div", {}, element("dt", {}, name), show(element("dd"), String(value)));
 }
@@ -116,27 +114,41 @@ function fact(name, value) {
 function facts(row, request, response) {
   const message = request ?? response;
   const latency = row[LATENCY];
-  const between = request && response ? (microseconds(response) - microseconds(request)) / 1000 : null;
   const list = element("dl", { class: "facts" },
     fact("Began", `${day(row[TIME])} ${clock(row[TIME], 6)}`),
+    fact("Ended", `${day(row[END])} ${clock(row[END], 6)}`),
+    fact("Host", message.authority),
     fact("Client", row[CLIENT]),
     fact("Server", row[SERVER]),
     fact("Latency", latency === null ? null : duration(latency)),
+    fact("Duration", row[DURATION] === null ? null : duration(row[DURATION])),
     fact("Connection", `${message.connectionId.slice(0, 8)}… exchange ${message.exchange}`),
     fact("Trace", message.traceId),
     fact("Pod", message.placement?.pod),
     fact("Node", message.placement?.node),
   );
-  const sending = between === null || latency === null ? 0 : between - latency;
-  if (!(sending > 0.01 * between)) return list;
-  const share = 100 * sending / between;
-  const bar = element("div", { class: "timing", role: "img",
-    "aria-label": `sending ${duration(sending)}, then waiting ${duration(latency)}` },
-    element("i", { class: "sending" }), element("i", { class: "waiting" }));
-  bar.children[0].style.width = `${share}%`;
-  bar.children[1].style.width = `${100 - share}%`;
-  const legend = element("p", { class: "note" }, `The request took ${duration(sending)}, the first byte of the response ${duration(latency)} more.`);
-  return element("div", { class: "timings" }, list, bar, legend);
+  return latency === null || row[DURATION] === null ? list : element("div", { class: "timings" }, list, ...phases(row, response));
+}
+
+const microseconds = (stamp) => Date.parse(stamp.slice(0, 19) + "Z") * 1000 + Number(stamp.slice(20, 26));
+
+/** A bar of the times of sending, waiting and receiving, where there was more than waiting. */
+function phases(row, response) {
+  const receiving = (microseconds(response.endTimestamp) - microseconds(response.timestamp)) / 1000;
+  const waiting = row[LATENCY];
+  const sending = row[DURATION] - waiting - receiving;
+  const least = 0.01 * row[DURATION];
+  if (!(sending > least || receiving > least)) return [];
+  const parts = { sending, waiting, receiving };
+  const text = `The request took ${duration(Math.max(0, sending))}, the first byte of the response ${duration(waiting)} more, ` +
+    `the rest of the response ${duration(Math.max(0, receiving))}.`;
+  const bar = element("div", { class: "timing", role: "img", "aria-label": text });
+  for (const [name, time] of Object.entries(parts)) {
+    const part = element("i", { class: name });
+    part.style.width = `${Math.max(0, 100 * time / row[DURATION])}%`;
+    bar.append(part);
+  }
+  return [bar, element("p", { class: "note" }, text)];
 }
 
 function side(name, message, missing, urls) {
@@ -190,22 +202,21 @@ function fields(values, title) {
   return element("details", { open: true }, element("summary", {}, `${title} `, element("span", {}, String(number))), list);
 }
 
-// For a shell
+// Copy as curl
 
 const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;          // a header's name (RFC 9110)
-const HOST = /^([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$/;
-const PATH = /^\/[!-"$-\[\]-~]*$/;                       // that a URL holds as it is: no blank, no #, no backslash
+const PATH = /^\/[!-"$-\[\]-~]*$/;                       // a target that a URL holds unchanged: no blank, no #, no backslash
 const ABSOLUTE = /^https?:\/\/[!-"$-\[\]-~]+$/i;
 const MOST_ARGUMENT = 100_000;                          // characters; Linux takes no argument of more than 128 KiB
 const BY_CURL = ["host", "content-length", "transfer-encoding", "connection"];
 
 const utf8 = (text) => [...new TextEncoder().encode(text)];
-/** The bytes of a start line or a header field, which a record has as ISO-8859-1. */
+/** The bytes of a start line or a header field. A record has them as ISO-8859-1. */
 const latin = (text) => (/^[\x00-\xff]*$/.test(text) ? [...text].map((character) => character.charCodeAt(0)) : utf8(text));
 const isText = (data) => data.every((byte) => byte > 31 && byte < 127);
 const ascii = (data) => data.map((byte) => String.fromCharCode(byte)).join("");
 
-/** Bytes as a format of POSIX printf, within single quotes: printable ASCII, all else in octal numbers. */
+/** Bytes as a format of POSIX printf, to stand in single quotes: printable ASCII, everything else in octal. */
 function format(data, escaped) {
   return data.map((byte, at) => {
     const character = String.fromCharCode(byte);
@@ -215,16 +226,16 @@ function format(data, escaped) {
   }).join("");
 }
 
-/** A word of a POSIX shell that stands for bytes, of which none is NUL and the last no line end. */
+/** A word of a POSIX shell for these bytes, which must hold no NUL and not end in a line end. */
 function word(data) {
   if (isText(data)) return `'${ascii(data).replaceAll("'", "'\\''")}'`;
   return `"$(printf '${format(data, "'\\!\"`$()")}')"`;
 }
 
-/** The same of the text of a field or a start line; a NUL, which no argument can hold, is left out. */
+/** The word for a field or a start line. NUL is left out: no argument can hold it. */
 const field = (text) => word(latin(text).filter((byte) => byte));
 
-/** What is kept of the body. */
+/** The bytes of the body that are kept. */
 function sent(request) {
   if (!request.body) return [];
   if (request.bodyEncoding !== "base64") return utf8(request.body);
@@ -237,7 +248,7 @@ function sent(request) {
  */
 export function curl(request) {
   const { ip, port } = request.receiver;
-  const place = `${ip.includes(":") ? `[${ip}]` : ip}:${port}`;
+  const authority = request.authority ?? `${ip.includes(":") ? `[${ip}]` : ip}:${port}`;
   const host = request.headers.host ?? "";
   const target = request.path ?? "/";
   const absolute = ABSOLUTE.test(target);
@@ -245,14 +256,14 @@ export function curl(request) {
   const parts = ["curl", "--globoff", "--path-as-is"];
   if (request.method === "HEAD" && !data.length) parts.push("--head");
   else if (request.method !== "GET" || data.length) parts.push("--request", field(request.method));
-  const server = `http://${HOST.test(host) ? host : place}`;
+  const server = `http://${authority}`;
   if (absolute) parts.push("--url", field(target));
   else if (PATH.test(target)) parts.push("--url", field(server + target));
   else parts.push("--request-target", field(target), "--url", field(`${server}/`));
-  if (host && !HOST.test(host)) parts.push("--header", field(`host: ${host}`));
+  if (host && host !== authority) parts.push("--header", field(`host: ${host}`));    // otherwise curl makes the same of the URL
   for (const [name, value] of Object.entries(request.headers)) {
     if (BY_CURL.includes(name) || !TOKEN.test(name)) continue;
-    if (name === "content-encoding" && request.bodyDecoded) continue;    // the body is not as it was sent
+    if (name === "content-encoding" && request.bodyDecoded) continue;    // the body is kept decoded
     for (const each of Array.isArray(value) ? value : [value]) {
       parts.push("--header", field(each.trim() ? `${name}: ${each}` : `${name};`));
     }

@@ -4,7 +4,7 @@ import { clock, count, duration } from "./text.js";
 
 // A point, as sniffer/outputs/ui/store.py writes it.
 const SECOND = 0, STATUSES = 1, P50 = 7, P90 = 8, P99 = 9;
-const ORDER = [2, 3, 1, 0, 4, 5];      // status classes from the bottom up: what went wrong is on top
+const ORDER = [2, 3, 1, 0, 4, 5];      // status classes from the bottom to the top: errors are on top
 const LEAST_STEPS = 60;
 
 const total = (point) => point.slice(STATUSES, P50).reduce((sum, each) => sum + each, 0);
@@ -71,7 +71,7 @@ export class Plots {
     this.drawLatency(points, begin, end, chosen, color);
   }
 
-  /** The last step that is over. */
+  /** The last step that has ended. */
   latest(points) {
     if (!this.live) return points[points.length - 1];
     return this.points.get(this.now - 1) ?? null;
@@ -176,7 +176,7 @@ export class Plots {
     this.ends(context, width, begin, end);
   }
 
-  /** Text that stays readable on a line. */
+  /** Draws text that is readable across a line. */
   label(context, text, y, color) {
     context.strokeStyle = color("--card");
     context.lineWidth = 3;

@@ -1,9 +1,9 @@
-// Words are looked for in what a row shows, at once, and by the sniffer in headers and bodies, a moment later.
+// Words are searched in the rows at once. A moment later, the sniffer searches headers and bodies.
 
-const PATIENCE_MS = 250;        // after the last key, and between two questions about what is new
+const PATIENCE_MS = 250;        // after the last key, and between two requests
 
 export class Search {
-  /** `found` is called when there is more to show. */
+  /** `found` is called when further exchanges match. */
   constructor(found) {
     this.found = found;
     this.text = "";
@@ -15,7 +15,7 @@ export class Search {
 
   has(number) { return this.numbers.has(number); }
 
-  /** Begins to look for this. */
+  /** Starts a search. */
   ask(text) {
     if (text === this.text) return;
     this.text = text;
@@ -27,7 +27,7 @@ export class Search {
     this.later();
   }
 
-  /** There are exchanges up to this number. */
+  /** Says that there are exchanges up to this number. */
   seen(newest) {
     this.newest = newest;
     this.later();

@@ -1,10 +1,10 @@
-// The rows: what is kept, filtered, sorted, and the few that are drawn.
+// The list: which rows are kept, filtered and sorted, and the few of them that are drawn.
 
 import { bytes, clock, count, duration, element, plain, statusClass } from "./text.js";
 
-// Places in a row, as sniffer/outputs/ui/store.py writes it; the last two are this page's own.
-export const ID = 0, TIME = 1, METHOD = 2, HOST = 3, PATH = 4, STATUS = 5, LATENCY = 6, UP = 7, DOWN = 8, CLIENT = 9,
-  SERVER = 10, TYPE = 11, MARKS = 12, TEXT = 13, SKIPPED = 14;
+// Places in a row, as sniffer/outputs/ui/store.py writes it; this page adds the last two.
+export const ID = 0, TIME = 1, METHOD = 2, HOST = 3, PATH = 4, STATUS = 5, LATENCY = 6, DURATION = 7, END = 8, UP = 9,
+  DOWN = 10, CLIENT = 11, SERVER = 12, TYPE = 13, MARKS = 14, TEXT = 15, SKIPPED = 16;
 
 const COLUMNS = [
   { key: TIME, name: "Time", class: "time" },
@@ -13,19 +13,21 @@ const COLUMNS = [
   { key: PATH, name: "Host and path", class: "path" },
   { key: TYPE, name: "Type", class: "type" },
   { key: LATENCY, name: "Latency", class: "latency", number: true },
+  { key: DURATION, name: "Duration", class: "duration", number: true },
+  { key: END, name: "End", class: "end" },
   { key: UP, name: "Sent", class: "up", number: true },
   { key: DOWN, name: "Received", class: "down", number: true },
   { key: CLIENT, name: "Client → server", class: "ends" },
 ];
-const MARGIN = 6;     // rows drawn above and below what is seen
+const MARGIN = 6;     // rows drawn above and below the visible ones
 const SLOWEST_MS = 10_000;
-const HAND_MS = 400;  // between a hand's movement and the scrolling that it causes
+const HAND_MS = 400;  // between an action of the user and the scrolling that it causes
 
 const text = (row) => (row[TEXT] ??= [
   row[METHOD], row[HOST] + row[PATH], row[STATUS] ?? "none", row[TYPE], row[CLIENT], row[SERVER], ...row[MARKS],
 ].join(" ").toLowerCase());
 
-/** What the form asks for, as a function of a row; null where it asks for nothing. `within`: see search.js. */
+/** The filter that the form asks for, a function of a row; null if it asks for none. `within` is a `Search`. */
 export function filter(form, within) {
   const tests = [];
   const value = (name) => form.elements[name].value.trim();
@@ -45,7 +47,7 @@ export function filter(form, within) {
 const collator = new Intl.Collator("en");
 
 function order(key) {
-  if (key === TIME) return (a, b) => a[ID] - b[ID];    // as they ended, which is how they come
+  if (key === TIME) return (a, b) => a[ID] - b[ID];    // the order in which they came
   return (a, b) => {
     const [x, y] = key === PATH ? [a[HOST] + a[PATH], b[HOST] + b[PATH]] : [a[key], b[key]];
     if (x === y) return a[ID] - b[ID];
@@ -65,14 +67,14 @@ function merge(a, b, compare) {
 }
 
 export class Table {
-  /** `chosen` is called with the selected row, and whether it is to be shown. */
+  /** `chosen` is called with the selected row and whether to show it, `moved` after each drawing. */
   constructor(root, { chosen, moved }) {
     this.rows = [];         // all that are kept, in the order in which they came
     this.view = [];         // those that are shown, in ascending order of the sort key
     this.most = 10_000;
     this.selected = null;
     this.following = true;
-    this.byHand = -Infinity;    // when somebody scrolled last
+    this.byHand = -Infinity;    // when the user scrolled last
     this.matches = null;
     this.sortKey = TIME;
     this.descending = false;
@@ -131,7 +133,7 @@ export class Table {
     return this.descending ? this.view.length - 1 - low : low;
   }
 
-  /** Takes new rows; forgets the oldest beyond the bound. */
+  /** Adds new rows, and removes the oldest beyond `most`. */
   add(rows) {
     for (const row of rows) this.rows.push(row);
     this.rows.splice(0, Math.max(0, this.rows.length - this.most));
@@ -179,7 +181,7 @@ export class Table {
     const { scrollTop, scrollHeight, clientHeight } = this.scroller;
     const atNewest = this.descending ? scrollTop < 4 : scrollTop + clientHeight >= scrollHeight - 4;
     const now = performance.now();
-    if (now - this.byHand < HAND_MS) {      // else the rows have moved, not the reader
+    if (now - this.byHand < HAND_MS) {      // otherwise the rows have moved, not the user
       this.byHand = Math.max(now, this.byHand);
       if (this.sortKey === TIME) this.following = atNewest;
     }
@@ -267,6 +269,8 @@ export class Table {
     line.milliseconds.textContent = duration(row[LATENCY]);
     const share = row[LATENCY] === null ? 0 : Math.log10(1 + row[LATENCY]) / Math.log10(1 + SLOWEST_MS);
     line.bar.style.width = `${Math.min(100, 100 * share).toFixed(1)}%`;
+    cells.duration.textContent = duration(row[DURATION]);
+    cells.end.textContent = clock(row[END]);
     cells.up.textContent = bytes(row[UP]);
     cells.down.textContent = bytes(row[DOWN]);
     cells.ends.textContent = `${row[CLIENT]} → ${row[SERVER]}`;

@@ -1,15 +1,15 @@
-// Text from the wire, made visible and nothing else. Nothing here, and nowhere on this page, makes HTML of text.
+// Text from the wire is shown as text. Nothing on this page makes HTML of it.
 
 export const CONTROLS = /[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff]/gu;
 const CONTROLS_IN_BLOCK = /(?![\n\t])[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff]/gu;
-const MOST_MARKED = 2000;   // characters that get an element of their own; further ones are written plainly
+const MOST_MARKED = 2000;   // control characters that get an element of their own; further ones are escaped without one
 
 const escaped = (character) => {
   const code = character.codePointAt(0);
   return code < 256 ? `\\x${code.toString(16).padStart(2, "0")}` : `\\u${code.toString(16).padStart(4, "0")}`;
 };
 
-/** An element with a class, attributes and children; texts among them become text nodes. */
+/** An element with a class, attributes, listeners and children. Strings among the children become text nodes. */
 export function element(name, properties = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(properties)) {
@@ -25,7 +25,7 @@ export function element(name, properties = {}, ...children) {
 /** One line, with controls and bidi characters written as \x1b. */
 export const plain = (text) => text.replace(CONTROLS, escaped);
 
-/** Puts text into an element, its controls set apart. In a block, line ends and tabs stay. */
+/** Puts text into an element, with control characters set apart. In a block, line ends and tabs stay. */
 export function show(target, text, block = false, most = MOST_MARKED) {
   const controls = block ? CONTROLS_IN_BLOCK : CONTROLS;
   const source = block ? text.replaceAll("\r\n", "\n") : text;
@@ -43,14 +43,14 @@ export function show(target, text, block = false, most = MOST_MARKED) {
   return target;
 }
 
-export const MOST_VALUE = 1 << 13;      // characters of a field's name, its value, a start line; one long word costs much
+export const MOST_VALUE = 1 << 13;      // characters of a field's name or value, or of a start line; laying out a long word is slow
 
-/** As much of a text as is shown in one place. */
+/** The beginning of a text, with its length if it is longer. */
 export const cut = (text, most) => (text.length > most ? `${text.slice(0, most)}… (${count(text.length)} characters)` : text);
 
-const MOST_LINE = 4096;     // characters in one line of a block; laying out a long one costs their square where they run both ways
+const MOST_LINE = 4096;     // characters in one line of a block; the layout of text in both directions takes the square of its length
 
-/** Puts a text of any length into a block: what is longer than a line may be goes on in the next one. */
+/** Puts a text of any length into a block. Lines of more than MOST_LINE characters are broken. */
 export function showBlock(target, text) {
   const parts = text.match(new RegExp(`[^\\n]{1,${MOST_LINE}}\\n?|\\n`, "gu")) ?? [];
   const most = Math.ceil(MOST_MARKED / Math.max(1, Math.ceil(text.length / MOST_LINE)));
