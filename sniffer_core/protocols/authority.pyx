@@ -48,6 +48,9 @@ cdef bint find_in_target(
         c = target[i]
         if c == 47 or c == 63 or c == 35:       # / ? #
             break
+        if c == 92:         # browsers read a backslash as a slash, so that what follows is a path and may be a secret
+            i = at
+            break
         i += 1
         if c == 64:                             # @: all before it is user info
             at = i

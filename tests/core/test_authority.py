@@ -91,7 +91,8 @@ def test_no_host_or_several(hosts: tuple[str, ...]) -> None:
         ("http://user:password@", None),
         ("http://user%3Apass%40example.test/", None),
         ("http://a;sig=s3cret/", None),
-        ("http://a\\@b/", "b"),
+        ("http://a\\@b/", None),
+        ("http://a@b\\c/", None),
         ("http://a b/", None),
     ],
 )
