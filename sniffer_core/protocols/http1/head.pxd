@@ -102,8 +102,8 @@ cdef bint is_method(const uint8_t* data, uint32_t size) noexcept nogil
     # looks like one.
 
 cdef bint is_cut_method(const uint8_t* data, uint32_t size) noexcept nogil
-    # Whether these bytes are the rest of a method in use ("ET"), or have one behind others ("bGET"), and are none. Behind
-    # lost bytes that is no method, even where an ACK says that a message begins: the ACK may stand within one.
+    # Whether these bytes are no method in use, but the rest of one ("ET") or one behind other letters ("bGET"). Behind
+    # lost bytes they begin no request, even where an ACK says that a message begins: the ACK may stand within a line.
 
 cdef uint32_t find_head_end(const uint8_t* data, uint32_t size, uint32_t* scanned, uint32_t* lines) noexcept nogil
     # One past the blank line that ends a head; 0: there is none. `scanned` is where the search goes on, so that it

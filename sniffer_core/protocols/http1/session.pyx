@@ -180,7 +180,8 @@ cdef bint answer(Http1* http, Message* message, Match match) noexcept nogil:
     if entry == NULL:
         return False
     if client.parser.message != NULL and client.parser.message.exchange != NULL and \
-            not (entry.exchange.known or entry.beyond) and as_http1(message).ack > as_http1(client.parser.message).start:
+            not (entry.exchange.known or entry.beyond) and \
+            as_http1(message).ack > as_http1(client.parser.message).start:
         entry_of(client.parser.message).answer_lost = True      # this may be its answer, whatever was said before it
         entry_of(client.parser.message).continued = False
     if client.stream.waits == WAIT_OFFER and entry.exchange.number >= http.offer and not switches(message, entry):
