@@ -166,6 +166,7 @@ cdef bint answer(Http1* http, Message* message, Match match) noexcept nogil:
     """A final response finds its request. False: no memory; the message has no exchange then."""
     cdef Half* client = &http.client
     cdef Entry* entry = entry_of(message)
+    cdef Entry* asking      # the request that is being read
     if entry != NULL:    # while it was in doubt
         exchange_release(&entry.exchange, &http.base.context.pool)
         message.exchange = NULL
@@ -179,11 +180,11 @@ cdef bint answer(Http1* http, Message* message, Match match) noexcept nogil:
     entry = exchanges_answer(&http.exchanges, http.base.conn, message, match)
     if entry == NULL:
         return False
-    if client.parser.message != NULL and client.parser.message.exchange != NULL and \
-            not (entry.exchange.known or entry.beyond) and \
+    asking = NULL if client.parser.message == NULL else entry_of(client.parser.message)
+    if asking != NULL and asking.proof == PROVEN and not (entry.exchange.known or entry.beyond) and \
             as_http1(message).ack > as_http1(client.parser.message).start:
-        entry_of(client.parser.message).answer_lost = True      # this may be its answer, whatever was said before it
-        entry_of(client.parser.message).continued = False
+        asking.answer_lost = True       # this may be its answer, whatever was said before it
+        asking.continued = False
     if client.stream.waits == WAIT_OFFER and entry.exchange.number >= http.offer and not switches(message, entry):
         client.stream.waits = WAIT_NONE        # refused, or given up for what was asked after it
     if entry.waiting != NULL:
