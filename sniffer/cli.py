@@ -257,7 +257,8 @@ def leave(code: int) -> NoReturn:
 def _exit(code: int) -> NoReturn:
     """Ends the process on the spot, but not in the middle of what an output must write whole."""
     for output in config_module.outputs():
-        output.before_exit(WRITE_SECONDS)
+        with contextlib.suppress(Exception):  # of somebody else's output: the exit code is decided
+            output.before_exit(WRITE_SECONDS)
     os._exit(code)
 
 

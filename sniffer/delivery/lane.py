@@ -27,6 +27,8 @@ from sniffer.delivery.sources import CUT_SECONDS, Flight, Memory, Source
 
 log = logging.getLogger("sniffer.sinks")
 
+CLOSE_SECONDS: Final = 2.0
+"""How long a sink may take to close, in seconds. Those of this package take less; one of somebody else's may hang."""
 CROWDED: Final = 4
 """A lane is crowded when this part of it, a fourth, is full."""
 
@@ -244,11 +246,16 @@ class Lane:
         self.account.flush()
 
     async def close(self) -> None:
-        """Closes the source and the sink; call it after `drain`."""
+        """Closes the source and the sink; call it after `drain`. A sink that does not close in time is left behind."""
         for timer in self._timers.values():
             timer.cancel()
         await self._source.close()
-        await self.sink.close()
+        closing = asyncio.ensure_future(self.sink.close())
+        if (await asyncio.wait([closing], timeout=CLOSE_SECONDS))[1]:
+            closing.cancel()
+            log.warning("the output does not close in time", extra=self._named())
+        else:
+            closing.result()
         self.account.flush()
         self._say_yielded()
 

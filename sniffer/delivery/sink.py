@@ -132,7 +132,7 @@ class Sink(Protocol):
         return
 
     async def close(self) -> None:
-        """Called once, after the drain."""
+        """Called once, after the drain. Cancelled after 2 s."""
         return
 
 

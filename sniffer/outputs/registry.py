@@ -117,7 +117,13 @@ def _check(
     known = [*declared(config).values(), *outside.values()]
     taken = {place for option in known for place in (option.keyword, option.variable, option.flag) if place}
     taken |= {*dir(config), *FLAGS_OF_THE_PROGRAM}
-    for option in output.options.options().values():
-        for place in (option.keyword, option.variable, option.flag):
-            if place in taken and place:
+    options = output.options.options()
+    if output.switch and output.switch not in options:
+        raise _Unusable(f"its switch {output.switch} is none of its options")
+    for option in options.values():
+        if option.flag and not option.flag.startswith("--"):
+            raise _Unusable(f"the flag {option.flag} does not begin with --")
+        for place in dict.fromkeys((option.keyword, option.variable, option.flag)):
+            if place and place in taken:
                 raise _Unusable(f"there is an option {place} already")
+            taken.add(place or "")

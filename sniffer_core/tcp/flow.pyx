@@ -46,7 +46,18 @@ cdef bint open_session(Table* table, Flow* flow, Half* half, const Run* run) noe
     blank.stream[<int>CLIENT] = &flow.half[1 - flow.server].stream
     blank.stream[<int>SERVER] = &flow.half[flow.server].stream
     flow.session = table.detector.open(&blank, side_of(flow, half), run)
-    return flow.session != NULL
+    if flow.session == NULL:
+        return False
+    tell_end(flow, &flow.half[1 - flow.server])
+    tell_end(flow, &flow.half[flow.server])
+    return True
+
+
+cdef inline void tell_end(Flow* flow, const Half* half) noexcept nogil:
+    """Tells a new session of a side that ended before there was a session."""
+    if half.stream.ended:
+        flow.session.protocol.end(flow.session, side_of(flow, half), <Incomplete>half.end_reason)
+        follow_heir(flow)
 
 
 cdef inline void follow_heir(Flow* flow) noexcept nogil:

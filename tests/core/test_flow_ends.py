@@ -245,6 +245,21 @@ def assert_one_connection(messages: Sequence[RawMessage], table: Table, ends: in
 
 
 @pytest.mark.parametrize("side", [CLIENT, SERVER])
+def test_an_ignored_end_before_the_first_byte(side: int) -> None:
+    """An ignored FIN of a side that comes before anything else was sent loses nothing, and nothing is resynced."""
+    dialogue = Dialogue()
+    spoof(dialogue, side, FIN_ACK)
+    for number in range(3):
+        exchange(dialogue, number)
+    dialogue.close()
+    table = Table()
+    messages = table.run(dialogue.packets)
+    assert seen(messages) == whole(0, 1, 2)
+    assert not any(message.resynced for message in messages)
+    assert table.counted("ends_ignored", "messages_resynced") == {"ends_ignored": 1, "messages_resynced": 0}
+
+
+@pytest.mark.parametrize("side", [CLIENT, SERVER])
 @pytest.mark.parametrize("flags", [p.RST, RST_ACK, FIN_ACK, FIN_ACK | p.PSH])
 @pytest.mark.parametrize("data", [b"", INVENTED], ids=["bare", "data"])
 def test_an_ignored_end_between_messages(side: int, flags: int, data: bytes) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sniffer.delivery import lane as lanes
 from sniffer.delivery.account import LaneCounters
 from sniffer.delivery.queues import weigh
 from sniffer.delivery.sink import Cut, Failed, Record, Rejected, Retry, SinkClosed, TooLarge
@@ -221,6 +222,45 @@ async def test_a_sink_that_is_gone_ends_its_lane(caplog: pytest.LogCaptureFixtur
         counters = await settled(lane)
     assert (counters.delivered, counters.dropped["closed"]) == (2, 11)
     assert [record.getMessage() for record in caplog.records] == ["sink closed"]
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+async def test_a_sink_that_does_not_close_is_left_behind(
+    stubborn: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sink whose `close` never returns, even when cancelled, holds up nothing for longer than CLOSE_SECONDS."""
+    let_go = asyncio.Event()
+
+    class Stuck(Recorder):
+        async def close(self) -> None:
+            while not let_go.is_set():
+                try:
+                    await let_go.wait()
+                except asyncio.CancelledError:
+                    if not stubborn:
+                        raise
+
+    monkeypatch.setattr(lanes, "CLOSE_SECONDS", 0.05)
+    try:
+        async with asyncio.timeout(BOUND), lane_to(Stuck()) as lane:
+            lane.offer(messages(2))
+            counters = await settled(lane)
+    finally:
+        let_go.set()
+    assert counters.delivered == 2
+    assert [record.getMessage() for record in caplog.records] == ["the output does not close in time"]
+
+
+async def test_a_sink_that_fails_to_close_says_why() -> None:
+    """What `close` of a sink raises comes out of the lane's."""
+
+    class Broken(Recorder):
+        async def close(self) -> None:
+            raise OSError("no")
+
+    with pytest.raises(OSError, match="no"):
+        async with lane_to(Broken()):
+            pass
 
 
 async def test_the_deadline_cuts(caplog: pytest.LogCaptureFixture) -> None:

@@ -272,6 +272,46 @@ def test_a_broken_output_is_waited_with(tmp_path: Path) -> None:
         assert daemon.stop() == 1
 
 
+@pytest.mark.parametrize(
+    ("switch_of_it", "changes", "problem"),
+    [
+        ("own", {"flag": "--own"}, "there is an option --own already"),
+        ("own", {"variable": "OWN"}, "there is an option OWN already"),
+        ("own", {"flag": "other"}, "the flag other does not begin with --"),
+        ("missing", {}, "its switch missing is none of its options"),
+    ],
+)
+def test_a_declaration_that_contradicts_itself(switch_of_it: str, changes: dict[str, str], problem: str) -> None:
+    """Options of one output that collide, a flag that is none, or an unknown switch are one problem that is named."""
+
+    class Own(Options):
+        own: Switch = switch(False, group="Output", help="x")
+        other: Switch = switch(False, group="Output", help="x", **changes)
+
+    class Odd(Output):
+        name = "odd"
+        options = Own
+        switch = switch_of_it
+
+    class Point:
+        name, value, dist = "odd", "odd:Odd", None
+
+        def load(self) -> type[Output]:
+            return Odd
+
+    found = registry.load([Point()], SnifferConfig)
+    assert found.outputs == ()
+    assert [each.message for each in found.problems] == [f"output odd (odd:Odd) cannot be used: {problem}"]
+
+
+def test_an_output_that_fails_before_the_exit(tmp_path: Path) -> None:
+    """What `before_exit` of an output raises, wanted or not, changes nothing of the exit code."""
+    code = SAMPLE + "\n\nclass This(Tcp):\n    def before_exit(self, seconds):\n        raise OSError\n"
+    done = run(broken_output(tmp_path, code), "--read", str(DEMO), "--ports", "8080", "--stdout")
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+
+
 def test_two_outputs_cannot_share_an_option() -> None:
     """The second of two outputs from outside that declare the same option is a problem; the first is used."""
     here = "tests.outputs.test_registry"
