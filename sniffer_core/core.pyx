@@ -177,7 +177,7 @@ cdef class FlowTable:
         cdef Table* table = self.table
         cdef int64_t now
         if table.clock < 0:
-            return []       # core time begins with the first packet
+            return []       # core time begins with the first batch of a live capture
         now = table.context.now + self._clock(clock_us)
         with nogil:
             expire(table, now)

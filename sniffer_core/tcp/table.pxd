@@ -75,7 +75,7 @@ cdef struct Flow:
     Flow* successor             # a newer connection on the same ends that is not confirmed yet; not in the table
     uint64_t place              # Packet.place of its first packet
     int64_t last                # core time of the last packet
-    int64_t closed              # MODE_CLOSED: core time of the last packet that delays its removal
+    int64_t closed              # MODE_CLOSED: core time when it was closed, or of the last bytes held beyond its end
     uint32_t preamble           # bytes of the client's PROXY protocol header that are still to come
     uint16_t reason             # MODE_IGNORED: Counter of its bytes
     uint8_t mode                # Mode
@@ -118,7 +118,7 @@ cdef struct Table:
     Timers later                # a delay of flow.GRACE_ONE_SIDED
     Fragments fragments
     int64_t skew                # live: µs to add to a stamp; changes only when the clock of the stamps was set
-    int64_t clock               # live: the monotonic clock at the last batch or tick, µs; -1: a file, or no packet yet
+    int64_t clock               # live: the monotonic clock at the last batch or tick, µs; -1: a file, or no batch yet
     int64_t clock_limit         # live: core time may not pass this, see FlowTable._clock()
     Ahead* ahead                # a file's packet that waits for the stamp of the next, or NULL
     int64_t due                 # nothing expires before this core time

@@ -103,7 +103,7 @@ cdef bint is_method(const uint8_t* data, uint32_t size) noexcept nogil
 
 cdef uint32_t find_head_end(const uint8_t* data, uint32_t size, uint32_t* scanned, uint32_t* lines) noexcept nogil
     # Returns the index behind the blank line that ends a head; 0: there is none. The search begins at `scanned`, and
-    # sets it to where the next search must begin, so that no byte is searched twice. `lines` grows by the LFs passed.
+    # sets it to where the next one must begin, which keeps the total work linear. `lines` grows by the LFs passed.
 
 cdef inline uint32_t blank_line(const uint8_t* data, uint32_t end) noexcept nogil:
     """Size of the blank line that ends at index `end`."""

@@ -172,7 +172,7 @@ cdef void start_gathering(Parser* parser, Run* run, uint32_t line_end, bint cand
 
 
 cdef Event read_head(Parser* parser, Run* run) noexcept nogil:
-    """Adds a slice of the run to the buffer and looks for the end of the head. A slice ends at parser.boundary."""
+    """Adds a slice of the run to the buffer and looks for the end of the head. No slice goes beyond parser.boundary."""
     cdef uint32_t size, before, end = 0, limit = parser.limits.head
     cdef bint boundary
     cdef Scan scan

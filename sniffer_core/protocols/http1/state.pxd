@@ -40,18 +40,18 @@ cdef enum:
     PIECE = 4096            # bytes of a slice that is gathered at once: few bytes behind the head are copied needlessly
     BUFFER_FIRST = 512      # least bytes of parser.buffer
     STAGES = 3              # number of stages of an opening, see resync.Stage
-    LATER_SPACE = METHOD_LONGEST + 1
+    LATER_SPACE = METHOD_LONGEST + 1    # entries of Openings.later
 
 cdef struct Opening:        # a place in parser.buffer where a start line may begin
     int64_t stamp           # of its first byte
-    int64_t ack
-    uint32_t at
-    uint8_t alive           # False: this place in the struct is not used
-    uint8_t sure
+    int64_t ack             # Run.ack of its first byte
+    uint32_t at             # its index in the buffer
+    uint8_t alive           # True: this entry is used
+    uint8_t sure            # Http1Message.sure
 
 cdef struct Openings:
-    Opening stage[STAGES]
-    Opening later[LATER_SPACE]      # further ones of STAGE_FIRST
+    Opening stage[STAGES]           # by resync.Stage
+    Opening later[LATER_SPACE]      # further openings in STAGE_FIRST
     uint32_t later_count
 
 cdef struct Parser:
