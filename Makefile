@@ -14,7 +14,7 @@ CORE := setup.py pyproject.toml $(shell find sniffer_core -name '*.pyx' -o -name
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
-	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
 
 $(VENV)/run.stamp: $(CORE)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -140,16 +140,19 @@ class Manners:
     secrets: int
     lazy: int
     interim: int
+    parts: int
+    """How often only the first of the segments on their way arrive."""
 
 
 def manners(choices: Choices) -> Manners:
     """Some manners; the plainest are those of a client that fetches one thing."""
     crowd = choices.below(2000) == 1999
+    # A crowd has more requests open than the core keeps (1,024). Its requests arrive in parts, with answers between.
     return Manners(
-        exchanges=1100 + choices.below(500) if crowd else 1 + choices.below(choices.pick((8, 1, 30))),
+        exchanges=1300 + choices.below(500) if crowd else 1 + choices.below(choices.pick((8, 1, 30))),
         depth=2000 if crowd else choices.pick((1, 1, 1, 2, 3, 8)),
-        slides=choices.pick((False, False, False, True)),
-        together=100 if crowd else choices.pick((0, 30, 100)),
+        slides=choices.pick((False, True) if crowd else (False, False, False, True)),
+        together=choices.pick((99, 100)) if crowd else choices.pick((0, 30, 100)),
         held=choices.pick((0, 0, 15)),
         cut=choices.below(5),
         offers=(
@@ -163,8 +166,9 @@ def manners(choices: Choices) -> Manners:
         early=0 if crowd else choices.pick((0, 0, 4, 15)),
         nasty=choices.pick((0, 0, 40)),
         secrets=choices.pick((100, 40)),
-        lazy=0 if crowd else choices.pick((0, 30)),
+        lazy=choices.pick((4, 30)) if crowd else choices.pick((0, 30)),
         interim=choices.pick((0, 5, 30)),
+        parts=choices.pick((60, 15)) if crowd else 15,
     )
 
 
@@ -284,7 +288,7 @@ class Talk:
     def _move(self, sender: Side, receiver: Side, *, all_of_it: bool = False) -> None:
         """Delivers what is on its way, or the first segments of it; acknowledges it where no data will."""
         count = len(sender.flight)
-        if count and not all_of_it and self.choices.chance(15):
+        if count and not all_of_it and self.choices.chance(self.manners.parts):
             count = self.choices.below(count + 1)
         for _ in range(count):
             segment = sender.flight.popleft()

@@ -96,17 +96,22 @@ class Judge:
             return False
         if answer.ask.number < self._first_certain:
             return True
-        if message.path is None and answer.ask is self._talk.tunnel and answer.ask.offer == "connect":
-            return True  # until the connection closes, for who does not know the method
-        return message.path is None and answer.ask.method == "HEAD" and self._line_cut(answer.end)
+        # One to CONNECT ends with the connection, for who does not know the method.
+        return message.path is None and answer.ask is self._talk.tunnel and answer.ask.offer == "connect"
 
-    def _line_cut(self, start: int) -> bool:
-        """Whether the status line there came in pieces, or the capture has one piece of it only."""
-        if self._capture.complete:
-            return False
+    def _has(self, side: int, start: int, end: int) -> bool:
+        """Whether the capture has all of these bytes of a side."""
         kept = max(0, self._capture.snaplen - 54) or 1 << 20
-        ends = (s.offset + min(len(s.data), kept) for s in self._talk.segments if s.side == SERVER)
-        return any(start < end < start + 12 for end in ends)
+        spans = ((s.offset, s.offset + min(len(s.data), kept)) for s in self._capture.segments if s.side == side)
+        for first, last in sorted(spans):
+            if first <= start < last:
+                start = last
+        return start >= end
+
+    def _begins(self, side: int, offset: int) -> bool:
+        """Whether a captured segment of a side begins there, behind a byte that the capture lost."""
+        begins = any(s.side == side and s.data and s.offset == offset for s in self._capture.segments)
+        return begins and offset > 0 and not self._capture.complete and not self._has(side, offset - 1, offset)
 
     def _begun(self) -> int:
         """The number of the first exchange that began when nothing was under way, in what the capture has.
@@ -159,8 +164,7 @@ class Judge:
     def _unknown(self, message: RawMessage) -> Iterator[Violation]:
         """A message that neither end sent."""
         text = f"{message.path} {message.reason}" if message.direction == "response" else str(message.path)
-        known = ("nvented" in text and self._talk.manners.nasty) or (TUNNELLED in text and self._talk.tunnel)
-        known = known or (message.direction == "request" and self._seems(message))
+        known = ("nvent" in text and self._talk.manners.nasty) or (TUNNELLED in text and self._talk.tunnel)
         if self._capture.complete or not known:
             yield Violation("invented", told(message))
         else:
@@ -175,29 +179,20 @@ class Judge:
         if ask.number in self._requests:
             yield Violation("twice", told(message))
         self._requests[ask.number] = message
-        if message.method != ask.method and not self._seems(message):
+        if message.method != ask.method:
             yield Violation("invented", f"{told(message)} was {ask.method}")
         yield from self._content(message, ask.body, whole=self.sent(ask), loose=self._talk.tunnel is ask)
 
-    def _seems(self, message: RawMessage) -> bool:
-        """Whether bytes were lost, and a segment of the client's begins as this request does.
-
-        At a place that an ACK marks as a message's end, a method that is registered nowhere may be one all the same.
-        """
-        line = f"{message.method} {message.path}".partition("?")[0].encode("iso-8859-1")
-        sent = self._talk.client.stream
-        starts = (s.offset for s in self._capture.segments if s.side == CLIENT and s.data)
-        return not self._capture.complete and any(sent.startswith(line, start) for start in starts)
-
     def _holds(self, ask: Ask | None, message: RawMessage) -> bool:
-        """Whether a response is paired with a piece of the body of the request that it answers.
+        """Whether a response is paired with a piece of the body of its request, which lost bytes cut from its head.
 
-        Where that request's head was lost, and the piece begins with a segment, it may as well be a request.
+        Then the piece may be a request: see test_a_body_that_lost_bytes_cut_from_its_head().
         """
-        if self._capture.complete or ask is None:
+        if ask is None or ask.end is None:
             return False
-        line = f"{message.method} {message.path} HTTP/1."
-        return line.encode("iso-8859-1") in self._talk.client.stream[ask.head_end : ask.end]
+        line, sent = f"{message.method} {message.path} HTTP/1.".encode("iso-8859-1"), self._talk.client.stream
+        places = (at for at in range(ask.head_end, ask.end) if sent.startswith(line, at))
+        return any(self._begins(CLIENT, at) for at in places) and not self._has(CLIENT, ask.start, ask.head_end)
 
     def _response(self, message: RawMessage) -> Iterator[Violation]:
         answer = self._answers.get(message.reason or "")
@@ -215,9 +210,14 @@ class Judge:
         yield from self._content(message, answer.body, whole=self.said(answer), loose=self._as_to_head(message, answer))
 
     def _as_to_head(self, message: RawMessage, answer: Answer) -> bool:
-        """Whether a body begins with a segment and a status line, and no request tells that it is none to a HEAD."""
+        """Whether an answer without its body may be one to HEAD: its request was lost, and the body begins a segment
+        with a status line. See test_a_body_that_begins_like_a_response().
+        """
+        ask = answer.ask
+        if ask is None or self._capture.complete or self._has(CLIENT, ask.start, ask.start + len(ask.method) + 1):
+            return False
         begins = any(s.side == SERVER and s.offset == answer.head_end for s in self._capture.segments)
-        return not self._capture.complete and message.path is None and begins and answer.body.startswith(b"HTTP/1.")
+        return message.path is None and not message.body and begins and answer.body.startswith(b"HTTP/1.")
 
     def _content(self, message: RawMessage, body: bytes, *, whole: bool, loose: bool) -> Iterator[Violation]:
         if not body.startswith(message.body):

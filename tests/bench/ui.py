@@ -118,7 +118,7 @@ async def _sample(daemon: Daemon, load: Load, seconds: float, page: Page | None)
 
 
 def main(*, quick: bool = False) -> int:
-    """Measures, and prints the Markdown of docs/UI.md."""
+    """Measures, and prints the Markdown of docs/internals/PERFORMANCE.md."""
     if CHROMIUM is None or not may_capture():
         print("Not measured: this takes chromium, and the capability NET_RAW.")
         return 0

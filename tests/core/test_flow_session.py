@@ -817,3 +817,117 @@ def test_a_request_behind_a_refused_body_that_comes_late() -> None:
     messages = run(dialogue)
     assert asked(messages) == plain("/put", "/1")
     assert pairs(messages) == {"put": "/put", "1": "/1"}
+
+
+# ---- what two conversations leave alike ------------------------------------------------------------------------------
+
+
+def padded(head: str, size: int) -> bytes:
+    """A head of that size."""
+    return (head + "X: ").encode() + b"x" * (size - len(head) - 7) + b"\r\n\r\n"
+
+
+def test_a_body_that_lost_bytes_cut_from_its_head() -> None:
+    """Two requests, and one whose body was cut from its head, leave the same packets: the body counts as a request."""
+    inner = ask("/2")
+    told = []
+    for lost in (
+        (padded("GET /1 HTTP/1.1\r\n", 120), padded("HTTP/1.1 204 1\r\n", 90)),
+        (padded(f"POST /1 HTTP/1.1\r\nContent-Length: {len(inner)}\r\n", 120), padded("HTTP/1.1 100 C\r\n", 90)),
+    ):
+        dialogue = Dialogue()
+        dialogue.client(lost[0], lost=True)
+        dialogue.server(lost[1], lost=True)
+        dialogue.client(inner)
+        dialogue.server(answer("last"))
+        told.append([packet.data for packet in dialogue.packets])
+    assert told[0] == told[1]
+    assert asked(run(dialogue)) == plain("/2")
+
+
+def test_a_body_that_begins_like_a_response() -> None:
+    """An answer to a lost HEAD with the next, and one to a lost GET with a body, leave the same packets."""
+    inner = answer("2")
+    told = []
+    for lost in (b"HEAD /1 HTTP/1.1\r\n\r\nGET /2 HTTP/1.1\r\n\r\n", padded("GET /1 HTTP/1.1\r\n", 39)):
+        dialogue = Dialogue()
+        dialogue.client(lost, lost=True)
+        dialogue.server(f"HTTP/1.1 200 1\r\nContent-Length: {len(inner)}\r\n\r\n".encode())
+        dialogue.server(inner)
+        told.append([packet.data for packet in dialogue.packets])
+    assert told[0] == told[1]
+    assert pairs(run(dialogue)) == {"1": None, "2": None}
+
+
+# ---- kinds that the generator found ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 3, 40])
+def test_a_body_that_may_be_the_next_response(size: int) -> None:
+    """A response whose request was lost keeps no byte of what goes on as a status line: the next response."""
+    dialogue = Dialogue(handshake=False)
+    line = b"HTTP/1.1 200 next\r\nSet-Cookie: s=TOPSECRET\r\nContent-Length: 0\r\n\r\n"
+    dialogue.server(f"HTTP/1.1 200 first\r\nContent-Length: {size}\r\n\r\n".encode())
+    dialogue.server(line[:1])
+    dialogue.server(line[1:])
+    first = next(message for message in run(dialogue) if message.reason == "first")
+    assert (first.body, first.incomplete) == (b"", "gap")
+
+
+def test_a_start_line_in_a_body_does_not_take_all_that_follows() -> None:
+    """A start line that is found behind a loss, with no length and no close, does not take the rest for its body."""
+    dialogue = Dialogue()
+    dialogue.packets = dialogue.packets[1:2]
+    dialogue.server(b"lost", lost=True)
+    dialogue.server(b"HTTP/1.1 200 inside\r\n\r\npiece\r\n")
+    dialogue.server(b"0\r\n\r\n" + answer("1").replace(b"s=1", b"s=TOPSECRET"))
+    dialogue.server(answer("2"))
+    messages = run(dialogue)
+    assert "2" in pairs(messages)
+
+
+@pytest.mark.parametrize("cut", [b"ET", b"bGET"])
+def test_a_method_that_lost_bytes_cut(cut: bytes) -> None:
+    """Behind lost bytes, "ET" and "bGET" are no methods, though an ACK marks where they begin."""
+    dialogue = Dialogue()
+    dialogue.client(ask("/1") + b"G", lost=True)
+    dialogue.server(answer("1"))
+    dialogue.client(cut + b" /2 HTTP/1.1\r\nHost: h\r\n\r\n")
+    dialogue.server(answer("2"))
+    messages = run(dialogue)
+    assert asked(messages) == []
+    assert own_or_none(messages)["2"] is None
+
+
+def test_an_answer_to_head_behind_an_early_answer() -> None:
+    """In a capture of the server alone, an answer behind an early one may be to HEAD: its body is the next response."""
+    dialogue = Dialogue()
+    dialogue.packets = dialogue.packets[1:2]
+    dialogue.server(answer("0", 400))
+    dialogue.client(ask("/0") + ask("/1"), lost=True)
+    dialogue.server()
+    dialogue.server(answer("1"))
+    dialogue.client(ask("/2") + ask("/3", method="HEAD"), lost=True)
+    dialogue.server()
+    dialogue.server(answer("2") + b"HTTP/1.1 200 3\r\nContent-Length: 20\r\n\r\n")
+    dialogue.client(ask("/4"), lost=True)
+    dialogue.server()
+    dialogue.server(answer("4"))
+    dialogue.server(flags=p.RST | p.ACK)
+    found = {m.reason: m.body or b"" for m in run(dialogue)}
+    assert found == {"0": b"answer 0", "1": b"answer 1", "2": b"answer 2", "3": b"", "4": b"answer 4"}
+
+
+def test_a_refused_body_whose_end_is_followed_by_lost_bytes() -> None:
+    """Requests behind a refusal, as long as the body that was refused, are not taken for it where their end is lost."""
+    dialogue = Dialogue()
+    dialogue.client(put("", "Content-Length: 3000\r\n"))
+    dialogue.server(answer("put", 413))
+    dialogue.client(ask("/1", SECRET))
+    dialogue.server(answer("1"), lost=True)
+    dialogue.client(ask("/2", SECRET, method="POST").replace(b"\r\n\r\n", b"\r\nContent-Length: 5000\r\n\r\n"))
+    dialogue.client(b"b" * (2600), lost=False)
+    dialogue.client(b"b" * 1000, lost=True)
+    dialogue.client(b"b" * 1400)
+    dialogue.server(answer("2"))
+    assert all(b"TOPSECRET" not in (message.body or b"") for message in run(dialogue))

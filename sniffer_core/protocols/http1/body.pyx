@@ -3,14 +3,14 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
 
-from sniffer_core.base.ascii cimport CR, HTAB, LF, SEMICOLON, SP, is_digit
+from sniffer_core.base.ascii cimport CR, HTAB, LF, SEMICOLON, SP, ascii_same, is_digit
 from sniffer_core.base.counters cimport RESPONSES_TAKEN_BODYLESS
 from sniffer_core.base.memory cimport pool_give, pool_resize, pool_take
 from sniffer_core.base.marks cimport (
     BIT_BARE_LF, INCOMPLETE_CLOSED_, INCOMPLETE_EVICTED_, INCOMPLETE_GAP_, INCOMPLETE_LIMIT_, INCOMPLETE_MALFORMED_,
     WHOLE,
 )
-from sniffer_core.message cimport RESPONSE, Message
+from sniffer_core.message cimport RESPONSE, Field, Message
 from sniffer_core.protocols.http1.head cimport (
     LENGTH_INVALID, STATUS_LINE, TRAILERS_NONE, TRAILERS_READ, Trailers, as_http1, blank_line,
     build_trailers, count_lines, find_head_end, is_status_byte,
@@ -79,6 +79,9 @@ cdef Event read_body(Parser* parser, Run* run) noexcept nogil:
 cdef Event lose_body(Parser* parser, int64_t* size) noexcept nogil:
     cdef Message* message = parser.message
     cdef int64_t known = size[0]
+    if parser.probing and parser.probed:
+        withhold_body(parser)
+    parser.probing = False
     if parser.state == BODY_LENGTH and parser.remaining == 0:
         return finish(parser, SKIP if message.missing < 0 else START)
     message.end_lost = True
@@ -106,6 +109,8 @@ cdef Event lose_body(Parser* parser, int64_t* size) noexcept nogil:
 cdef Event end_body(Parser* parser, Incomplete reason) noexcept nogil:
     cdef Message* message = parser.message
     cdef Incomplete why = INCOMPLETE_CLOSED_ if reason == WHOLE else reason
+    if parser.probing and parser.probed and parser.state == BODY_LENGTH and parser.remaining:
+        withhold_body(parser)
     if parser.state == BODY_LENGTH:
         if parser.remaining:
             break_off(message, why)
@@ -187,38 +192,60 @@ cdef bint next_response_instead(Parser* parser, Run* run, Event* event) noexcept
         event[0] = finish(parser, START)
         return True
     parser.probed += <uint8_t>size
-    if parser.probed < STATUS_LINE and (
-            parser.probed < 7 or parser.state != BODY_LENGTH or parser.remaining > <uint64_t>size):
-        return False
+    if parser.probed == STATUS_LINE or (parser.state == BODY_LENGTH and (
+            parser.remaining < <uint64_t>size or (parser.remaining == <uint64_t>size and parser.probed >= 7))):
+        withhold_body(parser)
+    return False
+
+
+cdef void withhold_body(Parser* parser) noexcept nogil:
+    """All there is of an unpaired response's body may be the beginning of the next response. It is not kept."""
     break_off(parser.message, INCOMPLETE_GAP_)
     parser.message.body_kept = 0
     parser.message.truncated = False    # no body is kept, so none was cut by the limit
     parser.body_gap = True
     parser.ambiguous = True
     parser.probing = False
-    return False
 
 
 cdef Event read_length(Parser* parser, Run* run) noexcept nogil:
     cdef int64_t size = run.size
     cdef Event event = EVENT_MORE
+    if size and parser.probing and next_response_instead(parser, run, &event):
+        return event
     if parser.remaining and size:
-        if parser.probing and next_response_instead(parser, run, &event):
-            return event
         if <uint64_t>size > parser.remaining:
             size = <int64_t>parser.remaining
         keep(parser, run.data, size)
         parser.remaining -= size
         consume_message(parser, run, size)
-    if parser.remaining:
+    if parser.remaining or (parser.probing and parser.probed):      # the next byte tells whether "H" was all of the body
         return EVENT_MORE
     return finish(parser, SKIP if parser.message.missing < 0 else START)
 
 
+cdef bint says_close(const Message* message) noexcept nogil:
+    """Whether a head says that the connection ends behind its message, RFC 9112 section 9.3."""
+    cdef const Field* field
+    cdef uint32_t i
+    for i in range(message.count):
+        field = message.fields + i
+        if field.name.size == 10 and field.value.size == 5 and \
+                ascii_same(message.text + field.name.at, b"connection", 10) and \
+                ascii_same(message.text + field.value.at, b"close", 5):
+            return True
+    return message.minor == 0
+
+
 cdef Event read_close(Parser* parser, Run* run) noexcept nogil:
     cdef Event event = EVENT_MORE
-    if parser.probing and run.size and next_response_instead(parser, run, &event):
-        return event
+    cdef const Message* message = parser.message
+    if parser.probing and run.size:
+        if message.resynced and not as_http1(message).sure and not says_close(message):
+            # A start line inside a body, most likely. All that follows on the connection would be taken for this body.
+            return finish_incomplete(parser, INCOMPLETE_GAP_)
+        if next_response_instead(parser, run, &event):
+            return event
     keep(parser, run.data, run.size)
     consume_message(parser, run, run.size)
     return EVENT_MORE

@@ -254,6 +254,20 @@ cdef bint is_method(const uint8_t* data, uint32_t size) noexcept nogil:
     return strstr(METHODS, word) != NULL
 
 
+cdef bint is_cut_method(const uint8_t* data, uint32_t size) noexcept nogil:
+    cdef char[METHOD_LONGEST + 2] word
+    cdef uint32_t i
+    for i in range(1, size):
+        if is_method(data + i, size - i):
+            return True
+    if size >= METHOD_LONGEST or is_method(data, size):
+        return False
+    memcpy(word, data, size)
+    word[size] = SP
+    word[size + 1] = 0
+    return strstr(METHODS, word) != NULL
+
+
 cdef int http1_starts(Kind kind, const uint8_t* data, int64_t size) noexcept nogil:
     cdef const uint8_t* found = <const uint8_t*>memchr(data, LF, size)
     cdef StartLine line

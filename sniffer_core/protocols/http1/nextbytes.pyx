@@ -54,7 +54,7 @@ cdef Reading compare(const Http1* http, const Entry* entry, int64_t announced, i
     cdef const Held* front = stream_front(stream)
     cdef uint32_t limit = http.base.context.limits.head
     cdef uint32_t size = stream_copy(stream, front.offset + announced, bytes, limit)
-    cdef bint filled = size == 0 and stream.top - stream.next >= announced  # nothing has come yet behind such a body
+    cdef bint filled = size == 0 and stream.top - stream.next == announced  # nothing was sent yet behind such a body
     cdef int begins = http1_starts(REQUEST, bytes, size) if size else 0
     cdef uint32_t head
     size = stream_copy(stream, front.offset, bytes, limit)
@@ -85,9 +85,11 @@ cdef Reading weigh_body(Http1* http, bint last) noexcept nogil:
     cdef int64_t acked = -1         # what a later response acknowledges, from the first of the bytes
     cdef uint8_t* bytes
     cdef Reading verdict
+    cdef bint missing
     if front == NULL or front.offset != half.stream.next:
         return BODY
-    last = last or server.stream.ended or server.stream.absent
+    missing = half.stream.held_bytes < max(half.stream.top, half.stream.end) - half.stream.next     # that may come late
+    last = last or ((server.stream.ended or server.stream.absent) and not missing)
     if not last and front.ack > server.stream.next:
         return UNDECIDED            # until all is read that the client had read
     if entry.answered == 0 and server.stream.seen and not is_unsure(http, entry, front.ack) and \

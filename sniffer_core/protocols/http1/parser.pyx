@@ -357,7 +357,6 @@ cdef Event http1_gap(Parser* parser, int64_t* size) noexcept nogil:
     leave_done(parser)
     if size[0] == 0:
         return EVENT_MORE
-    parser.probing = False
     if parser.state == HEAD:
         event = cut(parser, INCOMPLETE_GAP_)
         if event == EVENT_CUT:

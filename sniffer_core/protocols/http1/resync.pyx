@@ -8,7 +8,7 @@ from sniffer_core.base.counters cimport BYTES_ABANDONED_SKIPPED
 from sniffer_core.base.memory cimport pool_take
 from sniffer_core.message cimport REQUEST, RESPONSE
 from sniffer_core.protocols.http1.head cimport (
-    CLASS, REASON, STATUS_LINE, TARGET, TOKEN, StartLine, find_head_end, is_method, is_status_byte,
+    CLASS, REASON, STATUS_LINE, TARGET, TOKEN, StartLine, find_head_end, is_cut_method, is_method, is_status_byte,
     odd_status, parse_odd_line, parse_start_line,
 )
 from sniffer_core.protocols.http1.state cimport (
@@ -27,6 +27,10 @@ cdef enum Stage:                # of an opening: what has been read of its start
 
 # -- candidates -------------------------------------------------------------------------------------------------------
 
+cdef inline bint begins_method(const uint8_t* data, uint32_t size, bint sure) noexcept nogil:
+    return is_method(data, size) or (sure and not is_cut_method(data, size))
+
+
 cdef Found begins_message(Parser* parser, Run* run, Head* head, bint sure) noexcept nogil:
     """Whether a message may begin at the front of the run; FOUND_NOTHING: it does not."""
     cdef uint32_t window = <uint32_t>min(run.size, <int64_t>parser.limits.head)
@@ -40,7 +44,7 @@ cdef Found begins_message(Parser* parser, Run* run, Head* head, bint sure) noexc
     head.line_end = <uint32_t>(found - run.data) + 1
     if not parse_start_line(parser.kind, run.data, head.line_end - 1, &head.line):
         return FOUND_NOTHING
-    if parser.kind == REQUEST and not sure and not is_method(run.data, head.line.method.size):
+    if parser.kind == REQUEST and not begins_method(run.data, head.line.method.size, sure):
         return FOUND_NOTHING
     scanned = head.line_end - 1
     head.lines = 0
@@ -177,7 +181,7 @@ cdef void token_ended(Parser* parser, uint32_t space) noexcept nogil:
         named.alive = False
     for i in range(openings.later_count + 1):
         opening = first if i == 0 else &openings.later[i - 1]
-        if opening.alive and (opening.sure or is_method(parser.buffer + opening.at, space - opening.at)):
+        if opening.alive and begins_method(parser.buffer + opening.at, space - opening.at, opening.sure):
             named[0] = opening[0]
             parser.method_end = space
             break

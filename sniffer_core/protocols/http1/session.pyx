@@ -179,6 +179,10 @@ cdef bint answer(Http1* http, Message* message, Match match) noexcept nogil:
     entry = exchanges_answer(&http.exchanges, http.base.conn, message, match)
     if entry == NULL:
         return False
+    if client.parser.message != NULL and client.parser.message.exchange != NULL and \
+            not (entry.exchange.known or entry.beyond) and as_http1(message).ack > as_http1(client.parser.message).start:
+        entry_of(client.parser.message).answer_lost = True      # this may be its answer, whatever was said before it
+        entry_of(client.parser.message).continued = False
     if client.stream.waits == WAIT_OFFER and entry.exchange.number >= http.offer and not switches(message, entry):
         client.stream.waits = WAIT_NONE        # refused, or given up for what was asked after it
     if entry.waiting != NULL:
@@ -331,8 +335,9 @@ cdef void on_early(Http1* http, Half* half, bint cut) noexcept nogil:
     http.tunnels = False
     if exchanges_unpaired(&http.exchanges, http.base.conn, half.parser.message):
         message_opened(http, half)
-    if not cut:     # who has read no method cannot mean a HEAD
-        http1_frame(&half.parser, named and memcmp(client.buffer, b"HEAD ", 5) == 0, True)
+    if not cut:     # who has read no method cannot mean a HEAD; one that was read and is not in the capture may be that
+        http1_frame(&half.parser, named and memcmp(client.buffer, b"HEAD ", 5) == 0,
+                    not is_beyond(&http.client, half.parser.message))
 
 
 cdef void match_early(Http1* http, bint further) noexcept nogil:
