@@ -219,7 +219,7 @@ cdef Event read_length(Parser* parser, Run* run) noexcept nogil:
         keep(parser, run.data, size)
         parser.remaining -= size
         consume_message(parser, run, size)
-    if parser.remaining or (parser.probing and parser.probed):      # the next byte tells whether "H" was all of the body
+    if parser.remaining or (parser.probing and parser.probed):      # the next byte decides if "H" was the whole body
         return EVENT_MORE
     return finish(parser, SKIP if parser.message.missing < 0 else START)
 

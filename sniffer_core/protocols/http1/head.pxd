@@ -102,8 +102,8 @@ cdef bint is_method(const uint8_t* data, uint32_t size) noexcept nogil
     # loss a segment may begin inside a method ("ET / HTTP/1.1"), or text of a body may look like a request line.
 
 cdef bint is_cut_method(const uint8_t* data, uint32_t size) noexcept nogil
-    # Whether these bytes are the rest of a method in use ("ET"), or have one behind others ("bGET"), and are none. Behind
-    # lost bytes that is no method, even where an ACK says that a message begins: the ACK may stand within one.
+    # Whether these bytes are the end of a method in use but none ("ET"), or end with another one ("bGET", but also
+    # UNLINK). After a loss such bytes begin no message, even at a boundary by an ACK: the ACK may lie inside a method.
 
 cdef uint32_t find_head_end(const uint8_t* data, uint32_t size, uint32_t* scanned, uint32_t* lines) noexcept nogil
     # Returns the index behind the blank line that ends a head; 0: there is none. The search begins at `scanned`, and
