@@ -1,5 +1,5 @@
-# A connection's identity: its two ends, when it was first seen, and the Python objects made of both. Its flow holds it,
-# and so does every exchange, since messages outlive their flow.
+# A connection's identity: its two ends, the time of its first packet, and the Python objects made from these. The flow
+# and every exchange hold a reference, because messages outlive their flow.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -8,7 +8,7 @@ from cpython.ref cimport PyObject
 from sniffer_core.base.memory cimport Pool
 
 cdef enum:
-    CONN_OBJECTS = 640      # bytes that the Python objects of a connection take: 580 with IPv4, 660 with IPv6
+    CONN_OBJECTS = 640      # bytes counted for a connection's Python objects: they take 580 with IPv4, 660 with IPv6
 
 cdef struct Proxied:        # the ends that a PROXY protocol header names
     uint8_t address_size    # 4 or 16; 0: it names none (UNKNOWN, LOCAL, a Unix socket)
@@ -22,8 +22,8 @@ cdef struct Conn:
     Conn** dead             # the table's list of connections whose Python objects wait for the GIL
     Conn* next_dead
     int64_t first_stamp     # packet time of the first packet seen, µs
-    uint64_t place          # wire.Packet.place, where another connection has the same ends in another place; else 0
-    uint32_t references
+    uint64_t place          # wire.Packet.place if an earlier connection has the same ends in another place; else 0
+    uint32_t references     # by the flow and the exchanges
     uint16_t low_port
     uint16_t high_port
     uint8_t address_size    # 4 or 16
@@ -32,13 +32,13 @@ cdef struct Conn:
     uint8_t low[16]         # the ends, ordered by packed address, then port
     uint8_t high[16]
     Proxied* proxied        # NULL: there was no PROXY protocol header, or it names no ends
-    PyObject* id            # made with the first message (record.raw); NULL before
-    PyObject* server
-    PyObject* client
-    PyObject* opening       # the JSON of its messages up to the direction
-    PyObject* behind        # (source, destination, their JSON), where `proxied` is not NULL
+    PyObject* id            # connectionId; it and the next three are made with the first message (record.raw)
+    PyObject* server        # (address, port)
+    PyObject* client        # (address, port)
+    PyObject* opening       # bytes: the JSON of its messages up to the direction
+    PyObject* behind        # (source, destination, their JSON), made with the first message if `proxied` is not NULL
 
 cdef void conn_free(Conn* conn) noexcept nogil
-    # Gives the block back; its Python objects must be gone.
+    # Frees the struct. The caller has released the Python objects.
 cdef void conn_release(Conn* conn) noexcept nogil
-    # Gives up one reference. The last one frees the connection, or puts it on `dead` when it has Python objects.
+    # Gives up one reference. Without any left, the connection is freed, or put on `dead` if it has Python objects.

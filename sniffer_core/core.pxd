@@ -3,11 +3,11 @@ from libc.stdint cimport int64_t
 from sniffer_core.record.raw cimport Rules
 from sniffer_core.tcp.table cimport Table
 
-cdef int64_t blocks_leaked      # that tables still had when they were freed: an error of ours
+cdef int64_t blocks_leaked      # memory blocks that freed tables had not given back; more than 0 is a defect
 
 cdef class FlowTable:
     cdef Table* table
-    cdef tuple carried          # keeps the names in table.context.carry alive
+    cdef tuple carried          # bytes objects: table.context.carry points into them
     cdef Rules rules
     cdef list _take(self)
     cdef void _end_all(self)

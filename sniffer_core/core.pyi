@@ -7,37 +7,42 @@ COUNTERS: tuple[str, ...]
 """Names of `FlowTable.counters()`, in order."""
 
 LINK_TYPES: frozenset[int]
-"""The libpcap link types (DLT) that can be read: 0, 1, 12, 14, 101, 108, 113, 228, 229, 276."""
+"""The libpcap link types (DLT) that the core can read: 0, 1, 12, 14, 101, 108, 113, 228, 229, 276."""
 
 Decode: TypeAlias = Callable[[bytes, str, int], tuple[bytes, str, bool, bool, str]]
-"""Removes content codings: (body, the Content-Encoding, most bytes to keep) -> (body, names of the codings removed or
-"", whether there is more than was kept, whether a coding was broken or ended early, why one was left or "")."""
+"""Removes the content codings of a body.
+
+Arguments: the body, its Content-Encoding, and the most bytes to keep. Returns the decoded body; the names of the
+codings removed, or ""; whether the decoded body is longer than what was kept; whether a coding was broken or ended
+early; and the reason why a coding was not removed, or "".
+"""
 
 @final
 class RawMessage:
     """One HTTP/1.x message as the core read it, redacted. Made by FlowTable alone.
 
-    Nothing is made of it before it is asked for: `to_json()` renders the record straight from the core's memory; the
-    attributes are built from the same redacted fields at the first access.
+    Python objects are made on access only: `to_json()` renders the record straight from the core's memory, and each
+    attribute is built when it is read. Both forms are redacted by the same rules.
     """
 
     message: Any
-    """For the owner: None until set. sniffer keeps the HttpMessage of this message here."""
+    """Free for the owner of this object; None until set. sniffer keeps the HttpMessage of this message here."""
 
     def to_json(self) -> bytes:
         """The record of docs/RECORD.md as JSON, without a line end; the same bytes each time."""
     def decode(self) -> str | None:
-        """Removes the content codings of the body, once: what is asked for later is made of it, and `weight` is known.
+        """Removes the content codings of the body, if that was not tried before.
 
-        Whoever is asked for the body first does so else. Returns why a coding was left, "" where none was, and None
-        where there was nothing to do. May be called by several threads.
+        `content` and `to_json()` do this themselves. A call before them chooses the thread that pays for it, and makes
+        `weight` exact about the body's size. Returns the reason why a coding was not removed, "" if all were, and None
+        if there was nothing to do. Several threads may call it at once.
         """
     @property
     def idempotency_key(self) -> str:
         """`<connectionId>-<exchange>-<direction>`."""
     @property
     def weight(self) -> int:
-        """About how many bytes of memory this message takes, its JSON included, and its `message` once set."""
+        """Estimated bytes of memory that this message takes, including its JSON, and `message` once that is set."""
     @property
     def direction(self) -> Literal["request", "response"]: ...
     @property
@@ -48,84 +53,104 @@ class RawMessage:
         """The client's address and port."""
     @property
     def timestamp(self) -> int:
-        """Packet time of the first byte, microseconds since the epoch."""
+        """Packet time of the message's first byte, microseconds since the epoch."""
     @property
     def end_timestamp(self) -> int:
-        """Packet time of the last byte that was read, microseconds since the epoch."""
+        """Packet time of the message's last byte that was read, microseconds since the epoch."""
     @property
     def headers(self) -> dict[str, str | list[str]]:
-        """A new dict: names lower-cased, in order of first appearance; a repeated name is joined with ", " (`cookie`
-        with "; "); `set-cookie` is always a list. Bytes are shown as ISO-8859-1. Redacted as the table was told to."""
+        """A new dict of the redacted header fields.
+
+        Names are in lower case, in order of first appearance. The values of a repeated name are joined with ", "
+        (`cookie`: "; "); the value of `set-cookie` is always a list. Values are decoded as ISO-8859-1.
+        """
     @property
     def connection_id(self) -> str:
         """32 hex digits; see docs/RECORD.md."""
     @property
-    def exchange(self) -> int: ...
+    def exchange(self) -> int:
+        """Number of the exchange within its connection."""
     @property
     def http_version(self) -> Literal["1.0", "1.1"]: ...
     @property
     def method(self) -> str | None:
-        """None for a response whose request was not seen; so are `path` and `carried`."""
+        """The request's method. `method`, `path` and `carried` of a response are None if its request was not seen."""
     @property
     def path(self) -> str | None:
-        """The request target as sent, without user info; parameters redacted as the table was told to."""
+        """The request target as sent, without user info and with the redacted parameters replaced."""
     @property
     def status_code(self) -> int | None:
         """None for a request."""
     @property
-    def reason(self) -> str | None: ...
+    def reason(self) -> str | None:
+        """The reason phrase; None for a request."""
     @property
     def informational(self) -> tuple[int, ...]:
-        """The 1xx that came before this response."""
+        """Status codes of the interim responses (1xx) that came before this response."""
     @property
     def latency_us(self) -> int | None:
-        """Last byte of the request to first byte of the response, microseconds."""
+        """Microseconds from the last byte of the request to the first byte of the response; None if not known."""
     @property
     def duration_us(self) -> int | None:
-        """First byte of the request to the last byte that was read of the response, microseconds; None for a request,
-        without the request's first byte, where lost bytes follow that last byte, or if it came first."""
+        """Microseconds from the first byte of the request to the last byte that was read of the response.
+
+        None for a request, if the request was not seen, if bytes were lost after the last byte read, or if the response
+        was read before the request.
+        """
     @property
     def authority(self) -> str | None:
-        """The host that was asked, and the port if the request names one, in lower case and without user info; None
-        where it is not known. A response has that of its request."""
+        """The host of the request, with its port if the request names one, in lower case and without user info.
+
+        A response has that of its request. None if it is not known.
+        """
     @property
     def body(self) -> bytes:
-        """The first bytes of the body, after de-chunking, before any decoding: at most `max_body`, and none after the
-        first missing byte."""
+        """The first bytes of the body, without its transfer coding but with its content codings.
+
+        At most `max_body` bytes, and none after the first missing byte.
+        """
     @property
     def body_size(self) -> int:
-        """Bytes of body seen on the wire, after de-chunking."""
+        """Bytes of the body seen on the wire, without its transfer coding."""
     @property
     def body_truncated(self) -> bool:
-        """`body` was cut by `max_body` or by the memory limit."""
+        """True if `body` was cut by `max_body` or by the memory limit."""
     @property
     def content(self) -> tuple[str | None, Literal["base64"] | None, bool, str | None]:
-        """`body`, `body_encoding`, `body_truncated` and `body_decoded` of the record: decoded and as text."""
+        """(`body`, `body_encoding`, `body_truncated`, `body_decoded`) of the record.
+
+        The body is without the content codings that could be removed: as text if it is UTF-8, else in base64.
+        """
     @property
     def trailers(self) -> dict[str, str | list[str]] | None: ...
     @property
     def incomplete(self) -> str | None:
-        """One of `marks.INCOMPLETE`; None for a message that is whole."""
+        """Why the message is not whole, one of `marks.INCOMPLETE`; None for a whole message."""
     @property
-    def missing_bytes(self) -> int | None: ...
+    def missing_bytes(self) -> int | None:
+        """Bytes of an incomplete message known to be missing; None if there are none, or their number is not known."""
     @property
-    def resynced(self) -> bool: ...
+    def resynced(self) -> bool:
+        """True for the first message of a direction after an unknown number of bytes was lost."""
     @property
     def anomalies(self) -> tuple[str, ...]:
-        """Some of `marks.ANOMALIES`, in their order."""
+        """The anomalies of the message, from `marks.ANOMALIES` and in its order."""
     @property
     def trace_id(self) -> str | None:
-        """Of the request's valid `traceparent` (W3C Trace Context); so is `span_id`."""
+        """Trace id of the request's `traceparent` field (W3C Trace Context); None if it has no valid one."""
     @property
-    def span_id(self) -> str | None: ...
+    def span_id(self) -> str | None:
+        """Parent id of the same field."""
     @property
     def proxied(self) -> tuple[tuple[str, int], tuple[str, int]] | None:
-        """(source, destination) that a PROXY protocol header names, where the connection began with one."""
+        """(source, destination) as the connection's PROXY protocol header names them; None if it names none."""
 
     @property
     def carried(self) -> tuple[str | None, ...] | None:
-        """The request's values of the fields named by `carry`, on the request and on its response. Not redacted: for
-        decisions, never for output."""
+        """The request's values of the header fields that `carry` names, for the request and for its response.
+
+        They are not redacted: use them for decisions, never for output.
+        """
 
 class _Record(Protocol):
     def to_json(self) -> bytes: ...
@@ -136,33 +161,34 @@ class _Weighed(Protocol):
 
 @final
 class Lines:
-    """Renders messages as JSON lines, many at a time, without the GIL. For one thread: it keeps its buffer.
+    """Renders messages as JSON lines, many at a time, without the GIL. Only one thread may use it, as it has a buffer.
 
-    `keep`: each message keeps its JSON, for who asks for its `to_json()` later. `most`: bytes of a line, its end
-    included; a longer one is made to fit as docs/DELIVERY.md says, 0 is any length.
+    `keep`: each message keeps its JSON for later calls of its `to_json()`. `most`: limit of a line in bytes, including
+    the line end; a longer line is shortened as docs/DELIVERY.md says. 0: no limit.
     """
 
     def __init__(self, *, keep: bool = False, most: int = 0) -> None: ...
     def take(self, batch: Sequence[_Record], first: int, size: int) -> tuple[int, bytes]:
-        """(how many messages, from `first`, their lines): at most 512, and none more once they have `size` bytes.
+        """Renders messages from number `first` on; returns how many it rendered, and their lines.
 
-        At least one, where there is one. A line is what `to_json()` gives, shortened where asked, and a line end. What
-        is no RawMessage is asked for its `to_json()`.
+        It stops after 512 messages, or once the lines have `size` bytes, but renders at least one if there is one. A
+        line is the result of `to_json()`, shortened if `most` asks for it, and a line end.
         """
 
 def coded(messages: Iterable[_Weighed]) -> list[RawMessage]:
-    """Those whose body has a content coding that nobody has tried to remove yet."""
+    """The RawMessages whose body has content codings that decode() has not tried to remove yet."""
 
 def weights(messages: Sequence[_Weighed]) -> list[int]:
-    """The `weight` of each."""
+    """The `weight` of each message."""
 
 @final
 class FlowTable:
-    """Every flow of one capture. Belongs to one thread; not locked. Never raises on traffic.
+    """All connections of one capture. Only one thread may use it at a time. No traffic makes it raise.
 
-    Time is packet time: with `clock_us` None (a file) it is the greatest stamp so far, but one stamp further ahead than
-    the idle timeout is believed only if the next is near it. Otherwise it advances with the stamps, and between packets
-    with the monotonic clock, and is never more than 1 s ahead of that: so a clock that jumps expires nothing.
+    Expiry is measured in packet time. For a file (`clock_us` is None) that is the greatest stamp so far; a stamp that
+    is further ahead than the idle timeout counts only if the next stamp is near it. In a live capture packet time
+    follows the stamps, and between packets the monotonic clock. It is never more than 1 s ahead of the monotonic clock,
+    so setting the system clock expires nothing.
     """
 
     def __init__(
@@ -183,34 +209,50 @@ class FlowTable:
         placement: tuple[str | None, str | None, str | None] | None = None,
         decode: Decode | None = None,
     ) -> None:
-        """`carry` names at most 4 request header fields, lower case; `redact_headers` fields and `redact_query`
-        parameters of URLs whose values leave the core only as `[REDACTED]`, in any case, or, with `redact_key`, as a
-        keyed hash and their length; `placement` is (pod, namespace, node); without `decode` content codings stay.
-        ValueError for a link type not in LINK_TYPES."""
+        """`max_body` and `max_head` are bytes kept of a message, `memory_limit` is bytes of all flows together.
+
+        `carry`: at most 4 names of request header fields, in lower case. `redact_headers` and `redact_query`: names of
+        header fields and of URL parameters, in any case. Their values leave the core only as `[REDACTED]`, or, with
+        `redact_key`, as a keyed hash and their length. `placement`: (pod, namespace, node). Without `decode` content
+        codings are not removed.
+        ValueError: a link type that is not in LINK_TYPES, a port that is not in 1-65535, more than 4 names in `carry`.
+        """
     def feed(
         self, packets: bytes, index: bytes, first: int = 0, clock_us: int | None = None
     ) -> tuple[list[RawMessage], int]:
-        """Feeds what `next_batch` gave: `index` holds native u32 {sec, usec, offset, caplen} for each packet.
+        """Feeds a batch of packets as pcapy's `next_batch` returns it, from packet number `first` on.
 
-        Starts at packet `first`; returns the messages that ended and the number of the next packet to feed, which is
-        smaller than the number of packets when the messages have become many, or the memory limit is passed: call again
-        from there.
-        A packet whose `usec` is 2^32 - 1 has a stamp that does not fit: it is counted, and not read.
-        Any bytes are safe: an index that points outside of `packets` is counted as malformed.
+        `index` holds four native u32 for each packet: seconds, microseconds, offset in `packets`, captured length.
+        `clock_us` is the monotonic clock of a live capture in microseconds, and None for a file.
+        Returns the messages that have ended and the number of the next packet to feed. That is less than the number of
+        packets if many messages have ended or the memory limit was reached: then call again from there.
+        Microseconds of 2^32 - 1 mark a stamp that does not fit: the packet is counted and not read. An entry that
+        points outside of `packets` is counted as malformed.
+        ValueError: `first` is negative.
         """
     def tick(self, clock_us: int) -> list[RawMessage]:
-        """An idle live capture: lets time pass (monotonic µs) and returns what it ended."""
+        """Lets time pass in an idle live capture, up to the monotonic `clock_us`; returns the messages this ended."""
     def flush(self) -> list[RawMessage]:
-        """Ends every flow, in order of creation; open messages are `incomplete: "stopped"`. The table is empty then."""
+        """Ends every flow, in order of creation, and returns their messages; open ones are `incomplete: "stopped"`.
+
+        The table is empty afterwards.
+        """
     def exclude(self, address: str, port: int) -> None:
-        """Leaves out flows one end of which is this local socket (our own deliveries); one call before it connects."""
+        """Leaves out later flows with this local socket as one end, a delivery of ours. Call it before connecting."""
     def readmit(self, address: str, port: int) -> None:
-        """Undoes `exclude` for flows that begin later."""
+        """Undoes one call of `exclude`, for flows that begin later."""
     def counters(self) -> dict[str, int]:
-        """Cumulative since the table was made; names in COUNTERS, explained in docs/internals/COUNTERS.md."""
+        """Totals since the table was made, by the names in COUNTERS; docs/internals/COUNTERS.md explains them."""
     def gauges(self) -> dict[str, int]:
-        """`flows`, `held_bytes` (out of order), `memory_bytes`, `memory_blocks`, `messages_open`,
-        `messages_long` (open for 60 s), `packets_waiting` (for the stamp of the next one: at most 1)."""
+        """Current figures.
+
+        `flows`; `held_bytes`: payload held out of order; `memory_bytes` and `memory_blocks`: allocations;
+        `messages_open`; `messages_long`: open for 60 s; `packets_waiting`: 1 while a packet of a file waits for the
+        stamp of the next.
+        """
     def events(self) -> list[tuple[str, tuple[str, int], tuple[str, int]]]:
-        """What is worth a log line since the last call: (kind, receiver, destination), kinds `tls`, `http2`,
-        `other-protocol`, `undecided`, `tunnel`, `snapped`, `long-message`; at most 256 between two calls."""
+        """(kind, receiver, destination) of each event worth a log line since the last call.
+
+        Kinds: `tls`, `http2`, `other-protocol`, `undecided`, `tunnel`, `snapped`, `long-message`. At most 256 events
+        are kept between two calls; the others are counted as dropped.
+        """

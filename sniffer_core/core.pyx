@@ -1,6 +1,6 @@
-"""`FlowTable`: packets in, messages out. See core.pyi for the interface, docs/ARCHITECTURE.md for the walk.
+"""`FlowTable`: packets in, messages out. core.pyi documents the interface.
 
-Everything between feed() and the building of Python objects is nogil, and nothing in it raises.
+The code between feed() and the building of Python objects runs without the GIL and raises nothing.
 """
 
 import os
@@ -33,7 +33,7 @@ from sniffer_core.record.raw import Lines, RawMessage, coded, weights  # no-cyth
 COUNTERS = NAMES
 LINK_TYPES = frozenset(link for link in range(512) if wire_link_known(link))
 
-# In the order of protocol.Notice.
+# Names of the kinds of events, in the order of Notice (protocol.pxd).
 cdef tuple NOTICES = ("tls", "http2", "other-protocol", "undecided", "tunnel", "snapped", "long-message")
 
 
@@ -101,7 +101,7 @@ cdef class FlowTable:
         free(self.table)
 
     cdef list _take(self):
-        """Builds the ended messages, and frees what waited for the GIL."""
+        """Returns the ended messages as Python objects, and frees connections whose release needed the GIL."""
         cdef Table* table = self.table
         cdef Message* message = table.context.ready
         cdef Message* following
@@ -157,8 +157,10 @@ cdef class FlowTable:
         return messages, first
 
     cdef int64_t _clock(self, int64_t clock):
-        """Lets core time pass by at most what has really passed since the first packet, and a second; returns what has
-        since the last call."""
+        """Moves the limit of core time on by the monotonic time (µs) since the last call, and returns that time.
+
+        The limit is the time of the first packet, plus the monotonic time since then, plus CLOCK_SLACK.
+        """
         cdef Table* table = self.table
         cdef int64_t elapsed
         if table.clock < 0:
@@ -175,7 +177,7 @@ cdef class FlowTable:
         cdef Table* table = self.table
         cdef int64_t now
         if table.clock < 0:
-            return []       # no packet yet: no time either
+            return []       # core time begins with the first batch of a live capture
         now = table.context.now + self._clock(clock_us)
         with nogil:
             expire(table, now)
@@ -190,7 +192,7 @@ cdef class FlowTable:
         """See core.pyi."""
         cdef bytes packed = inet_pton(AF_INET6 if ":" in address else AF_INET, address)
         cdef Own* own
-        if self.table.own_count == OWN_MAX:     # the oldest makes room
+        if self.table.own_count == OWN_MAX:     # no room: the first entry is dropped
             self.table.own_count -= 1
             memmove(self.table.own, self.table.own + 1, self.table.own_count * sizeof(Own))
         own = &self.table.own[self.table.own_count]

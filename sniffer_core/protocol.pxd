@@ -1,21 +1,21 @@
-# The interface between TCP and the protocols that it carries: all that either knows of the other.
+# The interface between TCP and the protocols that it carries. Neither knows more of the other than this file says.
 #
-# tcp/flow reads a connection's two streams in order and feeds them to one Session for both sides: data, gaps, ends. Who
-# opens which session is the Detector's business (protocols/detect). A session calls nothing of tcp/. What it finishes
-# it appends to `context.ready`; what it wants of the flow stands in its own fields, which the flow looks at:
+# tcp/flow reads a connection's two streams in order and passes data, gaps and ends to one Session, which reads both
+# sides. The Detector (protocols/detect) chooses that session. A session calls nothing of tcp/ but the functions that
+# look at a Stream. It appends finished messages to `context.ready`, and tells the flow what it needs by these fields:
 #
-#   stream[side].waits      this side's next bytes are not read yet: set and cleared by the session, from either side's
-#                           call, since it is the other side's bytes that tell (an Upgrade, a body that was refused).
-#                           With stream[side].hurried it waits no longer than the grace of a hole
-#   heir                    that session reads on, on both sides (CONNECT, 101, TLS within a tunnel)
-#   reason                  the flow is given up once all that can be read was read: from then on it costs a lookup, and
-#                           its bytes are counted under this Counter
+#   stream[side].waits      not 0: this side's next bytes must not be read yet, because the other side's bytes decide
+#                           how to read them (after an Upgrade, or a refused body). The session sets and clears it, in a
+#                           call for either side. With stream[side].hurried it waits no longer than the grace of a hole
+#   heir                    the session that replaces this one on both sides (CONNECT, 101, TLS within a tunnel)
+#   reason                  not 0: the flow is given up once everything that can be read was read. From then on a packet
+#                           of it costs one lookup, and its bytes are counted under this Counter
 #
-# They are fields rather than values that data() returns, because each may change for the side that is not being read.
+# data() does not return them, because a call for one side may change them for the other.
 #
 # A session sees its connection through two Streams: how far each was read, acknowledged and seen, whether it has ended,
-# and the bytes that wait. A layer that decodes another (TLS) gives its inner session Streams of its own plain bytes,
-# and runs whose `ack` counts in those.
+# and the bytes that wait. A protocol that carries another (TLS) must give its inner session Streams of the decoded
+# bytes, and runs whose `ack` counts in those.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -31,19 +31,19 @@ cdef enum Side:             # who sends
     CLIENT = 0
     SERVER = 1
 
-cdef enum Notice:           # worth a line in the log; the order of NOTICES in core.pyx
+cdef enum Notice:           # kinds of events that are logged, in the order of NOTICES (core.pyx)
     NOTICE_TLS = 0
     NOTICE_HTTP2 = 1
-    NOTICE_OTHER = 2        # a protocol without a name
-    NOTICE_UNDECIDED = 3    # nobody can say who the server is
+    NOTICE_OTHER = 2        # an unknown protocol
+    NOTICE_UNDECIDED = 3    # it is not known which end is the server
     NOTICE_TUNNEL = 4
-    NOTICE_SNAPPED = 5      # the capture cuts its packets short
+    NOTICE_SNAPPED = 5      # the snaplen of the capture cuts packets short
     NOTICE_LONG = 6         # a message has been open for long
 
 cdef enum:
-    NOTICES_MAX = 256       # kept between two calls of FlowTable.events()
+    NOTICES_MAX = 256       # events kept between two calls of FlowTable.events()
 
-cdef struct Noted:
+cdef struct Noted:          # an event
     int kind                # Notice
     uint8_t address_size
     uint8_t server[16]
@@ -51,21 +51,21 @@ cdef struct Noted:
     uint16_t server_port
     uint16_t client_port
 
-cdef struct Carry:          # request fields whose values a response carries too
-    bint no_host            # the Host field must not be shown, so that it gives no authority
+cdef struct Carry:          # request fields whose values are kept for the response too
+    bint no_host            # True: the Host field is redacted, so it must not give an authority
     uint32_t count
     uint32_t size[CARRY_MAX]
     const uint8_t* name[CARRY_MAX]
 
-cdef struct Context:        # what the table shares with its sessions
-    Pool pool               # every allocation of theirs
-    int64_t now             # core time, µs
-    Message* ready          # ended messages, which the present call of FlowTable returns
+cdef struct Context:        # what a table shares with its sessions
+    Pool pool               # counts the memory of both
+    int64_t now             # core time: packet time in µs, see FlowTable in core.pyi
+    Message* ready          # ended messages, which the current call of FlowTable returns
     Message* ready_tail
-    int64_t ready_bytes
+    int64_t ready_bytes     # of memory
     uint32_t ready_count
     uint32_t messages_open
-    uint32_t messages_long
+    uint32_t messages_long  # of these, reported with NOTICE_LONG
     uint32_t noted_count
     Limits limits
     Carry carry
@@ -79,76 +79,79 @@ cdef struct Session:        # the first member of every protocol's own struct
     Context* context
     Conn* conn
     Stream* stream[2]       # by Side; read only, but for `waits`, `hurried` and `next`
-    Session* heir
-    uint16_t reason         # Counter; 0: read on
+    Session* heir           # see above; NULL: this session reads on
+    uint16_t reason         # see above, a Counter; 0: this session reads on
 
-cdef enum Recognised:
-    RECOGNISED_NOT = -1
-    RECOGNISED_MORE = 0     # too few bytes to say
-    RECOGNISED_CLIENT = 1   # this is what the protocol's client says first
-    RECOGNISED_SERVER = 2
+cdef enum Recognised:       # what the first bytes of a direction are
+    RECOGNISED_NOT = -1     # of another protocol
+    RECOGNISED_MORE = 0     # too few to say
+    RECOGNISED_CLIENT = 1   # sent by a client of the protocol
+    RECOGNISED_SERVER = 2   # sent by a server
 
-cdef struct Protocol:       # one static instance for each protocol. What may be NULL is marked so
+cdef struct Protocol:       # one static instance for each protocol; a member is not NULL unless its comment allows it
     const char* name
-    bint ordered            # the server's bytes wait until the client's were read as far as they acknowledge them
+    bint ordered            # True: a server's bytes are read only after the client's bytes that they acknowledge
 
     Recognised (*recognise)(const uint8_t* data, int64_t size) noexcept nogil
-    # What the first bytes of a direction are.
+    # Looks at the first bytes of a direction. Only HTTP/1 and registered protocols need it.
 
     Session* (*open)(const Session* blank) noexcept nogil
-    # A new session, which begins as a copy of `blank`. NULL without memory.
+    # Returns a new session, made with new_session(). NULL: no memory. Only a registered protocol needs it.
 
     void (*data)(Session* session, Side side, Run* run) noexcept nogil
-    # Bytes in order. The session moves the run on (data, size, offset) as it consumes it; what it leaves is handed over
-    # again, maybe with a different cut, once `waits` is 0 and the other side was read as far as `run.ack`.
+    # Reads bytes that are next in order. The session moves `run` past the bytes that it consumes (data, size, offset).
+    # Bytes that it leaves are passed again, perhaps cut differently, once `waits` is 0 and the other side was read as
+    # far as `run.ack`.
 
     void (*gap)(Session* session, Side side, int64_t start, int64_t size) noexcept nogil
-    # `size` bytes at offset `start` are missing for good. 0: nobody knows how many; the side is joined in mid-stream.
+    # `size` bytes from offset `start` on will never be read. 0: their number is not known, as the side is joined in
+    # mid-stream.
 
     void (*end)(Session* session, Side side, Incomplete reason) noexcept nogil
-    # The side has ended: WHOLE by FIN, else for this reason.
+    # The side has ended: WHOLE means by a FIN, any other value is the reason.
 
     void (*resume)(Session* session, Side side) noexcept nogil
-    # The peers ignore the end of this side: it is read on. May be NULL.
+    # After end(): the peers ignored that end, so the side is read on. May be NULL.
 
     bint (*resolve)(Session* session, Side side, bint last) noexcept nogil
-    # The side waits: whether it need not any more, as more was read or held since. `last`: nothing more will tell, so
-    # that it must not wait any longer. May be NULL where a session never waits.
+    # The side waits. Returns whether it stops waiting, given what was read or held since. `last`: nothing more can come
+    # that would decide it, so it must stop. May be NULL if the session never waits.
 
     bint (*overtakes)(const Session* session, Side side) noexcept nogil
-    # The other side waits: whether this one is read on even beyond what its bytes acknowledge. May be NULL.
+    # The other side waits. Returns whether `side` is read on even if its bytes acknowledge unread bytes of the other.
+    # May be NULL.
 
     int64_t (*weight)(const Session* session, Side side) noexcept nogil
-    # Bytes that relieve() can give back. May be NULL, with relieve().
+    # Bytes of memory that relieve() can give back. NULL: none, and relieve() may be NULL too.
 
     void (*relieve)(Session* session, Side side) noexcept nogil
-    # The memory limit is passed: gives those bytes back.
+    # The memory limit is reached: gives those bytes back.
 
     void (*closed)(Session* session) noexcept nogil
-    # The connection has ended: frees what is open. The session is kept for a while, as an end may be ignored; see
-    # resume(). May be NULL.
+    # The connection has ended: frees what is open. The session itself is kept for a while, because the peers may ignore
+    # the end, see resume(). May be NULL.
 
     void (*close)(Session* session) noexcept nogil
     # Frees the session.
 
-cdef struct Detector:       # how a table finds out what a connection carries; protocols/detect has the one
+cdef struct Detector:       # how a table finds out what a connection carries; protocols/detect has the only one
     int (*speaker)(const Stream* stream) noexcept nogil
-    # Which Side sends what waits at the front of a stream, as its first bytes tell; -1: they do not.
+    # Returns the Side that sends a stream, judged by the held bytes at its front; -1: they do not show it.
 
     int64_t (*preamble)(Context* context, Conn* conn, const Stream* stream, const Run* run) noexcept nogil
-    # Size of what stands before the protocol at the front of the client's stream, or of `run` (NULL: nothing is there
-    # but what is held): 0 there is nothing, -1 too few bytes to say what begins there. With `run` what it says is noted
-    # in `conn`.
+    # Returns the size in bytes of a PROXY protocol header at the front of the client's stream. 0: there is none; -1:
+    # too few bytes to say what stands there. It looks at the bytes held at the front, or else at `run`. If `run` is not
+    # NULL, it notes in `conn` the ends that the header names.
 
     Session* (*open)(const Session* blank, Side side, const Run* run) noexcept nogil
-    # The session that reads a connection whose first bytes are those of `run`; `run` is NULL where the first bytes are
-    # missing. NULL without memory.
+    # Returns a session for a connection whose first bytes are those of `run`, sent by `side`. `run` is NULL if the
+    # first bytes are missing. Returns NULL without memory.
 
 
 # ---- for protocols ---------------------------------------------------------------------------------------------------
 
 cdef inline void* new_session(const Session* blank, const Protocol* protocol, size_t size) noexcept nogil:
-    """A session of `size` bytes, zeros behind its first member. NULL without memory."""
+    """Returns a session of `size` bytes with the base members of `blank` and zeros after them. NULL: no memory."""
     cdef Session* session = <Session*>pool_take(&blank.context.pool, size)
     if session == NULL:
         return NULL
@@ -165,8 +168,8 @@ cdef inline void free_session(Session* session, size_t size) noexcept nogil:
 
 
 cdef inline void consume(const Session* session, Run* run, int64_t size, Counter counter) noexcept nogil:
-    """Takes bytes from the front of a run. Every byte of payload is counted once: BYTES_USED, or why it was
-    not used."""
+    """Takes `size` bytes from the front of a run and counts them: each byte of payload counts once, as BYTES_USED or
+    under the reason why it was not used."""
     run.data += size
     run.size -= size
     run.offset += size
@@ -176,10 +179,10 @@ cdef inline void consume(const Session* session, Run* run, int64_t size, Counter
 
 cdef inline bint may_read(const Stream* stream, const Stream* other, Side side, const Session* session,
                           int64_t ack) noexcept nogil:
-    """Whether bytes that are next in order may be read now; `ack` is theirs.
+    """Whether the bytes of `stream` that are next in order, with the acknowledgement `ack`, may be read now.
 
-    What a server sends waits until the client's stream was read, or given up, as far as `ack`: only then is it known
-    what it answers. `session` may be NULL.
+    A server's bytes wait until the client's stream was read, or given up, as far as `ack`, because they may answer a
+    request in it. `session` may be NULL.
     """
     if stream.waits:
         return False
@@ -191,12 +194,12 @@ cdef inline bint may_read(const Stream* stream, const Stream* other, Side side, 
             session.protocol.overtakes(session, side):
         return True
     if other.base == BASE_PROVISIONAL:
-        return False        # for the grace: earlier bytes of the client may come late
+        return False        # earlier bytes of the client may still come
     return other.end >= 0 and other.next >= other.end
 
 
 cdef inline void note(Context* context, Conn* conn, Notice kind) noexcept nogil:
-    """Keeps an event for FlowTable.events()."""
+    """Keeps an event for FlowTable.events(); without room for it, counts it as dropped."""
     cdef Noted* noted
     if context.noted_count == NOTICES_MAX:
         context.counters[<int>Counter.EVENTS_DROPPED] += 1
@@ -212,7 +215,7 @@ cdef inline void note(Context* context, Conn* conn, Notice kind) noexcept nogil:
 
 
 cdef inline void publish(Context* context, Message* message) noexcept nogil:
-    """A message has ended: the present call of FlowTable returns it."""
+    """Adds an ended message to those that the current call of FlowTable returns."""
     message.next = NULL
     if context.ready == NULL:
         context.ready = message

@@ -1,4 +1,4 @@
-"""What only tests call: the C functions of the core with Python values. Nothing of the product imports this module."""
+"""C functions of the core with Python arguments, for tests alone. The product does not import this module."""
 
 from typing import Any, final
 
@@ -7,40 +7,43 @@ from sniffer_core.core import FlowTable
 # -- base/ascii
 
 def same_but_for_case(text: bytes, lower: bytes) -> bool:
-    """`ascii_same()` of two texts of one size."""
+    """`ascii_same()` of two texts of the same size, which is not 0."""
 
 # -- net/wire and net/fragment
 
 def parse_packet(linktype: int, data: bytes) -> tuple[str, dict[str, Any]]:
-    """The verdict of `wire_parse()`, in lower case without its prefix, and what the packet views."""
+    """The verdict of `wire_parse()`, in lower case without its prefix, and the members of the packet that it sets."""
 
 @final
 class PyFragments:
-    """A table of fragments."""
+    """A table of IP fragments."""
 
     def add(self, linktype: int, data: bytes, now: int = 0) -> tuple[str, dict[str, Any]]:
-        """As `parse_packet`, with `fragments_add()` behind it; `kept`: the fragment completes nothing yet."""
+        """As `parse_packet`; a fragment is passed to `fragments_add()`. `kept`: it does not complete a datagram yet."""
     def free(self) -> None: ...
     @property
     def state(self) -> tuple[int, int, int, int]:
-        """Datagrams in progress, datagrams given up, bytes and blocks of the pool."""
+        """Datagrams in progress, datagrams given up, bytes of memory, blocks of memory."""
 
 # -- tcp
 
 def leaked() -> int:
-    """Blocks of memory that tables still had when they were freed, all of this process together."""
+    """Number of memory blocks that tables had not given back when they were freed, since the process began."""
 
 def starve(table: FlowTable, number: int) -> int:
-    """From now on, allocation `number` (from 1; 0 none) gets no memory; returns what is left of the last."""
+    """Makes allocation `number` from now on fail, counted from 1; 0: none. Returns what is left of the last number."""
 
 def hashed(table: FlowTable, key: bytes, secret: bytes | None = None) -> int:
-    """The hash of a key of 40 bytes, with the table's secret or with this one of 16 bytes."""
+    """`keyed_hash()` of a key of 40 bytes, with a secret of 16 bytes or the table's own."""
 
 # -- protocols/http1
 
 @final
 class PyParser:
-    """One parser as a session drives it. Kinds, events, states, reasons and anomalies are numbers of their enums."""
+    """One parser, called as a session does. Kinds, events, states, reasons and anomalies are the values of their enums.
+
+    The methods call the functions of http1/parser.pxd with the same names.
+    """
 
     def __init__(self, kind: int, *, head: int = 65536, body: int = 65536, at_start: bool = True) -> None: ...
     def data(
@@ -52,9 +55,9 @@ class PyParser:
         segment_start: bool = True,
         conflict: bool = False,
     ) -> tuple[int, int]:
-        """(event, bytes consumed)."""
+        """Returns (event, bytes consumed)."""
     def gap(self, size: int) -> tuple[int, int]:
-        """(event, bytes that are left of the gap)."""
+        """Returns (event, bytes of the gap that are not consumed)."""
     def end(self, reason: int = 0) -> int: ...
     def frame(self, bodyless: bool = False, paired: bool = True) -> None: ...
     def reject(self) -> None: ...
@@ -65,17 +68,17 @@ class PyParser:
     def drop_body(self) -> int: ...
     def boundary(self, offset: int) -> None: ...
     def peek(self) -> dict[str, Any] | None:
-        """The open message."""
+        """The open message, or None."""
     def take(self) -> dict[str, Any]:
-        """The open message; it is the caller's now."""
+        """Returns the open message and takes it out of the parser."""
     @property
     def state(self) -> int: ...
     @property
     def protocol(self) -> int: ...
     @property
     def held(self) -> int:
-        """Bytes of memory."""
+        """Bytes of memory that the parser uses."""
     def counters(self) -> dict[str, int]:
-        """Those that are not zero."""
+        """The counters that are not 0."""
     def close(self) -> None:
-        """Frees everything, and proves it: AssertionError."""
+        """Frees the parser. AssertionError: not all of its memory was given back."""

@@ -1,7 +1,4 @@
-"""What only tests call: the C functions of the core with Python values. Nothing of the product imports this module.
-
-Each section lets the tests of one module reach its functions.
-"""
+"""C functions of the core with Python arguments, for tests alone; see testing.pyi. One section for each module."""
 
 from cython cimport final
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -31,7 +28,7 @@ from sniffer_core.base.counters import NAMES
 # -- base/ascii -------------------------------------------------------------------------------------------------------
 
 def same_but_for_case(const uint8_t[:] text, const uint8_t[:] lower):
-    """ascii_same() of two texts of one size."""
+    """See testing.pyi."""
     assert text.shape[0] == lower.shape[0] > 0
     return ascii_same(&text[0], &lower[0], <size_t>text.shape[0])
 
@@ -70,7 +67,7 @@ cdef object _view(Verdict verdict, const Packet* packet):
 
 
 def parse_packet(int linktype, bytes data):
-    """The verdict of wire_parse(), and what the packet views."""
+    """See testing.pyi."""
     cdef Packet packet
     cdef Verdict verdict = wire_parse(linktype, data, len(data), &packet)
     return _view(verdict, &packet)
@@ -78,7 +75,7 @@ def parse_packet(int linktype, bytes data):
 
 @final
 cdef class PyFragments:
-    """A table of fragments."""
+    """See testing.pyi."""
 
     cdef Pool pool
     cdef Fragments fragments
@@ -91,7 +88,7 @@ cdef class PyFragments:
         fragments_free(&self.fragments)
 
     def add(self, int linktype, bytes data, int64_t now=0):
-        """As parse_packet(), with fragments_add() behind it; `kept`: the fragment completes nothing yet."""
+        """See testing.pyi."""
         cdef Packet packet
         cdef Verdict verdict = wire_parse(linktype, data, len(data), &packet)
         if verdict == WIRE_FRAGMENT:
@@ -105,26 +102,26 @@ cdef class PyFragments:
 
     @property
     def state(self):
-        """Datagrams in progress, datagrams given up, bytes and blocks of the pool."""
+        """See testing.pyi."""
         return self.fragments.count, self.fragments.given_up, self.pool.bytes, self.pool.blocks
 
 
 # -- tcp ---------------------------------------------------------------------------------------------------------------
 
 def leaked():
-    """Blocks of memory that tables still had when they were freed, all of this process together."""
+    """See testing.pyi."""
     return core.blocks_leaked
 
 
 def starve(FlowTable table, int64_t number):
-    """From now on, allocation `number` gets no memory; returns what is left of the last."""
+    """See testing.pyi."""
     cdef int64_t before = table.table.context.pool.spare
     table.table.context.pool.spare = number
     return before
 
 
 def hashed(FlowTable table, bytes key, bytes secret=None):
-    """The hash of a key of 40 bytes, with the table's secret or with this one of 16 bytes."""
+    """See testing.pyi."""
     cdef Key copied
     cdef uint64_t[2] chosen
     assert len(key) == sizeof(Key)
@@ -170,7 +167,7 @@ cdef list _pairs(const uint8_t* text, const Field* fields, uint32_t count):
 
 @final
 cdef class PyParser:
-    """One parser as a session drives it. Kinds, events, states, reasons and anomalies are numbers of their enums."""
+    """See testing.pyi."""
 
     cdef Parser parser
     cdef Pool pool
@@ -187,7 +184,7 @@ cdef class PyParser:
         self, const uint8_t[:] data, int64_t offset, int64_t stamp=0, int64_t ack=-1, bint segment_start=True,
         bint conflict=False,
     ):
-        """(event, bytes consumed)."""
+        """See testing.pyi."""
         cdef Run run
         run.data = &data[0] if data.shape[0] else NULL
         run.size = data.shape[0]
@@ -199,7 +196,7 @@ cdef class PyParser:
         return http1_data(&self.parser, &run), data.shape[0] - run.size
 
     def gap(self, int64_t size):
-        """(event, bytes that are left of the gap)."""
+        """See testing.pyi."""
         return http1_gap(&self.parser, &size), size
 
     def end(self, int reason=0):
@@ -227,11 +224,11 @@ cdef class PyParser:
         return http1_drop_body(&self.parser)
 
     def peek(self):
-        """The open message."""
+        """See testing.pyi."""
         return None if self.parser.message == NULL else _message(&self.parser)
 
     def take(self):
-        """The open message; it is the caller's now."""
+        """See testing.pyi."""
         taken = self.peek()
         message_free(self.parser.message, &self.pool)
         self.parser.message = NULL
@@ -250,14 +247,14 @@ cdef class PyParser:
 
     @property
     def held(self):
-        """Bytes of memory."""
+        """See testing.pyi."""
         return self.pool.bytes
 
     def counters(self):
-        """Those that are not zero."""
+        """See testing.pyi."""
         return {name: self.counts[i] for i, name in enumerate(NAMES) if self.counts[i]}
 
     def close(self):
-        """Frees everything, and proves it."""
+        """See testing.pyi."""
         http1_free(&self.parser)
         assert self.pool.bytes == 0 and self.pool.blocks == 0, (self.pool.bytes, self.pool.blocks)

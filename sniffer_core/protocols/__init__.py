@@ -1,1 +1,1 @@
-"""What reads the bytes of a connection: a package or module for each protocol."""
+"""The protocols that TCP connections carry: a package or module for each."""

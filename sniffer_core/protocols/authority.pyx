@@ -1,4 +1,4 @@
-"""The authority of a request: which host was asked. See authority.pxd."""
+"""The authority of a request; see authority.pxd."""
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memset
@@ -6,8 +6,8 @@ from libc.string cimport memset
 cdef enum:
     PORT_MAX = 5            # digits
 
-cdef uint8_t lower_host[256]        # what a character of a registered name becomes; 0: it is none
-cdef uint8_t lower_address[256]     # the same inside the brackets of an IPv6 address
+cdef uint8_t lower_host[256]        # characters of a registered name in lower case; 0: not allowed in one
+cdef uint8_t lower_address[256]     # the same for the text in the brackets of an IPv6 address
 
 
 cdef void fill_tables():
@@ -37,7 +37,7 @@ cdef bint find_in_target(
     cdef uint32_t i
     cdef uint8_t c
     if not connect:
-        # RFC 3986 section 3.1: scheme = ALPHA *( ALPHA / DIGIT / "+" / "-" / "." ), and "//" before an authority
+        # RFC 3986 section 3.1: scheme = ALPHA *( ALPHA / DIGIT / "+" / "-" / "." ), then ":" and, section 3.2, "//"
         while at < size and (is_alpha(target[at]) or (at and (48 <= target[at] <= 57 or target[at] in (43, 45, 46)))):
             at += 1
         if at == 0 or size - at < 3 or target[at] != 58 or target[at + 1] != 47 or target[at + 2] != 47:
@@ -52,7 +52,7 @@ cdef bint find_in_target(
             i = at
             break
         i += 1
-        if c == 64:                             # @: all before it is user info
+        if c == 64:                             # @ ends the user info
             at = i
     found[0] = target + at
     found_size[0] = i - at
@@ -68,7 +68,7 @@ cdef bint is_port(const uint8_t* text, uint32_t size) noexcept nogil:
 
 
 cdef uint32_t write_address(const uint8_t* text, uint32_t size, uint8_t* to) noexcept nogil:
-    """Writes an IPv6 address in brackets; returns its size, or 0."""
+    """Writes the IPv6 address in brackets that `text` begins with; returns its size, 0 if there is none."""
     cdef uint32_t i
     for i in range(1, size):
         if text[i] == 93 and i > 2:

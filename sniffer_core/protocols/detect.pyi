@@ -1,12 +1,16 @@
-"""What a connection carries, decided in one place: by its first bytes."""
+"""Decides by the first bytes of a connection which protocol it carries."""
 
 def register(capsule: object) -> None:
-    """Adds a protocol: a PyCapsule named "sniffer_core.Protocol" of a `Protocol` (protocol.pxd) that lives on.
+    """Adds a protocol to all tables of the process, for connections whose first payload comes later.
 
-    A connection is opened with it when its `recognise` knows the first bytes of either side. The protocol registered
-    last is asked first. It counts for all tables of the process, for connections whose first payload comes later.
-    ValueError: 16 are registered already, or the capsule is another.
+    `capsule` is a PyCapsule named "sniffer_core.Protocol". It points to a `Protocol` (protocol.pxd), which must not be
+    freed before unregister(). A connection is read by it if its `recognise` accepts the first bytes of either side. The
+    protocol that was registered last is asked first.
+    ValueError: 16 protocols are registered already, or the capsule has another name.
     """
 
 def unregister(capsule: object) -> None:
-    """Takes a protocol out again; connections that it reads already are read on. ValueError: it is not registered."""
+    """Removes a protocol. Connections that it reads already are read on.
+
+    ValueError: it is not registered, or the capsule has another name.
+    """

@@ -1,4 +1,4 @@
-"""What a connection carries; see detect.pxd."""
+"""Decides which protocol a connection carries; see detect.pxd."""
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t, uint8_t
@@ -17,7 +17,7 @@ from sniffer_core.protocols.signature cimport PROTOCOL_HTTP2, PROTOCOL_TLS, Spok
 from sniffer_core.tcp.stream cimport Run, Stream, stream_copy, stream_front
 
 cdef enum:
-    PEEK = 256                  # bytes looked at to tell who is the server
+    PEEK = 256                  # most bytes that are passed to `recognise`
     REGISTERED_MAX = 16
 
 cdef const Protocol* registered[REGISTERED_MAX]
@@ -27,11 +27,7 @@ cdef Detector DETECTOR
 
 
 def register(capsule):
-    """Adds a protocol: `capsule` is a PyCapsule named "sniffer_core.Protocol" of a struct that lives on.
-
-    A connection is opened with it when its recognise() knows the first bytes of either side. The protocol registered
-    last is asked first. For all tables of this process, and connections whose first payload comes later.
-    """
+    """See detect.pyi."""
     global registered_count
     cdef const Protocol* protocol = <const Protocol*>PyCapsule_GetPointer(capsule, b"sniffer_core.Protocol")
     if registered_count == REGISTERED_MAX:
@@ -42,7 +38,7 @@ def register(capsule):
 
 
 def unregister(capsule):
-    """Takes a protocol out again. Connections that it reads already are read on."""
+    """See detect.pyi."""
     global registered_count
     cdef const Protocol* protocol = <const Protocol*>PyCapsule_GetPointer(capsule, b"sniffer_core.Protocol")
     cdef int i
@@ -72,7 +68,7 @@ cdef int speaker(const Stream* stream) noexcept nogil:
 
 
 cdef bint may_be_registered(const uint8_t* data, int64_t size) noexcept nogil:
-    """Whether more bytes may show that a registered protocol begins here."""
+    """Whether a registered protocol needs more bytes to say whether it begins here."""
     cdef int i
     for i in range(registered_count):
         if registered[i].recognise(data, size) == RECOGNISED_MORE:
@@ -81,7 +77,7 @@ cdef bint may_be_registered(const uint8_t* data, int64_t size) noexcept nogil:
 
 
 cdef const uint8_t* front_of(const Stream* stream, const Run* run, uint8_t* bytes, int64_t* size) noexcept nogil:
-    """The next bytes of a stream, PEEK at most: what is held, copied to `bytes`, or else those of `run`."""
+    """Returns the next bytes of a stream, at most PEEK: a copy in `bytes` if they are held, else those of `run`."""
     if stream_front(stream) != NULL and stream_front(stream).offset == stream.next:
         size[0] = stream_copy(stream, stream.next, bytes, PEEK)
         return bytes

@@ -1,10 +1,11 @@
-# A connection whose first bytes are of a protocol that is known by name and not read (TLS, HTTP/2).
+# The session of a connection that begins with TLS or HTTP/2, which are recognised but not read.
 #
-# A server that does not speak it may answer in HTTP/1 all the same (400 to what it does not understand). So where the
-# client spoke first, its bytes are counted until the server speaks; only then is the connection given up, or read.
+# A server that does not understand them may answer in HTTP/1, for example with status 400. So if the client has sent
+# the first bytes, the session counts its bytes until the server sends something. Then it gives the connection up, or
+# opens an HTTP/1 session for what the server sends.
 
 from sniffer_core.protocol cimport Session, Side
 from sniffer_core.protocols.signature cimport Spoken
 
 cdef Session* ignored_open(const Session* blank, Side side, Spoken spoken) noexcept nogil
-    # `side` spoke first, and `spoken` is what it spoke.
+    # `side` has sent the first bytes, and `spoken` is their protocol: PROTOCOL_TLS or PROTOCOL_HTTP2. NULL: no memory.

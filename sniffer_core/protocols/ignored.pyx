@@ -1,4 +1,4 @@
-"""What is known by name and not read; see ignored.pxd."""
+"""The session of a connection that begins with TLS or HTTP/2; see ignored.pxd."""
 
 from libc.stdint cimport int64_t, uint16_t
 
@@ -33,7 +33,7 @@ cdef void give_up(Session* session) noexcept nogil:
 
 
 cdef void ask_http1(Session* session) noexcept nogil:
-    """What the server says is not known by name: it may be HTTP/1."""
+    """Opens an HTTP/1 session, as the server's bytes are neither TLS nor HTTP/2; without memory, gives up."""
     session.heir = http1_open_for_server(session)
     if session.heir == NULL:
         give_up(session)
@@ -62,7 +62,7 @@ cdef void on_gap(Session* session, Side side, int64_t start, int64_t size) noexc
 
 cdef void on_end(Session* session, Side side, Incomplete reason) noexcept nogil:
     if side == SERVER and not session.stream[<int>SERVER].from_start:
-        give_up(session)        # it was joined in mid-stream, and says no more
+        give_up(session)        # the server was joined in mid-stream and sends nothing more
 
 
 cdef void on_close(Session* session) noexcept nogil:

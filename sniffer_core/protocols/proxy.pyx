@@ -11,15 +11,15 @@ cdef extern from "<arpa/inet.h>" nogil:
 cdef enum:
     LINE_START = 6          # "PROXY "
     SIGNATURE = 12
-    FIXED = 16              # of version 2, before the addresses
-    WORD_MOST = 40          # of an address as text
+    FIXED = 16              # bytes of version 2 before the addresses
+    WORD_MOST = 40          # size of a buffer for an address as text
 
 cdef const char* LINE = b"PROXY "
 cdef const char* BINARY = b"\r\n\r\n\x00\r\nQUIT\n"
 
 
 cdef bint next_word(const uint8_t** at, const uint8_t* end, char* word) noexcept nogil:
-    """The next of the words that single SPs separate; `at` moves behind it."""
+    """Copies the next of the words that single SPs separate, and moves `at` behind it. False: there is none."""
     cdef const uint8_t* start = at[0]
     cdef const uint8_t* stop
     if start >= end:
@@ -48,12 +48,12 @@ cdef bint read_port(const char* word, uint16_t* port) noexcept nogil:
 
 
 cdef bint parse_line(const uint8_t* at, const uint8_t* end, Proxied* said) noexcept nogil:
-    """What stands between "PROXY " and CRLF."""
+    """Reads the text between "PROXY " and CRLF. False: it is not valid."""
     cdef char word[WORD_MOST]
     cdef int family
     if not next_word(&at, end, word):
         return False
-    if memcmp(word, b"UNKNOWN", 8) == 0:    # the rest of the line does not count
+    if memcmp(word, b"UNKNOWN", 8) == 0:    # the rest of the line must be ignored (section 2.1)
         return True
     if memcmp(word, b"TCP4", 5) == 0:
         family = AF_INET
@@ -94,7 +94,7 @@ cdef int proxy_parse(const uint8_t* data, int size, Proxied* said) noexcept nogi
     if data[12] != 0x20 and data[12] != 0x21:
         return PROXY_NONE
     length = <int>data[14] << 8 | data[15]
-    if data[12] == 0x21:        # else LOCAL: the load balancer's own connection
+    if data[12] == 0x21:        # PROXY; 0x20 is LOCAL, a connection of the load balancer's own
         if data[13] >> 4 == 1:
             need = 4
         elif data[13] >> 4 == 2:

@@ -1,4 +1,4 @@
-"""What bytes that are not HTTP/1 are; see signature.pxd."""
+"""Recognises TLS and HTTP/2; see signature.pxd."""
 
 from libc.stdint cimport uint32_t
 from libc.string cimport memcmp

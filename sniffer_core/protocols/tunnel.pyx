@@ -1,4 +1,4 @@
-"""What is not read, by agreement; see tunnel.pxd."""
+"""The session of a tunnel; see tunnel.pxd."""
 
 from libc.stdint cimport int64_t, uint16_t
 

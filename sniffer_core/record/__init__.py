@@ -1,1 +1,1 @@
-"""From a message to what leaves the core: redacted, as JSON or as a Python object."""
+"""Turns a message into what leaves the core: redacted, as JSON or as a Python object."""

@@ -1,7 +1,6 @@
-# One message as one JSON object: the fields in the order of docs/RECORD.md, and the object shortened to fit a line.
+# Writes a message as a JSON object, with the fields in the order of docs/RECORD.md, and shortens it to fit a line.
 #
-# Nothing here touches a Python object. Who renders a message sets up a RecordView first, with the GIL, and then writes
-# any number of them without it.
+# No function here uses a Python object. The caller sets up RecordViews with the GIL, and writes them without it.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
@@ -11,42 +10,42 @@ from sniffer_core.record.redact cimport Names
 from sniffer_core.record.writer cimport Buffer, Span
 
 cdef enum:
-    FOLD_MAX = 64           # fields that put_record() joins by name; a message with more has them joined in Python
+    FOLD_MAX = 64           # most fields that put_record() can join by name; more are joined in Python
 
-cdef enum BodyForm:
-    BODY_NONE = 0           # there is none to show
-    BODY_RAW = 1            # bytes: put_record() finds out whether they are text
+cdef enum BodyForm:         # what RecordView.body is
+    BODY_NONE = 0           # nothing: the record has no body
+    BODY_RAW = 1            # bytes: put_record() writes them as text if they are UTF-8, else in base64
     BODY_TEXT = 2           # UTF-8
-    BODY_BASE64 = 3
+    BODY_BASE64 = 3         # digits of base64
 
-cdef struct RecordView:     # a message about to be written; it owns nothing of what it points to
+cdef struct RecordView:     # all that put_record() needs; it owns nothing of what it points to
     const Message* message
     const Exchange* exchange
-    const Names* listed     # header fields that must not be shown, or not in full
-    const Names* query      # parameters of URLs that must not be shown
+    const Names* listed     # header fields whose values are redacted, as a whole or in part
+    const Names* query      # URL parameters whose values are redacted
     const char* id          # connectionId
     int64_t latency         # µs, or -1
     int64_t duration        # µs, or -1
     Span opening            # JSON up to the direction
     Span placement          # JSON with a comma before it, or empty
     Span proxied            # the same
-    Span path               # UTF-8, where marks have a key; else put_record() writes it from the exchange
-    Span headers            # JSON, where put_record() cannot write them
+    Span path               # redacted, UTF-8, if marks have a key; empty: put_record() redacts the exchange's target
+    Span headers            # redacted, JSON; empty: put_record() redacts those of the message
     Span trailers           # the same
-    Span removed            # the content codings that were removed, UTF-8
+    Span removed            # names of the content codings that were removed, UTF-8
     const uint8_t* body
     size_t body_size
     BodyForm form
-    bint truncated          # bodyTruncated
-    bint cut                # the body ends before its end: its last UTF-8 sequence may be cut
+    bint truncated          # the value of bodyTruncated
+    bint cut                # True: the body is not whole, so its last UTF-8 sequence may be cut
 
 
 cdef inline bint is_named(const Field* field, const uint8_t* text, const char* name, uint32_t size) noexcept nogil:
-    """Whether a field has this name, which is in lower case."""
+    """Whether a field has this name in any case; `name` is in lower case."""
     return field.name.size == size and ascii_same(text + field.name.at, <const uint8_t*>name, size)
 
 
 cdef void put_record(Buffer* out, const RecordView* view) noexcept nogil
 
 cdef void fit(Buffer* out, size_t begun, size_t most) noexcept nogil
-    # Shortens the record that begins at `begun` and ends the buffer to `most` bytes.
+    # Shortens the record from `begun` to the end of the buffer, see shorten(). `most`: bytes it may have.

@@ -1,4 +1,4 @@
-"""One message as one JSON object. See line.pxd."""
+"""Writes a message as a JSON object; see line.pxd."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove
@@ -20,7 +20,7 @@ cdef enum:
     ID_SIZE = 32            # digits of a connectionId
 
 cdef tuple QUOTED = tuple([f'"{word}"'.encode("ascii") for word in (*INCOMPLETE, *ANOMALIES)])
-cdef const char* incomplete_json[INCOMPLETE_COUNT + 1]      # the words as JSON; QUOTED keeps them
+cdef const char* incomplete_json[INCOMPLETE_COUNT + 1]      # the words as JSON, by Incomplete; they point into QUOTED
 cdef const char* anomaly_json[ANOMALY_COUNT]
 
 
@@ -52,7 +52,7 @@ cdef inline bint same(const Field* a, const Field* b, const uint8_t* text) noexc
 
 
 cdef void put_url(Buffer* out, const uint8_t* text, size_t size, uint8_t kind, const Names* query) noexcept nogil:
-    """Writes a URL without what must not be shown, as the inside of a JSON string; Redaction.url() is its equal."""
+    """Writes a redacted URL as the inside of a JSON string. Without a key Redaction.url() must give the same."""
     cdef Scan scan
     cdef Cut cut
     cdef size_t shown = 0
@@ -79,7 +79,7 @@ cdef inline void put_value(
 cdef void put_repeats(
         Buffer* out, const Field* fields, uint32_t count, const uint8_t* text, uint32_t first, uint8_t kind, bint array,
         const Names* query, uint64_t* done) noexcept nogil:
-    """Writes the further values of the field at `first`, and notes in `done` the places where they stand."""
+    """Writes the values of the later fields with the name of field `first`. Sets the bits of these fields in `done`."""
     cdef uint32_t k
     for k in range(first + 1, count):
         if done[0] >> k & 1 or not same(&fields[first], &fields[k], text):
@@ -88,7 +88,7 @@ cdef void put_repeats(
         if array:
             put(out, b'","')
         elif kind == SECRET:
-            continue    # a joined header becomes one [REDACTED]
+            continue    # the joined value is one [REDACTED]
         elif is_named(&fields[first], text, b"cookie", 6):
             put(out, b"; ")
         else:
@@ -98,8 +98,8 @@ cdef void put_repeats(
 
 cdef inline uint64_t survey(
         const Field* fields, uint32_t count, const uint8_t* text, const Names* listed, bint* repeats) noexcept nogil:
-    """The fields whose names may be listed, as bits. `repeats` becomes True if two fields may have the same name."""
-    cdef uint64_t seen = 0      # name_bit() of the names so far: most messages repeat none
+    """Returns a bit for each field whose name may be listed. Sets `repeats` if two fields may have the same name."""
+    cdef uint64_t seen = 0      # name_bit() of the names so far
     cdef uint64_t odd = 0
     cdef uint64_t bit
     cdef uint32_t i
@@ -119,8 +119,8 @@ cdef inline uint64_t survey(
 cdef void put_fields(
         Buffer* out, const Field* fields, uint32_t count, const uint8_t* text, const Names* listed,
         const Names* query) noexcept nogil:
-    """Writes at most FOLD_MAX header fields, as build_fields() and put_dict() would, without a Python object."""
-    cdef uint64_t done = 0      # fields written with an earlier one of the same name
+    """Writes at most FOLD_MAX fields as a JSON object. build_fields() and put_dict() together must give the same."""
+    cdef uint64_t done = 0      # a bit for each field that was written with an earlier one of the same name
     cdef bint repeats = False
     cdef uint64_t odd = survey(fields, count, text, listed, &repeats)
     cdef uint32_t i
@@ -170,7 +170,7 @@ cdef void put_fields(
 # ---- the record ------------------------------------------------------------------------------------------------------
 
 cdef void put_body(Buffer* out, const RecordView* view) noexcept nogil:
-    """Writes the body as text where it is UTF-8, else in base64."""
+    """Writes `body`, as text if it is UTF-8 and else in base64, and `bodyEncoding`."""
     cdef int64_t text
     if view.form == BODY_NONE:
         return
@@ -192,7 +192,7 @@ cdef void put_body(Buffer* out, const RecordView* view) noexcept nogil:
 
 
 cdef inline void put_start(Buffer* out, const RecordView* view) noexcept nogil:
-    """Writes what the start line says, and of a response how long it took."""
+    """Writes the fields from `httpVersion` to `latencyMs`."""
     cdef const Message* message = view.message
     cdef const Exchange* exchange = view.exchange
     cdef uint32_t i
@@ -243,7 +243,7 @@ cdef void put_anomalies(Buffer* out, uint32_t anomalies) noexcept nogil:
 
 
 cdef inline void put_marks(Buffer* out, const Message* message) noexcept nogil:
-    """Writes what is odd about a message."""
+    """Writes `incomplete`, `missingBytes`, `resynced` and `anomalies`."""
     if message.incomplete != WHOLE:
         put(out, b',"incomplete":')
         put(out, incomplete_json[message.incomplete])
@@ -257,7 +257,8 @@ cdef inline void put_marks(Buffer* out, const Message* message) noexcept nogil:
 
 
 cdef inline void put_origin(Buffer* out, const RecordView* view, size_t stamp_at) noexcept nogil:
-    """Writes the fields from `traceId` to the end. `stamp_at`: where `timestamp` stands; many messages end at it."""
+    """Writes the fields from `traceId` to the end. `stamp_at`: index of the text of `timestamp`, which is often
+    `endTimestamp` too."""
     cdef const Message* message = view.message
     cdef const Exchange* exchange = view.exchange
     if exchange.traced:

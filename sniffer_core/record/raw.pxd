@@ -1,4 +1,4 @@
-# A message as Python sees it, and many of them as lines.
+# A message as a Python object, and the rendering of many messages as lines.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
@@ -10,33 +10,33 @@ from sniffer_core.record.redact cimport Redaction
 from sniffer_core.record.writer cimport Buffer
 
 cdef enum:
-    VIEWS = 512             # records that are written in one go
+    VIEWS = 512             # most records that Lines.take() writes at once
 
 cdef class Rules:
-    # How records are made: what is redacted, decoded, carried and added. All messages of a table share it.
+    # What the records of a table have in common: what is redacted, decoded, carried and added.
     cdef Redaction redaction
-    cdef object decode
-    cdef Py_ssize_t max_body
+    cdef object decode          # see Decode in core.pyi; or None
+    cdef Py_ssize_t max_body    # bytes
     cdef bytes placement        # JSON, with a comma before it; or empty
     cdef uint32_t carry_count
 
 cdef class RawMessage:
     cdef Message* source        # owned
-    cdef Exchange* exchanged    # owned: a copy, since the protocol keeps its own
+    cdef Exchange* exchanged    # owned: a copy, as the protocol still uses its own
     cdef Rules rules
     cdef readonly str connection_id
     cdef readonly tuple receiver
     cdef readonly tuple destination
-    cdef bytes opening          # JSON up to the direction, the same for all messages of a connection
-    cdef tuple behind           # (source, destination, their JSON), if a PROXY protocol header named them
-    cdef bytes json             # the record, if it was rendered and is kept
-    cdef bint coded             # the body has content codings, and nobody has tried to remove them yet
-    cdef bytes plain            # the body without the codings that could be removed
-    cdef str removed            # the names of these
-    cdef bint full              # the decoded body is longer than the cap
-    cdef bint broken            # a coding was broken, or ended early
-    cdef tuple made             # the value of `content`, once it was asked for
-    cdef public object message  # its owner's: sniffer keeps the HttpMessage here
+    cdef bytes opening          # JSON up to the direction, shared by all messages of a connection
+    cdef tuple behind           # (source, destination, their JSON) from a PROXY protocol header; or None
+    cdef bytes json             # the record, if it was rendered and is kept; or None
+    cdef bint coded             # True: the body has content codings that decode() has not tried to remove
+    cdef bytes plain            # the body without the codings that could be removed; None: as sent
+    cdef str removed            # the names of these codings; or None
+    cdef bint full              # True: the decoded body is longer than max_body
+    cdef bint broken            # True: a coding was broken, or ended early
+    cdef tuple made             # the value of `content`, once it was read; or None
+    cdef public object message  # see core.pyi
     cdef int64_t latency(self)
     cdef int64_t duration(self)
     cdef str coding(self)
@@ -53,15 +53,15 @@ cdef class RawMessage:
 
 cdef class Lines:
     cdef bint keep
-    cdef size_t most            # bytes of a line; 0: any
+    cdef size_t most            # most bytes of a line; 0: no limit
     cdef Buffer out
     cdef RecordView views[VIEWS]
 
 cdef RawMessage build_message(Message* message, Pool* pool, Rules rules)
-    # Makes the object, which owns the message from now on: the pool no longer counts it.
+    # Makes the object, which owns the message from now on; the pool no longer counts it. MemoryError: no memory.
 
 cdef void forget_conn(Conn* conn)
-    # Frees a connection that nobody refers to any more, and its Python objects.
+    # Frees a connection without references, and its Python objects.
 
 cdef tuple name_end(const uint8_t* address, int size, int port)
-    # (address as text, port); `size` is 4 or 16.
+    # Returns (address as text, port). `size` of the address: 4 or 16 bytes.

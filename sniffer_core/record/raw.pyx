@@ -1,7 +1,7 @@
-"""A message as Python sees it. See core.pyi for the interface.
+"""A message as a Python object. core.pyi documents the interface.
 
-A RawMessage takes over what the core knows of a message, and makes something of it only when asked: its JSON
-(line.pyx), or its attributes. Both are redacted by the same Redaction.
+A RawMessage owns the core's Message. Its JSON (line.pyx) and its attributes are made only when they are asked for. The
+same Redaction redacts both.
 """
 
 from binascii import b2a_base64
@@ -38,15 +38,15 @@ cdef extern from "Python.h":
 cdef enum:
     NAMES = 1024        # slots of the cache of header names
     NAME_MAX = 48       # longer names are not cached
-    RECORD_FIXED = 600  # bytes of a record beside the texts of its message: names of fields, numbers
+    RECORD_FIXED = 600  # estimated bytes of a record without the texts of its message
 
 cdef struct Name:
     uint32_t size
     uint8_t sent[NAME_MAX]
-    PyObject* lower     # owned; lives as long as the process, as interned strings do
+    PyObject* lower     # owned, and never released
 
 cdef Name names[NAMES]
-cdef Buffer buffer      # of to_json(), kept from message to message: the GIL is held while it is written
+cdef Buffer buffer      # of render() and json_of(), used with the GIL; its memory is kept
 
 cdef tuple INCOMPLETE_WORDS = (None, *INCOMPLETE)
 cdef tuple ANOMALY_WORDS = tuple(ANOMALIES)
@@ -61,7 +61,7 @@ cdef inline str latin1(const uint8_t* data, Py_ssize_t size):
 # ---- header fields ---------------------------------------------------------------------------------------------------
 
 cdef str lower_name(const uint8_t* sent, uint32_t size):
-    """The header name in lower case, from a cache: most traffic uses few names."""
+    """The header name in lower case, from a cache, as most traffic uses few names."""
     cdef uint32_t hashed = 2166136261 ^ size
     cdef uint32_t i
     cdef Name* slot
@@ -74,7 +74,7 @@ cdef str lower_name(const uint8_t* sent, uint32_t size):
     if slot.lower != NULL and slot.size == size and memcmp(slot.sent, sent, size) == 0:
         return <str>slot.lower
     lowered = latin1(sent, size).lower()
-    if slot.lower == NULL:      # the first name keeps its slot, so that traffic cannot make the cache churn
+    if slot.lower == NULL:      # the first name keeps its slot, so no traffic makes the cache replace entries
         slot.size = size
         memcpy(slot.sent, sent, size)
         Py_INCREF(lowered)
@@ -83,10 +83,7 @@ cdef str lower_name(const uint8_t* sent, uint32_t size):
 
 
 cdef dict build_fields(const Field* fields, uint32_t count, const uint8_t* text, Redaction redaction):
-    """The fields as a dict: names in lower case, in order of first appearance; repeated ones joined; set-cookie a list.
-
-    put_fields() writes the same as JSON.
-    """
+    """Returns the redacted fields, see RawMessage.headers in core.pyi. put_fields() must write the same as JSON."""
     cdef dict headers = {}
     cdef dict repeated = None
     cdef uint32_t i
@@ -95,7 +92,7 @@ cdef dict build_fields(const Field* fields, uint32_t count, const uint8_t* text,
     cdef PyObject* old
     cdef uint8_t kind
     cdef bint secret
-    cdef list marked = []       # names whose values are joined first and then marked with the key
+    cdef list marked = []       # redacted names whose values are joined and then replaced by a mark with the key
     for i in range(count):
         name = lower_name(text + fields[i].name.at, fields[i].name.size)
         kind = kind_of(&redaction.headers, text + fields[i].name.at, fields[i].name.size)
@@ -141,7 +138,8 @@ cdef tuple name_end(const uint8_t* address, int size, int port):
 
 
 cdef void name_conn(Conn* conn):
-    """Gives a connection its id (BLAKE2b-128 of a version, the sorted ends and the first stamp) and its ends."""
+    """Makes the Python objects of a connection. docs/RECORD.md defines the id: BLAKE2b-128 of a version, the sorted
+    ends, the first stamp and the place, if it has one."""
     cdef bytes low = PyBytes_FromStringAndSize(<char*>conn.low, conn.address_size)
     cdef bytes high = PyBytes_FromStringAndSize(<char*>conn.high, conn.address_size)
     cdef tuple low_end = name_end(conn.low, conn.address_size, conn.low_port)
@@ -166,7 +164,7 @@ cdef void name_conn(Conn* conn):
 
 
 cdef void name_proxied(Conn* conn):
-    """Gives a connection the ends that a PROXY protocol header names."""
+    """Makes the Python objects of the ends that a connection's PROXY protocol header names."""
     cdef const Proxied* said = conn.proxied
     cdef tuple source = name_end(said.source, said.address_size, said.source_port)
     cdef tuple destination = name_end(said.destination, said.address_size, said.destination_port)
@@ -191,7 +189,7 @@ cdef void forget_conn(Conn* conn):
 
 @cython.final
 cdef class Rules:
-    """How records are made; see FlowTable's arguments."""
+    """See raw.pxd, and the arguments of FlowTable in core.pyi."""
 
     def __cinit__(self, *, redact_headers, redact_query, bytes redact_key, placement, decode, max_body, carry_count):
         cdef Buffer out
@@ -218,7 +216,7 @@ cdef class Rules:
 @cython.final
 @cython.no_gc
 cdef class RawMessage:
-    """One HTTP/1.x message as the core read it, redacted. Made by FlowTable alone."""
+    """See core.pyi."""
 
     def __init__(self):
         raise TypeError("a RawMessage is made by a FlowTable alone")
@@ -331,19 +329,19 @@ cdef class RawMessage:
         return self.source.truncated
 
     cdef str coding(self):
-        """The Content-Encoding."""
+        """The value of Content-Encoding, the field being present."""
         cdef const Field* field = NULL
         cdef uint32_t i
         for i in range(self.source.count):
             if is_named(&self.source.fields[i], self.source.text, b"content-encoding", 16):
-                if field != NULL:       # repeated: joined, as elsewhere
+                if field != NULL:       # repeated: build_fields() joins the values
                     return build_fields(
                         self.source.fields, self.source.count, self.source.text,
                         self.rules.redaction)["content-encoding"]
                 field = &self.source.fields[i]
         if field == NULL or kind_of(
                 &self.rules.redaction.headers, self.source.text + field.name.at, field.name.size) == SECRET:
-            return "[REDACTED]"     # which names no coding: the body stays as it is
+            return "[REDACTED]"     # no coding has this name, so the body stays as sent
         return latin1(self.source.text + field.value.at, field.value.size)
 
     def decode(self):
@@ -355,7 +353,7 @@ cdef class RawMessage:
         if not self.coded:
             return None
         body, removed, full, broken, left = self.rules.decode(self.body, self.coding(), self.rules.max_body)
-        if not self.coded:      # another thread was faster, and its result may be in use
+        if not self.coded:      # another thread has set the members meanwhile, and they may be in use
             return left
         self.coded = False
         if removed:
@@ -366,17 +364,17 @@ cdef class RawMessage:
         return left
 
     cdef bint truncated(self):
-        """Whether the body is longer than what is kept of it."""
+        """Whether bytes of the body, as sent or as decoded, are not kept because of a limit."""
         return self.source.truncated or self.full
 
     cdef bint cut(self):
-        """Whether the body ends before its end."""
+        """Whether what is kept of the body may end before its true end."""
         return self.truncated() or self.broken or self.source.incomplete != WHOLE
 
     cdef tuple readable(self):
         """Makes the value of `content`, and keeps it.
 
-        The body is made of the bytes before the first missing one: at most the cap as sent, decoded to at most the cap.
+        The body is decoded from the bytes before the first missing one. It has at most max_body bytes before and after.
         """
         cdef bytes body
         self.decode()
@@ -385,7 +383,7 @@ cdef class RawMessage:
             self.made = (None, None, self.truncated(), None)
             return self.made
         try:
-            # A cut body loses its last UTF-8 sequence if that is incomplete.
+            # If the body is cut, an incomplete UTF-8 sequence at its end is left out.
             text = utf_8_decode(body, "strict", False)[0] if self.cut() else body.decode()
         except UnicodeDecodeError:
             self.made = (b2a_base64(body, newline=False).decode("ascii"), "base64", self.truncated(), self.removed)
@@ -445,7 +443,7 @@ cdef class RawMessage:
         return text if self.source.trailers == NULL else text + self.source.trailers.size
 
     cdef size_t body_text(self):
-        """Bytes of the body as text. Before it is decoded that is a guess: eight times is more than usual."""
+        """Bytes of the body after decoding; before it an estimate, as most bodies grow less than eight times."""
         cdef size_t body = self.source.body_kept
         if self.plain is not None:
             body = <size_t>PyBytes_GET_SIZE(self.plain)
@@ -454,7 +452,7 @@ cdef class RawMessage:
         return body
 
     cdef size_t foreseen(self):
-        """About the most bytes that the JSON takes."""
+        """Estimated bytes of the JSON."""
         return RECORD_FIXED + self.text() + 2 * self.body_text()
 
     @property
@@ -483,7 +481,7 @@ cdef class RawMessage:
         cdef bytes json = self.json
         if json is None:
             json = self.render()
-            # The JSON is kept for the next lane, unless it is far longer than `weight` foresaw: a body of control
+            # The JSON is kept for the next output, unless it is longer than `weight` has counted: a body of control
             # characters takes six times its size. `made` is not needed again.
             if <size_t>len(json) <= self.foreseen():
                 self.json = json
@@ -491,7 +489,7 @@ cdef class RawMessage:
         return json
 
     cdef int prepare(self, RecordView* view, list kept) except -1:
-        """Sets up a view, which needs Python. `kept` gets the objects made here that the view points to."""
+        """Sets up a view. Adds to `kept` the objects made here that the view points to."""
         cdef Message* message = self.source
         cdef Exchange* exchange = self.exchanged
         cdef str path
@@ -545,7 +543,7 @@ cdef class RawMessage:
         return 0
 
     cdef bytes render(self):
-        """The record, fields in the order of HttpMessage."""
+        """Returns the record as JSON."""
         cdef RecordView view
         cdef list kept = []
         self.prepare(&view, kept)
@@ -555,7 +553,10 @@ cdef class RawMessage:
 
 
 cdef size_t text_size(str text):
-    """Bytes that a string takes. One emoji makes every character take four, and its UTF-8 is kept as a second copy."""
+    """Estimated bytes of memory of a string.
+
+    A string that is not ASCII takes 1, 2 or 4 bytes for each character, and Python keeps its UTF-8 as a second copy.
+    """
     cdef size_t length
     if text is None:
         return 0
@@ -569,7 +570,7 @@ cdef inline void span(Span* at, bytes text):
 
 
 cdef bytes json_of(dict fields, list kept):
-    """The fields as JSON, which is also put into `kept`."""
+    """Returns the fields as a JSON object, and adds it to `kept`."""
     cdef bytes json
     begin(&buffer)
     put_dict(&buffer, fields)
@@ -601,7 +602,7 @@ cdef RawMessage build_message(Message* message, Pool* pool, Rules rules):
         if conn.behind == NULL:
             name_proxied(conn)
         raw.behind = <tuple>conn.behind
-    # The protocol still needs the exchange, and the message soon belongs to another thread: it gets a copy.
+    # The message gets a copy of the exchange: the protocol still uses its own, and other threads may use the message.
     raw.exchanged = <Exchange*>malloc(sizeof(Exchange) + exchange.text_size)
     if raw.exchanged == NULL:
         raise MemoryError
@@ -646,7 +647,7 @@ cdef class Lines:
 
     def take(self, batch, Py_ssize_t first, size_t size):
         """See core.pyi."""
-        cdef object records = batch[first:first + VIEWS]    # holds what the views point to
+        cdef object records = batch[first:first + VIEWS]    # keeps alive what the views point to
         cdef list kept = []
         cdef Buffer* out = &self.out
         cdef RecordView* view
@@ -656,7 +657,7 @@ cdef class Lines:
         cdef size_t begun
         cdef Py_ssize_t count = 0
         cdef Py_ssize_t done = 0
-        if out.space > 4 * size:    # a large message made it grow
+        if out.space > 4 * size:    # a large message has made it grow
             free(out.data)
             memset(out, 0, sizeof(Buffer))
         for record in records:

@@ -1,4 +1,4 @@
-"""What of a message must not be shown. See redact.pxd."""
+"""Decides which parts of a message are redacted; see redact.pxd."""
 
 from hmac import digest as hmac_digest
 
@@ -22,7 +22,7 @@ cdef inline uint64_t end_bit(uint8_t last_but_one, uint8_t last) noexcept nogil:
 
 
 cdef tuple fill(kinds, Names* names):
-    """Fills `names` from names in lower case, as bytes, and their kinds."""
+    """Fills `names` from a dict of names (bytes in lower case) and their kinds."""
     cdef tuple kept = tuple(sorted([name for name in kinds if name]))
     cdef Py_ssize_t i
     memset(names, 0, sizeof(Names))
@@ -39,7 +39,7 @@ cdef tuple fill(kinds, Names* names):
         names.kind[i] = <uint8_t>kinds[kept[i]]
         names.bits |= name_bit(names.name[i], names.size[i])
         names.sizes |= <uint64_t>1 << min(63, names.size[i])
-        if names.size[i] == 1:      # any character may stand before it
+        if names.size[i] == 1:      # any character may be before it
             names.ends = <uint64_t>-1
         else:
             names.ends |= end_bit(names.name[i][names.size[i] - 2], names.name[i][names.size[i] - 1])
@@ -54,9 +54,9 @@ cdef tuple list_fields(redacted, Names* names):
 
 
 cdef tuple list_parameters(redacted, Names* names):
-    """Lists the usual spellings of a name that is not ASCII.
+    """A name that is not ASCII is listed in several forms.
 
-    On the wire it may stand as UTF-8 or as ISO-8859-1, and the comparison ignores case for ASCII letters only.
+    It may be sent as UTF-8 or as ISO-8859-1, and comparisons ignore case for ASCII letters only.
     """
     cdef dict kinds = {}
     for name in redacted:
@@ -96,8 +96,8 @@ cdef extern from *:
     """
     #include <string.h>
 
-    /* Whether one of 8 bytes is an equals sign, a percent sign or an at sign: without them a URL has neither parameters
-       nor user info. A borrow can make another byte look like one of them, but only behind a byte that is one. */
+    /* Whether one of 8 bytes is an equals sign, a percent sign or an at sign. A URL without them has neither parameters
+       nor user info. A borrow of the subtractions reaches only bytes behind one that is such a sign. */
     static inline int marked8(const unsigned char *from) {
         const unsigned long long ones = 0x0101010101010101ull, high = 0x8080808080808080ull;
         unsigned long long word, equals, percent, at;
@@ -111,7 +111,7 @@ cdef extern from *:
     bint marked8(const uint8_t* text) noexcept nogil
 
 
-cdef uint8_t plain[256]     # 1: the search may pass over this character (letters, digits, most punctuation)
+cdef uint8_t plain[256]     # 1: next_cut() passes over this character (letters, digits, some punctuation)
 
 
 cdef void init_plain():
@@ -126,8 +126,8 @@ init_plain()
 
 
 cdef bint is_plain(const uint8_t* text, size_t size, const Names* listed) noexcept nogil:
-    """Without a percent sign or an at sign it is enough to look at the ends of parameter names: few of them end like a
-    listed name, or in a bracket or a blank."""
+    """Without a percent or at sign only a parameter can be redacted. So the last two characters before each `=` are
+    compared: few names end like a listed name, or in a character that is not plain, such as a bracket."""
     cdef size_t i = 0
     cdef uint8_t c
     while i + 8 <= size and not marked8(text + i):
@@ -152,7 +152,10 @@ cdef inline int digit(uint8_t c) noexcept nogil:
 
 
 cdef inline uint8_t decoded(const uint8_t* text, size_t at, size_t size, size_t* next, uint32_t* depth) noexcept nogil:
-    """The character at `at`, decoded as often as it was encoded: %3D and %25253D are both an equals sign."""
+    """Returns the character at `at`, decoded as often as it was encoded: %3D and %25253D both give an equals sign.
+
+    `next` becomes the index behind it, `depth` the number of times that it was encoded.
+    """
     cdef size_t i = at + 1
     cdef uint32_t times = 1
     next[0] = at + 1
@@ -170,12 +173,12 @@ cdef inline uint8_t decoded(const uint8_t* text, size_t at, size_t size, size_t*
 
 
 cdef inline bint is_blank(const Names* listed, uint8_t c) noexcept nogil:
-    """Whether servers strip this character from both ends of a name."""
+    """Whether a server may strip this character from the ends of a name."""
     return c <= 32 or c == 43 or c == 127 or (c >= 128 and listed.ascii)
 
 
 cdef bint is_listed(const Names* listed, const uint8_t* text, size_t at, size_t end) noexcept nogil:
-    """Whether a name is listed, once it is decoded and stripped of blanks."""
+    """Whether text[at:end], decoded and without the blanks at its ends, is a listed name."""
     cdef size_t first = at
     cdef size_t next = 0
     cdef uint32_t depth = 0
@@ -210,7 +213,7 @@ cdef bint is_listed(const Names* listed, const uint8_t* text, size_t at, size_t 
 
 
 cdef bint is_secret(const Scan* scan, size_t end) noexcept nogil:
-    """Whether the value of the parameter whose name ends at `end` must not be shown."""
+    """Whether the value of the parameter whose name ends at `end` is redacted."""
     cdef const Names* listed = scan.listed
     cdef size_t at = scan.name
     cdef size_t part = scan.name
@@ -232,9 +235,10 @@ cdef bint is_secret(const Scan* scan, size_t end) noexcept nogil:
 
 
 cdef size_t value_end(const Scan* scan, size_t at, uint32_t begun) noexcept nogil:
-    """Where the value that begins at `at`, at depth `begun`, ends.
+    """Returns where the value ends that begins at `at`, at depth `begun`.
 
-    A `;` does not end it, so it may go on behind the URL that it stands in. Then the URL around that one ends it.
+    A `;` does not end a value, so the value may go on behind the URL that it is in. Then it ends by the rules of the
+    URL around that one.
     """
     cdef size_t next = 0
     cdef uint32_t depth = 0
@@ -252,9 +256,9 @@ cdef size_t value_end(const Scan* scan, size_t at, uint32_t begun) noexcept nogi
 
 
 cdef bint user_info(const Scan* scan, size_t at, uint32_t begun, bint sure, Cut* cut) noexcept nogil:
-    """Whether an authority begins at `at` and has user info, which `cut` then names.
+    """Whether an authority at `at` has user info; `cut` is then set to it.
 
-    Not `sure`: the text may also be a path, so only an `@` behind a colon (a password) counts as user info.
+    Without `sure` the text may also be a path, so user info counts only with a colon (a password) before its `@`.
     """
     cdef size_t next = 0
     cdef uint32_t depth = 0
@@ -280,7 +284,7 @@ cdef bint user_info(const Scan* scan, size_t at, uint32_t begun, bint sure, Cut*
 
 
 cdef bint is_scheme(const uint8_t* text, size_t at, size_t end) noexcept nogil:
-    """Whether text[at:end] is the name of a scheme (RFC 3986 section 3.1)."""
+    """Whether text[at:end] has the form of a scheme (RFC 3986 section 3.1)."""
     cdef size_t i
     cdef uint8_t c
     for i in range(at, end):
@@ -291,11 +295,11 @@ cdef bint is_scheme(const uint8_t* text, size_t at, size_t end) noexcept nogil:
 
 
 cdef bint at_slash(Scan* scan, size_t at, size_t next, uint32_t begun, Cut* cut) noexcept nogil:
-    """Whether the slash at `at` begins an authority that has user info. Browsers treat a backslash as a slash.
+    """Whether an authority with user info follows the slashes at `at`; `cut` is then set to the user info.
 
-    Two slashes behind a colon begin an authority, whatever the scheme. At the start of a URL they do so in a header
-    field, but may be part of the path in a request target. Browsers also accept one slash or three. Where the text may
-    also be a path, only a password makes it user info.
+    Browsers take a backslash for a slash. Two slashes begin an authority behind a colon, whatever the scheme, and at
+    the start of a URL in a header field. At the start of a request target they may be part of the path. Browsers also
+    accept one slash behind a scheme, or more than two. In all doubtful cases only user info with a password counts.
     """
     cdef bint behind_scheme = at == scan.colon_end
     cdef size_t following = 0
@@ -391,7 +395,7 @@ cdef str REDACTED = "[REDACTED]"
 
 @cython.final
 cdef class Redaction:
-    """The names that must not be shown, and what stands for their values."""
+    """The redacted names, and the marks that replace their values."""
 
     def __cinit__(self, headers, query, bytes key):
         self.header_names = list_fields(headers, &self.headers)
@@ -403,7 +407,7 @@ cdef class Redaction:
         free_names(&self.query)
 
     cdef str mark(self, str value):
-        """What stands for a value that must not be shown. With a key the same value has the same mark."""
+        """The mark that replaces a value. With a key equal values have equal marks: HMAC-SHA-256, and the length."""
         cdef bytes sent
         if self.key is None:
             return REDACTED
@@ -411,7 +415,7 @@ cdef class Redaction:
         return f"[REDACTED:{hmac_digest(self.key, sent, 'sha256')[:16].hex()}:{len(sent)}]"
 
     cdef str url(self, const uint8_t* text, size_t size, uint8_t kind):
-        """A URL without what must not be shown; put_url() writes the same where marks have no key."""
+        """Returns a redacted URL. Without a key put_url() must write the same."""
         cdef Scan scan
         cdef Cut cut
         cdef size_t shown = 0

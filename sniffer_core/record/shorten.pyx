@@ -1,7 +1,7 @@
-"""A record shortened to a line of bounded length; docs/DELIVERY.md says what is cut, and in which order.
+"""Shortens the JSON text of a record; see shorten.pxd.
 
-There are three steps: find the members that may be long, decide how much of each is left, write. Each step looks at
-every byte a bounded number of times.
+There are three steps: find the members that may be long, decide how much of each is left, and write. Each step looks
+at every byte a bounded number of times.
 """
 
 from libc.stdint cimport uint8_t
@@ -9,17 +9,17 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 
 cdef enum:
-    VALUE_LEAST = 64        # bytes of a header value that are left while there is anything else to cut
-    START_LEAST = 256       # the same for the method, the path and the reason
+    VALUE_LEAST = 64        # no header or trailer value is cut to fewer bytes
+    START_LEAST = 256       # neither the method, nor the path, nor the reason is cut to fewer bytes
     STARTS = 3
-    NOWHERE = 0             # no member begins there
+    NOWHERE = 0             # Member.begin: the record does not have this member
 
-cdef struct Member:         # `begin` is its comma, `at` and `end` are the inside of its value
-    size_t begin
-    size_t at
+cdef struct Member:         # indices into the JSON
+    size_t begin            # of the comma before its name
+    size_t at               # where its value begins, and ends: without quotes or braces
     size_t end
 
-cdef struct Record:         # members in their order
+cdef struct Record:         # members in the order in which they are written
     const uint8_t* json
     size_t size
     Member headers
@@ -32,9 +32,9 @@ cdef struct Record:         # members in their order
 
 cdef struct Plan:           # how much of a record is left
     size_t body             # bytes of the body's text
-    bint no_body            # not even the member `body` is left
-    bint mark_body
-    bint mark_headers
+    bint no_body            # True: the members `body` and `bodyEncoding` are left out
+    bint mark_body          # True: bodyTruncated is added
+    bint mark_headers       # True: headersTruncated is added
     size_t value            # most bytes of each header value
     size_t start            # most bytes of each of `start`
     size_t headers          # most bytes of all header fields, and of all trailer fields
@@ -53,7 +53,7 @@ cdef size_t HEADERS_MARK_SIZE = 24
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 cdef size_t string_end(const uint8_t* json, size_t size, size_t at) noexcept nogil:
-    """Where the string whose inside begins at `at` has its closing quote; `size` if it has none."""
+    """Index of the closing quote of a string whose text begins at `at`; `size` if it has none."""
     cdef const uint8_t* quote
     cdef size_t end = at
     cdef size_t slashes
@@ -73,7 +73,7 @@ cdef size_t string_end(const uint8_t* json, size_t size, size_t at) noexcept nog
 
 
 cdef size_t value_end(const uint8_t* json, size_t size, size_t at) noexcept nogil:
-    """Where the value that begins at `at` ends; `size` if it does not."""
+    """Index behind the value that begins at `at`; `size` if it does not end."""
     cdef size_t depth = 0
     cdef uint8_t c
     while at < size:
@@ -83,7 +83,7 @@ cdef size_t value_end(const uint8_t* json, size_t size, size_t at) noexcept nogi
         elif c == 123 or c == 91:                       # { [
             depth += 1
         elif depth == 0 and (c == 44 or c == 125 or c == 93):
-            return at                                   # behind a number or a word
+            return at                                   # behind a number, true, false or null
         elif c == 125 or c == 93:                       # } ]
             depth -= 1
         if depth == 0 and (c == 34 or c == 125 or c == 93):
@@ -120,7 +120,7 @@ cdef Member* member_of(Record* record, size_t at, size_t end) noexcept nogil:
 
 
 cdef bint read_record(Record* record) noexcept nogil:
-    """Finds the members of a record; False if it is not an object as the core writes it."""
+    """Finds the members of a record. False: it does not have the form that the core writes."""
     cdef const uint8_t* json = record.json
     cdef size_t size = record.size
     cdef size_t begin = 0
@@ -153,7 +153,10 @@ cdef bint read_record(Record* record) noexcept nogil:
 
 
 cdef size_t cut(const uint8_t* json, size_t at, size_t end, size_t most) noexcept nogil:
-    """Where to cut a string so that at most `most` bytes are left, but not inside a character or an escape."""
+    """Index where to cut the text [at:end] of a string so that at most `most` bytes are left.
+
+    A character or an escape is not split.
+    """
     cdef size_t last = at + most
     cdef size_t step
     cdef uint8_t c
@@ -173,10 +176,10 @@ cdef size_t cut(const uint8_t* json, size_t at, size_t end, size_t most) noexcep
 # ---- deciding --------------------------------------------------------------------------------------------------------
 
 cdef bint next_text(const uint8_t* json, const Member* fields, size_t* at, size_t* end) noexcept nogil:
-    """Finds the next string value, from `at` on, of an object of strings and arrays of strings."""
+    """Finds the next string value at or behind `at`. `fields` is an object of strings and arrays of strings."""
     while at[0] < fields.end:
         if json[at[0]] != 34:
-            at[0] += 1      # a comma, a bracket
+            at[0] += 1      # a comma or a bracket
             continue
         at[0] += 1
         end[0] = string_end(json, fields.end, at[0])
@@ -187,7 +190,7 @@ cdef bint next_text(const uint8_t* json, const Member* fields, size_t* at, size_
 
 
 cdef size_t cap(const size_t* sizes, size_t count, size_t least, size_t excess) noexcept nogil:
-    """The most bytes that each of the sizes may keep so that together they lose `excess`, but at least `least`."""
+    """Returns the highest limit for the sizes with which they lose `excess` bytes in all, but at least `least`."""
     cdef size_t low = least
     cdef size_t high = least
     cdef size_t middle
@@ -209,7 +212,7 @@ cdef size_t cap(const size_t* sizes, size_t count, size_t least, size_t excess) 
 
 
 cdef size_t cap_values(const Record* record, size_t excess) noexcept nogil:
-    """cap() of all header and trailer values."""
+    """Returns cap() of all header and trailer values, at least VALUE_LEAST."""
     cdef size_t* sizes
     cdef size_t count = 0
     cdef size_t at = record.headers.at
@@ -242,7 +245,7 @@ cdef size_t cap_values(const Record* record, size_t excess) noexcept nogil:
 
 
 cdef size_t fields_size(const Record* record, const Member* fields, const Plan* plan, size_t room) noexcept nogil:
-    """How many bytes put_fields() writes."""
+    """Returns how many bytes put_fields() writes."""
     cdef Out out
     out.to = NULL
     out.size = 0
@@ -304,14 +307,14 @@ cdef void decide(const Record* record, size_t most, Plan* plan) noexcept nogil:
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 cdef inline void put(Out* out, const uint8_t* json, size_t at, size_t end) noexcept nogil:
-    if out.to != NULL:      # else the text is only measured
+    if out.to != NULL:      # NULL: the text is only measured
         memcpy(out.to + out.size, json + at, end - at)
     out.size += end - at
 
 
 cdef void put_fields(
         Out* out, const Record* record, const Member* fields, const Plan* plan, size_t room) noexcept nogil:
-    """Writes an object of fields with their values cut. Fields that do not fit into `room` bytes are left out."""
+    """Writes the fields of an object with their values cut. Fields that do not fit into `room` bytes are left out."""
     cdef const uint8_t* json = record.json
     cdef size_t first = out.size
     cdef size_t before
@@ -338,7 +341,7 @@ cdef void put_fields(
 
 
 cdef size_t put_start(Out* out, const Record* record, const Plan* plan, size_t done) noexcept nogil:
-    """Writes from `done` on, up to and including the method, path and reason; returns where they end."""
+    """Writes the record from `done` up to the end of the last of method, path and reason; returns that index."""
     cdef const uint8_t* json = record.json
     cdef const Member* start
     cdef size_t i
@@ -351,7 +354,7 @@ cdef size_t put_start(Out* out, const Record* record, const Plan* plan, size_t d
 
 
 cdef void put_size(Out* out, const Record* record, const Plan* plan, size_t* done) noexcept nogil:
-    """Writes up to and including `bodySize` and `bodyTruncated`, and then the marks of what was cut."""
+    """Writes the record up to the end of `bodySize` and `bodyTruncated`, and then the marks of what was cut."""
     cdef size_t end = record.truncated.end if record.truncated.begin else record.body_size.end
     put(out, record.json, done[0], end)
     if plan.mark_body:

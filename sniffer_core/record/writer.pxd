@@ -1,7 +1,8 @@
-# JSON text, written into a buffer that grows. The functions are inline, since every record calls them dozens of times
-# and a call into another Cython module goes through a pointer that the C compiler cannot see through.
+# Writes JSON text into a buffer that grows. Most functions are inline, because every record calls them dozens of times
+# and the C compiler cannot optimise calls into another Cython module, which go through a pointer.
 #
-# None of them returns an error: a buffer without memory is marked `failed`, and written() raises MemoryError.
+# Functions without the GIL return no errors: they mark a buffer without memory as `failed`, and written() raises
+# MemoryError.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
@@ -14,12 +15,12 @@ cdef struct Buffer:
     uint8_t* data
     size_t size             # bytes written
     size_t space            # bytes allocated
-    bint failed             # there was no memory: what was written is worthless
-    bint dated              # `date` is the text of the second `stamped`
+    bint failed             # True: an allocation failed, and the text is not valid
+    bint dated              # True: `date` is the text of the second `stamped`
     int64_t stamped         # seconds since 1970, UTC
-    char date[20]           # up to and with the point before the microseconds
+    char date[20]           # the text of a time stamp up to the point before its microseconds
 
-cdef struct Span:           # bytes that somebody else owns
+cdef struct Span:           # bytes that are not owned
     const char* data
     Py_ssize_t size
 
@@ -28,8 +29,8 @@ cdef extern from *:
     """
     #include <string.h>
 
-    /* How JSON escapes a character inside a string: 0 means as it is, 'u' as six characters with its number, anything
-       else is the letter behind a backslash (RFC 8259 section 7). */
+    /* How JSON escapes a character in a string (RFC 8259 section 7). 0: not at all; 'u': as backslash, u and four hex
+       digits; any other value: as a backslash and this character. */
     static const unsigned char json_escape[256] = {
         'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'b', 't', 'n', 'u', 'f', 'r', 'u', 'u',
         'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u',
@@ -40,9 +41,9 @@ cdef extern from *:
         "0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546474849"
         "5051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
 
-    /* Copies 8 bytes; returns how many of them, from the first, JSON writes as they are: not those below 0x20, quotes
-       and backslashes, nor, where `latin`, those above 0x7f. A borrow reaches only bytes behind the first that is
-       found, which is the lowest: the machine is little-endian, or the bytes are swapped. */
+    /* Copies 8 bytes. Returns how many of them come before the first that JSON cannot have as it is: below 0x20, a
+       quote or a backslash, and, if `latin`, above 0x7f. A borrow of the subtractions reaches only bytes behind the
+       first such byte, as the first byte is the lowest of the word: big-endian words are swapped. */
     static inline unsigned plain8(unsigned char *to, const unsigned char *from, int latin) {
         const unsigned long long ones = 0x0101010101010101ull, high = 0x8080808080808080ull;
         unsigned long long word, quote, slash, odd;
@@ -78,8 +79,8 @@ cdef extern from *:
     }
     #endif
 
-    /* 8 ASCII letters at once: 'A' to 'Z' become small, all other bytes stay. The two sums set a byte's high bit where
-       its low seven bits are at least 'A', and where they are above 'Z'. */
+    /* Makes 8 bytes lower case: 'A' to 'Z' become small letters, all others stay. The two sums set the high bit of a
+       byte whose low seven bits are at least 'A', and of one whose low seven bits are above 'Z'. */
     static inline unsigned long long lower_word(unsigned long long word) {
         const unsigned long long ones = 0x0101010101010101ull, high = 0x8080808080808080ull;
         unsigned long long low = word & ~high;
@@ -87,7 +88,7 @@ cdef extern from *:
         return word | capital >> 2;
     }
 
-    /* Copies `size` bytes, capitals made small. From 8 bytes on it takes 8 at a time, the last of them once more. */
+    /* Copies `size` bytes in lower case. From 8 bytes on it copies 8 at a time; the last 8 may overlap others. */
     static inline void copy_lower(unsigned char *to, const unsigned char *from, size_t size) {
         unsigned long long word;
         size_t i;
@@ -116,20 +117,20 @@ cdef extern from *:
 # ---- the buffer ------------------------------------------------------------------------------------------------------
 
 cdef inline void begin(Buffer* out) noexcept nogil:
-    """Begins anew; the memory stays."""
+    """Empties the buffer; its memory stays."""
     out.size = 0
     out.failed = False
 
 
 cdef inline uint8_t* room(Buffer* out, size_t size) noexcept nogil:
-    """Where `size` more bytes can be written, or NULL; the caller adds to out.size what it wrote."""
+    """Returns where `size` more bytes can be written, or NULL. The caller adds to out.size what it writes."""
     if out.size + size > out.space:
         return grow(out, size)
     return out.data + out.size
 
 
 cdef uint8_t* grow(Buffer* out, size_t size) noexcept nogil
-    # room(), where the buffer is too small.
+    # As room(), for a buffer that is too small.
 
 
 cdef inline void write(Buffer* out, const void* data, size_t size) noexcept nogil:
@@ -140,7 +141,7 @@ cdef inline void write(Buffer* out, const void* data, size_t size) noexcept nogi
 
 
 cdef inline void put(Buffer* out, const char* text) noexcept nogil:
-    """Writes a constant. Only a literal is cheap: the C compiler knows its length."""
+    """Writes a literal, whose length the C compiler knows."""
     write(out, text, strlen(text))
 
 
@@ -149,7 +150,7 @@ cdef inline void put_span(Buffer* out, const Span* text) noexcept nogil:
 
 
 cdef inline void put_again(Buffer* out, size_t at, size_t size) noexcept nogil:
-    """Writes the `size` bytes that stand at `at` once more."""
+    """Writes the `size` bytes from index `at` on once more."""
     cdef uint8_t* to = room(out, size)
     if to != NULL and not out.failed:
         memcpy(to, out.data + at, size)
@@ -157,7 +158,7 @@ cdef inline void put_again(Buffer* out, size_t at, size_t size) noexcept nogil:
 
 
 cdef bytes written(Buffer* out)
-    # What was written since begin(). MemoryError if the buffer has failed.
+    # Returns what was written since begin(). MemoryError: the buffer has failed.
 
 
 # ---- numbers and times -----------------------------------------------------------------------------------------------
@@ -186,7 +187,7 @@ cdef inline void put_number(Buffer* out, uint64_t number) noexcept nogil:
 
 
 cdef inline void put_milliseconds(Buffer* out, uint64_t micros) noexcept nogil:
-    """Milliseconds from microseconds, as the shortest decimal number with a point: 1.5, 0.372, 2.0."""
+    """Writes µs as milliseconds, as the shortest decimal number with a point: 1.5, 0.372, 2.0."""
     cdef uint32_t rest = <uint32_t>(micros % 1000)
     cdef uint8_t* to
     put_number(out, micros // 1000)
@@ -200,12 +201,12 @@ cdef inline void put_milliseconds(Buffer* out, uint64_t micros) noexcept nogil:
 
 
 cdef void put_second(Buffer* out, int64_t second) noexcept nogil
-    # Sets `date` to the text of a second.
+    # Sets `date` to the text of a second since 1970, UTC.
 
 
 cdef inline void put_stamp(Buffer* out, int64_t micros) noexcept nogil:
-    """Writes µs since 1970 as ISO 8601, UTC, microseconds. The text of the last second is kept."""
-    cdef int64_t second = <int64_t>(<uint64_t>micros // 1_000_000)     # packet times are not negative
+    """Writes µs since 1970 (not negative) as an ISO 8601 time in UTC. The text of the last second is kept."""
+    cdef int64_t second = <int64_t>(<uint64_t>micros // 1_000_000)     # unsigned: no rounding of negative numbers
     cdef uint32_t rest = <uint32_t>(micros - second * 1_000_000)
     cdef uint8_t* to
     if second != out.stamped or not out.dated:
@@ -224,9 +225,9 @@ cdef inline void put_stamp(Buffer* out, int64_t micros) noexcept nogil:
 # ---- strings ---------------------------------------------------------------------------------------------------------
 
 cdef inline uint8_t* escape_text(uint8_t* to, const uint8_t* text, size_t size, bint latin) noexcept nogil:
-    """Writes text as the inside of a JSON string to `to`, which has room for 6 * `size` bytes; returns its end.
+    """Writes `text` as the inside of a JSON string to `to`, which must have room for 6 * `size` bytes; returns its end.
 
-    `latin`: the text is ISO-8859-1, else UTF-8.
+    `latin`: the text is ISO-8859-1; otherwise it is UTF-8.
     """
     cdef size_t i = 0
     cdef unsigned plain
@@ -267,7 +268,7 @@ cdef inline uint8_t* escape_text(uint8_t* to, const uint8_t* text, size_t size, 
 
 
 cdef inline void put_text(Buffer* out, const uint8_t* text, size_t size, bint latin) noexcept nogil:
-    """Writes text as the inside of a JSON string; `latin`: it is ISO-8859-1, else UTF-8."""
+    """Writes `text` as the inside of a JSON string. `latin`: the text is ISO-8859-1; otherwise it is UTF-8."""
     cdef uint8_t* to = room(out, size * 6)
     if to != NULL:
         out.size = <size_t>(escape_text(to, text, size, latin) - out.data)
@@ -281,16 +282,17 @@ cdef inline void put_latin(Buffer* out, const uint8_t* text, size_t size) noexce
 
 
 cdef int64_t measure_utf8(const uint8_t* data, size_t size) noexcept nogil
-    # How many bytes are whole UTF-8 sequences: `size`, or less where only the last sequence is cut; -1: it is no UTF-8.
+    # Returns `size` if the bytes are UTF-8 (RFC 3629 section 4), less if only the last sequence is cut (then the bytes
+    # before it), and -1 if they are not UTF-8.
 
 cdef void put_base64(Buffer* out, const uint8_t* data, size_t size) noexcept nogil
-    # RFC 4648 section 4.
+    # Writes base64, RFC 4648 section 4.
 
 
 # ---- Python objects --------------------------------------------------------------------------------------------------
 
 cdef int put_str(Buffer* out, str text) except -1
-    # A JSON string.
+    # Writes a JSON string. UnicodeEncodeError: a lone surrogate.
 
 cdef int put_dict(Buffer* out, dict fields) except -1
-    # A JSON object of fields: each value is a str or a list of str.
+    # Writes a JSON object; each value is a str or a list of str.

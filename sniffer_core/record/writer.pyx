@@ -1,4 +1,4 @@
-"""JSON text, written into a buffer that grows: the parts of writer.pxd that are long or rarely called."""
+"""The functions of writer.pxd that are long or rarely called."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -16,7 +16,7 @@ cdef uint8_t* grow(Buffer* out, size_t size) noexcept nogil:
     cdef uint8_t* data = <uint8_t*>realloc(out.data, space)
     if data == NULL:
         out.failed = True
-        out.size = 0        # what follows is written over what there is
+        out.size = 0        # later writes overwrite the text, which is not valid any more
         return NULL if size > out.space else out.data
     out.data = data
     out.space = space
@@ -63,7 +63,6 @@ cdef void put_second(Buffer* out, int64_t second) noexcept nogil:
 # ---- strings ---------------------------------------------------------------------------------------------------------
 
 cdef int64_t measure_utf8(const uint8_t* data, size_t size) noexcept nogil:
-    """The ranges are those of RFC 3629 section 4."""
     cdef size_t i = 0
     cdef size_t k
     cdef size_t more

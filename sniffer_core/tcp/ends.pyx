@@ -1,4 +1,4 @@
-"""How a connection begins and ends, by what TCP says: see ends.pxd."""
+"""How SYN, FIN and RST begin and end the directions of a connection; see ends.pxd."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
@@ -14,7 +14,6 @@ from sniffer_core.tcp.table cimport (
 
 
 cdef void set_server(Flow* flow, int server) noexcept nogil:
-    """`server`: the direction (0 is low to high) in which the server sends."""
     flow.mode = MODE_READ
     flow.server = <uint8_t>server
     flow.conn.from_start = flow.handshake
@@ -24,7 +23,10 @@ cdef void set_server(Flow* flow, int server) noexcept nogil:
 
 
 cdef bint set_isn(Half* half, uint32_t seq) noexcept nogil:
-    """The half's first byte has sequence number `seq`, a SYN (or the ACK of one) says: whether that can be true."""
+    """Notes that the half's first byte has sequence number `seq`, by a SYN or the ACK of one.
+
+    Returns False, and notes nothing, if what was seen or acknowledged of the half contradicts it.
+    """
     cdef Stream* stream = &half.stream
     cdef Held* front
     cdef int64_t offset
@@ -40,7 +42,7 @@ cdef bint set_isn(Half* half, uint32_t seq) noexcept nogil:
         front = stream_front(stream)
         heard = front.offset if front != NULL else stream.top
     else:
-        heard = max(stream.acked, offset)   # by the other side's ACKs, or not at all
+        heard = max(stream.acked, offset)   # known by the other side's ACKs, if at all
     if offset < 0 or not (0 <= heard - offset <= REACH_BACK):
         return False
     stream.syn_seen = True
@@ -56,7 +58,6 @@ cdef bint set_isn(Half* half, uint32_t seq) noexcept nogil:
 
 
 cdef bint on_syn(Flow* flow, const Packet* packet, int d) noexcept nogil:
-    """A SYN on a known flow: True when it belongs to it, False when it is of another connection."""
     if flow.mode > MODE_UNDECIDED or not set_isn(&flow.half[d], packet.seq + 1):
         return False
     if packet.flags & TCP_ACK:
@@ -69,7 +70,6 @@ cdef bint on_syn(Flow* flow, const Packet* packet, int d) noexcept nogil:
 
 
 cdef void end_at(Half* half, int64_t offset, Incomplete reason) noexcept nogil:
-    """A FIN or RST says that the direction ends at `offset`."""
     half.stream.end = offset
     half.end_reason = reason
     half.heard = -1
@@ -79,13 +79,11 @@ cdef void end_at(Half* half, int64_t offset, Incomplete reason) noexcept nogil:
 
 
 cdef void cut_off(Half* half) noexcept nogil:
-    """A RST: the direction ends where it was seen to."""
     if half.stream.end < 0 or is_ahead_of_all(half):
         end_at(half, half.stream.top, INCOMPLETE_CLOSED_)
 
 
 cdef void on_late(Table* table, Half* half, const Run* run) noexcept nogil:
-    """Bytes beyond the end of their direction: they wait for what says that the peers ignore this end."""
     if half.late == NULL:
         half.late = <Stream*>pool_take(&table.context.pool, sizeof(Stream))
         if half.late != NULL:
@@ -99,20 +97,20 @@ cdef void on_late(Table* table, Half* half, const Run* run) noexcept nogil:
 
 
 cdef bint end_ignored(const Half* half) noexcept nogil:
-    """Whether the other side has taken bytes from beyond the end: an ACK of a FIN is one more, RFC 9293 section 3.4."""
+    """Whether the other side has acknowledged bytes beyond the end. A FIN takes one number (RFC 9293 section 3.4)."""
     cdef int64_t end = half.stream.end + 1 if half.end_reason == WHOLE else half.stream.end
     return half.late != NULL and half.late.count > 0 and half.heard > max(end, stream_front(half.late).offset)
 
 
 cdef void reopen(Table* table, Flow* flow, Half* half) noexcept nogil:
-    """The end of a direction was none: it is read on, with what came since."""
+    """Undoes the end of a direction: its late bytes become part of the stream, and it is read on."""
     cdef Stream* stream = &half.stream
     cdef Run run
     stream.end = -1
     half.end_reason = WHOLE
     if stream.acked < half.heard:
         stream.acked = half.heard
-        stream.acked_at = -1    # how far its sender had read is not known
+        stream.acked_at = -1    # which segment had this ACK was not noted
     while half.late != NULL and half.late.count:
         stream_read(half.late, &run)
         if stream.top < run.offset + run.size:
@@ -128,7 +126,6 @@ cdef void reopen(Table* table, Flow* flow, Half* half) noexcept nogil:
 
 
 cdef bint resume(Table* table, Flow* flow) noexcept nogil:
-    """Reads on where the peers have ignored a FIN or RST; returns whether they have."""
     cdef Half* half
     cdef int d
     cdef bint ignored[2]
@@ -147,18 +144,17 @@ cdef bint resume(Table* table, Flow* flow) noexcept nogil:
         table.context.counters[<int>Counter.FLOWS_RESUMED] += 1
     for d in range(2):
         half = &flow.half[d]
-        if ignored[d] or (half.stream.end >= 0 and half.end_reason != WHOLE):   # a RST had ended both
+        if ignored[d] or (half.stream.end >= 0 and half.end_reason != WHOLE):   # a RST ends both directions
             reopen(table, flow, half)
     return True
 
 
 cdef int64_t on_beyond(Table* table, Flow* flow, Half* half, Run* run) noexcept nogil:
-    """A segment runs beyond the end of its direction; returns how many of its bytes are to be read now."""
     cdef Stream* stream = &half.stream
     cdef int64_t size = run.size
     cdef int64_t before = max(<int64_t>0, stream.end - run.offset)
     if is_ahead_of_all(half):
-        stream.end = -1     # no one knows of it, and these bytes contradict it
+        stream.end = -1     # nothing confirms this end, and these bytes contradict it
         return size
     if before:
         run.data += before

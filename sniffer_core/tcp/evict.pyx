@@ -1,4 +1,4 @@
-"""Keeps a table within its limits, in the order that docs/internals/ARCHITECTURE.md gives: see evict.pxd."""
+"""Keeps a table within its limits; see evict.pxd."""
 
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, qsort
@@ -11,8 +11,8 @@ from sniffer_core.tcp.table cimport (
     CREATED, MODE_READ, MODE_UNDECIDED, Flow, Half, Table, drop_late, ignore, leave, used)
 
 cdef enum Relief:
-    RELIEF_HELD = 0             # bytes that wait out of order
-    RELIEF_SESSIONS = 1         # what sessions keep and can do without
+    RELIEF_HELD = 0             # bytes that streams hold
+    RELIEF_SESSIONS = 1         # what Protocol.relieve() gives back
 
 cdef struct Weighed:
     int64_t weight
@@ -20,7 +20,6 @@ cdef struct Weighed:
 
 
 cdef void make_room(Table* table) noexcept nogil:
-    """One more flow is about to come: keeps the number of flows below its cap."""
     while table.total >= table.max_flows and table.closed.head != NULL:
         leave(table, table.closed.head)
     while table.live >= table.max_flows:
@@ -37,7 +36,7 @@ cdef int heavier(const void* left, const void* right) noexcept nogil:
 
 
 cdef int64_t weigh(const Half* half, Relief relief) noexcept nogil:
-    """Bytes that a half can give back."""
+    """Bytes of memory that a half can give back."""
     cdef const Flow* flow = half.flow
     cdef const Session* session = flow.session
     if relief == RELIEF_HELD:
@@ -48,7 +47,7 @@ cdef int64_t weigh(const Half* half, Relief relief) noexcept nogil:
 
 
 cdef void relieve_heaviest(Table* table, int64_t goal, Relief relief) noexcept nogil:
-    """Gives back what the halves that hold most can give, until `goal` is reached."""
+    """Relieves the halves in order of what they can give back, largest first, until `goal` is reached."""
     cdef Weighed* weighed
     cdef Flow* flow = table.created.head
     cdef size_t count = 0
@@ -87,7 +86,6 @@ cdef void relieve_heaviest(Table* table, int64_t goal, Relief relief) noexcept n
 
 
 cdef void relieve(Table* table) noexcept nogil:
-    """The memory limit is passed: evicts in the documented order, to an eighth below it, so that it is done rarely."""
     cdef int64_t goal = table.memory_limit - table.memory_limit // 8
     cdef Flow* flow
     while used(table) > goal and table.closed.head != NULL:

@@ -1,4 +1,4 @@
-"""What a packet belongs to, and when time passes: see feed.pxd."""
+"""From packets to flows; see feed.pxd."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
@@ -20,10 +20,10 @@ from sniffer_core.tcp.table cimport (
     discard, enter, keyed_hash, leave, list_append, list_remove, lookup, place_key, stage, used)
 
 cdef enum:
-    IDLE_ENOUGH = 60_000_000    # µs after which a new SYN is believed at once
-    READY_COUNT = 32768         # messages after which feed() returns early
-    READY_BYTES = 8 << 20
-    STAMP_REFUSED = 0xFFFFFFFF  # in place of microseconds: the stamp does not fit into the index
+    IDLE_ENOUGH = 60_000_000    # µs of silence after which a SYN with another number replaces a flow at once
+    READY_COUNT = 32768         # ended messages after which feed() returns early
+    READY_BYTES = 8 << 20       # bytes of ended messages after which it does
+    STAMP_REFUSED = 0xFFFFFFFF  # microseconds of a packet whose stamp does not fit into the index
 
 
 # ---- another connection on the same ports ----------------------------------------------------------------------------
@@ -49,7 +49,10 @@ cdef void on_ignored(Table* table, Flow* flow, const Packet* packet, int d) noex
 
 cdef void on_successor(Table* table, Flow* flow, const Packet* packet, const Key* key, uint64_t hashed, int d,
                        int64_t stamp) noexcept nogil:
-    """The first packet of another connection on a live flow: it waits for its SYN-ACK, or data from both sides."""
+    """Makes a successor for a packet of another connection on the ends of a live flow.
+
+    The successor replaces the flow once its SYN-ACK or packets of both its sides were seen.
+    """
     if flow.successor != NULL:
         discard(table, flow.successor)
     flow.successor = new_flow(table, packet, key, hashed, d, stamp)
@@ -60,7 +63,7 @@ cdef void on_successor(Table* table, Flow* flow, const Packet* packet, const Key
 
 
 cdef void give_to_successor(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil:
-    """What the first packet of another connection, or its SYN-ACK, carries: data as any other."""
+    """Passes the payload of a successor's first packet or SYN-ACK to the successor."""
     if flow.successor != NULL and flow.successor.mode <= MODE_UNDECIDED and packet.payload_size:
         take_segment(table, flow.successor, packet, d, stamp)
     else:
@@ -69,13 +72,16 @@ cdef void give_to_successor(Table* table, Flow* flow, const Packet* packet, int 
 
 
 cdef void take_segment(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil:
-    """A segment of a flow that is not ignored."""
+    """Handles a segment of a flow that is not ignored."""
     if not on_segment(table, flow, packet, d, stamp):
         on_beyond_window(table, flow, packet, d, stamp)
 
 
 cdef void on_beyond_window(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil:
-    """A segment too far from all that was seen: a bogus number, or, if both sides' are, another connection."""
+    """Handles a segment whose sequence number is too far from everything seen.
+
+    If its ACK is too far as well, it belongs to another connection. Otherwise its number is taken for bogus.
+    """
     if flow.pending or not is_of_another(flow, packet, d):
         table.context.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
         table.context.counters[<int>Counter.BYTES_ABANDONED_OUT_OF_WINDOW] += packet.payload_size
@@ -87,7 +93,10 @@ cdef void on_beyond_window(Table* table, Flow* flow, const Packet* packet, int d
 
 
 cdef bint is_of_another(const Flow* flow, const Packet* packet, int d) noexcept nogil:
-    """Whether the numbers of both sides say that the port is used again, by a connection whose SYN was lost."""
+    """Whether the ACK of a segment beyond the window is out of range too, so that it is of another connection.
+
+    The SYN of that connection was not seen.
+    """
     cdef const Stream* other = &flow.half[1 - d].stream
     return packet.payload_size > 0 and packet.flags & (TCP_ACK | TCP_SYN | TCP_RST) == TCP_ACK and other.mapped and \
         is_beyond_window(other, stream_offset(other, packet.ack), 0)
@@ -114,7 +123,7 @@ cdef bint belongs(const Flow* flow, const Packet* packet, int d) noexcept nogil:
 
 
 cdef void succeed(Table* table, Flow* flow) noexcept nogil:
-    """The successor has proved itself: the old connection is over."""
+    """Ends the flow and puts its successor, which is confirmed, in its place."""
     cdef Flow* successor = flow.successor
     flow.successor = NULL
     successor.pending = False
@@ -127,16 +136,13 @@ cdef void succeed(Table* table, Flow* flow) noexcept nogil:
             stage(successor, NULL)
 
 
-# The same two ends in several places (VLANs, interfaces). Most often it is one connection that is captured more than
-# once, or each direction of it elsewhere; but networks may use the same addresses. It is another connection where its
-# SYN has another number, or the same numbers carry other bytes; the flow that came first keeps the plain key, the other
-# one is told by its place.
-
 # ---- the same ends in several places ---------------------------------------------------------------------------------
 
-# Most often it is one connection that is captured more than once (VLANs, interfaces), or each direction of it
-# elsewhere; but networks may use the same addresses. It is another connection where its SYN has another number, or the
-# same numbers carry other bytes. The flow that came first keeps the plain key; the other one is told by its place.
+# Packets with the same two ends may come from several places (VLANs, interfaces). Mostly they are of one connection
+# that is captured more than once, or whose directions take different ways. But separate networks may use the same
+# addresses. So a packet from another place is taken for another connection if it is a SYN with another sequence number,
+# or if it carries other bytes at the same sequence numbers. The first flow keeps the plain key; the key of the other
+# has its place.
 
 cdef bint differs(const Half* half, int64_t offset, const uint8_t* data, int64_t size) noexcept nogil:
     """Whether other bytes were seen at these offsets."""
@@ -150,7 +156,7 @@ cdef bint differs(const Half* half, int64_t offset, const uint8_t* data, int64_t
 
 
 cdef bint is_syn_of(const Flow* flow, const Packet* packet, int d) noexcept nogil:
-    """Whether a SYN can be that of the flow, as far as its numbers are known."""
+    """Whether a SYN can be that of the flow, as far as the flow's sequence numbers are known."""
     cdef const Stream* stream = &flow.half[d].stream
     cdef int64_t offset
     if stream.syn_seen:
@@ -162,7 +168,7 @@ cdef bint is_syn_of(const Flow* flow, const Packet* packet, int d) noexcept nogi
 
 
 cdef bint is_elsewhere(const Flow* flow, const Packet* packet, int d) noexcept nogil:
-    """Whether a packet that came by another way than the flow's first is of another connection."""
+    """Whether a packet from another place than the flow's first packet is of another connection."""
     cdef const Half* half = &flow.half[d]
     if flow.mode > MODE_UNDECIDED or packet.flags & TCP_RST:
         return False
@@ -174,7 +180,10 @@ cdef bint is_elsewhere(const Flow* flow, const Packet* packet, int d) noexcept n
 
 cdef Flow* find_place(
         Table* table, Flow* first, const Packet* packet, Key* key, uint64_t* hashed, int d) noexcept nogil:
-    """The flow of a packet in another place than `first` (NULL: there is none); NULL: none yet, with `key` its key."""
+    """Finds the flow of a packet whose place is not that of `first`, the flow with the plain key (NULL: none).
+
+    Returns NULL if the packet begins a new flow; `key` and `hashed` are then those to use for it.
+    """
     cdef Key placed = key[0]
     cdef uint64_t placed_hash
     cdef Flow* flow = NULL
@@ -192,7 +201,7 @@ cdef Flow* find_place(
 
 
 cdef bint has_left(const Stream* stream, uint32_t number) noexcept nogil:
-    """Whether a sequence number is far from where a stream that has ended stands."""
+    """Whether a sequence number is more than REACH_BACK away from the next byte of a stream that has ended."""
     return stream.mapped and not (-REACH_BACK <= stream_offset(stream, number) - stream.next <= REACH_BACK)
 
 
@@ -212,7 +221,7 @@ cdef bint same_connection(const Flow* flow, const Packet* packet, int d) noexcep
 # ---- packets ---------------------------------------------------------------------------------------------------------
 
 cdef inline int make_key(Key* key, const Packet* packet) noexcept nogil:
-    """Makes the key of a packet's connection; returns the packet's direction: 0 is from the low end to the high one."""
+    """Makes the key of a packet's connection. Returns the packet's direction: 0 is from the low end to the high end."""
     cdef int d = memcmp(packet.source, packet.destination, packet.address_size)
     if d == 0:
         d = <int>packet.source_port - <int>packet.destination_port
@@ -230,19 +239,19 @@ cdef inline int make_key(Key* key, const Packet* packet) noexcept nogil:
 
 
 cdef void abandon(Table* table, const Packet* packet, Counter reason) noexcept nogil:
-    """A packet that no flow takes."""
+    """Counts the payload of a packet that no flow takes."""
     table.context.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
     table.context.counters[<int>reason] += packet.payload_size
 
 
 cdef void on_unknown(Table* table, const Packet* packet, const Key* key, uint64_t hashed, int d,
                      int64_t stamp) noexcept nogil:
-    """The first packet of a connection."""
+    """Handles the first packet of a connection."""
     cdef Flow* flow
     cdef bint syn = packet.flags & TCP_SYN != 0
     if not syn and ((packet.payload_size == 0 and packet.missing == 0) or packet.flags & TCP_RST):
         table.context.counters[<int>Counter.SEGMENTS_NO_FLOW] += 1
-        abandon(table, packet, Counter.BYTES_ABANDONED_RST)     # nothing else carries payload here
+        abandon(table, packet, Counter.BYTES_ABANDONED_RST)     # only a RST has payload here
         return
     make_room(table)
     flow = new_flow(table, packet, key, hashed, d, stamp)
@@ -261,7 +270,7 @@ cdef void on_unknown(Table* table, const Packet* packet, const Key* key, uint64_
 
 cdef void on_other_syn(Table* table, Flow* flow, const Packet* packet, const Key* key, uint64_t hashed, int d,
                        int64_t stamp) noexcept nogil:
-    """A SYN of another connection on the ports of a flow that is read."""
+    """Handles a SYN of another connection on the ends of a flow that is read."""
     if table.context.now - flow.last >= IDLE_ENOUGH or flow.half[d].stream.ended:
         end_flow(table, flow, INCOMPLETE_CLOSED_, <int>Counter.FLOWS_REPLACED)
         on_tcp(table, packet, stamp)
@@ -277,7 +286,7 @@ cdef void on_other_syn(Table* table, Flow* flow, const Packet* packet, const Key
 
 
 cdef void take_as_successor(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil:
-    """A segment of the connection that may follow on the ports of a flow."""
+    """Handles a segment that belongs to the flow's successor."""
     cdef Flow* successor = flow.successor
     take_segment(table, successor, packet, d, stamp)
     if successor.half[0].stream.seen and successor.half[1].stream.seen:
@@ -288,7 +297,7 @@ cdef void take_as_successor(Table* table, Flow* flow, const Packet* packet, int 
 
 
 cdef bint replaces_ignored(const Flow* flow, const Packet* packet, int d) noexcept nogil:
-    """Whether a SYN begins another connection on the ports of a flow that is ignored."""
+    """Whether a SYN begins another connection on the ends of an ignored flow. Our own deliveries stay ignored."""
     return packet.flags & (TCP_SYN | TCP_ACK) == TCP_SYN and \
         flow.half[d].stream.syn_seq != <uint32_t>(packet.seq + 1) and flow.reason != <int>Counter.BYTES_ABANDONED_OWN
 
@@ -343,7 +352,6 @@ cdef void on_tcp(Table* table, const Packet* packet, int64_t stamp) noexcept nog
 # ---- time ------------------------------------------------------------------------------------------------------------
 
 cdef void expire(Table* table, int64_t until) noexcept nogil:
-    """Lets time pass: does all that is due up to `until`, each at its own moment and in order."""
     cdef Flow* closed
     cdef Flow* idle
     cdef Half* soon
@@ -381,7 +389,7 @@ cdef void expire(Table* table, int64_t until) noexcept nogil:
 
 
 cdef inline void pass_time(Table* table, int64_t now) noexcept nogil:
-    """Lets time pass up to `now`, which may be earlier than what it is already."""
+    """Moves core time to `now`; core time stays if `now` is earlier."""
     if now >= table.due:
         expire(table, max(now, table.context.now))
     elif now > table.context.now:
@@ -389,10 +397,10 @@ cdef inline void pass_time(Table* table, int64_t now) noexcept nogil:
 
 
 cdef inline int64_t live_time(Table* table, int64_t stamp) noexcept nogil:
-    """Core time at a live packet's stamp.
+    """Returns the core time (µs) of a live packet's stamp: the stamp plus table.skew.
 
-    It is the stamp and a constant, so that neither the time that tick() let pass nor a stamp behind the others counts
-    twice. The constant changes where the clock of the stamps was set: forward, beyond what has really passed, or back.
+    As the skew is constant, time that tick() has let pass is not counted again. It changes only if the clock of the
+    stamps was set: forward beyond table.clock_limit, or back by more than CLOCK_SLACK.
     """
     cdef int64_t now = stamp + table.skew
     if now > table.clock_limit:
@@ -405,7 +413,6 @@ cdef inline int64_t live_time(Table* table, int64_t stamp) noexcept nogil:
 
 
 cdef void read_ahead(Table* table, bint believed) noexcept nogil:
-    """Reads the packet that waited for the stamp of the next: at its own time if that `believed` it, else now."""
     cdef Ahead* ahead = table.ahead
     table.ahead = NULL
     if believed:
@@ -417,9 +424,10 @@ cdef void read_ahead(Table* table, bint believed) noexcept nogil:
 
 
 cdef bint is_ahead(Table* table, const uint8_t* data, uint32_t size, int64_t stamp) noexcept nogil:
-    """Whether a file's packet must wait for the next one, since its stamp would let every flow expire.
+    """Stores a file's packet until the next one if its stamp is further ahead than the idle timeout.
 
-    One wrong stamp is not believed: only the next packet, within the idle timeout of it, shows that time has passed.
+    A single wrong stamp must not expire every flow: time passes only if the next stamp is within the idle timeout of
+    it. Returns whether the packet was stored; it is then read by read_ahead().
     """
     cdef Ahead* ahead = table.ahead
     if ahead != NULL:
@@ -462,7 +470,7 @@ cdef void read_packet(Table* table, const uint8_t* data, uint32_t size, int64_t 
         on_tcp(table, &packet, stamp)
         if used(table) > table.memory_limit:
             if table.context.ready != NULL or table.dead != NULL:
-                table.pressed = True    # so that how much waits, which is the batch's doing, decides nothing
+                table.pressed = True    # what waits for the GIL depends on the batch size: it must not cause evictions
             else:
                 relieve(table)
     elif verdict == WIRE_FRAGMENT:
@@ -481,7 +489,6 @@ cdef void read_packet(Table* table, const uint8_t* data, uint32_t size, int64_t 
 
 cdef Py_ssize_t on_batch(Table* table, const uint8_t* packets, uint64_t size, const uint32_t* index, Py_ssize_t count,
                          Py_ssize_t at) noexcept nogil:
-    """Feeds packets `at` .. `count`; returns the number of the next."""
     cdef const uint32_t* entry
     while at < count and table.context.ready_count < READY_COUNT and table.context.ready_bytes < READY_BYTES and \
             not table.pressed:

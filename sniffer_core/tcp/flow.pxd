@@ -1,6 +1,6 @@
-# One connection: its two streams read in order, its holes given up in time, its ends believed or not.
+# Reads one connection: passes the bytes of its two streams in order to its session, and gives up holes in time.
 #
-# What is read goes to the flow's session (protocol.pxd), which the table's detector opens with the first payload.
+# The table's detector opens the session (protocol.pxd) with the first payload. ends.pxd handles SYN, FIN and RST.
 
 from libc.stdint cimport int64_t, uint64_t
 
@@ -11,20 +11,23 @@ from sniffer_core.tcp.table cimport Flow, Half, Key, Table
 
 cdef Flow* new_flow(
     Table* table, const Packet* packet, const Key* key, uint64_t hashed, int d, int64_t stamp) noexcept nogil
-    # A flow for the packet's connection, not yet in the table. NULL without memory.
+    # Returns a flow for the packet's connection, which is not in the table yet. `d`: direction of the packet. NULL: no
+    # memory.
 cdef bint on_segment(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil
-    # A segment of direction `d` of a flow that is read, or whose server is not known yet. False: it stands too far from
-    # everything that was seen, and nothing was done.
+    # Handles a segment of direction `d` of a flow in MODE_READ or MODE_UNDECIDED. Returns False and does nothing if
+    # is_beyond_window().
 cdef void on_closed(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil
-    # A packet of a closed flow: it is late, unless it shows that the peers have not closed.
+    # Handles a packet of a tombstone. It may show that the peers have ignored the end; then the flow is read on.
+    # Otherwise its bytes are late.
 cdef bint is_beyond_window(const Stream* stream, int64_t offset, int64_t size) noexcept nogil
-    # Whether `size` bytes at an offset are too far from everything that was seen and acknowledged.
+    # Whether `size` bytes at an offset are more than WINDOW (flow.pyx) away from the bytes seen and acknowledged.
 cdef void settle(Table* table, Flow* flow) noexcept nogil
-    # After anything changed: reads on in both directions until neither can, closes what has ended, arms the timers.
+    # Call it after every change: reads both directions as far as possible, closes the flow if both have ended, and
+    # starts or stops the timers.
 cdef void fire(Table* table, Half* half) noexcept nogil
-    # A half's timer is due.
+    # Handles the timer of a half that is due.
 cdef void relieve_half(Table* table, Flow* flow, Half* half, int64_t goal) noexcept nogil
-    # A limit is reached: holes become gaps until no more than `goal` bytes are held.
+    # Gives up holes of a half, lowest first, until it holds at most `goal` bytes, counted with their cost.
 cdef void end_flow(Table* table, Flow* flow, Incomplete reason, int why) noexcept nogil
-    # Ends a flow from outside: reads what is held with its holes as gaps, ends both sides for `reason`, frees it. It is
-    # counted under `why`.
+    # Ends a flow before its peers do: reads what is held, with the holes as gaps, ends both sides for `reason` and
+    # frees the flow. `why`: the Counter of flows to add to.

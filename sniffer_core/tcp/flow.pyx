@@ -1,4 +1,4 @@
-"""Reads one connection: see flow.pxd."""
+"""Reads one connection; see flow.pxd."""
 
 from hashlib import blake2b
 
@@ -22,23 +22,23 @@ from sniffer_core.tcp.table cimport (
     leave, side_of, stage, timer_start, timer_stop)
 
 cdef enum:
-    GRACE = 100_000             # µs from the moment a hole is known to be one until it is given up
-    GRACE_ONE_SIDED = 1_000_000     # ... where the other direction, whose ACKs would tell, was never seen
-    WINDOW = 64 << 20           # bytes beyond everything seen and acknowledged that a segment may stand
-    UNDECIDED_LIMIT = 64 << 10  # bytes after which the question who is the server is given up
-    WAITS_PREAMBLE = 255        # stream.waits: too few bytes to say whether a preamble comes first
+    GRACE = 100_000             # µs from the moment a hole is known until it is given up
+    GRACE_ONE_SIDED = 1_000_000     # the same if the other direction was never seen, so that no ACK tells of holes
+    WINDOW = 64 << 20           # bytes that a segment may be away from the bytes seen and acknowledged
+    UNDECIDED_LIMIT = 64 << 10  # held bytes after which a flow is ignored if its server is still not known
+    WAITS_PREAMBLE = 255        # stream.waits: too few bytes to say whether a PROXY protocol header comes first
 
 
 # ---- handing over to the session -------------------------------------------------------------------------------------
 
 cdef inline bint is_readable(const Flow* flow, const Half* half, int64_t ack) noexcept nogil:
-    """Whether bytes that are next in order may be handed over now."""
+    """Whether bytes that are next in order, with the acknowledgement `ack`, may be passed to the session now."""
     return flow.mode == MODE_READ and not flow.pending and may_read(
         &half.stream, &flow.half[1 - half.direction].stream, side_of(flow, half), flow.session, ack)
 
 
 cdef bint open_session(Table* table, Flow* flow, Half* half, const Run* run) noexcept nogil:
-    """The first payload, or the first gap (`run` is NULL then). False: no memory."""
+    """Opens the session with the first payload, or with the first gap if `run` is NULL. False: no memory."""
     cdef Session blank
     memset(&blank, 0, sizeof(Session))
     blank.context = &table.context
@@ -61,7 +61,7 @@ cdef inline void tell_end(Flow* flow, const Half* half) noexcept nogil:
 
 
 cdef inline void follow_heir(Flow* flow) noexcept nogil:
-    """Puts the heir that a session has named in its place."""
+    """Replaces the session by its heir, if it has named one."""
     if flow.session.heir != NULL:
         inherit(flow)
 
@@ -78,7 +78,7 @@ cdef void inherit(Flow* flow) noexcept nogil:
 
 
 cdef void deliver(Table* table, Flow* flow, Half* half, Run* run) noexcept nogil:
-    """Hands over a run that starts at stream.next; what must wait stays in `run`."""
+    """Passes a run that starts at stream.next to the session; bytes that must wait stay in `run`."""
     cdef Side side = side_of(flow, half)
     cdef Session* session
     if side == CLIENT and not flow.begun and not read_preamble(table, flow, half, run):
@@ -102,8 +102,10 @@ cdef void deliver(Table* table, Flow* flow, Half* half, Run* run) noexcept nogil
 
 
 cdef bint read_preamble(Table* table, Flow* flow, Half* half, Run* run) noexcept nogil:
-    """Before the client's first byte: reads what stands before the protocol. False: nothing of the run is left to
-    read."""
+    """Consumes a PROXY protocol header before the client's first byte. Returns whether the run has bytes to read now.
+
+    False: the run is consumed, or the client's stream waits for more bytes of a possible header.
+    """
     cdef int64_t size
     if flow.preamble == 0:
         size = table.detector.preamble(&table.context, flow.conn, &half.stream, run)
@@ -118,7 +120,7 @@ cdef bint read_preamble(Table* table, Flow* flow, Half* half, Run* run) noexcept
     run.data += size
     run.size -= size
     run.offset += size
-    run.segment_start = True    # as if it were: the first message begins behind the preamble
+    run.segment_start = True    # the first message begins behind the preamble, as it would in a segment of its own
     half.stream.next = run.offset
     flow.preamble -= <uint32_t>size
     table.context.counters[<int>Counter.BYTES_PROXY] += <uint64_t>size
@@ -131,7 +133,7 @@ cdef bint read_preamble(Table* table, Flow* flow, Half* half, Run* run) noexcept
 
 
 cdef bint resolve(Table* table, Flow* flow, Half* half, bint last) noexcept nogil:
-    """A half waits: whether it need not any more. `last`: nothing more will tell."""
+    """Asks whether a half that waits may be read on. `last`: it must not wait any longer; see Protocol.resolve."""
     cdef Held* front
     cdef bint done
     if half.stream.waits != WAITS_PREAMBLE:
@@ -155,7 +157,7 @@ cdef void tell_gap(Table* table, Flow* flow, Half* half, int64_t start, int64_t 
 
 
 cdef void skip_gap(Table* table, Flow* flow, Half* half, int64_t size) noexcept nogil:
-    """`size` bytes at stream.next are missing for good."""
+    """Gives up `size` missing bytes at stream.next: the session is told of a gap."""
     cdef Stream* stream = &half.stream
     cdef int64_t start = stream.next
     cdef int64_t preamble
@@ -176,7 +178,7 @@ cdef void skip_gap(Table* table, Flow* flow, Half* half, int64_t size) noexcept 
 
 
 cdef void end_side(Table* table, Flow* flow, Half* half, Incomplete reason) noexcept nogil:
-    """A direction has ended."""
+    """Tells the session that a direction has ended."""
     cdef Side side = side_of(flow, half)
     if side == CLIENT:
         flow.begun = True
@@ -188,7 +190,11 @@ cdef void end_side(Table* table, Flow* flow, Half* half, Incomplete reason) noex
 # ---- order and holes -------------------------------------------------------------------------------------------------
 
 cdef int64_t hole(const Flow* flow, const Half* half, bint forced) noexcept nogil:
-    """Size of the hole at stream.next that is known to be one (`forced`: that can be one), or 0."""
+    """Size in bytes of the hole at stream.next; 0 if there is none.
+
+    Bytes are taken for missing if the other side has acknowledged them, or if a FIN or RST that is believed stands
+    behind them. With `forced`, or if the other side was never seen, held bytes or any end behind them are enough.
+    """
     cdef const Stream* stream = &half.stream
     cdef const Half* other = &flow.half[1 - half.direction]
     cdef Held* front = stream_front(stream)
@@ -209,7 +215,7 @@ cdef int64_t hole(const Flow* flow, const Half* half, bint forced) noexcept nogi
 
 
 cdef void read_front(Table* table, Flow* flow, Half* half) noexcept nogil:
-    """Reads the piece that is held and next in order; what must wait of it stays."""
+    """Passes the front held piece to the session; bytes of it that must wait stay held."""
     cdef Run run
     cdef int64_t size
     stream_read(&half.stream, &run)
@@ -219,7 +225,7 @@ cdef void read_front(Table* table, Flow* flow, Half* half) noexcept nogil:
 
 
 cdef bint step(Table* table, Flow* flow, Half* half) noexcept nogil:
-    """Reads one piece that is held and may be read, or the end; returns whether there was one."""
+    """Reads one held piece, or the end of the stream, if it may be read now; returns whether there was one."""
     cdef Stream* stream = &half.stream
     cdef Held* front = stream_front(stream)
     if stream.base != BASE_KNOWN:
@@ -237,8 +243,7 @@ cdef bint step(Table* table, Flow* flow, Half* half) noexcept nogil:
 
 
 cdef void read_on(Table* table, Flow* flow) noexcept nogil:
-    """Reads in both directions until neither can. What was sent first is read first: bytes after those they
-    acknowledge."""
+    """Reads both directions until neither can be read on. Bytes are read after those that they acknowledge."""
     cdef Half* client = &flow.half[1 - flow.server]
     cdef Half* server = &flow.half[flow.server]
     cdef Held* front
@@ -255,7 +260,10 @@ cdef void read_on(Table* table, Flow* flow) noexcept nogil:
 
 
 cdef bint force(Table* table, Flow* flow, Half* half) noexcept nogil:
-    """Nothing waits any longer: gives up the hole at the front of a half, or reads what waits there."""
+    """Reads the front held piece of a half even if it should wait, or gives up the hole there.
+
+    Returns whether there was either.
+    """
     cdef Held* front = stream_front(&half.stream)
     cdef int64_t size
     if half.stream.base != BASE_KNOWN or half.stream.waits:
@@ -270,7 +278,7 @@ cdef bint force(Table* table, Flow* flow, Half* half) noexcept nogil:
 
 
 cdef bint force_on(Table* table, Flow* flow) noexcept nogil:
-    """Forces the half that the other one waits for, then reads on; returns whether anything was left to force."""
+    """Forces the half that the other one waits for, then reads on; returns whether there was anything to force."""
     cdef Half* client = &flow.half[1 - flow.server]
     cdef Half* server = &flow.half[flow.server]
     cdef Held* asked = stream_front(&client.stream)
@@ -295,7 +303,6 @@ cdef bint force_on(Table* table, Flow* flow) noexcept nogil:
 
 
 cdef void settle(Table* table, Flow* flow) noexcept nogil:
-    """After anything changed: reads on in both directions until neither can, closes what has ended, arms the timers."""
     cdef Half* half
     cdef int d
     if flow.pending:
@@ -319,7 +326,7 @@ cdef void settle(Table* table, Flow* flow) noexcept nogil:
 
 
 cdef void give_up(Table* table, Flow* flow) noexcept nogil:
-    """The session reads no more: from now on the flow costs a lookup."""
+    """Ignores the flow, since its session has set `reason`."""
     cdef int d
     for d in range(2):
         flow.fins |= <uint8_t>((1 if flow.half[d].stream.ended else 0) << d)
@@ -328,16 +335,16 @@ cdef void give_up(Table* table, Flow* flow) noexcept nogil:
 
 cdef inline void arm(Table* table, Flow* flow, Half* half) noexcept nogil:
     """Starts, keeps or stops the timer of a half."""
-    cdef bint told          # whether the other direction's ACKs are there to tell
+    cdef bint told          # the other direction was seen, so its ACKs tell of holes
     if half.stream.base == BASE_PROVISIONAL:
         if half.timers == NULL:
             timer_start(table, half, &table.soon, table.context.now + GRACE)
         return
-    if half.stream.ended and not flow.half[1 - half.direction].stream.seen:     # one-sided, and the one side has ended
+    if half.stream.ended and not flow.half[1 - half.direction].stream.seen:     # the only side seen has ended
         if half.timers == NULL:
             timer_start(table, half, &table.later, table.context.now + GRACE_ONE_SIDED)
         return
-    if half.stream.waits and not flow.half[1 - half.direction].stream.seen:     # what tells may come, or not be seen
+    if half.stream.waits and not flow.half[1 - half.direction].stream.seen:     # the other side may never be seen
         if half.timers == NULL or half.hole != half.stream.next:
             half.hole = half.stream.next
             timer_start(table, half, &table.later, table.context.now + GRACE_ONE_SIDED)
@@ -365,7 +372,7 @@ cdef inline void arm(Table* table, Flow* flow, Half* half) noexcept nogil:
 
 
 cdef void fix_base(Half* half) noexcept nogil:
-    """The grace of a direction first seen mid-stream is over: the lowest offset seen is where it begins."""
+    """Ends the grace of a direction joined in mid-stream: it begins at the lowest offset seen or heard of by an ACK."""
     cdef Held* front = stream_front(&half.stream)
     if half.stream.base == BASE_PROVISIONAL:
         half.stream.base = BASE_KNOWN
@@ -376,7 +383,6 @@ cdef void fix_base(Half* half) noexcept nogil:
 
 
 cdef void fire(Table* table, Half* half) noexcept nogil:
-    """A half's timer is due."""
     cdef Flow* flow = half.flow
     cdef int64_t size
     timer_stop(half)
@@ -394,7 +400,7 @@ cdef void fire(Table* table, Half* half) noexcept nogil:
         size = hole(flow, half, False)
         if size:
             if not half.stream.seen:
-                half.stream.absent = True      # the capture sees one side only: nothing waits for this one again
+                half.stream.absent = True      # the capture sees one side only: the other must not wait for this one
                 half.stream.next += size
             else:
                 skip_gap(table, flow, half, size)
@@ -402,7 +408,6 @@ cdef void fire(Table* table, Half* half) noexcept nogil:
 
 
 cdef void relieve_half(Table* table, Flow* flow, Half* half, int64_t goal) noexcept nogil:
-    """A cap is reached: holes become gaps until no more than `goal` bytes are held."""
     cdef Half* other = &flow.half[1 - half.direction]
     if half.stream.waits:
         resolve(table, flow, half, True)
@@ -417,7 +422,7 @@ cdef void relieve_half(Table* table, Flow* flow, Half* half, int64_t goal) noexc
 # ---- who is the server -----------------------------------------------------------------------------------------------
 
 cdef void decide(Table* table, Flow* flow) noexcept nogil:
-    """Both ports are captured and no SYN was seen: whose first bytes are known tells who the server is."""
+    """Finds the server of a flow in MODE_UNDECIDED by the first bytes of either side."""
     cdef int d, side
     for d in range(2):
         if flow.half[d].stream.base == BASE_KNOWN and flow.half[d].stream.count:
@@ -433,7 +438,6 @@ cdef void decide(Table* table, Flow* flow) noexcept nogil:
 
 cdef Flow* new_flow(
         Table* table, const Packet* packet, const Key* key, uint64_t hashed, int d, int64_t stamp) noexcept nogil:
-    """A flow for the packet's connection, not yet in the table. NULL without memory."""
     cdef Flow* flow = <Flow*>pool_take(&table.context.pool, sizeof(Flow))
     cdef Conn* conn
     cdef bint from_captured = captured(table, packet.source_port)
@@ -448,7 +452,7 @@ cdef Flow* new_flow(
     memset(flow, 0, sizeof(Flow))
     memset(conn, 0, sizeof(Conn))
     conn.pool = &table.context.pool
-    conn.pool.bytes += CONN_OBJECTS     # made with its first message, but eviction must not come after the fact
+    conn.pool.bytes += CONN_OBJECTS     # made with the first message, but counted now so that eviction comes in time
     conn.dead = &table.dead
     conn.references = 1
     conn.first_stamp = stamp
@@ -505,7 +509,7 @@ cdef bint is_own(const Table* table, const Conn* conn) noexcept nogil:
 
 
 cdef bint sampled(const Table* table, const Conn* conn) noexcept with gil:
-    """Whether the flow is in the sample: the first 64 bits of BLAKE2b over the sorted ends, below the rate."""
+    """Whether the connection is in the sample: the first 64 bits of BLAKE2b of its sorted ends are below the rate."""
     cdef bytes ends = (
         conn.low[:conn.address_size] + (<int>conn.low_port).to_bytes(2, "big")
         + conn.high[:conn.address_size] + (<int>conn.high_port).to_bytes(2, "big"))
@@ -513,7 +517,6 @@ cdef bint sampled(const Table* table, const Conn* conn) noexcept with gil:
 
 
 cdef void end_flow(Table* table, Flow* flow, Incomplete reason, int why) noexcept nogil:
-    """Ends a flow from outside: reads what is held with its holes as gaps, emits what is open, frees it."""
     cdef Half* half
     cdef int i
     if flow.mode <= MODE_UNDECIDED:
@@ -536,10 +539,12 @@ cdef void end_flow(Table* table, Flow* flow, Incomplete reason, int why) noexcep
 # ---- begin and end ---------------------------------------------------------------------------------------------------
 
 cdef void on_reset(Table* table, Flow* flow, const Packet* packet, int d) noexcept nogil:
-    """A RST. It carries no stream data (RFC 9293 section 3.5.3), and of its numbers only the place counts.
+    """Handles a RST. Its payload is not stream data (RFC 9293 section 3.5.3).
 
-    It counts only at the next expected byte (by us or by the other side's ACK) or at bytes already seen (RFC 5961
-    section 3), before any number of its side is known only with the ACK of the SYN (RFC 9293 section 3.10.7.3).
+    It is ignored if its sequence number is above the bytes seen and acknowledged, or more than WINDOW below the next
+    byte to read (RFC 5961 section 3 is stricter). If no sequence number of its direction is known, its ACK must lie
+    within the bytes seen of the other direction (RFC 9293 section 3.10.7.3). A RST without ACK is then ignored if the
+    other side's SYN was seen.
     """
     cdef const Stream* stream = &flow.half[d].stream
     cdef const Stream* other = &flow.half[1 - d].stream
@@ -547,7 +552,7 @@ cdef void on_reset(Table* table, Flow* flow, const Packet* packet, int d) noexce
     table.context.counters[<int>Counter.BYTES_PAYLOAD] += packet.payload_size
     table.context.counters[<int>Counter.BYTES_ABANDONED_RST] += packet.payload_size
     if flow.pending:
-        return      # whoever refuses a SYN changes nothing for the connection that it came upon
+        return      # it refuses the SYN of a successor, which changes nothing for the flow
     if stream.mapped:
         offset = stream_offset(stream, packet.seq)
         if offset > max(stream.top, stream.acked) or offset < stream.next - WINDOW:
@@ -564,7 +569,6 @@ cdef void on_reset(Table* table, Flow* flow, const Packet* packet, int d) noexce
 
 
 cdef void on_closed(Table* table, Flow* flow, const Packet* packet, int d, int64_t stamp) noexcept nogil:
-    """A packet of a closed flow: it is late, unless it shows that the peers have not closed."""
     cdef Half* half = &flow.half[d]
     cdef Half* other = &flow.half[1 - d]
     cdef Run run
@@ -600,20 +604,19 @@ cdef void on_closed(Table* table, Flow* flow, const Packet* packet, int d, int64
         run.segment_start = False
     if run.size:
         on_late(table, half, &run)
-        flow.closed = table.context.now         # for as long as there is reason to doubt
+        flow.closed = table.context.now         # the tombstone stays longer, as the peers may have ignored the end
         stage(flow, &table.closed)
     if resume(table, flow):
         settle(table, flow)
 
 
 cdef bint is_beyond_window(const Stream* stream, int64_t offset, int64_t size) noexcept nogil:
-    """Whether `size` bytes at an offset are too far from everything that was seen and acknowledged."""
     return offset > max(stream.top, stream.acked) + WINDOW or offset < 0 or \
         (stream.base == BASE_KNOWN and offset + size < stream.next - WINDOW)
 
 
 cdef void remember(Table* table, Half* half, const Run* run) noexcept nogil:
-    """Keeps the last bytes of a direction."""
+    """Adds a run to half.recent, which keeps the last RECENT_BYTES in sequence."""
     cdef const uint8_t* data = run.data
     cdef int64_t size = run.size
     cdef int64_t kept
@@ -635,17 +638,20 @@ cdef void remember(Table* table, Half* half, const Run* run) noexcept nogil:
 # ---- a segment -------------------------------------------------------------------------------------------------------
 
 cdef inline int64_t take_ack(Table* table, Flow* flow, Half* half, const Packet* packet, int64_t offset) noexcept nogil:
-    """What a segment acknowledges, as an offset of the other side; -1: nothing that can be true."""
+    """Notes the ACK of a segment, and returns it as an offset in the other direction.
+
+    -1: the segment has no ACK, or one that is out of range. `offset` is that of the segment.
+    """
     cdef Half* other = &flow.half[1 - half.direction]
     cdef int64_t ack
     if not packet.flags & TCP_ACK:
         return -1
     if not other.stream.mapped:
         stream_map(&other.stream, packet.ack)
-        other.stream.start = ORIGIN     # it is heard of: bytes from here on are missed if they do not come
+        other.stream.start = ORIGIN     # bytes from here on count as missing if they never come
     ack = stream_offset(&other.stream, packet.ack)
     if ack > other.stream.acked and ack <= other.stream.top + WINDOW:
-        stream_acknowledge(&other.stream, ack, max(offset, half.stream.top))     # a retransmission tells nothing new
+        stream_acknowledge(&other.stream, ack, max(offset, half.stream.top))     # a retransmission was sent after `top`
     elif ack < 0 or ack > other.stream.top + WINDOW:
         ack = -1
     if other.stream.end >= 0 and ack > other.heard:
@@ -654,12 +660,12 @@ cdef inline int64_t take_ack(Table* table, Flow* flow, Half* half, const Packet*
             resume(table, flow)
     if other.stream.base != BASE_KNOWN and packet.payload_size and \
             other.stream.start - REACH_BACK <= ack < other.stream.start:
-        other.stream.start = ack        # what a sender of data had read, it is heard of
+        other.stream.start = ack        # a sender of data had read up to here, so bytes from here on are expected
     return ack
 
 
 cdef inline void take_in_order(Table* table, Flow* flow, Half* half, Run* run) noexcept nogil:
-    """New bytes of a stream whose base is known: they are handed over where they are, or wait."""
+    """Passes bytes of a stream whose base is known to the session without a copy, or holds them."""
     cdef Stream* stream = &half.stream
     cdef Held* front = stream_front(stream)
     cdef int64_t end = run.offset + run.size
@@ -688,7 +694,7 @@ cdef inline void take_in_order(Table* table, Flow* flow, Half* half, Run* run) n
 
 
 cdef void take_cut(Table* table, Flow* flow, Half* half, int64_t missing, int64_t end) noexcept nogil:
-    """The snaplen cut `missing` bytes off the end of a segment; what came of it ends at offset `end`."""
+    """Handles a segment that the snaplen has cut: `missing` bytes behind offset `end` were not captured."""
     cdef Stream* stream = &half.stream
     table.context.counters[<int>Counter.SEGMENTS_SNAPPED] += 1
     if stream.base == BASE_PROVISIONAL:
@@ -715,7 +721,7 @@ cdef inline void take_payload(Table* table, Flow* flow, Half* half, const Packet
     run.ack = ack
     run.segment_start = True
     run.conflict = False
-    if 0 <= stream.end < offset + size:     # beyond its own end
+    if 0 <= stream.end < offset + size:
         size = on_beyond(table, flow, half, &run)
         run.data = packet.payload
         run.size = size
@@ -761,7 +767,7 @@ cdef bint on_segment(Table* table, Flow* flow, const Packet* packet, int d, int6
     table.context.counters[<int>Counter.BYTES_PAYLOAD] += <uint64_t>packet.payload_size
     if not stream.seen:
         stream.seen = True
-        if stream.absent:               # it comes late after all: as if first seen mid-stream
+        if stream.absent:               # the direction is seen after all: treated as joined in mid-stream
             stream.absent = False
             stream.base = BASE_NONE
             stream.from_start = False

@@ -36,7 +36,7 @@ cdef uint32_t search(const Stream* stream, int64_t offset) noexcept nogil:
     cdef uint32_t high = stream.first + stream.count
     cdef uint32_t middle
     if stream.count and stream.held[high - 1].offset + stream.held[high - 1].size <= offset:
-        return high     # the common case: it belongs at the end
+        return high     # the usual case: behind all held pieces
     while low < high:
         middle = (low + high) // 2
         if stream.held[middle].offset + stream.held[middle].size <= offset:
@@ -52,7 +52,7 @@ cdef bint insert(Stream* stream, uint32_t at, const uint8_t* data, int64_t size,
     cdef Held** grown
     cdef uint32_t space
     if stream.first + stream.count == stream.space:
-        if stream.first > stream.space // 2:    # room in front: slide down, amortised over the pops that made it
+        if stream.first > stream.space // 2:    # moving down costs less than the removals that made the room in front
             memmove(stream.held, stream.held + stream.first, stream.count * sizeof(Held*))
             at -= stream.first
             stream.first = 0
@@ -110,7 +110,7 @@ cdef void stream_buffer(Stream* stream, const Run* run) noexcept nogil:
     while offset < end:
         at = search(stream, offset)
         held = stream.held[at] if at < stream.first + stream.count else NULL
-        if held != NULL and held.offset <= offset:      # seen already: the first bytes win
+        if held != NULL and held.offset <= offset:      # held already: the bytes that came first are kept
             piece = min(end, held.offset + held.size) - offset
             if memcmp(data, held_data(held) + (offset - held.offset), <size_t>piece) != 0:
                 held.conflict = True
@@ -120,7 +120,7 @@ cdef void stream_buffer(Stream* stream, const Run* run) noexcept nogil:
             piece = (end if held == NULL else min(end, held.offset)) - offset
             fresh = True
             if not insert(stream, at, data, piece, offset, run.segment_start and offset == run.offset, run):
-                stream.counters[<int>Counter.BYTES_ABANDONED_EVICTED] += <uint64_t>piece    # no memory at all
+                stream.counters[<int>Counter.BYTES_ABANDONED_EVICTED] += <uint64_t>piece    # the allocation failed
         offset += piece
         data += piece
     if not fresh:

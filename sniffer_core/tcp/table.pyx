@@ -1,4 +1,4 @@
-"""Every connection of a capture; see table.pxd."""
+"""The table of a capture's connections; see table.pxd."""
 
 from libc.stdlib cimport calloc, free
 
@@ -73,7 +73,7 @@ cdef void grow(Table* table) noexcept nogil:
     cdef Flow** buckets = <Flow**>calloc(size, sizeof(Flow*))
     cdef Flow* flow = table.created.head
     if buckets == NULL:
-        return      # longer chains, nothing worse
+        return      # the chains become longer
     free(table.buckets)
     table.buckets = buckets
     table.mask = size - 1
@@ -123,7 +123,7 @@ cdef void discard(Table* table, Flow* flow) noexcept nogil:
 
 
 cdef void free_flow(Table* table, Flow* flow) noexcept nogil:
-    """Frees a flow whose streams hold nothing any more."""
+    """Frees a flow whose streams hold nothing."""
     drop_late(table, &flow.half[0])
     drop_late(table, &flow.half[1])
     close_session(flow)
@@ -148,7 +148,7 @@ cdef void close_session(Flow* flow) noexcept nogil:
 
 
 cdef void free_contents(Table* table, Flow* flow, int reason) noexcept nogil:
-    """Frees what the streams of a flow hold, counted under `reason`, and what its session has open."""
+    """Frees the bytes that the streams of a flow hold, counted under `reason`, and what its session has open."""
     cdef Half* half
     cdef int d
     for d in range(2):

@@ -1,5 +1,4 @@
-# Bodies of HTTP/1 messages: their extent (RFC 9112 section 6.3), chunks and trailers (section 7.1), what is kept of
-# them.
+# Reads the bodies of HTTP/1 messages: their extent (RFC 9112 section 6.3), chunks and trailers (section 7.1).
 
 from libc.stdint cimport int64_t, uint8_t
 
@@ -8,19 +7,19 @@ from sniffer_core.protocols.http1.state cimport Event, Parser
 from sniffer_core.tcp.stream cimport Run
 
 cdef void begin_body(Parser* parser, bint bodyless, bint paired) noexcept nogil
-    # The head of the open message is read; see http1_frame().
+    # Decides how the body of the open message is framed; see http1_frame().
 
 cdef Event read_body(Parser* parser, Run* run) noexcept nogil
-    # Reads on, up to the end of the body or of the run.
+    # Consumes the run up to the end of the body, or all of it.
 
 cdef Event lose_body(Parser* parser, int64_t* size) noexcept nogil
-    # `size` bytes of the stream are missing: consumes those of the body, as far as its extent is known.
+    # `size` bytes of the stream are missing. Takes off `size` those that belong to the body, if that is known.
 
 cdef Event end_body(Parser* parser, Incomplete reason) noexcept nogil
-    # The stream ends: WHOLE by FIN, else for this reason.
+    # The stream ends inside a message: WHOLE means by a FIN, any other value is the reason.
 
 cdef void take_trailers(Parser* parser) noexcept nogil
-    # The trailers end with the buffer, which lacks the blank line.
+    # Reads the trailers in the buffer, which end without a blank line.
 
 cdef size_t drop_body(Parser* parser) noexcept nogil
-    # Gives back the kept body of the open message, which is `truncated` from now on. Returns its bytes of memory.
+    # See http1_drop_body().

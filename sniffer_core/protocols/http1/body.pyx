@@ -1,4 +1,4 @@
-"""Bodies of HTTP/1 messages; see body.pxd."""
+"""Reads the bodies of HTTP/1 messages; see body.pxd."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
@@ -21,14 +21,14 @@ from sniffer_core.protocols.http1.state cimport (
 )
 
 cdef enum:
-    LINE_LIMIT = 16384      # bytes of a line of chunked framing; extensions are rare and short
-    DIGITS_LIMIT = 16       # of a chunk's size: more would exceed 64 bits
-    BODY_FIRST = 1024       # bytes of the first block for a body that comes in pieces
+    LINE_LIMIT = 16384      # most bytes of a chunk's size and extensions
+    DIGITS_LIMIT = 16       # most digits of a chunk's size, which has 64 bits
+    BODY_FIRST = 1024       # least bytes of the first block for a body, unless it is known to be shorter
 
-cdef enum Phase:            # parser.chunk_phase: where in a line of chunked framing
+cdef enum Phase:            # parser.chunk_phase: the position in a line of chunked framing
     PHASE_START = 0
-    PHASE_BLANK = 1         # white space after a chunk's size
-    PHASE_CR = 2            # after a CR
+    PHASE_BLANK = 1         # behind white space that follows a chunk's size
+    PHASE_CR = 2            # behind a CR
 
 
 cdef void begin_body(Parser* parser, bint bodyless, bint paired) noexcept nogil:
@@ -36,7 +36,7 @@ cdef void begin_body(Parser* parser, bint bodyless, bint paired) noexcept nogil:
     cdef bint response = parser.kind == RESPONSE
     parser.state = BODY_LENGTH
     parser.remaining = 0
-    # RFC 9112 section 6.3, in its order. Item 2, a 2xx to CONNECT, is the session's: http1_tunnel().
+    # RFC 9112 section 6.3, in its order. Item 2, a 2xx to CONNECT, is decided by the session: http1_tunnel().
     if response and (bodyless or 100 <= message.status < 200 or message.status == 204 or message.status == 304):
         as_http1(message).bodyless = True  # item 1
     elif parser.framing.transfer and parser.framing.chunked:
@@ -44,13 +44,13 @@ cdef void begin_body(Parser* parser, bint bodyless, bint paired) noexcept nogil:
     elif parser.framing.transfer and response:
         parser.state = BODY_CLOSE  # item 4
     elif parser.framing.transfer or parser.framing.length == LENGTH_INVALID:
-        break_off(message, INCOMPLETE_MALFORMED_)  # items 4 and 5: nobody knows where the body ends
+        break_off(message, INCOMPLETE_MALFORMED_)  # items 4 and 5: the end of the body is not known
         message.missing = -1
     elif parser.framing.length >= 0:
         parser.remaining = <uint64_t>parser.framing.length  # item 6
     elif response:
         parser.state = BODY_CLOSE  # item 8
-    # item 7: a request without either has no body
+    # item 7: a request with neither field has no body
     parser.probed = 0
     parser.probing = response and not paired and (parser.remaining > 0 or parser.state != BODY_LENGTH)
 
@@ -125,7 +125,7 @@ cdef Event end_body(Parser* parser, Incomplete reason) noexcept nogil:
 # -- what is kept -----------------------------------------------------------------------------------------------------
 
 cdef void keep(Parser* parser, const uint8_t* data, uint64_t size) noexcept nogil:
-    """Takes bytes of the body: counts all, keeps those within the limit and before the first missing one."""
+    """Counts bytes of the body, and keeps those that are within the limit and before the first missing byte."""
     cdef Message* message = parser.message
     cdef size_t room, need, most, space
     cdef uint8_t* body
@@ -173,9 +173,11 @@ cdef size_t drop_body(Parser* parser) noexcept nogil:
 # -- bodies of known length, and those that end with the stream -------------------------------------------------------
 
 cdef bint next_response_instead(Parser* parser, Run* run, Event* event) noexcept nogil:
-    """Whether the body of an unpaired response begins as a status line does: then its request may have been HEAD.
+    """Tests if the body of an unpaired response begins like a status line, as its request may have been HEAD.
 
-    At the start of a segment that is the next response. Elsewhere nobody can say, and the message is not whole.
+    True: a whole status line begins the segment, so it is taken for the next response, and the message has ended with
+    `event`. If the bytes are like a status line but it is not sure, the message is marked as not whole, and none of its
+    body is kept.
     """
     cdef int64_t size = min(run.size, <int64_t>(STATUS_LINE - parser.probed))
     cdef int64_t i
@@ -200,7 +202,7 @@ cdef void withhold_body(Parser* parser) noexcept nogil:
     """All there is of an unpaired response's body may be the beginning of the next response. It is not kept."""
     break_off(parser.message, INCOMPLETE_GAP_)
     parser.message.body_kept = 0
-    parser.message.truncated = False    # whatever the limit has cut before: nothing is kept
+    parser.message.truncated = False    # no body is kept, so none was cut by the limit
     parser.body_gap = True
     parser.ambiguous = True
     parser.probing = False
@@ -217,7 +219,7 @@ cdef Event read_length(Parser* parser, Run* run) noexcept nogil:
         keep(parser, run.data, size)
         parser.remaining -= size
         consume_message(parser, run, size)
-    if parser.remaining or (parser.probing and parser.probed):      # the next byte tells if "H" was all of it
+    if parser.remaining or (parser.probing and parser.probed):      # the next byte decides if "H" was the whole body
         return EVENT_MORE
     return finish(parser, SKIP if parser.message.missing < 0 else START)
 
@@ -260,7 +262,7 @@ cdef void start_chunk(Parser* parser) noexcept nogil:
 
 
 cdef void end_chunk_line(Parser* parser) noexcept nogil:
-    """A chunk's size and extensions are read. RFC 9112 section 7.1: a size of zero is the last chunk."""
+    """Handles the end of a chunk's size and extensions. A size of 0 is the last chunk (RFC 9112 section 7.1)."""
     if parser.chunk_phase != PHASE_CR:
         parser.message.anomalies |= BIT_BARE_LF
     parser.state = CHUNK_DATA if parser.remaining else TRAILERS
@@ -362,7 +364,7 @@ cdef Event read_chunk_end(Parser* parser, Run* run) noexcept nogil:
 cdef uint32_t find_trailers_end(
     const uint8_t* data, uint32_t size, uint32_t* scanned, uint32_t* lines
 ) noexcept nogil:
-    """As find_head_end(), but the blank line may stand first: then there are no trailers."""
+    """As find_head_end(), but without trailers the blank line comes first."""
     if size and data[0] == LF:
         return 1
     if size >= 2 and data[0] == CR and data[1] == LF:
@@ -371,7 +373,7 @@ cdef uint32_t find_trailers_end(
 
 
 cdef Event trailers_whole(Parser* parser, const uint8_t* data, uint32_t end, uint32_t lines) noexcept nogil:
-    """The body ends with data[:end], its trailers and a blank line. `lines`: as find_head_end() counts them."""
+    """Ends the body with data[:end], its trailers and a blank line. `lines`: as find_head_end() counts them."""
     cdef uint32_t blank = blank_line(data, end)
     cdef Trailers read = TRAILERS_READ
     if blank == 1:

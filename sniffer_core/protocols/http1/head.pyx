@@ -1,7 +1,4 @@
-"""Heads of HTTP/1 messages; see head.pxd.
-
-Nothing here depends on how the bytes were cut into segments, and every byte is looked at a bounded number of times.
-"""
+"""Parses the heads of HTTP/1 messages; see head.pxd. Every byte is looked at a bounded number of times."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport INT64_MAX
@@ -25,7 +22,7 @@ cdef enum:
     ODD_STATUS_LINE = 64        # most bytes of an odd status line up to its code
     FRAMING_LONGEST = 17        # bytes of Transfer-Encoding
 
-# The registered methods, and some in use that are not.
+# The methods of the IANA registry, and others in use.
 cdef const char* METHODS = (
     b" GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH "
     b"REPORT ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT LABEL LINK MERGE MKACTIVITY MKCALENDAR MKREDIRECTREF "
@@ -50,19 +47,19 @@ cdef void fill_class() noexcept:
 fill_class()
 
 
-cdef struct Facts:              # what a block of header lines says, while it is read
+cdef struct Facts:              # what a block of header lines says
     uint32_t anomalies          # Anomaly bits
-    uint8_t trailers            # True: the block is trailers, which change nothing of the framing
-    uint8_t coded               # Transfer-Encoding names a coding other than identity
-    uint8_t identity            # Transfer-Encoding names identity
-    uint8_t transfer
-    uint8_t chunked
-    uint8_t broken              # a line that is no field may frame the body; in trailers, it begins the next message
-    uint8_t connection_upgrade  # Connection names Upgrade
-    uint8_t upgrade
-    uint8_t upgrade_other       # the upgrade is to something else than h2c
-    uint8_t expect              # Expect: 100-continue
-    int64_t length
+    uint8_t trailers            # True: the lines are trailers, so they do not change the framing
+    uint8_t coded               # True: Transfer-Encoding names a coding other than identity
+    uint8_t identity            # True: Transfer-Encoding names identity
+    uint8_t transfer            # as in Framing
+    uint8_t chunked             # as in Framing
+    uint8_t broken              # True: a line that is no field may frame the body; or, of trailers, begins a message
+    uint8_t connection_upgrade  # True: Connection names Upgrade
+    uint8_t upgrade             # True: Upgrade names a protocol
+    uint8_t upgrade_other       # True: Upgrade names a protocol other than h2c
+    uint8_t expect              # True: Expect names 100-continue
+    int64_t length              # as in Framing
 
 
 cdef inline void clear(Facts* facts, bint trailers) noexcept nogil:
@@ -74,7 +71,7 @@ cdef inline void clear(Facts* facts, bint trailers) noexcept nogil:
 # -- lists ------------------------------------------------------------------------------------------------------------
 
 cdef inline bint is_space(const uint8_t* at, const uint8_t* end) noexcept nogil:
-    """Whether a blank stands at `at`, or the line end of a fold, which a blank always follows."""
+    """Whether a blank or the line end of a fold is at `at`. A blank always follows such a line end."""
     return at[0] == SP or at[0] == HTAB or at[0] == LF or (at[0] == CR and at + 1 < end and at[1] == LF)
 
 
@@ -139,7 +136,7 @@ cdef bint parse_start_line(uint8_t kind, const uint8_t* data, uint32_t size, Sta
     if memchr(data + line.target.at, SP, line.target.size) == NULL:
         return True
     line.anomalies = BIT_SPACE_IN_TARGET
-    return data[line.target.at] != SP and data[last - 1] != SP     # else two parts have several blanks between them
+    return data[line.target.at] != SP and data[last - 1] != SP     # several SPs between two parts: an odd line
 
 
 cdef bint parse_odd_line(uint8_t kind, const uint8_t* data, uint32_t size, StartLine* line) noexcept nogil:
@@ -189,9 +186,10 @@ cdef bint parse_odd_line(uint8_t kind, const uint8_t* data, uint32_t size, Start
 cdef uint32_t odd_version(
     const uint8_t* data, uint32_t size, uint32_t* major, uint8_t* minor, bint* more
 ) noexcept nogil:
-    """Size of the version that `data` begins with, in any case, with any number of digits, maybe without a minor one.
+    """Returns the size of the version that `data` begins with.
 
-    0: it begins with none; `more` says whether further bytes could make it one.
+    It may have letters in any case, any number of digits, and no minor version. 0: there is none; `more` becomes True
+    if further bytes could complete one.
     """
     cdef uint32_t i = 0, start
     more[0] = False
@@ -333,7 +331,7 @@ cdef uint32_t count_lines(const uint8_t* data, uint32_t size) noexcept nogil:
 
 
 cdef void learn_length(Facts* facts, const uint8_t* value, uint32_t size) noexcept nogil:
-    """Reads a Content-Length, RFC 9110 section 8.6: digits. The same number several times counts as one."""
+    """Reads a Content-Length field (RFC 9110 section 8.6). A list of equal numbers counts as one number."""
     cdef const uint8_t* at = value
     cdef const uint8_t* element = NULL
     cdef uint32_t element_size = 0, i
@@ -363,9 +361,9 @@ cdef void learn_length(Facts* facts, const uint8_t* value, uint32_t size) noexce
 
 
 cdef void learn_transfer(Facts* facts, const uint8_t* value, uint32_t size) noexcept nogil:
-    """Reads a Transfer-Encoding, RFC 9112 section 6.1: of all its lines the last coding counts, without empty elements.
+    """Reads a Transfer-Encoding field (RFC 9112 section 6.1). The last coding of the last such field decides `chunked`.
 
-    The coding identity of RFC 2616 changes nothing: a field that names no other is as if it were absent.
+    Empty elements do not count. If all codings are identity (RFC 2616 section 3.6), it is as if the field were absent.
     """
     cdef const uint8_t* at = value
     cdef const uint8_t* element = NULL
@@ -421,13 +419,13 @@ cdef void learn(
 
 
 cdef bint parse_lines(const uint8_t* data, uint32_t at, uint32_t stop, Field* field, Facts* facts) noexcept nogil:
-    """Reads the plain grammar: fills one Field for each header line in data[at:stop]. False: it declines the block."""
+    """Parses the header lines in data[at:stop] by the plain grammar, a Field for each. False: they do not match it."""
     cdef uint64_t word = 0
     cdef uint32_t start, end
     cdef bint trailers = facts.trailers
     while at < stop:
         start = at
-        while CLASS[data[at]] & TOKEN:  # every line ends in LF, which is none
+        while CLASS[data[at]] & TOKEN:  # ends at the line's LF at the latest
             at += 1
         field.name.at = start
         field.name.size = at - start
@@ -444,7 +442,7 @@ cdef bint parse_lines(const uint8_t* data, uint32_t at, uint32_t stop, Field* fi
             at += 1
         start = at
         while True:
-            # Eight bytes at once, unless one is below SP or above '~'. Only such a byte can make a borrow or a carry.
+            # Skips eight bytes at a time while all are from SP to '~'. Only other bytes can cause borrows or carries.
             while at + 8 <= stop:
                 memcpy(&word, data + at, 8)
                 if (word | (word + 0x0101010101010101ULL) | (word - 0x2020202020202020ULL)) & 0x8080808080808080ULL:
@@ -475,9 +473,9 @@ cdef bint parse_lines(const uint8_t* data, uint32_t at, uint32_t stop, Field* fi
 
 
 cdef bint is_field(const uint8_t* data, uint32_t name, uint32_t size) noexcept nogil:
-    """Whether these `size` bytes, a line and those that continue it, are a field as h11 reads it.
+    """Whether h11 reads a line of `size` bytes, with the lines that continue it, as a field.
 
-    `name` is the number of bytes before the colon, without the blanks in front of it.
+    `name`: number of bytes before the colon, without the blanks directly before it.
     """
     cdef uint32_t i
     cdef uint8_t c
@@ -492,10 +490,10 @@ cdef bint is_field(const uint8_t* data, uint32_t name, uint32_t size) noexcept n
 
 
 cdef bint names_framing(const uint8_t* line, uint32_t size) noexcept nogil:
-    """Whether another reader may find a framing field in a line that is no field.
+    """Whether another parser may find Content-Length or Transfer-Encoding in a line that is no field.
 
-    Names are compared without blanks, controls and bytes that are not ASCII (U+00A0 is a blank to some). Some readers
-    end lines at a bare CR, so what follows one is looked at as a line of its own.
+    Names are compared without blanks, control characters and bytes that are not ASCII (some parsers strip U+00A0). Some
+    parsers end a line at a bare CR, so the text behind one is tested as a line too.
     """
     cdef uint8_t[FRAMING_LONGEST + 1] name
     cdef uint32_t i, length = 0
@@ -517,9 +515,9 @@ cdef bint names_framing(const uint8_t* line, uint32_t size) noexcept nogil:
 cdef uint32_t sift_lines(
     uint8_t kind, const uint8_t* data, uint32_t at, uint32_t stop, uint8_t* kept, Facts* facts
 ) noexcept nogil:
-    """Reads framing and anomalies from a block that parse_lines() declined: h11 is not asked about those.
+    """Reads framing and anomalies from a block of lines that parse_lines() declined, as h11 does not decide these.
 
-    Copies to `kept` every line that is a field, with the lines that continue it, and returns their size.
+    Copies every field, with the lines that continue it, to `kept`. Returns the number of bytes copied.
     """
     cdef bint trailers = facts.trailers
     cdef const uint8_t* found
@@ -571,9 +569,10 @@ cdef void* parse_with_h11(
     Pool* pool, size_t struct_size, const uint8_t* prefix, uint32_t prefix_size, const uint8_t* lines, uint32_t size,
     size_t* block_size, uint32_t* count, uint32_t* text_size,
 ) noexcept with gil:
-    """Lets h11 read lines that parse_lines() declined. NULL: it refuses them, or there is no memory.
+    """Lets h11 parse lines that parse_lines() declined.
 
-    Returns a block of struct_size bytes for the caller, Field[count] and the text, which begins with `prefix`.
+    Returns a block with struct_size bytes for the caller, Field[count], and the text, which begins with `prefix`. NULL:
+    h11 refuses the lines, or there is no memory.
     """
     cdef list fields
     cdef bytes name, value
@@ -583,7 +582,7 @@ cdef void* parse_with_h11(
     cdef uint32_t at = prefix_size
     try:
         fields = parse_declined(lines[:size])
-    except Exception:  # no traffic makes it raise; if a defect does, the capture must go on
+    except Exception:  # no traffic should make it raise, but a defect must not end the capture
         return NULL
     if fields is None:
         return NULL
@@ -617,7 +616,10 @@ cdef void* parse_with_h11(
 cdef Message* build_declined(
     Pool* pool, uint8_t kind, const Head* head, bint candidate, Facts* facts, bint* refused
 ) noexcept nogil:
-    """As build_message(), for lines that parse_lines() declined; only the members from size to text_size are set."""
+    """As build_message(), for lines that parse_lines() declined. It sets size, count and text_size only.
+
+    `refused`: see Framing.
+    """
     cdef size_t size = 0
     cdef uint32_t count = 0, text_size
     cdef Message* message = NULL
@@ -692,7 +694,7 @@ cdef Message* build_message(
 
 
 cdef inline void describe(Message* message, const Head* head, const Facts* facts) noexcept nogil:
-    """Notes in the message what its start line and its lines say."""
+    """Sets the members of a message that its start line and header lines decide."""
     cdef Http1Message* http1 = as_http1(message)
     cdef uint32_t anomalies = head.anomalies | head.line.anomalies | facts.anomalies
     message.minor = head.line.minor

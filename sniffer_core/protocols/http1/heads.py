@@ -1,9 +1,9 @@
-"""Header lines that the plain grammar of head.pyx declines, read by h11.
+"""Parses the header lines that the plain grammar of head.pyx declines, with h11.
 
-What h11 accepts is used, and what it refuses is refused: it is the parser that the field trusts. It sees header lines
-alone, behind a start line and a Host of our own, since start lines and framing are the core's. So Content-Length and
-Transfer-Encoding are not shown to h11, the message's own Host lines go under another name, and white space before a
-colon is removed (the core has counted it as an anomaly). Lines that are no fields are left out before.
+h11 decides which fields are accepted. The core parses start lines and framing itself, so h11 gets the header lines
+behind a start line and a Host field made here. Content-Length and Transfer-Encoding are kept from it, and the message's
+own Host lines are renamed. White space before a colon is removed; the core has noted it as an anomaly. The core has
+left out lines that are no fields.
 """
 
 from typing import cast
@@ -15,14 +15,15 @@ START = b"GET / HTTP/1.1\r\nHost: h\r\n"
 
 
 def parse(block: bytes) -> list[tuple[bytes, bytes]] | None:
-    """The (name, value) pairs of `block`, which holds whole header lines without the blank line, in order.
+    """Returns the (name, value) pairs of `block`, whole header lines without the blank line, in order.
 
-    Names keep their case; folded lines are joined by a blank (RFC 9112 section 5.2). None: h11 refuses a line.
+    Names keep their case. Folded lines are joined by a blank (RFC 9112 section 5.2). None: h11 refuses the lines, or
+    the first line continues none.
     """
     lines = [line.removesuffix(b"\r") for line in block.split(b"\n")[:-1]]
     if not lines:
         return []
-    if lines[0][:1] in (b" ", b"\t") or b"" in lines:  # it continues no line: h11 would take it as part of our Host
+    if lines[0][:1] in (b" ", b"\t") or b"" in lines:  # h11 would take a first line with a blank as part of our Host
         return None
     shown: list[bytes] = []
     hosts: dict[int, bytes] = {}  # place among the fields -> name as sent
@@ -60,15 +61,15 @@ def parse(block: bytes) -> list[tuple[bytes, bytes]] | None:
 
 
 def ask(lines: list[bytes]) -> list[tuple[bytes, bytes]] | None:
-    """The fields that h11 reads from these header lines, in order. None: it refuses one."""
+    """Returns the fields that h11 reads from these header lines, in order. None: it refuses them."""
     data = START + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=len(data) + 1)
     connection.receive_data(data)
     try:
-        event = cast(h11.Request, connection.next_event())  # the head is whole: there is no other event
+        event = cast(h11.Request, connection.next_event())  # the head is whole, so the first event is the request
     except h11.RemoteProtocolError as error:
-        # A frame of the traceback refers to the error: that cycle would keep every frame up to the capture's, and the
-        # packets in them, until a garbage collection.
+        # The traceback and the error refer to each other. That cycle would keep every frame up to the capture's, and
+        # the packets in them, until a garbage collection.
         error.__traceback__ = None
         return None
     return [(bytes(name), bytes(value)) for name, value in event.headers.raw_items()[1:]]

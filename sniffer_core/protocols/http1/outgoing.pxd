@@ -1,4 +1,4 @@
-# Messages on their way out of a session: emitted, held back until they are proven, or dropped.
+# Emits the messages of a session, holds them back until they are proven, or drops them.
 
 from sniffer_core.base.marks cimport INCOMPLETE_GAP_
 from sniffer_core.message cimport Message
@@ -6,13 +6,13 @@ from sniffer_core.protocols.http1.sides cimport Half, Http1, Responses
 
 
 cdef inline void message_opened(Http1* http, Half* half) noexcept nogil:
-    """The half has an open message from now on."""
+    """Counts the open message that the half has from now on."""
     http.base.context.messages_open += 1
     half.opened = http.base.context.now
 
 
 cdef inline void message_closed(Http1* http, Half* half) noexcept nogil:
-    """The half's open message is one no more."""
+    """The reverse of message_opened()."""
     http.base.context.messages_open -= 1
     if half.long_open:
         half.long_open = False
@@ -30,7 +30,7 @@ cdef inline void append(Responses* responses, Message* message) noexcept nogil:
 
 
 cdef inline Message* pop(Responses* responses) noexcept nogil:
-    """Takes the first out; NULL: there is none."""
+    """Removes and returns the first; NULL: there is none."""
     cdef Message* message = responses.head
     if message != NULL:
         responses.head = message.next
@@ -39,18 +39,18 @@ cdef inline Message* pop(Responses* responses) noexcept nogil:
 
 
 cdef inline void mark_body_unknown(Message* message) noexcept nogil:
-    """The head is proven; that no body belongs to it is not."""
+    """Marks a message whose head is proven, but of whose body nothing is known."""
     message.incomplete = INCOMPLETE_GAP_
     message.missing = -1
 
 
 cdef void emit(Http1* http, Message* message) noexcept nogil
-    # A message has ended: it joins those that the present call returns.
+    # Counts an ended message and publishes it, so that the current call of FlowTable returns it.
 cdef void discard(Http1* http, Message* message) noexcept nogil
-    # Frees a message that will not be emitted.
+    # Frees a message that will not be emitted, and releases its exchange.
 cdef void emit_proven(Http1* http) noexcept nogil
-    # Emits the requests that have ended and are proven by now.
+    # Emits the ended requests of all exchanges that are not tentative any more.
 cdef void drop_open(Http1* http, Half* half) noexcept nogil
-    # Before the parser frees its open message: lets go of its entry.
+    # Releases the exchange of the open message. Call it before the parser frees that message.
 cdef void drop_tentative(Http1* http) noexcept nogil
-    # The tentative responses are none: those that were found where one had to be are emitted without a sure body.
+    # Drops the tentative responses that are unpaired. Emits the others, with a body that is not known.

@@ -1,5 +1,4 @@
-"""Messages on their way out; see outgoing.pxd."""
-
+"""Emits the messages of a session, or drops them; see outgoing.pxd."""
 
 from sniffer_core.base.counters cimport Counter
 from sniffer_core.base.marks cimport WHOLE

@@ -1,7 +1,7 @@
 """The state machine of one direction's HTTP/1.x messages; see parser.pxd for its inputs, state.pxd for its states.
 
-A head that lies whole in one run is read where it is. One that comes in pieces is gathered in parser.buffer first. How
-the stream is cut into runs makes no difference: `limits.head` counts bytes of the head.
+A head that is whole in one run is read there, without a copy. Other heads are gathered in parser.buffer first. The
+result does not depend on how the stream is cut into runs; `limits.head` counts bytes of the head.
 """
 
 from libc.stdint cimport uint8_t
@@ -35,7 +35,7 @@ from sniffer_core.protocols.signature cimport PROTOCOL_HTTP1, PROTOCOL_HTTP2, PR
 # -- heads ------------------------------------------------------------------------------------------------------------
 
 cdef inline bint build(Parser* parser, const Head* head, bint candidate) noexcept nogil:
-    """Makes the message with this head. False: there is none, or no memory; looking for the next one then."""
+    """Makes a message of this head. False: it is no head, or there is no memory; the state is then SKIP."""
     cdef Message* message = build_message(parser.pool, parser.counters, parser.kind, head, candidate, &parser.framing)
     if message == NULL:
         if candidate:
@@ -52,7 +52,7 @@ cdef inline bint build(Parser* parser, const Head* head, bint candidate) noexcep
 
 
 cdef inline Event head_read(Parser* parser, int64_t start, int64_t stamp, int64_t ack, bint sure) noexcept nogil:
-    """The message is built; parser.position is the end of its head."""
+    """Completes a message that build() has made. parser.position must be the end of its head."""
     cdef Message* message = parser.message
     as_http1(message).start = start
     as_http1(message).head_end = parser.position
@@ -67,7 +67,7 @@ cdef inline Event head_read(Parser* parser, int64_t start, int64_t stamp, int64_
 
 
 cdef inline Event read_whole_head(Parser* parser, Run* run, Head* head, bint candidate, bint sure) noexcept nogil:
-    """The head is run.data[:head.end]. EVENT_MORE: it was none after all, and the parser skips."""
+    """Reads the head run.data[:head.end]. EVENT_MORE: it is no head, or there is no memory; the state is then SKIP."""
     cdef int64_t start = run.offset
     cdef uint32_t blank = blank_line(run.data, head.end)
     head.data = run.data
@@ -82,7 +82,7 @@ cdef inline Event read_whole_head(Parser* parser, Run* run, Head* head, bint can
 
 
 cdef Event read_start(Parser* parser, Run* run) noexcept nogil:
-    """Between messages. RFC 9112 section 2.2: blank lines before a start line are passed over."""
+    """Reads between two messages. Blank lines before a start line are ignored (RFC 9112 section 2.2)."""
     cdef int64_t blank = 0
     cdef uint32_t window, scanned
     cdef const uint8_t* found
@@ -111,7 +111,7 @@ cdef Event read_start(Parser* parser, Run* run) noexcept nogil:
 
 
 cdef Event no_start_line(Parser* parser, const uint8_t* data, int64_t size) noexcept nogil:
-    """A message had to begin with `data`, and does not. EVENT_MORE: the parser skips."""
+    """Handles bytes that are no start line where a message must begin. EVENT_MORE: the state is then SKIP."""
     cdef Spoken protocol
     if not parser.spoke:
         protocol = signature(data, size, True)
@@ -128,7 +128,7 @@ cdef Event no_start_line(Parser* parser, const uint8_t* data, int64_t size) noex
 
 
 cdef Event read_skip(Parser* parser, Run* run) noexcept nogil:
-    """Looks for a message."""
+    """Looks for the beginning of a message."""
     cdef Head head
     cdef Event event
     cdef Found found
@@ -148,13 +148,16 @@ cdef Event read_skip(Parser* parser, Run* run) noexcept nogil:
         event = read_whole_head(parser, run, &head, not sure, sure)
         if parser.state != SKIP:
             return event
-        skip_on(parser, run)    # it was no head
+        skip_on(parser, run)    # it is no head
 
 
 # -- heads in pieces --------------------------------------------------------------------------------------------------
 
 cdef void start_gathering(Parser* parser, Run* run, uint32_t line_end, bint candidate, bint sure) noexcept nogil:
-    """A head begins at the front of the run and ends behind it. `line_end`: size of its start line; 0: so does that."""
+    """Begins to gather a head that starts with the run and does not end in it.
+
+    `line_end`: size of its start line; 0: that does not end in the run either.
+    """
     parser.state = HEAD
     parser.candidate = candidate
     parser.first_offset = run.offset
@@ -169,7 +172,7 @@ cdef void start_gathering(Parser* parser, Run* run, uint32_t line_end, bint cand
 
 
 cdef Event read_head(Parser* parser, Run* run) noexcept nogil:
-    """Gathers a slice of the run, which holds no boundary but at its front, and looks for the head's end in it."""
+    """Adds a slice of the run to the buffer and looks for the end of the head. No slice goes beyond parser.boundary."""
     cdef uint32_t size, before, end = 0, limit = parser.limits.head
     cdef bint boundary
     cdef Scan scan
@@ -179,7 +182,7 @@ cdef Event read_head(Parser* parser, Run* run) noexcept nogil:
         return limit_reached(parser)
     boundary = run.offset == parser.boundary
     if parser.candidate and run.offset > parser.first_offset:
-        if parser.line_end and boundary:  # another message begins here
+        if parser.line_end and boundary:  # a message begins here, so the candidate is none
             return_to_skip(parser)
             return EVENT_MORE
         if not parser.line_end and (boundary or run.segment_start):
@@ -203,7 +206,7 @@ cdef Event read_head(Parser* parser, Run* run) noexcept nogil:
             scan = scan_odd_line(parser, before)
         if scan != SCAN_FOUND:
             return line_not_read(parser, run, size, scan)
-    if parser.buffer_size >= parser.line_end:  # else the run has the rest of the start line
+    if parser.buffer_size >= parser.line_end:  # otherwise the rest of the start line is still in the run
         end = find_head_end(parser.buffer, parser.buffer_size, &parser.scanned, &parser.lines)
     if end == 0:
         consume(parser, run, size, BYTES_USED)
@@ -213,7 +216,7 @@ cdef Event read_head(Parser* parser, Run* run) noexcept nogil:
 
 
 cdef Event limit_reached(Parser* parser) noexcept nogil:
-    """The buffer holds as much as a head may, and no whole one."""
+    """Handles a head that is longer than `limits.head`."""
     if parser.candidate:
         if parser.line_end or not drop_first_opening(parser):
             return_to_skip(parser)
@@ -224,11 +227,11 @@ cdef Event limit_reached(Parser* parser) noexcept nogil:
 
 
 cdef Event line_not_read(Parser* parser, Run* run, uint32_t size, Scan scan) noexcept nogil:
-    """The first `size` bytes of the run, which the buffer holds too, did not complete a start line."""
+    """Handles a slice that has not completed a start line: the first `size` bytes of the run, already in the buffer."""
     cdef Event event
     if scan == SCAN_NONE and not parser.candidate:
         if not parser.spoke and signature(parser.buffer, parser.buffer_size, True) == PROTOCOL_HTTP1:
-            consume(parser, run, size, BYTES_USED)  # too few bytes to say which protocol it is
+            consume(parser, run, size, BYTES_USED)  # too few bytes to recognise TLS or HTTP/2
             return EVENT_MORE
         event = no_start_line(parser, parser.buffer, parser.buffer_size)
         parser.skipped += size
@@ -243,7 +246,7 @@ cdef Event line_not_read(Parser* parser, Run* run, uint32_t size, Scan scan) noe
 
 
 cdef inline void describe_gathered(Parser* parser, Head* head) noexcept nogil:
-    """Reads the start line that begins the buffer: one of the two accepts it."""
+    """Reads the start line that begins the buffer and that one of the two functions accepts."""
     head.data = parser.buffer
     head.line_end = parser.line_end
     if not parse_start_line(parser.kind, parser.buffer, parser.line_end - 1, &head.line):
@@ -255,7 +258,7 @@ cdef inline Event gathered_head_read(Parser* parser) noexcept nogil:
 
 
 cdef Event read_gathered_head(Parser* parser, uint32_t end) noexcept nogil:
-    """The head is buffer[:end]."""
+    """Reads the head buffer[:end]."""
     cdef Head head
     cdef uint32_t blank = blank_line(parser.buffer, end)
     describe_gathered(parser, &head)
@@ -268,7 +271,7 @@ cdef Event read_gathered_head(Parser* parser, uint32_t end) noexcept nogil:
 
 
 cdef Event cut(Parser* parser, Incomplete reason) noexcept nogil:
-    """The head in the buffer ends here: with a whole start line it is a message with the whole lines that it has."""
+    """Ends the head in the buffer. With a whole start line it becomes a message, with its whole header lines."""
     cdef Head head
     cdef uint32_t stop = parser.buffer_size
     if parser.candidate:
@@ -294,7 +297,7 @@ cdef Event cut(Parser* parser, Incomplete reason) noexcept nogil:
 # -- inputs -----------------------------------------------------------------------------------------------------------
 
 cdef inline void begin(Parser* parser) noexcept nogil:
-    """Before the first input: without the stream's true first byte a message must be looked for."""
+    """At the first input: if it may not be the first byte of the stream, a message must be looked for."""
     if not parser.begun:
         parser.begun = True
         if not parser.at_stream_start and parser.state == START:
@@ -302,9 +305,9 @@ cdef inline void begin(Parser* parser) noexcept nogil:
 
 
 cdef inline void leave_done(Parser* parser) noexcept nogil:
-    """Reads on behind a message that has ended."""
+    """Leaves the state DONE, so that the parser reads on behind a message that has ended."""
     if parser.state == DONE:
-        drop_message(parser)  # NULL when the session took it
+        drop_message(parser)  # it is NULL if the session has taken it
         parser.state = parser.after
 
 
@@ -342,7 +345,7 @@ cdef Event http1_data(Parser* parser, Run* run) noexcept nogil:
             consume(parser, run, run.size, BYTES_ABANDONED_TUNNEL)
         elif parser.state == DEAD:
             consume(parser, run, run.size, BYTES_ABANDONED_NOT_HTTP)
-        else:  # FRAME: the session has not said what the message is
+        else:  # FRAME: the session has not answered EVENT_HEAD
             return EVENT_HEAD
         if event != EVENT_MORE or run.size == 0:
             return event

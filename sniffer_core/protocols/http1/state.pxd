@@ -1,5 +1,5 @@
-# The state of one direction's parser, and the steps that its parts share: head (what the bytes of a head say), body,
-# resync (finding a message), parser (which of them reads next).
+# The state of one direction's parser, and the functions that its modules share: head, body, resync (finds the next
+# message) and parser (chooses which of them reads next).
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -11,18 +11,18 @@ from sniffer_core.message cimport Limits, Message, message_free
 from sniffer_core.protocols.http1.head cimport METHOD_LONGEST, Framing, as_http1
 from sniffer_core.tcp.stream cimport Run
 
-cdef enum Event:            # what only the session can decide, or must know
-    EVENT_MORE = 0          # nothing: the run is consumed
+cdef enum Event:            # what the session must decide or know
+    EVENT_MORE = 0          # nothing: all input is consumed
     EVENT_HEAD = 1          # parser.message has a whole head. The session pairs it and calls http1_frame(), or it calls
                             # http1_reject(), http1_discard() or http1_tunnel()
     EVENT_CUT = 2           # parser.message has a start line, but not its whole head: the session pairs and takes it
     EVENT_END = 3           # parser.message has ended, whole or `incomplete`: the session takes it
-    EVENT_HEAD_LOST = 4     # a head ended before its start line did: there is no message, but an exchange all the same
-    EVENT_NOT_HTTP = 5      # the direction carries parser.protocol; the parser is DEAD now
+    EVENT_HEAD_LOST = 4     # a head has ended before its start line did: an exchange without a message
+    EVENT_NOT_HTTP = 5      # the direction carries parser.protocol, and the state is DEAD
 
 cdef enum State:
-    START = 0               # between messages: the next byte begins one, blank lines are passed over
-    HEAD = 1                # inside a head that did not arrive whole in one run: parser.buffer holds it
+    START = 0               # between two messages: after any blank lines the next one begins
+    HEAD = 1                # inside a head that was not whole in one run: parser.buffer holds it
     FRAME = 2               # EVENT_HEAD was returned: waits for the session's answer
     BODY_LENGTH = 3         # in a body of known length
     BODY_CLOSE = 4          # in a body that ends with the stream
@@ -31,27 +31,27 @@ cdef enum State:
     CHUNK_DATA = 7
     CHUNK_END = 8           # at the CRLF after a chunk's data
     TRAILERS = 9            # in the trailers: parser.buffer holds them
-    DONE = 10               # EVENT_END was returned: waits for the session to take the message
-    SKIP = 11               # bytes of unknown extent were lost, or were malformed: looking for a message
+    DONE = 10               # EVENT_CUT or EVENT_END was returned: waits for the session to take the message
+    SKIP = 11               # looking for a message, after a loss or malformed bytes
     TUNNEL = 12             # after 101, or a 2xx to CONNECT: bytes are counted and not read
-    DEAD = 13               # not HTTP: the same
+    DEAD = 13               # not HTTP: bytes are counted and not read
 
 cdef enum:
-    PIECE = 4096            # a head in pieces is gathered in slices of this, so that little of a run is copied in vain
-    BUFFER_FIRST = 512      # bytes of the first block for one
-    STAGES = 3              # of an opening: resync.Stage
-    LATER_SPACE = METHOD_LONGEST + 1
+    PIECE = 4096            # bytes of a slice that is gathered at once: few bytes behind the head are copied needlessly
+    BUFFER_FIRST = 512      # least bytes of parser.buffer
+    STAGES = 3              # number of stages of an opening, see resync.Stage
+    LATER_SPACE = METHOD_LONGEST + 1    # entries of Openings.later
 
 cdef struct Opening:        # a place in parser.buffer where a start line may begin
     int64_t stamp           # of its first byte
-    int64_t ack
-    uint32_t at
-    uint8_t alive           # False: this place in the struct is not used
-    uint8_t sure
+    int64_t ack             # Run.ack of its first byte
+    uint32_t at             # its index in the buffer
+    uint8_t alive           # True: this entry is used
+    uint8_t sure            # Http1Message.sure
 
 cdef struct Openings:
-    Opening stage[STAGES]
-    Opening later[LATER_SPACE]      # further ones of STAGE_FIRST
+    Opening stage[STAGES]           # by resync.Stage
+    Opening later[LATER_SPACE]      # further openings in STAGE_FIRST
     uint32_t later_count
 
 cdef struct Parser:
@@ -59,7 +59,7 @@ cdef struct Parser:
     uint64_t* counters      # by counters.Counter
     const Limits* limits
     Message* message        # the open message; the parser owns it until the session takes it by setting this to NULL
-    int64_t boundary        # set by the session: an offset that the other side's ACK marks as a message's end; -1 none
+    int64_t boundary        # set by the session: offset where, by the other side's ACK, a message ends; -1 none
     int64_t position        # stream offset of the next byte
     int64_t last_stamp      # packet time of the last byte consumed
 
@@ -67,50 +67,50 @@ cdef struct Parser:
     uint8_t state           # State
     uint8_t after           # DONE: the state that follows, START or SKIP
     uint8_t protocol        # signature.Spoken, with EVENT_NOT_HTTP
-    uint8_t at_stream_start     # nothing was consumed yet, and the stream's true first byte is known (SYN seen)
-    uint8_t begun           # there was input
-    uint8_t spoke           # a valid start line was read
-    uint8_t strange         # the first bytes were no start line, and no protocol that is known by name
-    uint8_t lost            # the next message is `resynced`
+    uint8_t at_stream_start     # True: the stream is read from its true first byte, and no head was read yet
+    uint8_t begun           # True: there was input
+    uint8_t spoke           # True: a message was built, so the direction speaks HTTP
+    uint8_t strange         # True: the direction began with neither a start line nor TLS nor HTTP/2
+    uint8_t lost            # True: the next message will be `resynced`
 
-    # A head or trailers that came in pieces
-    uint8_t candidate       # the head may be none: then the parser returns to SKIP, and nothing is reported
-    uint8_t first_sure
+    # A head, or trailers, that are not whole in one run
+    uint8_t candidate       # True: it is not sure that this is a head; if not, the parser returns to SKIP
+    uint8_t first_sure      # Http1Message.sure of the message
     uint8_t* buffer
-    uint32_t buffer_size
-    uint32_t buffer_space
-    uint32_t scanned        # bytes of the buffer that hold no end of head: a search goes on there
-    uint32_t lines          # LFs before `scanned`
-    uint32_t line_end       # size of the start line; 0 while it is not whole
-    uint32_t method_end     # index of the SP after its method; 0 while there is none
-    uint32_t seen           # Anomaly bits of the buffer's bytes
-    int64_t first_offset    # of the buffer's first byte
-    int64_t first_stamp
-    int64_t first_ack
+    uint32_t buffer_size    # bytes gathered
+    uint32_t buffer_space   # bytes of the block
+    uint32_t scanned        # see find_head_end()
+    uint32_t lines          # see find_head_end()
+    uint32_t line_end       # size of the start line; 0: it is not whole
+    uint32_t method_end     # index of the SP behind its method; 0: there is none yet
+    uint32_t seen           # Anomaly bits of the gathered bytes
+    int64_t first_offset    # of the first byte gathered
+    int64_t first_stamp     # of the same byte
+    int64_t first_ack       # Run.ack of the same byte
     Openings* openings      # where a start line that is not whole may begin; or NULL
     uint64_t skipped        # SKIP: bytes since it began
 
     # The body of the open message
     Framing framing
     uint64_t remaining      # BODY_LENGTH, CHUNK_DATA: bytes still to come
-    uint32_t line_size      # bytes of the present chunk-size line
-    uint8_t chunk_digits    # .. of which are digits
+    uint32_t line_size      # bytes read of the current chunk's size and extensions
+    uint8_t chunk_digits    # digits read of its size
     uint8_t chunk_phase     # body.Phase
-    uint8_t body_gap        # bytes of it are missing: nothing more of it is kept
-    uint8_t probing         # the request is unknown, so this may be no body but the next response: its first bytes are
-                            # compared with a status line
-    uint8_t probed          # .. and so many of them are alike
-    uint8_t ambiguous       # nobody can say whether there is a body: the message is reported as not whole
+    uint8_t body_gap        # True: nothing more of the body is kept, because bytes of it are missing
+    uint8_t probing         # True: the request is not known, so the next bytes are compared with a status line: they
+                            # may be the next response instead of a body
+    uint8_t probed          # probing: number of bytes that match so far
+    uint8_t ambiguous       # True: it is not known if there is a body, so the message is reported as not whole
 
 
 cdef inline void break_off(Message* message, Incomplete reason) noexcept nogil:
-    """Says why the message is not whole; the first reason stands."""
+    """Marks a message as not whole. Only the first reason is kept."""
     if message.incomplete == WHOLE:
         message.incomplete = reason
 
 
 cdef inline void consume(Parser* parser, Run* run, int64_t size, Counter counter) noexcept nogil:
-    """Takes `size` bytes from the front of the run, counted under `counter`."""
+    """Takes `size` bytes from the front of the run, and counts them under `counter`."""
     if size:
         run.data += size
         run.size -= size
@@ -132,7 +132,7 @@ cdef inline void consume_message(Parser* parser, Run* run, int64_t size) noexcep
 
 
 cdef inline bint gather(Parser* parser, const uint8_t* data, uint32_t size) noexcept nogil:
-    """Appends to the buffer. False: no memory."""
+    """Appends bytes to the buffer. False: no memory."""
     cdef uint32_t need = parser.buffer_size + size, space
     cdef uint8_t* buffer
     if need > parser.buffer_space:
@@ -170,7 +170,7 @@ cdef inline void drop_message(Parser* parser) noexcept nogil:
 
 
 cdef inline void start_skip(Parser* parser) noexcept nogil:
-    """From here on nobody knows where a message begins."""
+    """Begins to look for a message, whose position is not known."""
     drop_buffer(parser)
     parser.state = SKIP
     parser.skipped = 0
@@ -178,13 +178,13 @@ cdef inline void start_skip(Parser* parser) noexcept nogil:
 
 
 cdef inline void return_to_skip(Parser* parser) noexcept nogil:
-    """A candidate was no message: what was lost before it is still lost, and nothing else is."""
+    """Continues to look for a message behind a candidate that was none. `lost` stays as it was."""
     drop_buffer(parser)
     parser.state = SKIP
 
 
 cdef inline Event finish(Parser* parser, State after) noexcept nogil:
-    """The open message ends with the last byte consumed."""
+    """Ends the open message with the last byte consumed. `after`: START or SKIP, the state that follows DONE."""
     as_http1(parser.message).end = parser.position
     if parser.ambiguous:
         parser.ambiguous = False
@@ -200,7 +200,7 @@ cdef inline Event finish(Parser* parser, State after) noexcept nogil:
 
 
 cdef inline Event finish_incomplete(Parser* parser, Incomplete reason) noexcept nogil:
-    """The open message ends here, and where the next one begins is unknown."""
+    """Ends the open message as not whole; where the next one begins is not known."""
     break_off(parser.message, reason)
     parser.message.missing = -1
     return finish(parser, SKIP)
