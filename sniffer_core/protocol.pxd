@@ -21,7 +21,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from sniffer_core.base.counters cimport Counter
-from sniffer_core.base.memory cimport Pool, pool_give, pool_take
+from sniffer_core.base.memory cimport SLAB_SIZES, Pool, Slabs, slab_give, slab_take
 from sniffer_core.connection cimport Conn
 from sniffer_core.base.marks cimport Incomplete
 from sniffer_core.message cimport CARRY_MAX, Limits, Message
@@ -59,6 +59,7 @@ cdef struct Carry:          # request fields whose values are kept for the respo
 
 cdef struct Context:        # what a table shares with its sessions
     Pool pool               # counts the memory of both
+    Slabs slabs[SLAB_SIZES]     # of sessions
     int64_t now             # core time: packet time in µs, see FlowTable in core.pyi
     Message* ready          # ended messages, which the current call of FlowTable returns
     Message* ready_tail
@@ -152,7 +153,7 @@ cdef struct Detector:       # how a table finds out what a connection carries; p
 
 cdef inline void* new_session(const Session* blank, const Protocol* protocol, size_t size) noexcept nogil:
     """Returns a session of `size` bytes with the base members of `blank` and zeros after them. NULL: no memory."""
-    cdef Session* session = <Session*>pool_take(&blank.context.pool, size)
+    cdef Session* session = <Session*>slab_take(&blank.context.pool, blank.context.slabs, size)
     if session == NULL:
         return NULL
     memset(session, 0, size)
@@ -164,7 +165,7 @@ cdef inline void* new_session(const Session* blank, const Protocol* protocol, si
 
 
 cdef inline void free_session(Session* session, size_t size) noexcept nogil:
-    pool_give(&session.context.pool, session, size)
+    slab_give(&session.context.pool, session.context.slabs, session, size)
 
 
 cdef inline void consume(const Session* session, Run* run, int64_t size, Counter counter) noexcept nogil:

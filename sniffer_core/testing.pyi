@@ -9,6 +9,29 @@ from sniffer_core.core import FlowTable
 def same_but_for_case(text: bytes, lower: bytes) -> bool:
     """`ascii_same()` of two texts of the same size, which is not 0."""
 
+# -- base/memory
+
+@final
+class PySlabs:
+    """The slabs of a pool. A block is known by its address; it is filled with a byte until it is given back."""
+
+    def take(self, size: int, filling: int) -> int:
+        """`slab_take()`: the address of a block of `size` bytes, filled; 0: there is no memory."""
+
+    def give(self, address: int, size: int) -> set[int]:
+        """`slab_give()`. Returns the bytes that the block held: one, unless somebody else wrote to it."""
+
+    def starve(self) -> None:
+        """The next `take()` gets no memory."""
+
+    @property
+    def taken(self) -> tuple[int, int]:
+        """Bytes and blocks that the pool counts."""
+
+    @property
+    def slabs(self) -> int:
+        """Slabs with a free block, of all sizes."""
+
 # -- net/wire and net/fragment
 
 def parse_packet(linktype: int, data: bytes) -> tuple[str, dict[str, Any]]:

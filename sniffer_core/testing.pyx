@@ -7,7 +7,7 @@ from libc.string cimport memcpy, memset
 from sniffer_core cimport core
 from sniffer_core.base.ascii cimport ascii_same
 from sniffer_core.base.counters cimport Counter
-from sniffer_core.base.memory cimport Pool
+from sniffer_core.base.memory cimport SLAB_SIZES, Pool, Slab, Slabs, slab_give, slab_take
 from sniffer_core.core cimport FlowTable
 from sniffer_core.base.marks cimport Incomplete
 from sniffer_core.message cimport Field, Fields, Kind, Limits, Message, Text, fields_of, message_free, text_of
@@ -64,6 +64,47 @@ cdef object _view(Verdict verdict, const Packet* packet):
     if verdict == WIRE_TUNNEL:
         return "tunnel", {"tunnel": _TUNNELS[packet.tunnel]}
     return _VERDICTS[verdict], {}
+
+
+# -- base/memory -------------------------------------------------------------------------------------------------------
+
+@final
+cdef class PySlabs:
+    cdef Pool pool
+    cdef Slabs all_sizes[SLAB_SIZES]
+
+    def take(self, size_t size, uint8_t filling):
+        """See testing.pyi."""
+        cdef void* block = slab_take(&self.pool, self.all_sizes, size)
+        if block != NULL:
+            memset(block, filling, size)
+        return <size_t>block
+
+    def give(self, size_t address, size_t size):
+        """See testing.pyi."""
+        cdef set held = set((<uint8_t*>address)[:size])
+        slab_give(&self.pool, self.all_sizes, <void*>address, size)
+        return held
+
+    def starve(self):
+        """See testing.pyi."""
+        self.pool.spare = 1
+
+    @property
+    def taken(self):
+        return self.pool.bytes, self.pool.blocks
+
+    @property
+    def slabs(self):
+        cdef int count = 0
+        cdef int i
+        cdef Slab* slab
+        for i in range(SLAB_SIZES):
+            slab = self.all_sizes[i].first
+            while slab != NULL:
+                count += 1
+                slab = slab.next
+        return count
 
 
 def parse_packet(int linktype, bytes data):

@@ -16,7 +16,7 @@ from sniffer_core.tcp.ends cimport (
     HOLD_LIMIT, cut_off, end_at, is_ahead_of_all, on_beyond, on_late, resume, set_server)
 from sniffer_core.tcp.stream cimport (
     BASE_KNOWN, BASE_NONE, BASE_PROVISIONAL, ORIGIN, REACH_BACK, Held, Run, Stream, stream_acknowledge, stream_buffer,
-    stream_front, stream_init, stream_map, stream_offset, stream_read, stream_take)
+    stream_front, stream_init, stream_map, stream_offset, stream_read, stream_take, stream_wait)
 from sniffer_core.tcp.table cimport (
     MODE_READ, MODE_UNDECIDED, RECENT_BYTES, Flow, Half, Key, Own, Table, captured, close_flow, ignore, is_placed,
     leave, side_of, stage, timer_start, timer_stop)
@@ -110,7 +110,7 @@ cdef bint read_preamble(Table* table, Flow* flow, Half* half, Run* run) noexcept
     if flow.preamble == 0:
         size = table.detector.preamble(&table.context, flow.conn, &half.stream, run)
         if size < 0:
-            half.stream.waits = WAITS_PREAMBLE
+            stream_wait(&half.stream, WAITS_PREAMBLE)
             return False
         if size == 0:
             flow.begun = True

@@ -83,6 +83,12 @@ cdef inline Held* stream_front(const Stream* stream) noexcept nogil:
     """The held piece with the lowest offset, or NULL."""
     return stream.held[stream.first] if stream.count else NULL
 
+cdef inline void stream_wait(Stream* stream, uint8_t reason) noexcept nogil:
+    """The stream's bytes wait, from now on and in no hurry, until its reader clears `waits`. `reason` is not 0."""
+    stream.waits = reason
+    stream.hurried = False
+
+
 cdef inline uint8_t* held_data(Held* held) noexcept nogil:
     return <uint8_t*>held + sizeof(Held) + held.taken
 

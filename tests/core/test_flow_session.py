@@ -931,3 +931,17 @@ def test_a_refused_body_whose_end_is_followed_by_lost_bytes() -> None:
     dialogue.client(b"b" * 1400)
     dialogue.server(answer("2"))
     assert all(b"TOPSECRET" not in (message.body or b"") for message in run(dialogue))
+
+
+def test_an_offer_behind_a_refused_body_waits_as_long_as_any_other() -> None:
+    """Only the wait for a refused body is short. The answer to a CONNECT that follows it may come later."""
+    dialogue = Dialogue()
+    dialogue.client(b"POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n\r\n")
+    dialogue.server(b"HTTP/1.1 413 R1\r\nContent-Length: 0\r\n\r\n")
+    dialogue.client(b"GET /2 HTTP/1.1\r\nHost: a\r\n\r\n")
+    dialogue.server(b"HTTP/1.1 200 R2\r\nContent-Length: 0\r\n\r\n")
+    dialogue.client(b"CONNECT b:443 HTTP/1.1\r\nHost: b:443\r\n\r\nthe tunnel's bytes")
+    dialogue.wait(300_000)
+    dialogue.server(b"HTTP/1.1 200 R3\r\n\r\n")
+    answers = [(m.path, m.reason) for m in run(dialogue) if m.direction == "response"]
+    assert answers == [("/1", "R1"), ("/2", "R2"), ("b:443", "R3")]

@@ -39,7 +39,7 @@ from sniffer_core.protocols.http1.state cimport (
     TRAILERS, TUNNEL, Event, Parser)
 from sniffer_core.protocols.signature cimport PROTOCOL_HTTP2, PROTOCOL_OTHER, PROTOCOL_TLS
 from sniffer_core.protocols.tunnel cimport tunnel_open
-from sniffer_core.tcp.stream cimport Run, Stream, stream_front
+from sniffer_core.tcp.stream cimport Run, Stream, stream_front, stream_wait
 
 cdef enum:
     LONG = 60_000_000           # µs after which an open message is reported
@@ -437,7 +437,7 @@ cdef void on_request_end(Http1* http, Half* half, Message* message, const Run* r
         if server.stream.ended or server.stream.absent or server.parser.lost:
             half.unjudged = True
         else:
-            half.stream.waits = WAIT_OFFER      # what follows is HTTP only if the answer says so
+            stream_wait(half.stream, WAIT_OFFER)    # what follows is HTTP only if the answer says so
 
 
 cdef void on_response_end(Http1* http, Half* half, Message* message, const Run* run) noexcept nogil:
@@ -587,10 +587,9 @@ cdef void read_run(Http1* http, Half* half, Run* run) noexcept nogil:
         judge_offer(http, half, run)
     if parser.kind == REQUEST and parser.message != NULL and run.segment_start and is_body_due(parser) and \
             http1_starts(REQUEST, run.data, run.size) >= 0 and may_be_next(http, entry_of(parser.message), run):
-        half.stream.waits = WAIT_BODY
+        stream_wait(half.stream, WAIT_BODY)
         half.weighed = 0
         half.looks = 0
-        half.stream.hurried = False
         return
     if parser.state == TRAILERS and run.segment_start and ends_without_crlf(http, half, run):
         return
@@ -706,7 +705,7 @@ cdef bint ends_without_crlf(Http1* http, Half* half, const Run* run) noexcept no
     starts = http1_starts(<Kind>parser.kind, run.data, run.size)
     if parser.kind == REQUEST:
         if starts == 1 or (starts == 0 and run.size > METHOD_LONGEST):      # a method, and a part of a target
-            half.stream.waits = WAIT_CRLF
+            stream_wait(half.stream, WAIT_CRLF)
         return half.stream.waits != WAIT_NONE
     if starts != 1:
         return False
