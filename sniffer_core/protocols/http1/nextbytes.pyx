@@ -12,8 +12,8 @@ from sniffer_core.protocols.http1.state cimport BODY_CLOSE, BODY_LENGTH, Parser
 from sniffer_core.tcp.stream cimport Held, Run, Stream, stream_copy, stream_front
 
 cdef enum:
-    LOOKS_MAX = 16              # at the client's next bytes, while pieces of them come late
-    WINDOW = 64 << 20           # bytes of a body that are looked for among those that wait
+    LOOKS_MAX = 16              # comparisons of the client's next bytes once a later response came
+    WINDOW = 64 << 20           # announced bytes of a body that are considered at most
 
 
 cdef bint may_be_next(const Http1* http, const Entry* entry, const Run* run) noexcept nogil:
@@ -24,17 +24,17 @@ cdef bint may_be_next(const Http1* http, const Entry* entry, const Run* run) noe
         if not server.stream.seen:
             return entry.expect
         if http.early.head != NULL and http.exchanges.head == entry:
-            return True     # it may have been answered before its first byte
+            return True     # an early response may answer it
         return run.ack > server.stream.next or is_unsure(http, entry, run.ack)
     return refuses(entry) and run.ack >= entry.answer_end
 
 
 cdef bint replies(const Half* server) noexcept nogil:
-    cdef uint8_t line[12]       # up to its code
+    cdef uint8_t line[12]       # version, SP and status code
     cdef const Held* front = stream_front(server.stream)
     return at_rest(&server.parser) and front != NULL and front.offset == server.stream.next and \
         http1_starts(RESPONSE, line, stream_copy(server.stream, front.offset, line, sizeof(line))) == 1 and \
-        memcmp(line + 9, b"408", 3) != 0    # a server may say that to nobody
+        memcmp(line + 9, b"408", 3) != 0    # 408 may answer no request
 
 
 cdef int64_t reply_ack(const Http1* http) noexcept nogil:
@@ -46,25 +46,25 @@ cdef int64_t reply_ack(const Http1* http) noexcept nogil:
 
 cdef Reading compare(const Http1* http, const Entry* entry, int64_t announced, int64_t acked, bint last,
                      uint8_t* bytes) noexcept nogil:
-    """What the bytes that wait look like: a body of `announced` bytes, or a request. `acked` of them were acknowledged.
+    """Whether the waiting bytes look like a body of `announced` bytes or a request.
 
-    `bytes` has room for a head.
+    A later response acknowledges `acked` of them. `bytes` is scratch space for limits.head bytes.
     """
     cdef const Stream* stream = http.client.stream
     cdef const Held* front = stream_front(stream)
     cdef uint32_t limit = http.base.context.limits.head
     cdef uint32_t size = stream_copy(stream, front.offset + announced, bytes, limit)
-    cdef bint filled = size == 0 and stream.top - stream.next == announced  # nothing was sent yet behind such a body
+    cdef bint filled = size == 0 and stream.top - stream.next == announced  # as many as announced
     cdef int begins = http1_starts(REQUEST, bytes, size) if size else 0
     cdef uint32_t head
     size = stream_copy(stream, front.offset, bytes, limit)
     head = http1_head(REQUEST, bytes, size)
     if http1_starts(REQUEST, bytes, size) < 0 or (entry.answered and begins == 1):
-        return BODY             # they are no request, or one stands behind as many bytes as announced
-    if acked >= announced and begins >= 0:      # as much was sent as announced, and it may be the body
+        return BODY             # no request, or a request begins right behind the announced bytes
+    if acked >= announced and begins >= 0:      # as many as announced were sent: maybe the body
         if filled and (last or acked == announced):
             return BODY
-        return REFUSED_BODY if last else UNDECIDED      # what is missing may come late
+        return REFUSED_BODY if last else UNDECIDED      # missing bytes may still come
     if acked > 0:
         if head and head <= acked:
             return NEXT_REQUEST
@@ -82,21 +82,21 @@ cdef Reading weigh_body(Http1* http, bint last) noexcept nogil:
     cdef Held* front = stream_front(half.stream)
     cdef int64_t announced = <int64_t>min(parser.remaining, <uint64_t>WINDOW) if parser.state == BODY_LENGTH else WINDOW
     cdef int64_t answered_to
-    cdef int64_t acked = -1         # what a later response acknowledges, from the first of the bytes
+    cdef int64_t acked = -1         # how many of the bytes a later response acknowledges
     cdef uint8_t* bytes
     cdef Reading verdict
     cdef bint missing
     if front == NULL or front.offset != half.stream.next:
         return BODY
-    missing = half.stream.held_bytes < max(half.stream.top, half.stream.end) - half.stream.next     # that may come late
+    missing = half.stream.held_bytes < max(half.stream.top, half.stream.end) - half.stream.next     # may still come
     last = last or ((server.stream.ended or server.stream.absent) and not missing)
     if not last and front.ack > server.stream.next:
-        return UNDECIDED            # until all is read that the client had read
+        return UNDECIDED            # until all responses that the client had received are read
     if entry.answered == 0 and server.stream.seen and not is_unsure(http, entry, front.ack) and \
             front.ack <= server.stream.next + (1 if server.stream.ended else 0) and http.early.head == NULL:
-        return BODY                 # the client sends it, asked or not
+        return BODY                 # no response can have refused it
     if entry.answered:
-        # An answer that ends with the connection is acknowledged with its head.
+        # A response that lasts until the connection ends is taken as received with its head.
         answered_to = entry.answer_end
         if answered_to < 0 and server.parser.state == BODY_CLOSE and server.parser.message != NULL:
             answered_to = as_http1(server.parser.message).head_end
@@ -111,7 +111,7 @@ cdef Reading weigh_body(Http1* http, bint last) noexcept nogil:
         if acked <= 0 and half.stream.top - half.stream.next < 2 * half.weighed:
             return UNDECIDED
         if acked > 0 and half.looks == LOOKS_MAX:
-            return UNDECIDED        # until the grace is over
+            return UNDECIDED        # until the grace period ends
     half.weighed = half.stream.top - half.stream.next
     half.looks += 1 if acked > 0 else 0
     bytes = <uint8_t*>malloc(http.base.context.limits.head)

@@ -1,7 +1,7 @@
 """One connection's HTTP/1.x: see session.pxd.
 
-Longer than most: its handlers call each other, as the head, the end and the loss of a message on one side may each
-bring about any of them on the other. What calls none of them stands in outgoing, nextbytes and sides.
+The module is long because its handlers call each other: the head, the end or the loss of a message on one side can
+trigger any handler of the other side. Code that calls none of the handlers is in outgoing, nextbytes and sides.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
@@ -44,8 +44,8 @@ from sniffer_core.tcp.stream cimport Run, Stream, stream_front, stream_wait
 cdef enum:
     LONG = 60_000_000           # µs after which an open message is reported
     PEEK = 256                  # bytes looked at to tell who is the server
-    TENTATIVE_MAX = 16          # responses in a row that may wait for what tells whether they are any
-    EARLY_MAX = 16              # responses in a row that may wait for the requests that they answer
+    TENTATIVE_MAX = 16          # tentative responses kept in a row
+    EARLY_MAX = 16              # early responses kept until their requests come
 
 cdef Protocol HTTP1
 
@@ -53,7 +53,7 @@ cdef Protocol HTTP1
 # ---- messages --------------------------------------------------------------------------------------------------------
 
 cdef void reject_tentative(Http1* http, Half* half) noexcept nogil:
-    """The tentative responses were none, and neither is what is read now."""
+    """Drops the tentative responses and the one that is being read: none of them is a message."""
     half.tentative = False
     drop_tentative(http)
     if half.parser.message != NULL:
@@ -63,7 +63,10 @@ cdef void reject_tentative(Http1* http, Half* half) noexcept nogil:
 
 
 cdef void accept_tentative(Http1* http, Half* half, bint proved) noexcept nogil:
-    """The tentative responses are responses, and so is what is read now. `proved`: that is certain."""
+    """Emits the tentative responses and believes the one that is being read.
+
+    If not `proved` and the client was seen, those that were only assumed to have no body are marked as such.
+    """
     cdef Message* message = pop(&http.tentative)
     half.tentative = False
     while message != NULL:
@@ -95,9 +98,9 @@ cdef bint contradicted(const Http1* http, const Half* half, const Message* messa
 
 cdef inline bint is_quiet(const Exchanges* exchanges, const Half* client, const Half* server,
                           const Message* request) noexcept nogil:
-    """Whether a request begins when nothing is in flight: its sender has read all that was sent, and all was answered.
+    """Whether a request begins when nothing is in flight: its sender has received all that the server sent.
 
-    Where first in, first out is certain, and requests are open, it is not asked.
+    Always False while the latest open request is proven and first in, first out is certain: nothing needs settling.
     """
     cdef const Entry* tail = exchanges.tail
     cdef int64_t ack = as_http1(request).ack
@@ -107,31 +110,33 @@ cdef inline bint is_quiet(const Exchanges* exchanges, const Half* client, const 
         return exchanges.beyond == 0 and (ack < 0 or ack == server.stream.next)
     if (exchanges.conn.from_start or exchanges.in_step) and not exchanges.responses_lost and \
             exchanges.head.proof == PROVEN and not exchanges.head.counted:
-        return False        # no response was lost, and the first of the requests has none
+        return False        # no response was lost, so the oldest request is still unanswered
     return (tail.proof != PROVEN or not exchanges_fifo(exchanges)) and \
         as_http1(request).start == client.parser.boundary and ack > tail.ack and ack == server.stream.next
 
 
 cdef inline bint has_begun(const Parser* client, const Message* response) noexcept nogil:
-    """Whether a response acknowledges a part of a request's head that is not whole yet."""
+    """Whether a response acknowledges a part of the unfinished head that the client's parser is reading."""
     return client.state == HEAD and client.first_offset < as_http1(response).ack
 
 
 cdef inline bint is_beyond(const Half* client, const Message* response) noexcept nogil:
-    """Whether a response acknowledges bytes that were not read: they wait behind an offer, or the end came before
-    them."""
+    """Whether a response acknowledges client bytes that were not read.
+
+    They wait for the response to an Upgrade or CONNECT, or the stream was ended before them.
+    """
     return as_http1(response).ack > client.stream.next + (1 if client.stream.ended else 0)
 
 
 cdef void on_request(Http1* http, Half* half, bint cut) noexcept nogil:
-    """A request's head, whole or cut: it takes its place in the queue."""
+    """Adds a request to the queue when its head was read. `cut`: the head is incomplete."""
     cdef Message* message = half.parser.message
-    cdef Half* other = &http.server      # direction of the server's bytes
+    cdef Half* other = &http.server
     cdef Exchanges* exchanges = &http.exchanges
     cdef Entry* tail
     cdef Entry* entry
     if other.tentative and at_rest(&other.parser) and as_http1(message).ack == other.stream.next:
-        accept_tentative(http, other, True)       # they end where this request's sender had read to
+        accept_tentative(http, other, True)       # they end where this request's ACK marks an end
     tail = exchanges.tail
     if is_quiet(exchanges, half, other, message):
         exchanges_settle(exchanges)
@@ -142,9 +147,9 @@ cdef void on_request(Http1* http, Half* half, bint cut) noexcept nogil:
         OPEN_MAX_ONE_SIDED if other.stream.absent else OPEN_MAX)
     if entry != NULL and tail != NULL and exchanges.head != entry and not exchanges.responses_lost and \
             not tail.lost and 0 <= tail.ack < as_http1(message).ack <= other.stream.next:
-        exchanges.sliding = True    # all that it acknowledges was read, and did not answer the one before
+        exchanges.sliding = True    # the client received new data, yet the request before is unanswered
         if not (exchanges.conn.from_start or exchanges.in_step):
-            exchanges_doubt(exchanges)      # or its answer was taken for something else
+            exchanges_doubt(exchanges)      # or its response was taken for something else
     if entry == NULL:
         return      # no memory: http1_frame() reads on, on_end() frees the message
     message_opened(http, half)
@@ -152,7 +157,7 @@ cdef void on_request(Http1* http, Half* half, bint cut) noexcept nogil:
             (message.resynced and not as_http1(message).sure)
             or (tail != NULL and tail.proof == TENTATIVE and exchanges.head != entry and
                 as_http1(message).start != half.parser.boundary)):
-        entry.proof = TENTATIVE      # or it follows one that is, and nothing else says that it is one
+        entry.proof = TENTATIVE      # at no sure boundary, and behind lost bytes or a tentative request
         exchanges.tentative = True
     if as_http1(message).ack >= 0:
         other.parser.boundary = as_http1(message).ack
@@ -163,11 +168,14 @@ cdef void on_request(Http1* http, Half* half, bint cut) noexcept nogil:
 
 
 cdef bint answer(Http1* http, Message* message, Match match) noexcept nogil:
-    """A final response finds its request. False: no memory; the message has no exchange then."""
+    """Pairs a final response with its request.
+
+    Returns False without memory: the message then has no exchange.
+    """
     cdef Half* client = &http.client
     cdef Entry* entry = entry_of(message)
     cdef Entry* asking      # the request that is being read
-    if entry != NULL:    # while it was in doubt
+    if entry != NULL:    # the placeholder of a tentative or early response
         exchange_release(&entry.exchange, &http.base.context.pool)
         message.exchange = NULL
     exchanges_count(&http.exchanges, as_http1(message).ack)
@@ -175,7 +183,7 @@ cdef bint answer(Http1* http, Message* message, Match match) noexcept nogil:
         emit_proven(http)
     if match == MATCH_ACKS and exchanges_by_acks(&http.exchanges) and (
             has_begun(&client.parser, message) or is_beyond(client, message)):
-        match = MATCH_NONE      # it may answer what was not read
+        match = MATCH_NONE      # it may answer a request that was not read whole
         exchanges_doubt(&http.exchanges)
     entry = exchanges_answer(&http.exchanges, http.base.conn, message, match)
     if entry == NULL:
@@ -183,21 +191,21 @@ cdef bint answer(Http1* http, Message* message, Match match) noexcept nogil:
     asking = NULL if client.parser.message == NULL else entry_of(client.parser.message)
     if asking != NULL and asking.proof == PROVEN and not (entry.exchange.known or entry.beyond) and \
             as_http1(message).ack > as_http1(client.parser.message).start:
-        asking.answer_lost = True       # this may be its answer, whatever was said before it
+        asking.answer_lost = True       # this response may be its answer
         asking.continued = False
     if client.stream.waits == WAIT_OFFER and entry.exchange.number >= http.offer and not switches(message, entry):
-        client.stream.waits = WAIT_NONE        # refused, or given up for what was asked after it
+        client.stream.waits = WAIT_NONE        # refused, or a later request was answered
     if entry.waiting != NULL:
         emit(http, entry.waiting)
         entry.waiting = NULL
     if http.exchanges.responses_lost and entry.exchange.known and http.exchanges.head == NULL and \
             as_http1(message).ack == client.stream.next and at_rest(&client.parser) and not http.exchanges.sliding:
-        http.exchanges.lost_since = False           # it answers the last of all: nothing is in flight
+        http.exchanges.lost_since = False           # it answers the last request: nothing is in flight
         exchanges_quiet(&http.exchanges, False)
     entry.answer_end = as_http1(message).end
     message.latency = -1
     if entry.end_read and entry.stamp_end <= message.stamp and match == MATCH_ACKS and (
-            not entry.end_unsure or entry.end == as_http1(message).ack):    # nothing came that may belong to it
+            not entry.end_unsure or entry.end == as_http1(message).ack):    # no bytes behind `end` were acknowledged
         message.latency = message.stamp - entry.stamp_end
     if as_http1(message).ack >= 0:
         http.client.parser.boundary = as_http1(message).ack
@@ -205,11 +213,11 @@ cdef bint answer(Http1* http, Message* message, Match match) noexcept nogil:
 
 
 cdef void on_tentative(Http1* http, Half* half, bint cut) noexcept nogil:
-    """A response's head, away from a sure boundary: it gets no request before it is proven."""
+    """Handles the head of a tentative response: it is paired only when it is believed."""
     cdef Message* message = half.parser.message
     cdef const Entry* entry = exchanges_pick(&http.exchanges, as_http1(message).ack, as_http1(message).start)
     if message.status == 101 or (entry != NULL and entry.connect):
-        reject_tentative(http, half)       # too much would follow from it
+        reject_tentative(http, half)       # if believed, it could end HTTP on the connection
         return
     http.tunnels = False
     if exchanges_unpaired(&http.exchanges, http.base.conn, message):
@@ -222,12 +230,12 @@ cdef void on_tentative(Http1* http, Half* half, bint cut) noexcept nogil:
 
 
 cdef void on_response(Http1* http, Half* half, bint cut) noexcept nogil:
-    """A response's head, whole or cut: it finds its request."""
+    """Handles a response's head: decides which request it answers. `cut`: the head is incomplete."""
     cdef Message* message = half.parser.message
     cdef const Half* other = &http.client
     cdef const Parser* client = &other.parser
     cdef Entry* entry
-    cdef bint unasked       # it answers no request that was read, or that is to come: none of them can be a HEAD
+    cdef bint unasked       # True: no request is open, begun or unread, so it cannot answer a HEAD
     cdef bint interim = 100 <= message.status < 200 and message.status != 101
     if half.tentative and as_http1(message).start == half.parser.boundary:
         accept_tentative(http, half, True)
@@ -236,10 +244,10 @@ cdef void on_response(Http1* http, Half* half, bint cut) noexcept nogil:
     if message.resynced and not as_http1(message).sure and other.stream.seen and as_http1(message).ack >= 0 and not cut:
         if interim or not exchanges_plausible(&http.exchanges, as_http1(message).ack, as_http1(message).start):
             if http.exchanges.uncounted and http.exchanges.tentative:
-                exchanges_count(&http.exchanges, as_http1(message).ack)     # what was lost may have answered them
+                exchanges_count(&http.exchanges, as_http1(message).ack)     # lost responses may have answered these
                 http.exchanges.uncounted = True
                 emit_proven(http)
-            http1_reject(&half.parser)      # nobody asked: a start line inside a body
+            http1_reject(&half.parser)      # no request can wait for it: a start line inside a body
             return
         half.tentative = True
     if interim:
@@ -277,10 +285,10 @@ cdef void on_response(Http1* http, Half* half, bint cut) noexcept nogil:
 
 
 cdef void disprove_body(Http1* http, Half* client, const Message* response) noexcept nogil:
-    """A response comes while the body of a request that was answered already is read.
+    """Ends the open request as malformed if its body was refused and `response` acknowledges bytes of that "body".
 
-    If that answer refused the body, the bytes are something else, which this response answers. They stand in no record,
-    for a head may be among them.
+    The bytes may then be another request, which `response` answers. They appear in no record: they may hold a head with
+    credentials.
     """
     cdef Message* message = client.parser.message
     cdef int64_t start = as_http1(message).head_end
@@ -294,24 +302,19 @@ cdef void disprove_body(Http1* http, Half* client, const Message* response) noex
 
 
 cdef inline bint switches(const Message* message, const Entry* entry) noexcept nogil:
-    """RFC 9110 sections 9.3.6 and 15.2.2: HTTP ends with this response's head, whatever length fields it has."""
+    """Whether HTTP ends with this response's head, whatever its length fields (RFC 9110 sections 9.3.6, 15.2.2)."""
     return message.status == 101 or (entry.connect and 200 <= message.status < 300)
 
-
-# Early responses. A server may answer before the request's head is whole (400, 408, 414, 431), even before its first
-# byte. Such a response belongs to the request that has begun or comes next, and waits for its head. One that
-# acknowledges no byte of it may also say that the connection was idle for too long (408): then the connection ends with
-# it. So it is paired only when a further response follows.
 
 # ---- early responses -------------------------------------------------------------------------------------------------
 
 # A server may answer before the request's head is whole (400, 408, 414, 431), even before its first byte. Such a
-# response belongs to the request that has begun or comes next, and waits for its head. One that acknowledges no byte of
-# it may also say that the connection was idle for too long (408): then the connection ends with it. So it is paired
-# only when a further response follows.
+# response belongs to the request that has begun or comes next, and waits for its head. A response that acknowledges no
+# byte of the request may belong to none: 408 also ends an idle connection. So it is paired only when a further response
+# follows.
 
 cdef bint comes_early(const Http1* http, const Half* half, const Message* message) noexcept nogil:
-    """Whether a final response in step has no request yet, and may get one."""
+    """Whether a final response may have been sent before its request's head was complete."""
     cdef const Half* client = &http.client
     cdef const Exchanges* queue = &http.exchanges
     if as_http1(message).ack < 0 or message.resynced or message.status == 101 or not exchanges_fifo(queue) or \
@@ -320,7 +323,7 @@ cdef bint comes_early(const Http1* http, const Half* half, const Message* messag
     if http.early.head != NULL:
         return True
     if queue.head != NULL:
-        return queue.head.start >= as_http1(message).ack      # read late: behind a hole, its request has come since
+        return queue.head.start >= as_http1(message).ack      # the request came before this response was read
     if client.stream.ended:
         return False
     if client.parser.message != NULL and client.parser.message.exchange != NULL and is_body_due(&client.parser):
@@ -329,7 +332,7 @@ cdef bint comes_early(const Http1* http, const Half* half, const Message* messag
 
 
 cdef void on_early(Http1* http, Half* half, bint cut) noexcept nogil:
-    """A response's head, before that of its request."""
+    """Handles the head of an early response: one sent before its request's head was complete."""
     cdef const Parser* client = &http.client.parser
     cdef bint named = client.state == HEAD and client.buffer_size >= 5 and http.early.head == NULL and \
         http.exchanges.head == NULL
@@ -337,13 +340,14 @@ cdef void on_early(Http1* http, Half* half, bint cut) noexcept nogil:
     http.tunnels = False
     if exchanges_unpaired(&http.exchanges, http.base.conn, half.parser.message):
         message_opened(http, half)
-    if not cut:     # who has read no method cannot mean a HEAD; one that was read and is not in the capture may be that
+    # A server that has read no method answers no HEAD, unless the response acknowledges bytes that were not read.
+    if not cut:
         http1_frame(&half.parser, named and memcmp(client.buffer, b"HEAD ", 5) == 0,
                     not is_beyond(&http.client, half.parser.message))
 
 
 cdef void match_early(Http1* http, bint further) noexcept nogil:
-    """Requests have come: the early responses get theirs. `further`: another response follows them."""
+    """Pairs the early responses with the requests that have come. `further`: another response follows them."""
     cdef Half* half = &http.server
     cdef Message* message
     cdef Entry* entry
@@ -370,7 +374,10 @@ cdef void match_early(Http1* http, bint further) noexcept nogil:
 
 
 cdef void end_early(Http1* http) noexcept nogil:
-    """The server says no more: only the response to a request that has begun is still paired."""
+    """Called at the end of the server's direction: drops the early responses.
+
+    A single one is kept if it acknowledges a part of a head that is still being read.
+    """
     cdef const Parser* client = &http.client.parser
     cdef const Message* first = http.early.head
     if first != NULL and (http.exchanges.head != NULL or first.next != NULL or client.state != HEAD or
@@ -379,7 +386,7 @@ cdef void end_early(Http1* http) noexcept nogil:
 
 
 cdef void drop_early(Http1* http) noexcept nogil:
-    """No request comes for the early responses: they stay unpaired."""
+    """Emits the early responses unpaired."""
     cdef Message* message = pop(&http.early)
     while message != NULL:
         if answer(http, message, MATCH_NONE):
@@ -392,7 +399,10 @@ cdef void drop_early(Http1* http) noexcept nogil:
 # ---- ends and losses -------------------------------------------------------------------------------------------------
 
 cdef void on_end(Http1* http, Half* half, const Run* run) noexcept nogil:
-    """The parser's message has ended: it is emitted, or waits, or is none. `run`: what is left of its segment."""
+    """Handles the end of the parser's message: emits, keeps or drops it.
+
+    `run`: the rest of the run that it ended in, or NULL.
+    """
     cdef Message* message = half.parser.message
     half.parser.message = NULL
     if message.exchange == NULL:
@@ -421,13 +431,13 @@ cdef void on_request_end(Http1* http, Half* half, Message* message, const Run* r
     if entry.proof == TENTATIVE:
         entry.waiting = message
         if contradicted(http, half, message, run):
-            exchanges_refute(&http.exchanges)       # the message is one of those that it frees
+            exchanges_refute(&http.exchanges)       # frees the message too
             http1_skip(&half.parser)
             on_lost(http, half, start, False, -1)
         return
     if message.incomplete == INCOMPLETE_MALFORMED_ and message.anomalies & BIT_BAD_HEADER_LINE and \
             half.parser.framing.transfer and half.parser.framing.chunked and message.missing < 0:
-        on_lost(http, half, as_http1(message).end - 1, False, -1)   # the next request stands among its trailers
+        on_lost(http, half, as_http1(message).end - 1, False, -1)   # a request may have been read as its trailers
     emit(http, message)
     if half.tunnel_next:
         half.tunnel_next = False
@@ -437,7 +447,7 @@ cdef void on_request_end(Http1* http, Half* half, Message* message, const Run* r
         if server.stream.ended or server.stream.absent or server.parser.lost:
             half.unjudged = True
         else:
-            stream_wait(half.stream, WAIT_OFFER)    # what follows is HTTP only if the answer says so
+            stream_wait(half.stream, WAIT_OFFER)    # only the response says whether HTTP follows
 
 
 cdef void on_response_end(Http1* http, Half* half, Message* message, const Run* run) noexcept nogil:
@@ -470,7 +480,7 @@ cdef void on_response_end(Http1* http, Half* half, Message* message, const Run* 
 
 
 cdef void switch_client(Http1* http, const Entry* entry) noexcept nogil:
-    """The server has switched to a tunnel: so does the client, behind the request that it may still be sending.
+    """Switches the client's direction to a tunnel after the server's: at once, or behind the request being sent.
 
     RFC 9110 section 7.8: an Upgrade's request is sent to its end. Section 9.3.6: a CONNECT has no content.
     """
@@ -488,9 +498,10 @@ cdef void switch_client(Http1* http, const Entry* entry) noexcept nogil:
 
 
 cdef void on_lost(Http1* http, Half* half, int64_t start, bint between, int64_t acked) noexcept nogil:
-    """The parser lost its place at offset `start`; `between`: between two messages, so that one at least is lost whole.
+    """Notes that a parser lost its place at offset `start`.
 
-    `acked`: who sent what was lost had received no more of the other direction than up to there; -1: unknown.
+    `between`: it was between two messages, so at least one whole message is taken as lost.
+    `acked`: the most that the sender of the lost bytes had received of the other direction (an offset); -1: unknown.
     """
     cdef Half* other
     if half.parser.kind == REQUEST:
@@ -502,26 +513,26 @@ cdef void on_lost(Http1* http, Half* half, int64_t start, bint between, int64_t 
             entry_of(other.parser.message).answer_lost = True
         give_up_offer(other)
         if other.stream.waits == WAIT_BODY or other.stream.waits == WAIT_CRLF:
-            judge_body(http, True)   # what was lost may have answered the bytes that it waits with
+            judge_body(http, True)   # the response that would decide may be lost
     drop_early(http)
 
 
 cdef void give_up_offer(Half* client) noexcept nogil:
-    """The answer to an Upgrade or CONNECT will not be read: the bytes behind it must tell what they are."""
+    """Stops waiting for the response to an Upgrade or CONNECT: the client's next bytes decide what they are."""
     if client.stream.waits == WAIT_OFFER:
         client.stream.waits = WAIT_NONE
         client.unjudged = True
 
 
 cdef void on_not_http(Http1* http, Half* half) noexcept nogil:
-    """The direction began with something else than HTTP/1."""
+    """Handles a direction that began with something other than HTTP/1."""
     cdef Half* other = half.other
     cdef int protocol = half.parser.protocol
     if protocol == PROTOCOL_OTHER and other.parser.spoke:
-        http1_skip(&half.parser)        # the other side speaks HTTP: the middle of a long body, most likely
+        http1_skip(&half.parser)        # the other side speaks HTTP, so this is most likely a long body
         return
     if other.parser.state == DEAD:
-        pass        # counted when the other side spoke
+        pass        # the connection was counted with the other direction
     elif protocol == PROTOCOL_TLS:
         http.base.context.counters[<int>Counter.FLOWS_TLS] += 1
         note(http.base.context, http.base.conn, NOTICE_TLS)
@@ -534,13 +545,13 @@ cdef void on_not_http(Http1* http, Half* half) noexcept nogil:
     http.leaving = True
     http1_kill(&half.parser)
     if half.parser.kind == REQUEST and protocol != PROTOCOL_OTHER:
-        return      # the server may answer in HTTP/1 all the same: 400 to what it does not understand
+        return      # the server may still answer in HTTP/1, such as with a 400
     drop_open(http, other)
     http1_kill(&other.parser)
 
 
 cdef void act(Http1* http, Half* half, Event event, const Run* run) noexcept nogil:
-    """Does what an event of the parser asks for."""
+    """Calls the handler of a parser's event."""
     if event == EVENT_HEAD:
         if half.parser.kind == REQUEST:
             on_request(http, half, False)
@@ -556,7 +567,7 @@ cdef void act(Http1* http, Half* half, Event event, const Run* run) noexcept nog
         if half.parser.message != NULL:
             on_end(http, half, run)
     elif event == EVENT_HEAD_LOST and half.parser.kind == REQUEST:
-        if http.early.head == NULL:     # else its answer takes the number
+        if http.early.head == NULL:     # otherwise an early response takes the number
             http.exchanges.next_number += 1
     elif event == EVENT_NOT_HTTP:
         on_not_http(http, half)
@@ -565,7 +576,7 @@ cdef void act(Http1* http, Half* half, Event event, const Run* run) noexcept nog
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 cdef inline void report_long(Http1* http, Half* half) noexcept nogil:
-    """Reports the open message, once, where it has been open for long."""
+    """Reports the open message, once, when it has been open for LONG."""
     cdef const Message* message = half.parser.message
     if message == NULL or half.long_open or message.exchange == NULL or http.base.context.now - half.opened < LONG:
         return
@@ -576,7 +587,7 @@ cdef inline void report_long(Http1* http, Half* half) noexcept nogil:
 
 
 cdef void read_run(Http1* http, Half* half, Run* run) noexcept nogil:
-    """Lets the parser read a run that starts at stream.next; what must wait stays in `run`."""
+    """Parses a run that starts at stream.next. Bytes that must wait stay in `run`."""
     cdef Parser* parser = &half.parser
     cdef Stream* stream = half.stream
     cdef Event event
@@ -601,11 +612,11 @@ cdef void read_run(Http1* http, Half* half, Run* run) noexcept nogil:
         if parser.message != NULL and as_http1(parser.message).start < run.offset:
             entry = entry_of(parser.message)
             if entry != NULL and entry.proof == TENTATIVE:
-                drop_open(http, half)      # a sure boundary inside of it: it was none
+                drop_open(http, half)      # a sure boundary lies inside it, so it is no message
                 http1_skip(parser)
         elif parser.state == HEAD and parser.first_offset < run.offset and entry != NULL and \
                 entry.proof == TENTATIVE:
-            exchanges_refute(&http.exchanges)       # ... or inside of what would follow it
+            exchanges_refute(&http.exchanges)       # a sure boundary lies inside the next head
             http1_skip(parser)
             on_lost(http, half, parser.first_offset, False, -1)
     while True:
@@ -620,7 +631,7 @@ cdef void read_run(Http1* http, Half* half, Run* run) noexcept nogil:
         stream.next = run.offset
         if parser.state == SKIP and state != SKIP and parser.lost:
             if parser.kind == REQUEST:
-                exchanges_refute(&http.exchanges)   # no message follows what was taken for one
+                exchanges_refute(&http.exchanges)   # no message follows the tentative ones
             elif half.tentative:
                 reject_tentative(http, half)
             on_lost(http, half, offset, False, -1)
@@ -633,7 +644,7 @@ cdef void read_run(Http1* http, Half* half, Run* run) noexcept nogil:
 
 
 cdef void skip_gap(Http1* http, Half* half, int64_t start, int64_t size) noexcept nogil:
-    """`size` bytes at `start` are missing for good; stream.next stands behind them."""
+    """Handles `size` lost bytes at offset `start`; stream.next is already behind them."""
     cdef Parser* parser = &half.parser
     cdef Stream* stream = half.stream
     cdef Event event
@@ -642,14 +653,14 @@ cdef void skip_gap(Http1* http, Half* half, int64_t start, int64_t size) noexcep
     cdef int64_t mark = parser.boundary if parser.kind == REQUEST else exchanges_mark(&http.exchanges, start, -1)
     cdef bint refused = parser.kind == REQUEST and parser.message != NULL and parser.message.exchange != NULL and \
         is_body_due(parser) and refuses(entry_of(parser.message))
-    cdef bint between = refused or at_rest(parser) or start <= mark < start + size or (    # or a head with it
+    cdef bint between = refused or at_rest(parser) or start <= mark < start + size or (    # or a head is lost
         parser.state == HEAD and parser.candidate and (parser.first_sure or parser.line_end > 0))
     if stream.count and stream_front(stream).offset == stream.next:
         acked = stream_front(stream).acked_at
     elif stream.acked >= stream.next:
         acked = stream.acked_at
     half.gapping = True
-    if refused:         # the body, or the next request
+    if refused:         # the lost bytes may be the body or the next request
         http1_cease(parser, INCOMPLETE_GAP_, 0)
         on_end(http, half, NULL)
     while True:
@@ -658,7 +669,7 @@ cdef void skip_gap(Http1* http, Half* half, int64_t start, int64_t size) noexcep
             break
         if event == EVENT_HEAD_LOST or (
                 event == EVENT_END and size > 0 and parser.state == DONE and parser.after == START):
-            between = True      # or the gap goes on behind a body of known length
+            between = True      # a head is lost, or the gap extends past a body of known length
         act(http, half, event, NULL)
     half.gapping = False
     if half.tentative and parser.message == NULL:
@@ -670,7 +681,7 @@ cdef void skip_gap(Http1* http, Half* half, int64_t start, int64_t size) noexcep
 # ---- what the client's next bytes are, where HTTP alone does not say it ----------------------------------------------
 
 cdef void judge_offer(Http1* http, Half* half, const Run* run) noexcept nogil:
-    """The client's bytes behind an Upgrade or CONNECT: a tunnel, or, where they begin as a request does, HTTP/1."""
+    """Decides whether the client's bytes behind an Upgrade or CONNECT are HTTP/1 or a tunnel."""
     cdef Half* other = &http.server
     if half.tunnel_next:
         if half.parser.message == NULL:
@@ -691,9 +702,11 @@ cdef void judge_offer(Http1* http, Half* half, const Run* run) noexcept nogil:
 
 
 cdef bint ends_without_crlf(Http1* http, Half* half, const Run* run) noexcept nogil:
-    """Where trailers may begin, or the last CRLF is due: whether the client must wait, for its run may be a request.
+    """Handles a start line where trailers or the last CRLF of a chunked body are due. True: the run must wait.
 
-    A response ends here if its run begins with another: whole, where a request waits for that one.
+    An open request waits, for the run may be the next request. An open response ends if the run begins another one. It
+    is whole if it is not tentative and a request waits for the other one, or the client was never seen. Otherwise it is
+    malformed.
     """
     cdef Parser* parser = &half.parser
     cdef Half* client = &http.client
@@ -704,12 +717,12 @@ cdef bint ends_without_crlf(Http1* http, Half* half, const Run* run) noexcept no
         return False
     starts = http1_starts(<Kind>parser.kind, run.data, run.size)
     if parser.kind == REQUEST:
-        if starts == 1 or (starts == 0 and run.size > METHOD_LONGEST):      # a method, and a part of a target
+        if starts == 1 or (starts == 0 and run.size > METHOD_LONGEST):      # a method and a part of a target
             stream_wait(half.stream, WAIT_CRLF)
         return half.stream.waits != WAIT_NONE
     if starts != 1:
         return False
-    if client.stream.waits == WAIT_CRLF and run.ack > client.stream.next:      # the later response that it waits for
+    if client.stream.waits == WAIT_CRLF and run.ack > client.stream.next:      # the response that decides
         read_as(http, weigh_trailers(http, run.ack - client.stream.next, True))
         if not is_readable(half, run.ack):
             return True
@@ -722,7 +735,10 @@ cdef bint ends_without_crlf(Http1* http, Half* half, const Run* run) noexcept no
 
 
 cdef bint judge_body(Http1* http, bint last) noexcept nogil:
-    """The client waits (WAIT_BODY or WAIT_CRLF): returns whether it was decided what its next bytes are."""
+    """Tries to decide what the bytes of a waiting client (WAIT_BODY or WAIT_CRLF) are. True: they were decided.
+
+    `last`: nothing more will tell.
+    """
     cdef Reading verdict
     if http.early.head != NULL and replies(&http.server):
         match_early(http, True)
@@ -736,7 +752,7 @@ cdef bint judge_body(Http1* http, bint last) noexcept nogil:
 
 
 cdef void read_as(Http1* http, Reading verdict) noexcept nogil:
-    """The client waits no longer: its next bytes are what `verdict` says."""
+    """Ends the client's wait and reads its next bytes as `verdict` says."""
     cdef Half* half = &http.client
     cdef Parser* parser = &half.parser
     cdef int64_t start = half.stream.next
@@ -751,7 +767,7 @@ cdef void read_as(Http1* http, Reading verdict) noexcept nogil:
     else:
         http1_cease(parser, INCOMPLETE_MALFORMED_, 0)
     on_end(http, half, NULL)
-    if verdict == REFUSED_BODY:     # nobody can tell: a head in it must not stand in a body in clear
+    if verdict == REFUSED_BODY:     # undecidable: read as a body, the bytes could show a head's credentials
         on_lost(http, half, start, False, -1)
 
 
@@ -763,7 +779,7 @@ cdef void finish_half(Http1* http, Half* half, Incomplete reason) noexcept nogil
         if event == EVENT_MORE:
             break
         if event == EVENT_HEAD_LOST and half.parser.kind == REQUEST and exchanges_by_acks(&http.exchanges):
-            on_lost(http, half, half.parser.first_offset, True, -1)     # what comes may answer that head
+            on_lost(http, half, half.parser.first_offset, True, -1)     # a response may still answer that head
         act(http, half, event, NULL)
     if half.tentative:
         accept_tentative(http, half, False)
@@ -773,7 +789,7 @@ cdef void finish_half(Http1* http, Half* half, Incomplete reason) noexcept nogil
 
 
 cdef inline bint is_dead(const Parser* one, const Parser* other) noexcept nogil:
-    """Whether one side does not speak HTTP/1, and the other has not answered it in HTTP/1."""
+    """Whether `one` does not speak HTTP/1, and `other` does not either or is skipping bytes."""
     return one.state == DEAD and (other.state == DEAD or other.state == SKIP)
 
 
@@ -785,7 +801,7 @@ cdef inline Half* half_of(Session* session, Side side) noexcept nogil:
 
 
 cdef void leave(Http1* http) noexcept nogil:
-    """Says to the flow whether there is still HTTP to read."""
+    """Tells the flow, by `heir` or `reason`, if neither direction has HTTP to read any more."""
     cdef const Parser* client = &http.client.parser
     cdef const Parser* server = &http.server.parser
     http.base.reason = 0
@@ -856,7 +872,7 @@ cdef void on_data(Session* session, Side side, Run* run) noexcept nogil:
     cdef Half* half = half_of(session, side)
     cdef const Entry* first = half.http.exchanges.head
     if side != CLIENT and not half.parser.begun and first != NULL and 0 <= first.ack < run.offset:
-        exchanges_doubt(&half.http.exchanges)   # what was sent to it in between is not in the capture
+        exchanges_doubt(&half.http.exchanges)   # an earlier response may be missing from the capture
     begin(half)
     read_run(half.http, half, run)
     if half.http.leaving:
@@ -885,7 +901,7 @@ cdef void on_side_end(Session* session, Side side, Incomplete reason) noexcept n
 cdef void on_resume(Session* session, Side side) noexcept nogil:
     cdef Half* half = half_of(session, side)
     if not half.in_step and half.parser.state != TUNNEL and half.parser.state != DEAD:
-        http1_skip(&half.parser)    # what was cut was emitted: its rest belongs to nothing
+        http1_skip(&half.parser)    # the cut message was emitted already: skip its rest
         half.parser.lost = True
         on_lost(half.http, half, half.stream.next, False, -1)
 
@@ -903,8 +919,10 @@ cdef bint resolve(Session* session, Side side, bint last) noexcept nogil:
 
 
 cdef bint overtakes(const Session* session, Side side) noexcept nogil:
-    """The answer that the client waits for is read at once. Where it waits for a later one, this side ends its
-    message."""
+    """Whether the server's bytes are read before the waiting client's.
+
+    They are if the client waits for the response to an Upgrade or CONNECT, or a response is still being read.
+    """
     cdef const Http1* http = <const Http1*>session
     return http.client.stream.waits == WAIT_OFFER or not at_rest(&http.server.parser)
 
