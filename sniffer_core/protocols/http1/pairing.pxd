@@ -52,7 +52,7 @@ cdef struct Entry:          # of the queue
     uint8_t lost            # stands for lost bytes of the request stream, not for a request that was seen
     uint8_t beyond          # a request beyond OPEN_MAX: only its number and whether it is CONNECT or HEAD are known
     uint8_t unpaired        # made by exchanges_unpaired()
-    uint8_t counted         # exchanges_count() has counted a response for it
+    uint8_t counted         # a response was counted for it, or it is lost bytes that may need none
     uint8_t connect
     uint8_t head
     uint8_t upgrade
@@ -80,7 +80,8 @@ cdef struct Exchanges:
     uint32_t methods_first  # index of the first of them in `methods`
     Conn* conn
     bint in_step            # a request began when nothing was in flight, and the server had sent a message
-    bint responses_lost     # bytes of unknown extent were lost from the response stream, or a request may be answered
+    bint responses_lost     # bytes of unknown extent were lost from the response stream, or a request may have been
+                            # answered unseen
     bint lost_since         # `responses_lost` was set since the latest request that began when nothing was in flight
     bint lost_between       # the lost bytes began between two responses: at least one response is lost whole
     bint uncounted          # no response was counted since the loss: how many were lost is unknown
@@ -97,15 +98,16 @@ cdef void exchanges_settle(Exchanges* queue) noexcept nogil
 cdef void exchanges_doubt(Exchanges* queue) noexcept nogil
     # Lets the ACKs decide from here on, for a request may have been answered unseen.
 cdef void exchanges_quiet(Exchanges* queue, bint in_step) noexcept nogil
-    # Notes that a request begins when nothing is in flight. First in, first out applies again, unless a doubt arose since
-    # the last such request: its cause may have been an early response to the new one. `in_step`: see Exchanges.
+    # Notes that a request begins when nothing is in flight. First in, first out applies again, unless a doubt arose
+    # since the last such request: its cause may have been an early response to the new one. `in_step`: see Exchanges.
 cdef Entry* exchanges_request(
     Exchanges* queue, Conn* conn, Message* message, const Carry* carry, uint32_t most) noexcept nogil
     # Adds an entry for a request at the tail; `message` refers to it then. Returns NULL without memory.
 cdef void exchanges_lost_request(Exchanges* queue, Conn* conn, int64_t start, int64_t end, int64_t ack,
                                  bint whole) noexcept nogil
-    # Notes that bytes of unknown extent were lost from the request stream at `start`. `whole`: at least one whole request
-    # is among them. Reading continues at `end`. The sender of the lost bytes had received at most `ack` (-1: unknown).
+    # Notes that bytes of unknown extent were lost from the request stream at `start`. `whole`: at least one whole
+    # request is among them. Reading continues at `end`. The sender of the lost bytes had received at most `ack` (-1:
+    # unknown).
 cdef void exchanges_lost_responses(Exchanges* queue, bint whole) noexcept nogil
     # Notes that bytes of unknown extent were lost from the response stream. `whole`: at least one whole response is
     # among them.
@@ -115,8 +117,8 @@ cdef void exchanges_informational(Exchanges* queue, uint16_t status) noexcept no
 cdef bint exchanges_plausible(const Exchanges* queue, int64_t ack, int64_t start) noexcept nogil
     # Whether a request can wait for a response that was found after a gap.
 cdef void exchanges_count(Exchanges* queue, int64_t ack) noexcept nogil
-    # Counts a final response for the oldest entry that has none, which proves that entry. The first response after a loss
-    # proves every request that it acknowledges.
+    # Counts a final response for the oldest entry that has none, which proves that entry. After a loss, the first
+    # response proves every request that it acknowledges.
 cdef Entry* exchanges_pick(Exchanges* queue, int64_t ack, int64_t start) noexcept nogil
     # The entry that a final response answers; NULL if there is none or it is in doubt.
 cdef bint exchanges_unpaired(Exchanges* queue, Conn* conn, Message* message) noexcept nogil

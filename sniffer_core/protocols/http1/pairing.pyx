@@ -23,7 +23,7 @@ cdef void exchanges_init(Exchanges* queue, Conn* conn, Pool* pool, uint64_t* cou
 
 
 cdef void pop(Exchanges* queue) noexcept nogil:
-    """Takes the head out; a message that still waits there was none."""
+    """Removes the head. If it is still tentative, its message is dropped."""
     cdef Entry* entry = queue.head
     queue.head = entry.next
     if queue.head == NULL:
@@ -36,7 +36,7 @@ cdef void pop(Exchanges* queue) noexcept nogil:
 
 
 cdef void give_up(Exchanges* queue) noexcept nogil:
-    """Takes the head out, unanswered."""
+    """Removes the head and counts it as unanswered if it is a proven request."""
     if queue.head.exchange.known and queue.head.proof == PROVEN:
         queue.counters[<int>Counter.REQUESTS_UNANSWERED] += 1
     pop(queue)
@@ -53,7 +53,7 @@ cdef void exchanges_free(Exchanges* queue) noexcept nogil:
 
 
 cdef void give_up_beyond(Exchanges* queue) noexcept nogil:
-    """Where responses do not come by count any longer, numbers of requests are of no use."""
+    """Forgets the requests beyond OPEN_MAX: only pairing by count could use their numbers."""
     queue.counters[<int>Counter.REQUESTS_UNANSWERED] += queue.beyond
     queue.beyond = 0
     forget_methods(queue)
@@ -67,7 +67,7 @@ cdef void forget_methods(Exchanges* queue) noexcept nogil:
 
 
 cdef bint push_beyond(Exchanges* queue, const Entry* entry) noexcept nogil:
-    """Keeps of a request what its answer needs: its number, and whether it is CONNECT or HEAD. False: no memory."""
+    """Keeps what a request's response needs: its number, and whether it is CONNECT or HEAD. False without memory."""
     cdef uint32_t end = queue.methods_first + queue.beyond
     cdef uint32_t space
     cdef uint8_t* methods
@@ -90,7 +90,7 @@ cdef bint push_beyond(Exchanges* queue, const Entry* entry) noexcept nogil:
 
 
 cdef void pop_beyond(Exchanges* queue, Entry* entry) noexcept nogil:
-    """The entry is that of the first request beyond the queue."""
+    """Makes `entry` the first request beyond OPEN_MAX."""
     cdef uint8_t method = queue.methods[queue.methods_first]
     entry.beyond = True
     entry.exchange.number = queue.beyond_number
@@ -132,7 +132,7 @@ cdef bint exchanges_fifo(const Exchanges* queue) noexcept nogil:
 
 
 cdef bint is_sure(const Exchanges* queue) noexcept nogil:
-    """Whether each entry stands for one request."""
+    """Whether each entry is exactly one request: none is lost bytes or tentative."""
     cdef const Entry* entry = queue.head
     while entry != NULL and not entry.lost and entry.proof == PROVEN:
         entry = entry.next
@@ -140,20 +140,23 @@ cdef bint is_sure(const Exchanges* queue) noexcept nogil:
 
 
 cdef void push(Exchanges* queue, Entry* entry, uint32_t most, bint sure) noexcept nogil:
-    """`sure`: it is a request; what may be none cannot be counted."""
+    """Adds an entry at the tail, which may drop the oldest.
+
+    `most`: the queue's limit. Only an entry that is a request for `sure` can be kept by its number beyond it.
+    """
     if sure and most == OPEN_MAX and (queue.beyond or (queue.count >= most and is_sure(queue))) and \
             exchanges_fifo(queue) and push_beyond(queue, entry):
         return
     give_up_beyond(queue)
     while queue.count >= most:
         give_up(queue)
-        exchanges_doubt(queue)      # first in, first out would be wrong from here on
+        exchanges_doubt(queue)      # the dropped entry's response would be paired with the next request
     entry.exchange.references += 1
     if queue.tail == NULL:
         queue.head = entry
     else:
         if queue.tail.lost and queue.tail.end != entry.start:
-            queue.tail.ack = -1     # bytes between them were skipped, with whatever began in them
+            queue.tail.ack = -1     # bytes between them were skipped, which may hold requests
         queue.tail.next = entry
     queue.tail = entry
     queue.count += 1
@@ -202,7 +205,7 @@ cdef inline bint hex_lower(const uint8_t* text, uint32_t size) noexcept nogil:
 
 
 cdef void read_traceparent(Entry* entry, const uint8_t* value, uint32_t size) noexcept nogil:
-    """W3C Trace Context, section 3.2: version-traceid-parentid-flags; more may follow in versions after 00."""
+    """Reads version-traceid-parentid-flags (W3C Trace Context, section 3.2). Versions after 00 may add more."""
     if size < 55 or value[2] != 45 or value[35] != 45 or value[52] != 45:
         return
     if memcmp(value, b"00", 2) == 0:
@@ -221,7 +224,7 @@ cdef void read_traceparent(Entry* entry, const uint8_t* value, uint32_t size) no
 
 cdef inline const uint8_t* find_authority(const Message* message, const Field* host, bint connect,
                                           uint32_t* size) noexcept nogil:
-    """The text that names the host that was asked, by the target or else by `host`, which may be NULL."""
+    """The text that names the requested host: from the target, or else from the field `host`, which may be NULL."""
     cdef const uint8_t* asked = NULL
     if not find_in_target(message.text + message.target.at, message.target.size, connect, &asked, size) and \
             host != NULL:
@@ -265,7 +268,7 @@ cdef Entry* exchanges_request(
             trace = field
             traces += 1
     connect = message.method.size == 7 and memcmp(message.text + message.method.at, b"CONNECT", 7) == 0
-    # Several Host fields are an error (RFC 9112 section 3.2): none is known to count.
+    # Several Host fields are an error (RFC 9112 section 3.2), so none is used.
     asked = find_authority(message, host if hosts == 1 and not carry.no_host else NULL, connect, &asked_size)
     entry = new_exchange(queue, conn, text + asked_size)
     if entry == NULL:
@@ -286,7 +289,7 @@ cdef Entry* exchanges_request(
             entry.exchange.carried_present |= <uint8_t>(1 << k)
     entry.exchange.authority.at = at
     entry.exchange.authority.size = write_authority(asked, asked_size, entry.exchange.text + at)
-    if traces == 1:     # section 4.3: several make none valid
+    if traces == 1:     # W3C Trace Context, section 4.3: if there are several, none is valid
         read_traceparent(entry, message.text + trace.value.at, trace.value.size)
     push(queue, entry, most, as_http1(message).sure or not message.resynced)
     entry.exchange.references += 1
@@ -295,7 +298,7 @@ cdef Entry* exchanges_request(
 
 
 cdef Text put(Entry* entry, uint32_t* at, const uint8_t* source, Text text) noexcept nogil:
-    """Copies a slice of `source` to the entry's text at `at`, which moves on."""
+    """Copies a slice of `source` to the entry's text at `at`, and advances `at`."""
     cdef Text copy
     copy.at = at[0]
     copy.size = text.size
@@ -305,13 +308,13 @@ cdef Text put(Entry* entry, uint32_t* at, const uint8_t* source, Text text) noex
 
 
 cdef void refute(Exchanges* queue, Entry* entry) noexcept nogil:
-    """What was taken for a request was none; its entry stays where it is."""
+    """Marks a tentative entry as no request and frees its message. The entry stays in the queue."""
     queue.counters[<int>Counter.MESSAGES_TENTATIVE_DROPPED] += 1
     entry.proof = REFUTED
     if entry.waiting != NULL:
         message_free(entry.waiting, queue.pool)
         entry.waiting = NULL
-        entry.exchange.references -= 1       # the message's; the queue's remains
+        entry.exchange.references -= 1       # that of the message; the queue keeps its own
 
 
 cdef void exchanges_refute(Exchanges* queue) noexcept nogil:
@@ -336,7 +339,7 @@ cdef void exchanges_lost_request(Exchanges* queue, Conn* conn, int64_t start, in
             queue.tail.counted = False
         queue.tail.ack = ack if start == queue.tail.end and 0 <= queue.tail.ack <= ack else -1
         queue.tail.end = end
-        return      # the losses touch: one entry says all that is known
+        return      # no request between the losses: one entry stands for both
     entry = new_exchange(queue, conn, 0)
     if entry == NULL:
         return
@@ -387,8 +390,8 @@ cdef bint exchanges_plausible(const Exchanges* queue, int64_t ack, int64_t start
                 lost = True
             else:
                 if before != NULL and not queue.sliding:
-                    # Its sender had received more than that of the one before: then that was answered, as in
-                    # exchanges_pick().
+                    # The client had received more when it sent this entry than when it sent the one before: that one
+                    # was answered, as in exchanges_pick().
                     if before.lost:
                         waiting = 0
                         lost = lost and not 0 <= before.ack < entry.ack
@@ -415,13 +418,13 @@ cdef bint exchanges_no_head(const Exchanges* queue, int64_t ack, int64_t start) 
 
 cdef void exchanges_count(Exchanges* queue, int64_t ack) noexcept nogil:
     cdef Entry* entry = queue.head
-    while queue.tentative and entry != NULL:      # a sure boundary, which came late
+    while queue.tentative and entry != NULL:      # this response's ACK marks a sure boundary
         if entry.proof == TENTATIVE and entry.start == ack:
             entry.proof = PROVEN
         entry = entry.next
     entry = queue.head
     if queue.uncounted:
-        # How many responses came before it nobody knows: each request that it acknowledges may have its own.
+        # Unknown how many responses were lost: each request that this one acknowledges may have been answered.
         queue.uncounted = False
         while entry != NULL:
             if entry.proof == TENTATIVE and 0 <= entry.end <= ack:
@@ -450,19 +453,18 @@ cdef Entry* exchanges_pick(Exchanges* queue, int64_t ack, int64_t start) noexcep
     if entry == NULL:
         return NULL
     if not queue.responses_lost and not entry.lost:
-        # Nothing was lost before it: first in, first out. But what answers a request acknowledges a part of it, unless
-        # it was sent before the request came: see the early responses of session.pyx. Where the capture began
-        # mid-stream, it answers one before.
+        # Nothing was lost before it: first in, first out. But a response that acknowledges no byte of the request is an
+        # early response (see session.pyx), or, if the capture began in mid-stream, answers an earlier request.
         return entry if ack < 0 or entry.start < ack else NULL
     if ack < 0:
         return NULL
     while entry != NULL:
         if entry.ack > start and 0 <= entry.end <= ack and not entry.lost:
-            return NULL         # the ACKs contradict each other: one of them is of a retransmission
+            return NULL         # the ACKs contradict each other: one is from a retransmission
         begun = entry.exchange.known and entry.proof != REFUTED and entry.start < ack and entry.ack <= start
-        if begun or fits(entry, ack, start):    # begun: it may be answered before its end, wherever that is by now
-            # Pipelined with the one before it (nothing was received in between), or perhaps with one that was lost: a
-            # doubt. Otherwise all before it were answered by what its sender had received.
+        if begun or fits(entry, ack, start):    # begun: a response may come before the request's end
+            # In doubt if it was pipelined with the entry before it (its client had received nothing in between), or may
+            # have been pipelined with a lost one. Otherwise the data received in between answered all entries before.
             doubt = latest != NULL and (
                 entry.ack <= max(latest.ack, latest.end_ack) or (latest.lost and latest.ack < 0) or queue.sliding)
             doubt = doubt or (entry.proof == TENTATIVE and not fits(entry, ack, start))
@@ -470,10 +472,10 @@ cdef Entry* exchanges_pick(Exchanges* queue, int64_t ack, int64_t start) noexcep
             waiting += 1
         elif latest != NULL and entry.exchange.known and entry.proof == PROVEN and not queue.sliding and \
                 max(latest.ack, latest.end_ack) < entry.ack <= start:
-            return NULL         # its sender had all answers before this one: it came early, and acknowledges none of it
+            return NULL         # its client had received all earlier responses: this one may be its early response
         entry = entry.next
     if queue.lost_between and waiting < 2:
-        return NULL             # the response that was lost whole answered it
+        return NULL             # the response that was lost whole may have answered it
     return NULL if latest == NULL or latest.lost or doubt else latest
 
 
@@ -498,9 +500,9 @@ cdef int64_t exchanges_mark(const Exchanges* queue, int64_t offset, int64_t othe
 
 
 cdef inline bint may_be_early(const Exchanges* queue, uint16_t status) noexcept nogil:
-    """Whether, behind lost responses, a response may answer a request that comes later, or (408) none.
+    """Whether, after lost responses, a response may answer a later request, or none (408).
 
-    Only these can be said by a server that has read no request.
+    A server can send these statuses before it has read a request.
     """
     if not queue.responses_lost:
         return False
@@ -531,7 +533,7 @@ cdef Entry* exchanges_answer(Exchanges* queue, Conn* conn, Message* message, Mat
             queue.next_number -= 1
             pop_beyond(queue, entry)
         elif message.status >= 300:
-            exchanges_doubt(queue)      # it may be an early answer to the next request, or refuse a body that follows
+            exchanges_doubt(queue)      # it may be an early response to the next request, or refuse a body
     entry.answered = message.status
     entry.exchange.informational_count = queue.informational_count
     memcpy(entry.exchange.informational, queue.informational, queue.informational_count * sizeof(uint16_t))

@@ -17,10 +17,10 @@ from sniffer_core.protocols.http1.state cimport (
 from sniffer_core.protocols.signature cimport PROTOCOL_HTTP2, PROTOCOL_OTHER, PROTOCOL_TLS, Spoken, signature
 
 cdef enum:
-    STRANGE_LIMIT = 65536       # bytes after which a direction that never spoke HTTP is given up
+    STRANGE_LIMIT = 65536       # skipped bytes after which a direction that never spoke HTTP is given up
 
-cdef enum Stage:                # of an opening: what has been read of its start line
-    STAGE_FIRST = 0             # no SP yet; of a status line: not yet its code
+cdef enum Stage:                # how much of an opening's start line was read
+    STAGE_FIRST = 0             # no SP yet; in a status line: not the whole code yet
     STAGE_NAMED = 1             # method, SP
     STAGE_LINED = 2             # method, SP, target, SP; or a status line up to its code
 
@@ -32,7 +32,7 @@ cdef inline bint begins_method(const uint8_t* data, uint32_t size, bint sure) no
 
 
 cdef Found begins_message(Parser* parser, Run* run, Head* head, bint sure) noexcept nogil:
-    """Whether a message may begin at the front of the run; FOUND_NOTHING: it does not."""
+    """What begins at the front of the run; FOUND_NOTHING if no message can."""
     cdef uint32_t window = <uint32_t>min(run.size, <int64_t>parser.limits.head)
     cdef uint32_t scanned
     cdef const uint8_t* found
@@ -106,7 +106,7 @@ cdef void open_at(Parser* parser, Run* run, bint sure) noexcept nogil:
     opening = &openings.stage[<int>STAGE_FIRST]
     if opening.alive and parser.kind == REQUEST:
         if openings.later_count == LATER_SPACE:
-            for i in range(LATER_SPACE):  # those too far back for any known method
+            for i in range(LATER_SPACE):  # keep those that a known method can still reach
                 if openings.later[i].at + LATER_SPACE > parser.buffer_size:
                     openings.later[kept] = openings.later[i]
                     kept += 1
@@ -129,8 +129,7 @@ cdef inline bint any_open(const Openings* openings) noexcept nogil:
 
 
 cdef Scan scan_line(Parser* parser, uint32_t at) noexcept nogil:
-    """Several places may begin the line. Where two lead to a valid one, the later is right: else it would be the target
-    of the earlier."""
+    """If several openings lead to a valid line, the latest is right: otherwise it would be part of another's target."""
     cdef Openings* openings = parser.openings
     cdef Opening* first
     cdef Opening* named
@@ -170,7 +169,7 @@ cdef Scan scan_line(Parser* parser, uint32_t at) noexcept nogil:
 
 
 cdef void token_ended(Parser* parser, uint32_t space) noexcept nogil:
-    """buffer[space] is an SP: a line with a method and a target has both now, one with neither may have its method."""
+    """Advances the openings at the SP buffer[space], which may end a method or a target."""
     cdef Openings* openings = parser.openings
     cdef Opening* first = &openings.stage[<int>STAGE_FIRST]
     cdef Opening* named = &openings.stage[<int>STAGE_NAMED]
@@ -190,7 +189,7 @@ cdef void token_ended(Parser* parser, uint32_t space) noexcept nogil:
 
 
 cdef Scan line_ended(Parser* parser, uint32_t lf) noexcept nogil:
-    """The buffer's first LF is at `lf`."""
+    """Decides whether a valid start line ends at buffer[lf], the first LF."""
     cdef Opening opening = parser.openings.stage[<int>STAGE_LINED]
     cdef StartLine line
     if not opening.alive or not parse_start_line(parser.kind, parser.buffer + opening.at, lf - opening.at, &line):
@@ -237,7 +236,7 @@ cdef Scan scan_odd_line(Parser* parser, uint32_t at) noexcept nogil:
 
 
 cdef void move_to(Parser* parser, Opening opening) noexcept nogil:
-    """Makes the buffer begin at `opening`."""
+    """Discards the buffered bytes before `opening`."""
     cdef Openings* openings = parser.openings
     cdef uint32_t at = opening.at, i
     parser.first_offset += at

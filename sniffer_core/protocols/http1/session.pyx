@@ -65,7 +65,8 @@ cdef void reject_tentative(Http1* http, Half* half) noexcept nogil:
 cdef void accept_tentative(Http1* http, Half* half, bint proved) noexcept nogil:
     """Emits the tentative responses and believes the one that is being read.
 
-    If not `proved` and the client was seen, those that were only assumed to have no body are marked as such.
+    If not `proved` and the client was seen, the body of each response that was assumed to have
+    none is marked unknown.
     """
     cdef Message* message = pop(&http.tentative)
     half.tentative = False
