@@ -81,7 +81,7 @@ cdef struct Exchanges:
     Conn* conn
     bint in_step            # a request began when nothing was in flight, and the server had sent a message
     bint responses_lost     # bytes of unknown extent were lost from the response stream, or a request may have been
-                            # answered unseen
+                            # answered already
     bint lost_since         # `responses_lost` was set since the latest request that began when nothing was in flight
     bint lost_between       # the lost bytes began between two responses: at least one response is lost whole
     bint uncounted          # no response was counted since the loss: how many were lost is unknown
@@ -96,7 +96,7 @@ cdef void exchanges_free(Exchanges* queue) noexcept nogil
 cdef void exchanges_settle(Exchanges* queue) noexcept nogil
     # Empties the queue when nothing is in flight: open requests stay unanswered, and tentative ones are dropped.
 cdef void exchanges_doubt(Exchanges* queue) noexcept nogil
-    # Lets the ACKs decide from here on, for a request may have been answered unseen.
+    # Lets the ACKs decide from here on, for a request may have been answered already.
 cdef void exchanges_quiet(Exchanges* queue, bint in_step) noexcept nogil
     # Notes that a request begins when nothing is in flight. First in, first out applies again, unless a doubt arose
     # since the last such request: its cause may have been an early response to the new one. `in_step`: see Exchanges.

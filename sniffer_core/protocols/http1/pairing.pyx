@@ -142,7 +142,7 @@ cdef bint is_sure(const Exchanges* queue) noexcept nogil:
 cdef void push(Exchanges* queue, Entry* entry, uint32_t most, bint sure) noexcept nogil:
     """Adds an entry at the tail, which may drop the oldest.
 
-    `most`: the queue's limit. Only an entry that is a request for `sure` can be kept by its number beyond it.
+    `most`: the queue's limit. Only an entry that is surely a request (`sure`) can be kept by its number beyond it.
     """
     if sure and most == OPEN_MAX and (queue.beyond or (queue.count >= most and is_sure(queue))) and \
             exchanges_fifo(queue) and push_beyond(queue, entry):
