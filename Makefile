@@ -46,7 +46,7 @@ lint: $(VENV)/dev.stamp  ## Run the linters
 	$(BIN)/lint-imports --no-cache
 	PATH="$(BIN):$$PATH" $(BIN)/cython-lint sniffer_core
 
-check: $(VENV)/dev.stamp  ## The fast lane: the linters beside the quick tests, under a minute on two cores
+check: $(VENV)/dev.stamp  ## The fast lane: the linters beside the quick tests, a minute and a half on two cores
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync lint quick-1 quick-2
 
 quick-%: $(VENV)/dev.stamp

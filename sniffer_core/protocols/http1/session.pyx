@@ -1,6 +1,6 @@
 """One connection's HTTP/1.x: see session.pxd.
 
-The module is long because its handlers call each other: the head, the end or the loss of a message on one side can
+Longer than most: its handlers call each other, since the head, the end or the loss of a message on one side can
 trigger any handler of the other side. Code that calls none of the handlers is in outgoing, nextbytes and sides.
 """
 
