@@ -146,10 +146,19 @@ async def lane_to(
         counters=counters,
         gives_way=gives_way,
     )
-    await lane.open()
-    try:
+    async with running(lane):
         yield lane
+
+
+@contextlib.asynccontextmanager
+async def running(lane: Lane, *, drain: bool = False) -> AsyncIterator[None]:
+    """Opens the lane, and closes it at the end, when it must balance. `drain`: what waits is delivered first."""
+    try:
+        await lane.open()
+        yield
         assert balanced(lane.counters), lane.counters
+        if drain:
+            await lane.drain(time.monotonic() + BOUND)
     finally:
         await lane.drain(time.monotonic())
         await lane.close()

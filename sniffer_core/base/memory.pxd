@@ -47,9 +47,9 @@ cdef inline void pool_give(Pool* pool, void* block, size_t size) noexcept nogil:
 
 # ---- slabs -----------------------------------------------------------------------------------------------------------
 #
-# Blocks that live long, all of one size, stand together in slabs. Scattered among the blocks of messages, which live
-# for microseconds, they would cost each message the coalescing of free memory between them, and cache misses: half of
-# the time of a message on 100,000 connections.
+# Blocks of one size that live long stand together in slabs. If they were scattered among the blocks of messages, which
+# live for microseconds, malloc would merge and split the free memory between them all the time, and the processor's
+# caches would miss: a third of the time of a message on 100,000 connections.
 
 cdef enum:
     SLAB_BYTES = 1 << 18

@@ -43,7 +43,7 @@ from tests.daemon import (
     silent_server,
     web_server,
 )
-from tests.deliveries import Recorder, Sent, Time, balanced, message, messages
+from tests.deliveries import Recorder, Sent, Time, balanced, message, messages, running, settled
 from tests.delivery.stores import MIB, ids, keys, mount, sizes, small_disk, stored
 from tests.waiting import BOUND, until
 
@@ -103,24 +103,8 @@ async def spooling(
     clock = clock or Soon()
     store = Store(directory, store_size)
     lane = Spooling(sink, store, share=share, clock=clock.clock, sleep=clock.sleep, chance=lambda: 0.0, **options)
-    try:
-        await lane.open()
+    async with running(lane, drain=drain):
         yield lane
-        assert balanced(lane.counters), lane.counters
-        if drain:
-            await lane.drain(time.monotonic() + BOUND)
-    finally:
-        await lane.drain(time.monotonic())
-        await lane.close()
-    assert balanced(lane.counters), lane.counters
-    assert lane.counters.waiting == 0
-
-
-async def drained(lane: Spooling) -> LaneCounters:
-    """The lane's counters after a drain."""
-    async with asyncio.timeout(BOUND):
-        await lane.drain()
-    return lane.counters
 
 
 class Down(Sink):
@@ -168,7 +152,7 @@ async def test_messages_go_through_the_disk(tmp_path: Path) -> None:
     async with spooling(sink, tmp_path) as lane:
         lane.offer(messages(50))
         lane.offer(messages(50, connection=1))
-        counters = await drained(lane)
+        counters = await settled(lane)
         assert (counters.delivered, counters.spooled, counters.waiting) == (100, 0, 0)
     assert min(on_disk) >= 1
     assert ordered(sink.taken)
@@ -191,7 +175,7 @@ async def test_an_outage_of_any_length_loses_nothing(tmp_path: Path) -> None:
         assert (lane.counters.spooled, lane.counters.delivered) == (2000, 0)
         await until(lambda: sink.tries > 300)
         sink.up.set()
-        counters = await drained(lane)
+        counters = await settled(lane)
         assert (counters.delivered, counters.dropped_full, counters.spooled) == (2000, 0, 0)
     assert ordered(sink.taken)
     assert Counter(keys(sink.taken)) == Counter(keys(sent))
@@ -202,14 +186,14 @@ async def test_the_next_run_delivers_what_this_one_left(tmp_path: Path) -> None:
     sink = Down()
     async with spooling(sink, tmp_path) as lane:
         lane.offer(messages(30))
-        counters = await drained(lane)
+        counters = await settled(lane)
         assert (counters.spooled, sum(counters.dropped.values())) == (30, 0)
     assert sink.taken == []
     sink = Down(up=True)
     async with spooling(sink, tmp_path, workers=1) as lane:
         assert lane.counters.recovered == 30
         lane.offer([message(30), message(0, connection=5)])
-        counters = await drained(lane)
+        counters = await settled(lane)
         assert (counters.delivered, counters.offered, counters.spooled) == (32, 2, 0)
     assert ordered(sink.taken)
     assert Counter(keys(sink.taken)) == Counter(keys([*messages(31), message(0, connection=5)]))
@@ -230,7 +214,7 @@ async def test_what_was_delivered_at_a_kill_may_come_again(tmp_path: Path, monke
     again = Down(up=True)
     async with spooling(again, killed) as lane:
         assert lane.counters.recovered == 10
-        assert (await drained(lane)).delivered == 10
+        assert (await settled(lane)).delivered == 10
     assert keys(again.taken) == keys(sink.taken) == keys(messages(10))
     async with spooling(sink, first) as lane:
         lane.offer(messages(10, connection=1))
@@ -278,7 +262,7 @@ async def test_a_full_spool_drops_the_oldest(tmp_path: Path) -> None:
         assert evicted > 1000
         assert sizes(tmp_path) <= MIB
         sink.up.set()
-        counters = await drained(lane)
+        counters = await settled(lane)
         assert counters.delivered == spooled
     assert ordered(sink.taken)
     assert {record.exchange for record in sink.taken} >= set(range(200 - spooled // 10 + 1, 200))
@@ -294,7 +278,7 @@ async def test_what_is_evicted_while_under_way_is_counted_once(tmp_path: Path) -
             await until(lambda: lane.counters.waiting == 0)
         assert len(sink.batches) == 2
         sink.gate.set()
-        counters = await drained(lane)
+        counters = await settled(lane)
         assert counters.spooled == 0
         assert counters.delivered == len(sink.taken) - 2
         assert counters.delivered + counters.dropped_evicted == 2000
@@ -319,7 +303,7 @@ async def test_what_always_fails_blocks_its_own_connection_only(tmp_path: Path, 
             lane.offer(messages(30, connection=connection))
         await until(lambda: lane.counters.delivered == 270)
         assert lane.counters.spooled == 30
-        counters = await drained(lane)
+        counters = await settled(lane)
         assert (counters.spooled, counters.delivered) == (30, 270)
     assert message(0, connection=3).connection_id not in {record.connection_id for record in sink.taken}
     assert ordered(sink.taken)
@@ -388,7 +372,7 @@ async def test_batches_keep_their_members(tmp_path: Path) -> None:
     async with spooling(sink, tmp_path, size=10, wait=3600.0) as lane:
         for connection in range(7):
             lane.offer(messages(9, connection=connection))
-        counters = await drained(lane)
+        counters = await settled(lane)
         assert counters.delivered == 63
     assert max(len(batch) for batch in tried) == 10
     assert {tried.count(batch) for batch in tried} == {3}
@@ -421,7 +405,7 @@ async def test_413_halves_a_batch(tmp_path: Path) -> None:
     sent[4] = message(4, body="huge")
     async with spooling(sink, tmp_path, size=9) as lane:
         lane.offer(sent)
-        counters = await drained(lane)
+        counters = await settled(lane)
         assert (counters.delivered, counters.rejected) == (8, 1)
     assert keys(sink.taken) == keys([*sent[:4], *sent[5:]])
 
@@ -431,7 +415,7 @@ async def test_final_answers_end_messages(tmp_path: Path) -> None:
     sink = Recorder(Rejected("status 400"), None, ValueError("a defect"))
     async with spooling(sink, tmp_path, workers=1) as lane:
         lane.offer(messages(4))
-        counters = await drained(lane)
+        counters = await settled(lane)
         assert (counters.delivered, counters.rejected, counters.dropped_error) == (2, 1, 1)
     with stored(tmp_path) as store:
         assert ids(store) == []
@@ -444,10 +428,10 @@ async def test_a_sink_that_is_gone_ends_its_lane(tmp_path: Path) -> None:
         lane.offer(messages(8))
         await asyncio.wait_for(lane.closed.wait(), BOUND)
         lane.offer(messages(1))
-        counters = await drained(lane)
+        counters = await settled(lane)
         assert (counters.dropped_closed, counters.spooled, len(sink.batches)) == (5, 4, 1)
     async with spooling(Down(up=True), tmp_path) as lane:
-        assert (await drained(lane)).delivered == 4
+        assert (await settled(lane)).delivered == 4
 
 
 async def test_a_sink_that_is_gone_ends_the_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,7 +453,7 @@ async def test_a_sink_that_is_gone_ends_the_wait_for_the_disk(tmp_path: Path, mo
             lane.offer(messages(3, connection=1))
             await until(lambda: "disk" in lane._timers)
             sink.gate.set()
-            assert (await drained(lane)).dropped_closed == 4
+            assert (await settled(lane)).dropped_closed == 4
 
 
 # The stop
@@ -489,7 +473,7 @@ async def test_a_drain_tries_at_once_and_leaves_the_rest(tmp_path: Path) -> None
     await lane.open()
     lane.offer(messages(5))
     await until(lambda: slept == [1.0])
-    counters = await drained(lane)
+    counters = await settled(lane)
     assert slept == [1.0, 1.0, 2.0, 4.0]
     assert sink.tries == 5
     assert (counters.spooled, sum(counters.dropped.values())) == (5, 0)
@@ -516,10 +500,10 @@ async def test_a_drain_delivers_all_that_is_on_disk(tmp_path: Path) -> None:
     async with spooling(Down(), tmp_path, share=16 * MIB) as lane:
         for connection in range(300):
             lane.offer(messages(10, connection=connection))
-        assert (await drained(lane)).spooled == 3000
+        assert (await settled(lane)).spooled == 3000
     sink = Down(up=True)
     async with spooling(sink, tmp_path, share=64 << 10, size=10) as lane:
-        assert (await drained(lane)).delivered == 3000
+        assert (await settled(lane)).delivered == 3000
     assert ordered(sink.taken)
 
 
@@ -542,7 +526,7 @@ async def test_reading_a_file_waits_for_the_disk(tmp_path: Path) -> None:
         sink.up.set()
         async with asyncio.timeout(BOUND):
             await reading
-        counters = await drained(lane)
+        counters = await settled(lane)
         assert counters.delivered == 3000
     assert ordered(sink.taken)
 
@@ -598,7 +582,7 @@ async def test_a_full_disk_keeps_what_an_earlier_run_left(tmp_path: Path) -> Non
     with small_disk(tmp_path, "size=2m") as disk:
         async with spooling(Down(), disk) as lane:
             lane.offer(messages(50))
-            await drained(lane)
+            await settled(lane)
         sink = Down(up=True)
         clock = Soon()
         free = os.statvfs(disk)
@@ -743,7 +727,7 @@ async def test_a_spool_damaged_while_it_runs(tmp_path: Path, monkeypatch: pytest
         await until(lambda: lane.counters.spooled == 10 and lane.counters.dropped_error == 10)
         assert lane.spool.disk_counters()["spool_set_aside"] == 1
         sink.up.set()
-        assert (await drained(lane)).delivered == 10
+        assert (await settled(lane)).delivered == 10
     assert {record.connection_id for record in sink.taken if record.exchange > 0} == {
         message(connection=7).connection_id
     }
@@ -753,12 +737,12 @@ async def test_a_damaged_message_is_counted(tmp_path: Path) -> None:
     """A message that cannot be read back is dropped, counted and deleted; the others are delivered."""
     async with spooling(Down(), tmp_path) as lane:
         lane.offer(messages(5))
-        await drained(lane)
+        await settled(lane)
     with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as db, db:
         db.execute("UPDATE messages SET body = x'00' WHERE id = 3")
     sink = Down(up=True)
     async with spooling(sink, tmp_path) as lane:
-        counters = await drained(lane)
+        counters = await settled(lane)
         assert (counters.delivered, counters.dropped_error, counters.spooled) == (4, 1, 0)
     with stored(tmp_path) as store:
         assert ids(store) == []
@@ -773,7 +757,7 @@ async def test_space_is_given_back(tmp_path: Path) -> None:
             await until(lambda: lane.counters.waiting == 0)
         assert sizes(tmp_path) > MIB
         sink.up.set()
-        await drained(lane)
+        await settled(lane)
         await until(lambda: sizes(tmp_path) < MIB // 2)
 
 
@@ -791,7 +775,7 @@ async def test_memory_is_bounded(tmp_path: Path) -> None:
             assert len(queued) <= max(1000, MIB // 4 // spool.ENTRY_BYTES)
         assert lane.counters.spooled + lane.counters.dropped_evicted == 5000
         sink.up.set()
-        assert (await drained(lane)).spooled == 0
+        assert (await settled(lane)).spooled == 0
 
 
 async def test_what_waits_for_its_next_try_is_not_in_memory(tmp_path: Path) -> None:
@@ -972,7 +956,7 @@ async def test_the_law_notices_each_broken_increment(tmp_path: Path, name: str) 
 
     async with spooling(Down(), tmp_path, store_size=MIB) as lane:
         lane.offer(messages(3))
-        await drained(lane)
+        await settled(lane)
     broken = type("Broken", (LaneCounters,), {name: property(lambda _self: 0, stuck)})()
     store = Store(tmp_path, MIB)
     lane = Spooling(Down(), store, share=16 * MIB, counters=broken)
