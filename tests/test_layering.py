@@ -135,7 +135,8 @@ def test_the_daemon_loads_no_more_than_it_needs() -> None:
     seldom = [
         *("aiohttp", "rich", "sqlite3", "sniffer_core.testing"),
         *("sniffer.delivery.spool", "sniffer.delivery.store", "sniffer.doctor", "sniffer.har", "sniffer.metrics"),
-        *("sniffer.outputs.callback.sink", "sniffer.outputs.har.file", "sniffer.outputs.stdout.sink"),
+        *("sniffer.outputs.callback.sink", "sniffer.outputs.file.sink", "sniffer.outputs.har.file"),
+        "sniffer.outputs.stdout.sink",
         *("sniffer.outputs.terminal.view", "sniffer.outputs.ui.companion", "sniffer.outputs.ui.server"),
         *("sniffer.outputs.ui.store", "sniffer.outputs.url.client", "sniffer.outputs.url.collector", "sniffer.screen"),
     ]
