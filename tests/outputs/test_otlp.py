@@ -32,7 +32,7 @@ from sniffer.outputs.otlp import Otlp, encoding
 from sniffer.outputs.otlp.mapping import SCHEMA_URL, Mapping
 from sniffer.outputs.otlp.sink import OtlpSink
 from sniffer.record.message import Endpoint, Fields, Proxied
-from tests.daemon import DEMO, ROOT, Daemon, free_port
+from tests.daemon import DEMO, ROOT, Daemon, exchanges, free_port, needs_capture, web_server
 from tests.deliveries import Sent, Time, answer, message, running, settled
 from tests.waiting import wait_until
 
@@ -352,40 +352,73 @@ def test_rules() -> None:
 # A real collector
 
 
+class RealCollector:
+    """An OpenTelemetry Collector that can be stopped and started again, and the file in which it keeps what it got."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        self.port, self.file = free_port(), folder / "got.jsonl"
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._command = [program, "--config", str(folder / "config.yaml")]
+        self._process: subprocess.Popen[bytes] | None = None
+        both = "{receivers: [otlp], exporters: [file]}"
+        (folder / "config.yaml").write_text(
+            f"receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{self.port}'}}}}}}}}\n"
+            f"exporters: {{file: {{path: '{self.file}', append: true, flush_interval: 100ms}}}}\n"
+            f"service:\n  telemetry: {{metrics: {{level: none}}}}\n  pipelines: {{traces: {both}, logs: {both}}}\n"
+        )
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+        wait_until(self._listens, "the collector listens", seconds=30)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(30)
+            self._process = None
+
+    def ids(self, kind: str, scope: str, items: str) -> list[tuple[str, str]]:
+        """The connection and the exchange of each item that has come, from whole lines."""
+        found = []
+        for line in self.file.read_text().rpartition("\n")[0].splitlines() if self.file.exists() else ():
+            for resource in json.loads(line).get(kind, []):
+                for item in resource[scope][0][items]:
+                    own = {one["key"]: one["value"] for one in item["attributes"]}
+                    number = own["tcp_sniffer.exchange"]["intValue"]
+                    found.append((own["tcp_sniffer.connection_id"]["stringValue"], number))
+        return sorted(found)
+
+    def spans(self) -> list[tuple[str, str]]:
+        return self.ids("resourceSpans", "scopeSpans", "spans")
+
+    def logs(self) -> list[tuple[str, str]]:
+        return self.ids("resourceLogs", "scopeLogs", "logRecords")
+
+
 @pytest.fixture
-def collector(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """An OpenTelemetry Collector: its endpoint, and the file in which it keeps what it got."""
+def collector(tmp_path: Path) -> Iterator[RealCollector]:
+    """A collector that runs."""
     program = os.environ.get("TCP_SNIFFER_OTELCOL") or shutil.which("otelcol")
     if program is None:
         pytest.skip("no OpenTelemetry Collector: TCP_SNIFFER_OTELCOL names none, and otelcol is not on the path")
-    port, file = free_port(), tmp_path / "got.jsonl"
-    (tmp_path / "config.yaml").write_text(
-        f"receivers: {{otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{port}'}}}}}}}}\n"
-        f"exporters: {{file: {{path: '{file}', flush_interval: 100ms}}}}\n"
-        "service:\n  telemetry: {metrics: {level: none}}\n"
-        "  pipelines: {traces: {receivers: [otlp], exporters: [file]}, logs: {receivers: [otlp], exporters: [file]}}\n"
-    )
-    process = subprocess.Popen([program, "--config", str(tmp_path / "config.yaml")], stderr=subprocess.DEVNULL)
-
-    def listens() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
+    real = RealCollector(program, tmp_path)
     try:
-        wait_until(listens, "the collector listens", seconds=30)
-        yield f"http://127.0.0.1:{port}", file
+        real.start()
+        yield real
     finally:
-        process.terminate()
-        process.wait(30)
+        real.stop()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compression", ["gzip", "none"])
-def test_real_collector(collector: tuple[str, Path], compression: str) -> None:
+def test_real_collector(collector: RealCollector, compression: str) -> None:
     """A real collector takes every exchange of a capture once, as a log record and as a span."""
-    url, file = collector
     environ = {
-        "OUTPUT_OTLP_ENDPOINT": url,
+        "OUTPUT_OTLP_ENDPOINT": collector.url,
         "OUTPUT_OTLP_SIGNALS": "both",
         "OTEL_EXPORTER_OTLP_COMPRESSION": compression,
         "OTEL_SERVICE_NAME": "shop",
@@ -394,19 +427,27 @@ def test_real_collector(collector: tuple[str, Path], compression: str) -> None:
         assert daemon.end() == 0
     lane = daemon.log("stopped")["lanes"]["otlp"]
     assert (lane["delivered"], lane["offered"]) == (14, 14)
-    expected = {(row["connectionId"], str(row["exchange"])) for row in daemon.messages}
+    expected = sorted({(row["connectionId"], str(row["exchange"])) for row in daemon.messages})
+    wait_until(lambda: len(collector.spans()) == len(collector.logs()) == len(expected), "all arrive", seconds=30)
+    assert collector.spans() == collector.logs() == expected
 
-    def ids(kind: str, scope: str, items: str) -> list[tuple[str, str]]:
-        found = []
-        for line in file.read_text().rpartition("\n")[0].splitlines():  # whole lines
-            for resource in json.loads(line).get(kind, []):
-                for item in resource[scope][0][items]:
-                    own = {one["key"]: one["value"] for one in item["attributes"]}
-                    number = own["tcp_sniffer.exchange"]["intValue"]
-                    found.append((own["tcp_sniffer.connection_id"]["stringValue"], number))
-        return sorted(found)
 
-    wait_until(lambda: file.exists() and len(ids("resourceSpans", "scopeSpans", "spans")) == len(expected), "spans")
-    assert ids("resourceSpans", "scopeSpans", "spans") == sorted(expected)
-    wait_until(lambda: len(ids("resourceLogs", "scopeLogs", "logRecords")) == len(expected), "log records")
-    assert ids("resourceLogs", "scopeLogs", "logRecords") == sorted(expected)
+@needs_capture
+@pytest.mark.live
+@pytest.mark.slow
+def test_real_collector_is_started_again(collector: RealCollector) -> None:
+    """A short outage loses no exchange, and the sniffer's own deliveries are not among them."""
+    with web_server() as port:
+        arguments = ("--ports", f"{port},{collector.port}", "--interface", "lo")
+        with Daemon(*arguments, environ={"OUTPUT_OTLP_ENDPOINT": collector.url}) as daemon:
+            daemon.log("started")
+            exchanges(port, 20)
+            wait_until(lambda: len(collector.spans()) == 20, "the first arrive", seconds=30)
+            collector.stop()
+            exchanges(port, 20)
+            daemon.offered("otlp", 80)
+            collector.start()
+            wait_until(lambda: len(set(collector.spans())) == 40, "the others arrive", seconds=30)
+            assert daemon.stop() == 0
+        lane = daemon.log("stopped")["lanes"]["otlp"]
+        assert (lane["offered"], lane["delivered"]) == (80, 80)
