@@ -127,7 +127,7 @@ class Otlp(Output):
         return [Place(hosts, url.raw_path.rstrip("/") + path) for path in PATHS]
 
     def lane(self, config: SnifferConfig, context: Context) -> Lane:
-        """A lane of exchanges that tries again."""
+        """A lane of exchanges that tries again, and gives way to the other outputs of a live capture."""
         from uuid import uuid4
 
         from sniffer import __version__
@@ -161,7 +161,8 @@ class Otlp(Output):
             on_socket=context.own_socket,
         )
         queue = ByExchange(max_bytes=context.share // 4, patience=PATIENCE_SECONDS if context.live else None)
-        return Lane(sink, share=context.share, queue=queue, retries=Retries())
+        # Python objects are made of every message, on the event loop: what costs so much gives way to the others.
+        return Lane(sink, share=context.share, queue=queue, retries=Retries(), gives_way=context.live)
 
 
 def _resource(config: SnifferConfig) -> dict[str, Any]:

@@ -86,7 +86,8 @@ class OtlpSink(ExchangeSink):
 
     async def show(self, pairs: Sequence[Pair]) -> None:
         """Sends exchanges, once."""
-        made = [self._mapping.make(pair.exchange) for pair in pairs]
+        with self.working():
+            made = [self._mapping.make(pair.exchange) for pair in pairs]
         logs = [one.log for one in made if one.log]
         spans = [one.span for one in made if one.span]
         first = next(record for record in pairs[0] if record is not None).idempotency_key
@@ -105,9 +106,10 @@ class OtlpSink(ExchangeSink):
 
     async def _post(self, client: Client, items: Sequence[bytes], key: str) -> int:
         """Posts items. Returns how many of them the collector has rejected."""
-        body = self._mapping.request(items)
-        if self._gzip:
-            body = zlib.compress(body, 1, 31)
+        with self.working():
+            body = self._mapping.request(items)
+            if self._gzip:
+                body = zlib.compress(body, 1, 31)
         failed = ""
         try:
             answer = await client.post(body, f"{key}+{len(items)}")
