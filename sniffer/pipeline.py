@@ -688,7 +688,7 @@ def _undo(raws: list[RawMessage], most: int) -> tuple[list[RawMessage], int, Cou
 
 def _places(config: SnifferConfig) -> list[Place]:
     """Where the outputs post to."""
-    return [place for output in wanted(config) if (place := output.posts_to(config)) is not None]
+    return [place for output in wanted(config) for place in output.posts_to(config)]
 
 
 async def _nothing(error: BaseException | None) -> AsyncIterator[HttpMessage]:

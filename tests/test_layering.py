@@ -135,9 +135,10 @@ def test_the_daemon_loads_no_more_than_it_needs() -> None:
     seldom = [
         *("aiohttp", "rich", "sqlite3", "sniffer_core.testing"),
         *("sniffer.delivery.spool", "sniffer.delivery.store", "sniffer.doctor", "sniffer.har", "sniffer.metrics"),
-        *("sniffer.outputs.callback.sink", "sniffer.outputs.har.file", "sniffer.outputs.stdout.sink"),
+        *("sniffer.outputs.callback.sink", "sniffer.outputs.file.sink", "sniffer.outputs.har.file"),
+        *("sniffer.outputs.otlp.encoding", "sniffer.outputs.otlp.sink", "sniffer.outputs.stdout.sink"),
         *("sniffer.outputs.terminal.view", "sniffer.outputs.ui.companion", "sniffer.outputs.ui.server"),
-        *("sniffer.outputs.ui.store", "sniffer.outputs.url.client", "sniffer.outputs.url.collector", "sniffer.screen"),
+        *("sniffer.outputs.ui.store", "sniffer.outputs.client", "sniffer.outputs.url.collector", "sniffer.screen"),
     ]
     program = f"import sys, sniffer.cli, sniffer.pipeline; print(*{set(seldom)} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)

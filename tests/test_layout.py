@@ -25,7 +25,7 @@ ELSEWHERE = {
     "sniffer/flags": ("tests/test_config.py", "each option is given as a flag there"),
     "sniffer/signals": ("tests/test_shutdown.py", "signals are sent to a real daemon"),
     "sniffer/injector/__main__": ("tests/injector/test_server.py", "it starts the server and nothing else"),
-    "sniffer/outputs/url/client": ("tests/outputs/test_collector.py", "the collector is its only user"),
+    "sniffer/outputs/client": ("tests/outputs/test_collector.py", "the collector is its first user"),
     "sniffer_core/": ("tests/core/test_flow_session.py", "FlowTable, and what it works on, is tested by what it gives"),
     "sniffer_core/base/": ("tests/core/test_flow_memory.py", "declarations and inline functions, which tables use"),
     "sniffer_core/protocols/": ("tests/core/test_flow_session.py", "bytes of each protocol are given to a table"),

@@ -8,7 +8,7 @@ outputs; packages from outside add theirs by the entry point group `tcp_sniffer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from sniffer.companion import Companion
@@ -101,9 +101,9 @@ class Output:
         """What it has beside its lane in the daemon. Called before the log is set up."""
         return None
 
-    def posts_to(self, config: SnifferConfig) -> Place | None:  # noqa: ARG002 - a default
+    def posts_to(self, config: SnifferConfig) -> Sequence[Place]:  # noqa: ARG002 - a default
         """Where it posts to by HTTP. Called where it is wanted."""
-        return None
+        return ()
 
     def before_exit(self, seconds: float) -> None:
         """Called when the process ends on the spot: finishes, in this time, what must not be cut in the middle."""

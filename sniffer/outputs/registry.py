@@ -18,18 +18,20 @@ from sniffer.errors import Problem
 from sniffer.options import Option, Options, declared
 from sniffer.outputs import Output
 from sniffer.outputs.callback import Callback, CallbackOptions
+from sniffer.outputs.file import FileOptions, Files
 from sniffer.outputs.har import Har, HarOptions
+from sniffer.outputs.otlp import Otlp, OtlpOptions
 from sniffer.outputs.stdout import Stdout, StdoutOptions
 from sniffer.outputs.terminal import Terminal
 from sniffer.outputs.ui import Ui, UiOptions
 from sniffer.outputs.url import Url, UrlOptions
 
 GROUP: Final = "tcp_sniffer.outputs"
-BUILT_IN: Final[tuple[Output, ...]] = (Stdout(), Url(), Har(), Ui(), Callback(), Terminal())
+BUILT_IN: Final[tuple[Output, ...]] = (Stdout(), Url(), Otlp(), Files(), Har(), Ui(), Callback(), Terminal())
 FLAGS_OF_THE_PROGRAM: Final = ("-h", "--help", "--version", "--list-interfaces")
 
 
-class BuiltInOptions(StdoutOptions, UrlOptions, HarOptions, UiOptions, CallbackOptions):
+class BuiltInOptions(StdoutOptions, UrlOptions, OtlpOptions, FileOptions, HarOptions, UiOptions, CallbackOptions):
     """The options of the outputs of this package."""
 
 

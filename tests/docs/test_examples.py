@@ -19,7 +19,7 @@ from tests.test_library import python
 
 SCHEMA = json.loads((ROOT / "docs" / "record.schema.json").read_text())
 ELSEWHERE = {"docs/DELIVERY.md": "tests/docs/test_delivery.py runs its sink against a server"}
-LANGUAGES = {"console", "python", "text", "json", "toml", "yaml", ""}
+LANGUAGES = {"console", "python", "text", "json", "toml", "yaml", "sh", "sql", ""}
 
 
 def samples(language: str) -> list[object]:

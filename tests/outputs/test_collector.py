@@ -29,8 +29,9 @@ from sniffer.delivery.queues import ByConnection
 from sniffer.delivery.retry import Retries
 from sniffer.delivery.sink import Record, Rejected, Retry
 from sniffer.errors import SnifferError
-from sniffer.outputs.url import client
-from sniffer.outputs.url.collector import ANSWER_BYTES, UrlSink, retry_after
+from sniffer.outputs import client
+from sniffer.outputs.client import retry_after
+from sniffer.outputs.url.collector import ANSWER_BYTES, UrlSink
 from tests.deliveries import Sent, Time, lane_to, message, messages, settled
 from tests.waiting import BOUND, until
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,15 +138,15 @@ class Url(Output):
         """Imports the client, and with it TLS."""
         from sniffer.outputs.url import collector  # noqa: F401
 
-    def posts_to(self, config: SnifferConfig) -> Place | None:
+    def posts_to(self, config: SnifferConfig) -> Sequence[Place]:
         """The collector: what another sniffer posts to it is left out."""
         if config.output_url is None:
-            return None
+            return ()
         from yarl import URL
 
         parts = URL(config.output_url)
         host = str(parts.host_subcomponent)
-        return Place(frozenset((host, f"{host}:{parts.port}")), parts.raw_path)
+        return [Place(frozenset((host, f"{host}:{parts.port}")), parts.raw_path)]
 
     def lane(self, config: SnifferConfig, context: Context) -> Lane:
         """A lane with several deliveries at a time, in order within a connection; with a spool, a disk is in it."""

@@ -8,7 +8,6 @@ import ssl
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 from yarl import URL
@@ -16,7 +15,7 @@ from yarl import URL
 from sniffer.delivery.sink import Record, Rejected, Retry, Sink, TooLarge
 from sniffer.errors import SnifferError
 from sniffer.filters import INSTANCE_HEADER
-from sniffer.outputs.url.client import Client, NoAnswer, OnSocket, is_passing
+from sniffer.outputs.client import Client, NoAnswer, OnSocket, is_passing, retry_after
 
 log = logging.getLogger("sniffer.sinks")
 
@@ -139,20 +138,6 @@ class UrlSink(Sink):
             raise SnifferError(f"output_ca_file {self._ca_file} cannot be used: {error}") from error
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         return context
-
-
-def retry_after(value: str | None, now: float) -> float | None:
-    """Seconds that a `Retry-After` field asks for: a number or a date (RFC 9110 section 10.2.3); None for neither."""
-    if value is None:
-        return None
-    value = value.strip()
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        date = parsedate_to_datetime(value).timestamp()
-    except (ValueError, OverflowError):  # not a date, or one out of range
-        return None
-    return max(0.0, date - now)
 
 
 def _gzip(data: bytes) -> bytes:

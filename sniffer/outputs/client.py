@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 client that posts to one URL and takes the status line as the answer.
+"""A small HTTP/1.1 client for outputs that posts to one URL and takes the status line as the answer.
 
     client = Client(url, fields, timeout=10.0, connections=8, answer_bytes=65536)
     answer = await client.post(body, key)        # Answer(status, retry_after), or NoAnswer
@@ -19,7 +19,8 @@ import ssl
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
 from typing import Any, Final, cast
 
 from yarl import URL
@@ -55,6 +56,8 @@ class Answer:
 
     status: int
     retry_after: str | None = None
+    content: bytes = b""
+    """The body, as far as it was read; empty where the client does not keep it."""
 
 
 class NoAnswer(Exception):
@@ -100,8 +103,11 @@ class Client:
         answer_bytes: int,
         tls: ssl.SSLContext | None = None,
         on_socket: OnSocket | None = None,
+        keeps: bool = False,
     ) -> None:
+        """`keeps`: an answer is waited for to its end, and its body is kept. Its status counts without that as well."""
         self._url = url
+        self._keeps = keeps
         self._head = "".join(
             [
                 f"POST {url.raw_path_qs} HTTP/1.1\r\nHost: {url.host_port_subcomponent}\r\nAccept: */*\r\n",
@@ -147,7 +153,7 @@ class Client:
                 self._keep(connection)
         if connection is None or connection.answer is None:
             raise NoAnswer("timeout")
-        return connection.answer
+        return replace(connection.answer, content=bytes(connection.content)) if self._keeps else connection.answer
 
     async def _is_answered(self, connection: _Connection, head: bytes, body: bytes) -> bool:
         """Posts on a kept connection; False if it was closed without a byte of an answer."""
@@ -214,7 +220,7 @@ class Client:
         raise NoAnswer(cause)  # outside of the handler, so that it holds no reference to the first error
 
     async def _connected(self) -> _Connection:
-        made = _Connection(await self._dial(await self._resolve()), self._answer_bytes, self._forget)
+        made = _Connection(await self._dial(await self._resolve()), self._answer_bytes, self._forget, keeps=self._keeps)
         secure: dict[str, Any] = {}
         if self._tls is not None:
             name = (self._url.raw_host or "").removesuffix(".")
@@ -310,12 +316,17 @@ def _hang_up(dial: asyncio.Task[socket.socket]) -> None:
 class _Connection(asyncio.Protocol):
     """One connection: one request at a time, each after the answer to the last."""
 
-    def __init__(self, own: socket.socket, answer_bytes: int, forget: Callable[[_Connection], None]) -> None:
+    def __init__(
+        self, own: socket.socket, answer_bytes: int, forget: Callable[[_Connection], None], *, keeps: bool
+    ) -> None:
         self.socket = own
         self.answer: Answer | None = None
         """The answer to the last request, as soon as it is known."""
         self.rested: asyncio.Future[None]
         """Done when the last answer was read, as far as it will be."""
+        self.content = bytearray()
+        """The body of that answer, if it is kept."""
+        self._keeps = keeps
         self._answer_bytes = answer_bytes
         self._forget = forget
         self._told: asyncio.Future[None]  # done when `post` need wait no longer
@@ -361,6 +372,7 @@ class _Connection(asyncio.Protocol):
             raise NoAnswer(self._end or CLOSED, silent=True)
         loop = asyncio.get_running_loop()
         self.answer = None
+        self.content.clear()
         self.rested, self._told = loop.create_future(), loop.create_future()
         self._left = self._answer_bytes
         self._heard = self._sent = False
@@ -477,11 +489,12 @@ class _Connection(asyncio.Protocol):
                 break
             yield from self._fields()
         self.answer = Answer(status)
-        if not is_passing(status):
+        if not is_passing(status) and not self._keeps:
             self._tell()
         fields, sound = yield from self._fields()
         self.answer = Answer(status, next((value.decode("latin-1") for value in fields.get(b"retry-after", ())), None))
-        self._tell()
+        if not self._keeps:
+            self._tell()
         connection = b",".join(fields.get(b"connection", ())).lower().split(b",")
         sound = sound and match[1] == b"1.1" and status != 101 and b"close" not in map(bytes.strip, connection)
         return (yield from self._body(status, fields)) and sound
@@ -503,6 +516,7 @@ class _Connection(asyncio.Protocol):
             return False
         if status != 101:
             while True:  # the body ends with the connection
+                self._keep_content(len(self._buffer))
                 self._buffer.clear()
                 yield
         return False
@@ -548,9 +562,15 @@ class _Connection(asyncio.Protocol):
     def _skip(self, count: int) -> Generator[None, None, None]:
         while count > len(self._buffer):
             count -= len(self._buffer)
+            self._keep_content(len(self._buffer))
             self._buffer.clear()
             yield
+        self._keep_content(count)
         del self._buffer[:count]
+
+    def _keep_content(self, count: int) -> None:
+        if self._keeps:
+            self.content += self._buffer[:count]
 
 
 class _OwnSocket(socket.socket):
@@ -571,6 +591,20 @@ class _OwnSocket(socket.socket):
         on_socket, self._on_socket = self._on_socket, None
         if on_socket is not None:
             on_socket(*self._local, False)
+
+
+def retry_after(value: str | None, now: float) -> float | None:
+    """Seconds that a `Retry-After` field asks for: a number or a date (RFC 9110 section 10.2.3); None for neither."""
+    if value is None:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError):  # not a date, or one out of range
+        return None
+    return max(0.0, date - now)
 
 
 def _cause(error: BaseException) -> str:
