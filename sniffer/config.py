@@ -50,10 +50,20 @@ from sniffer.outputs.registry import BuiltInOptions, FromOutside
 
 Group = TypeVar("Group", bound=Options)
 
-REDACT_HEADERS: Final = ("authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key")
+REDACT_HEADERS: Final = (
+    *("authorization", "proxy-authorization", "authentication-info", "proxy-authentication-info", "dpop"),
+    *("cookie", "set-cookie", "cookie2", "set-cookie2", "x-session-token"),
+    *("x-csrf-token", "x-xsrf-token", "x-csrftoken"),
+    *("x-api-key", "api-key", "apikey", "x-goog-api-key", "x-functions-key", "ocp-apim-subscription-key"),
+    *("x-auth-token", "x-access-token", "private-token", "job-token", "x-gitlab-token"),
+    *("x-amz-security-token", "x-vault-token", "x-consul-token", "x-forwarded-access-token"),
+    *("x-goog-iap-jwt-assertion", "cf-access-jwt-assertion", "cf-access-client-secret"),
+    *("x-amzn-oidc-data", "x-amzn-oidc-accesstoken", "x-forwarded-client-cert"),
+)
 REDACT_QUERY: Final = (
-    *("AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature"),
+    *("AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature", "X-Goog-Credential"),
     *("X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token", "access_token", "api_key", "token"),
+    *("apikey", "refresh_token", "id_token", "client_secret", "password", "code"),
 )
 
 LEAST_KEY: Final = 16

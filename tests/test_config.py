@@ -18,7 +18,7 @@ from sniffer import budget
 from sniffer import config as module
 from sniffer import options as options_module
 from sniffer.cli import configure
-from sniffer.config import SnifferConfig
+from sniffer.config import REDACT_HEADERS, REDACT_QUERY, SnifferConfig
 from sniffer.errors import ValidationError
 from sniffer.options import Secret
 from sniffer.outputs.ui import split_address
@@ -278,11 +278,8 @@ def test_defaults() -> None:
         "spool_size": 256 << 20,
         "max_body_size": 65_536,
         "decode_bodies": True,
-        "redact_headers": ("authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"),
-        "redact_query": (
-            *("AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature"),
-            *("X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token", "access_token", "api_key", "token"),
-        ),
+        "redact_headers": REDACT_HEADERS,
+        "redact_query": REDACT_QUERY,
         "redact_key_file": None,
         "exclude_paths": (),
         "exclude_user_agents": (),
@@ -449,6 +446,22 @@ def test_the_longest_line_has_room_for_any_record() -> None:
     name = "x" * 1000
     assert "at least 8000" in problems(output_stdout_max_line=7999, pod_name=name)["output_stdout_max_line"]
     assert SnifferConfig(ports=[80], output_stdout_max_line=8000, pod_name=name).pod_name == name
+
+
+def test_default_redaction_lists() -> None:
+    """The defaults name what the contract names, and RECORD says of each name why it is there."""
+    assert set(REDACT_HEADERS) >= {
+        *("authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "cookie2", "set-cookie2"),
+        *("x-auth-token", "x-access-token", "x-session-token", "x-csrf-token", "x-xsrf-token"),
+        *("x-amz-security-token", "x-goog-api-key", "x-goog-iap-jwt-assertion", "x-vault-token", "api-key", "apikey"),
+        *("x-forwarded-client-cert", "dpop"),
+    }
+    assert set(REDACT_QUERY) >= {
+        *("AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature", "X-Amz-Signature", "X-Amz-Credential"),
+        *("X-Amz-Security-Token", "access_token", "api_key", "token", "code"),
+    }
+    record = (Path(__file__).parent.parent / "docs/RECORD.md").read_text()
+    assert [name for name in (*REDACT_HEADERS, *REDACT_QUERY) if f"`{name}`" not in record] == []
 
 
 def test_redaction_lists() -> None:

@@ -78,7 +78,7 @@ cdef void free_names(Names* names) noexcept nogil:
 cdef uint8_t kind_of(const Names* names, const uint8_t* name, uint32_t size) noexcept nogil:
     cdef uint32_t i
     cdef uint32_t k
-    if size == 0 or not names.bits & name_bit(name, size):
+    if size == 0 or not names.bits & name_bit(name, size) or not names.sizes >> min(<uint32_t>63, size) & 1:
         return SHOWN
     for i in range(names.count):
         if names.size[i] == size:
