@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Mapping
@@ -59,8 +60,10 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (
 class Browser:
     """One Chromium. Each page that it opens is as if in a browser of its own: no cookie is shared."""
 
-    def __init__(self, socket: ClientWebSocketResponse) -> None:
+    def __init__(self, socket: ClientWebSocketResponse, group: int) -> None:
+        """`group` is the process group of all of its processes."""
         self._socket = socket
+        self._group = group
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._pages: dict[str, Page] = {}
@@ -75,6 +78,14 @@ class Browser:
         await self._socket.send_json(message)
         async with asyncio.timeout(SECONDS):
             return await answer
+
+    def freeze(self) -> None:
+        """Stops all of its processes: it reads nothing, and answers nothing, until `thaw()`."""
+        os.killpg(self._group, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Lets it go on."""
+        os.killpg(self._group, signal.SIGCONT)
 
     async def read(self) -> None:
         """Takes what Chromium says."""
@@ -122,8 +133,6 @@ class Page:
         self._session = session
         self._target = target
         self._loaded = asyncio.Event()
-        self.stopped = asyncio.Event()
-        """Its scripts have been stopped by the debugger."""
 
     def hear(self, method: str, params: dict[str, Any]) -> None:
         """An event."""
@@ -137,8 +146,6 @@ class Page:
             self.errors.append(json.dumps(params["args"])[:500])
         elif method == "Page.javascriptDialogOpening":
             self.errors.append(f"dialog: {params['message']}")
-        elif method == "Debugger.paused":
-            self.stopped.set()
         elif method == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
         elif method == "Network.responseReceived":
@@ -254,7 +261,7 @@ async def chromium(*flags: str, environ: Mapping[str, str] | None = None) -> Asy
                 port, path = place.read_text().splitlines()[:2]
                 async with asyncio.timeout(SECONDS):
                     socket = await session.ws_connect(f"ws://127.0.0.1:{port}{path}", max_msg_size=0)
-                browser = Browser(socket)
+                browser = Browser(socket, process.pid)
                 reading = asyncio.create_task(browser.read())
                 yield browser
                 with contextlib.suppress(TimeoutError, RuntimeError, ConnectionError):

@@ -112,6 +112,8 @@ cdef void reopen(Table* table, Flow* flow, Half* half) noexcept nogil:
         stream.acked = half.heard
         stream.acked_at = -1    # which segment had this ACK was not noted
     while half.late != NULL and half.late.count:
+        stream.seen = True      # these may be the first bytes of a direction that was taken for absent
+        stream.absent = False
         stream_read(half.late, &run)
         if stream.top < run.offset + run.size:
             stream.top = run.offset + run.size

@@ -399,6 +399,27 @@ def test_an_acknowledgement_before_what_it_acknowledges() -> None:
     assert_one_connection(messages, table)
 
 
+def test_a_direction_is_first_seen_behind_its_ignored_end() -> None:
+    """A direction whose first captured bytes lie behind its ignored RST is read once, and no message of it is lost."""
+    answer = b"HTTP/1.1 200 R\r\nX: until the end\r\n\r\nhello"
+    dialogue = Dialogue(handshake=False)
+    dialogue.server(flags=p.SYN | p.RST | p.ACK, offset=-1)
+    dialogue.server(b"x" * 256, lost=True)
+    dialogue.client(get(0))
+    dialogue.server(answer)
+    dialogue.client(b"POST /1 HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\n\r\nhello")
+    dialogue.server(b"x" * 386, lost=True)
+    dialogue.server(flags=FIN_ACK)
+    table, messages, clock = Table(), [], 1_000_000
+    for packet in dialogue.packets:
+        messages += table.feed([packet], clock)
+        clock += 100_000
+        messages += table.tick(clock)
+    messages += table.flush()
+    assert [m.incomplete for m in messages if m.direction == "response"] == ["gap"]
+    assert table.counted("flows_resumed", "gap_bytes") == {"flows_resumed": 1, "gap_bytes": 256 + 386}
+
+
 def test_bytes_lost_behind_an_ignored_rst() -> None:
     """Bytes that the capture lost behind an ignored RST are a gap like any other."""
     found = []

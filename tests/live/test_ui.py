@@ -868,39 +868,61 @@ async def pipelining(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
     writer.close()
 
 
+COUNTED = """
+    window.received = 0;
+    window.EventSource = class extends EventSource {
+        constructor(...all) {
+            super(...all);
+            this.addEventListener("rows", event => { window.received += JSON.parse(event.data).length; });
+        }
+    };
+"""
+"""Counts the rows that a page receives."""
+
+
 @needs_capture
 async def test_a_frozen_browser() -> None:
-    """A browser that is stopped loses the oldest rows, and says how many; neither capture nor others wait for it."""
+    """A browser that is stopped loses the oldest rows, and says how many; neither capture nor others wait for it.
+
+    How many rows the kernel takes for a browser that reads none depends on the machine (tcp_rmem) and on how fast it
+    has read before. So there are more and more rows, until some are lost.
+    """
     server = await asyncio.start_server(pipelining, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    count, step = 26_000, 2_000
+    count, step, most = 100, 2_000, 500_000
 
     def has(number: int) -> str:
         return f"{LINES}.some(line => line.querySelector('.rest').textContent.startsWith('/{number}/'))"
 
-    async with server, chromium() as browser:
+    async with server, chromium() as browser, chromium() as another:
         with Daemon("--ports", str(port), "--interface", "lo", "--ui") as daemon:
             url = daemon.log("live view")["url"]
-            frozen, other = await browser.page(url), await browser.page(url)
-            await burst(port, 0, 100)
-            await shows(frozen, 100)
-            await frozen.call("Debugger.enable")
-            await frozen.call("Debugger.pause")
-            async with asyncio.timeout(SECONDS):
-                await frozen.stopped.wait()
-            for first in range(100, count + 100, step):
-                await burst(port, first, step)
-                await other.wait(has(first + step - 1))  # so the other one keeps up
-            assert "skipped" not in await other.text("#facts")
-            await frozen.call("Debugger.resume")
-            await frozen.call("Debugger.disable")
-            await frozen.wait(has(count + 99))
-            await frozen.wait("document.querySelector('#facts').innerText.includes('rows skipped')")
+            frozen, other = await browser.page(), await another.page(url)
+            await frozen.call("Page.addScriptToEvaluateOnNewDocument", source=COUNTED)
+            await frozen.go(url)
+            await burst(port, 0, count)
+            await shows(frozen, count)
+            bursts = 7
+            while (lost := count - await frozen.eval("window.received")) == 0:
+                assert count < most, "what is on the way to a browser that is stopped has no bound"
+                browser.freeze()
+                for _ in range(bursts):
+                    await burst(port, count, step)
+                    count += step
+                    await other.wait(has(count - 1))  # so the other one keeps up
+                assert "skipped" not in await other.text("#facts")
+                browser.thaw()
+                await frozen.wait(has(count - 1))
+                bursts *= 2
+            await frozen.wait(
+                f"document.querySelector('#facts').innerText.replace(/\\s+/g, ' ').includes('rows skipped {lost:,}')"
+            )
             await shows(frozen, 10_000)
-            assert frozen.errors == []
+            # Who reads nothing for long is cut off, and comes again: on a slow machine Chromium has that to say.
+            assert [error for error in frozen.errors if "ERR_INCOMPLETE_CHUNKED_ENCODING" not in error] == []
             assert daemon.stop() == 0
             lane = daemon.log("stopped")["lanes"]["ui"]
-            assert lane["delivered"] == lane["offered"] == 2 * (count + 100)
+            assert lane["delivered"] == lane["offered"] == 2 * count
 
 
 @needs_capture

@@ -183,6 +183,10 @@ cdef bint next_response_instead(Parser* parser, Run* run, Event* event) noexcept
     cdef int64_t i
     for i in range(size):
         if not is_status_byte(<uint32_t>(parser.probed + i), run.data[i]):
+            # Bytes behind the body decide nothing that they would not decide in a run of their own.
+            if parser.state == BODY_LENGTH and (<uint64_t>i > parser.remaining or (
+                    <uint64_t>i == parser.remaining and parser.probed + i >= 7)):
+                withhold_body(parser)
             parser.probing = False
             return False
     if size == STATUS_LINE and run.segment_start:

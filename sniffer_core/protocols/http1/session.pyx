@@ -883,6 +883,7 @@ cdef void on_data(Session* session, Side side, Run* run) noexcept nogil:
 cdef void on_gap(Session* session, Side side, int64_t start, int64_t size) noexcept nogil:
     cdef Half* half = half_of(session, side)
     if size == 0:
+        drop_open(half.http, half)
         http1_skip(&half.parser)
     else:
         begin(half)

@@ -175,6 +175,21 @@ def test_unpaired_response_that_may_answer_head() -> None:
     assert short["incomplete"] == Cut.GAP
 
 
+@pytest.mark.parametrize("length", range(1, 14))
+@pytest.mark.parametrize("behind", [b"", b"x", b"HTTP/1.1 204 Next\r\n\r\n"])
+def test_what_may_be_a_status_line_is_judged_alike_however_it_is_cut(length: int, behind: bytes) -> None:
+    """Bytes behind a short body that begins like a status line do not change what the body is taken for."""
+    line = b"HTTP/1.1 2x4 Next\r\n\r\n"
+    for rest in (line[:length] + behind, line):
+        whole = response(b"Content-Length: %d\r\n" % length) + rest
+        results = []
+        for step in (len(whole), 1, 2, 3, 5, 7):
+            pieces = [Rest(whole[at : at + step]) for at in range(step, len(whole), step)]
+            first = read(RESPONSE, whole[:step], *pieces, paired=False, end=None).messages
+            results.append([(m["incomplete"], m["body"], m["end"]) for m in first[:1]])
+        assert results == [results[0]] * len(results)
+
+
 @pytest.mark.parametrize(
     ("body", "kept", "odd"),
     [
