@@ -70,6 +70,9 @@ LEAST_KEY: Final = 16
 MOST_KEY: Final = 4096
 """Bytes of a redaction key. A shorter one could be guessed; a longer file is not a key."""
 
+MOST_IN_RANGE: Final = 1024
+"""Ports of a range. More would be a mistake, or ask for every port of a host."""
+
 HELD: Final = (
     *("metrics_port", "metrics_address", "stats_interval_ms", "drain_timeout_ms", "log_level", "log_format"),
     *("pod_name", "namespace", "node_name"),
@@ -104,8 +107,29 @@ def check_ports(value: object) -> tuple[int, ...]:
 
 
 def read_ports(value: str) -> list[object]:
-    """Ports from a comma-separated text. Entries that are no numbers are left to `check_ports` to refuse."""
-    return [int(part) if re.fullmatch(r"-?[0-9]{1,9}", part) else part for part in split(value)]
+    """Ports and ranges of ports (`8000-8100`) from a comma-separated text. Other entries are left to `check_ports`."""
+    ports: list[object] = []
+    for part in split(value):
+        limits = re.fullmatch(r"([0-9]{1,5})-([0-9]{1,5})", part)
+        if limits is not None:
+            ports += _range(int(limits[1]), int(limits[2]))
+        else:
+            ports.append(int(part) if re.fullmatch(r"-?[0-9]{1,9}", part) else part)
+    return ports
+
+
+def _range(first: int, last: int) -> range:
+    if not 1 <= first < last <= 65535:
+        raise ValueError(f"must have ranges from a lower to a higher port of 1 to 65535: {first}-{last} is none")
+    if last - first >= MOST_IN_RANGE:
+        raise ValueError(f"must have ranges of at most {MOST_IN_RANGE} ports, not {first}-{last}")
+    return range(first, last + 1)
+
+
+def _names_port(value: str, port: str) -> bool:
+    """Whether the text of ports, which may be wrong, names `port`, by itself or in a range."""
+    ranges = re.findall(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", value)
+    return any(int(first) <= int(port) <= int(last or first) for first, last in ranges)
 
 
 def check_captures(value: object) -> tuple[str, ...]:
@@ -171,7 +195,7 @@ class CaptureOptions(OptionGroup):
     # fmt: off
     ports: Wholes = Option(
         check_ports, read_ports, required=True, group=CAPTURE, metavar="PORT,PORT",
-        help="TCP ports of the servers to watch",
+        help="TCP ports of the servers to watch; a range is FIRST-LAST, of at most 1024 ports",
     )
     interface: MaybeText = text(
         None, group=CAPTURE, metavar="NAME", shown="the first that is up, has an address and is no pseudo device",
@@ -329,7 +353,7 @@ class SnifferConfig(CaptureOptions, BuiltInOptions):
             with contextlib.suppress(ValueError):
                 option.check(option.read(text))
                 kept[keyword] = text
-        if kept.get("metrics_port") in re.findall("[0-9]+", texts.get("ports", "")):
+        if "metrics_port" in kept and _names_port(texts.get("ports", ""), kept["metrics_port"]):
             del kept["metrics_port"]  # the application listens there
         return cls.from_texts(kept, ports=[2 if kept.get("metrics_port") == "1" else 1], on_capture_error="hold")
 

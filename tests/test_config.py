@@ -90,7 +90,24 @@ SAMPLED = [
 ]  # each with a test of its own
 
 INVALID: dict[str, list[str]] = {
-    "ports": ["0", "65536", "-1", "http", "80,80", "80,,81", "80 81", "8.0", ","],
+    "ports": [
+        "0",
+        "65536",
+        "-1",
+        "http",
+        "80,80",
+        "80,,81",
+        "80 81",
+        "8.0",
+        ",",
+        "8100-8000",
+        "80-80",
+        "0-9",
+        "1-65536",
+        "1-1025",
+        "80-82,81",
+        "80-",
+    ],
     "interface": ["eth\x000"],
     "capture_buffer_size": ["0", "-1", "1", "inf", "16M"],
     "sample_rate": ["nan", "inf", "-inf", "-0.1", "1.01", "half", "1e999", "1_0"],
@@ -729,3 +746,17 @@ def test_document_names_every_option() -> None:
     for option in SnifferConfig.options().values():
         assert option.group in module.GROUPS
         assert f"`{option.variable or option.flag or option.keyword}`" in text
+
+
+def test_ports_are_named_by_range_too() -> None:
+    """A range is all ports from its first to its last."""
+    assert SnifferConfig.from_texts({"ports": "80, 8000-8003"}).ports == (80, 8000, 8001, 8002, 8003)
+    assert SnifferConfig.from_texts({"ports": "1-1024"}).ports == tuple(range(1, 1025))
+
+
+@pytest.mark.parametrize(("ports", "serves"), [("8000-8100,x", False), ("8050,x", False), ("8000-8049,x", True)])
+def test_a_held_process_leaves_the_applications_ports_alone(ports: str, serves: bool) -> None:
+    """A process that waits because of its configuration serves no metrics on a port in a range of `PORTS`."""
+    held = SnifferConfig.to_hold({"ports": ports, "metrics_port": "8050", "on_capture_error": "hold"})
+    assert held is not None
+    assert (held.metrics_port == 8050) is serves

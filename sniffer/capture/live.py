@@ -293,7 +293,7 @@ def filters(ports: Sequence[int], linktype: int) -> list[str]:
     are let through, and the flow table looks at their ports. `vlan` moves the offsets of everything behind it, so two
     tags (QinQ) need a nested expression.
     """
-    plain = " or ".join(f"tcp port {port}" for port in ports)
+    plain = " or ".join(_port_ranges(ports))
     best = (
         f"({plain}) or (ip[6:2] & 0x1fff != 0 and ip proto 6) or (ip6 proto 44)"
         " or (ip6[6] = 0 or ip6[6] = 43 or ip6[6] = 60) or ether proto 0x8864"
@@ -307,3 +307,13 @@ def filters(ports: Sequence[int], linktype: int) -> list[str]:
     if linktype not in DLT_COOKED:
         best = best.removesuffix(" or ether proto 0x8864")
     return [best, plain]
+
+
+def _port_ranges(ports: Sequence[int]) -> Iterator[str]:
+    """BPF expressions for the ports. Those in sequence are one comparison, so a range costs what a port does."""
+    ordered = sorted(ports)
+    first = 0
+    for at, port in enumerate(ordered):
+        if at + 1 == len(ordered) or ordered[at + 1] != port + 1:
+            yield f"tcp port {port}" if first == at else f"tcp portrange {ordered[first]}-{port}"
+            first = at + 1

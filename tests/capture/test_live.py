@@ -47,6 +47,16 @@ def test_the_filter_takes_captured_ports_behind_vlan_tags(
         assert passes(1, frame, tmp_path) is taken
 
 
+def test_the_filter_names_ports_in_sequence_as_one_range() -> None:
+    """Ports in sequence are one comparison; the filter of a range compiles, and takes its ports and no others."""
+    assert filters([8001, 80, 8002, 8000, 90], 12)[1] == "tcp port 80 or tcp port 90 or tcp portrange 8000-8002"
+    program = pcapy.compile(1, 262144, filters(range(8000, 9024), 1)[0], 1, 0xFFFFFFFF)
+    for port, taken in ((7999, False), (8000, True), (9023, True), (9024, False)):
+        for ends in ((port, 4000), (4000, port)):
+            frame = packets.ethernet(packets.ip("192.0.2.1", "192.0.2.2", packets.tcp(*ends, 1)))
+            assert bool(program.filter(frame)) is taken
+
+
 def test_the_filter_takes_what_hides_its_ports(tmp_path: Path) -> None:
     """Later fragments, IPv6 extension headers and PPPoE are left to the core; UDP stays out."""
     segment = packets.tcp(4000, 80, 1, payload=bytes(64))
