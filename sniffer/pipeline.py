@@ -71,9 +71,14 @@ State = Literal["new", "starting", "running", "ending", "held", "stopped"]
 
 
 def create_sniffer(config: SnifferConfig | None = None, **options: Any) -> Sniffer:
-    """A Sniffer from a SnifferConfig, or from the keywords of one. ValidationError with every problem."""
+    """A Sniffer from a SnifferConfig, or from the keywords of one.
+
+    ValidationError with every problem; TypeError where `config` is no SnifferConfig, or stands beside keywords.
+    """
     if config is None:
         config = SnifferConfig(**options)
+    elif not isinstance(config, SnifferConfig):
+        raise TypeError(f"create_sniffer takes a SnifferConfig or keywords, not a {type(config).__name__}")
     elif options:
         raise TypeError("create_sniffer takes a SnifferConfig or keywords, not both")
     return Sniffer(config)
@@ -217,9 +222,11 @@ class Sniffer:
     async def wait(self) -> None:
         """Returns when the capture has ended (a file: all of it is read) and everything is delivered.
 
-        Raises the CaptureError of a capture that failed; with `on_capture_error="hold"` not before `stop()`, and then
-        the error of a start that failed too.
+        RuntimeError before `start()`: there is nothing to wait for yet, and perhaps never. CaptureError if the capture
+        failed; with `on_capture_error="hold"` not before `stop()`, and then the error of a start that failed too.
         """
+        if self._state == "new":
+            raise RuntimeError("this sniffer was not started yet")
         await self._finished.wait()
         error = self._failure or self._error
         if error is not None:

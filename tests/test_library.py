@@ -173,6 +173,23 @@ def test_a_wrong_configuration_names_every_problem() -> None:
 # Start, stop, wait
 
 
+async def test_waiting_before_the_start_is_an_error(file: str) -> None:
+    """`wait()` on a sniffer that was never started raises at once, rather than wait for ever."""
+    sniffer = create_sniffer(ports=[8080], read=file)
+    with pytest.raises(RuntimeError, match="not started"):
+        await asyncio.wait_for(sniffer.wait(), 10)
+    await sniffer.start()
+    await sniffer.wait()
+    assert (await sniffer.stop())["messages_offered"] == 40
+
+
+@pytest.mark.parametrize("config", [{"ports": [8080]}, [8080], "8080"])
+def test_a_configuration_of_another_type_is_named(config: Any) -> None:
+    """What is neither a SnifferConfig nor keywords is a TypeError that names both and the type that was given."""
+    with pytest.raises(TypeError, match=f"a SnifferConfig or keywords, not a {type(config).__name__}"):
+        create_sniffer(config)
+
+
 async def test_a_sniffer_is_started_once(file: str) -> None:
     """`start()` raises when it is running, and when it was stopped."""
     sniffer = create_sniffer(ports=[8080], read=file, on_http_message=lambda _: None)
