@@ -67,6 +67,7 @@ class Option(Generic[Given, Value]):
     is_read   a rule reads the file that it names, so its value can be checked only where it will be used
     ambient_without
               the library too reads the variable, unless one of these keywords is given; None: the daemon alone does
+    only_with the variable belongs to other programs too, so its text is read only where this keyword is given
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Option(Generic[Given, Value]):
         secret: bool = False,
         is_read: bool = False,
         ambient_without: tuple[str, ...] | None = None,
+        only_with: str | None = None,
     ) -> None:
         self.check = check
         self.read = read
@@ -105,6 +107,7 @@ class Option(Generic[Given, Value]):
         self.secret = secret
         self.is_read = is_read
         self.ambient_without = ambient_without
+        self.only_with = only_with
         self.keyword = ""
 
     def __set_name__(self, owner: type[Options], name: str) -> None:
@@ -324,10 +327,13 @@ class Options:
             if keyword not in options
         )
         bad = {problem.field for problem in found}
+        given = {*keywords, *(keyword for keyword, text in texts.items() if text.strip())}
         for keyword, option in options.items():
             try:
                 if keyword in keywords:
                     value = option.check(keywords[keyword])
+                elif option.only_with is not None and option.only_with not in given:
+                    value = option.default
                 elif stripped := texts.get(keyword, "").strip():
                     value = option.check(option.read(stripped))
                 elif option.required and keyword not in bad:

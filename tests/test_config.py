@@ -320,6 +320,12 @@ def test_defaults() -> None:
     assert config.warnings == ()
 
 
+def with_it(keyword: str) -> dict[str, str]:
+    """The text of the option without which this one is not read."""
+    other = SnifferConfig.options()[keyword].only_with
+    return {other: VALID[other][0]} if other is not None else {}
+
+
 @pytest.mark.parametrize("keyword", VALID)
 def test_variable(keyword: str) -> None:
     """Each variable sets its option, blanks around its value ignored."""
@@ -328,7 +334,7 @@ def test_variable(keyword: str) -> None:
     texts = {keyword: f" {text} "}
     if variable:
         assert SnifferConfig.texts_of({variable: f" {text} "}) == texts
-    config = SnifferConfig.from_texts({"ports": "8080", **texts})
+    config = SnifferConfig.from_texts({"ports": "8080", **with_it(keyword), **texts})
     assert getattr(config, keyword) == value
 
 
@@ -348,9 +354,17 @@ def test_empty_variable_is_unset(keyword: str, empty: str) -> None:
 def test_invalid_text(keyword: str, text: str) -> None:
     """Each invalid value is one problem of its own field, and nothing else."""
     with pytest.raises(ValidationError) as caught:
-        SnifferConfig.from_texts({"ports": "8080", keyword: text})
+        SnifferConfig.from_texts({"ports": "8080", **with_it(keyword), keyword: text})
     assert [problem.field for problem in caught.value.problems] == [keyword]
     assert caught.value.problems[0].message.startswith(f"{keyword} ")
+
+
+@pytest.mark.parametrize("keyword", [keyword for keyword in INVALID if keyword.startswith("otel_")])
+def test_variables_of_other_programs(keyword: str) -> None:
+    """OpenTelemetry's variables, which the watched application may have, are not read where nothing is sent there."""
+    for text in (*INVALID[keyword], VALID[keyword][0]):
+        environ = {"PORTS": "8080", keyword.upper(): text}
+        assert SnifferConfig.from_env(environ) == SnifferConfig(ports=[8080])
 
 
 @pytest.mark.parametrize(

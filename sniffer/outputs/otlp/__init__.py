@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sniffer.config import SnifferConfig
     from sniffer.delivery.lane import Lane
 
+ENDPOINT = "output_otlp_endpoint"
 PATHS = ("/v1/logs", "/v1/traces")
 
 
@@ -54,7 +55,10 @@ def check_attributes(value: object) -> str | None:
 
 
 class OtlpOptions(OptionGroup):
-    """Options of the OpenTelemetry collector. Those with the prefix `otel_` are OpenTelemetry's own variables."""
+    """Options of the OpenTelemetry collector. Those with the prefix `otel_` are OpenTelemetry's own variables.
+
+    The watched application may have the same ones in its environment: they are read only where there is an endpoint.
+    """
 
     # fmt: off
     output_otlp_endpoint: MaybeText = Option(
@@ -69,24 +73,27 @@ class OtlpOptions(OptionGroup):
         0, 0, 256 << 10, unit="bytes", group=OUTPUT, help="bytes of each body to put into a log record",
     )
     otel_exporter_otlp_headers: Option[Secret | str | None, Secret | None] = Option(
-        check_headers, group=OUTPUT, flag="", secret=True,
+        check_headers, group=OUTPUT, only_with=ENDPOINT, flag="", secret=True,
         help="header fields for OUTPUT_OTLP_ENDPOINT, as `name=value,name=value`",
     )
     otel_exporter_otlp_timeout: Whole = whole(
-        10_000, 1, LONGEST_MS, unit="milliseconds", group=OUTPUT, help="time limit of each try to send to it",
+        10_000, 1, LONGEST_MS, unit="milliseconds", group=OUTPUT, only_with=ENDPOINT,
+        help="time limit of each try to send to it",
     )
     otel_exporter_otlp_compression: Text = choice(
-        "gzip", ("gzip", "none"), group=OUTPUT, help="compression of what is sent to it",
+        "gzip", ("gzip", "none"), group=OUTPUT, only_with=ENDPOINT, help="compression of what is sent to it",
     )
     otel_exporter_otlp_certificate: File = Option(
-        check_file, group=OUTPUT, metavar="FILE", shown="the system's certificate authorities",
+        check_file, group=OUTPUT, only_with=ENDPOINT, metavar="FILE", shown="the system's certificate authorities",
         help="certificate authorities (PEM) to trust for it",
     )
     otel_service_name: MaybeText = text(
-        None, group=OUTPUT, shown="unknown_service:tcp-sniffer", help="`service.name` of what is sent to it",
+        None, group=OUTPUT, only_with=ENDPOINT, shown="unknown_service:tcp-sniffer",
+        help="`service.name` of what is sent to it",
     )
     otel_resource_attributes: MaybeText = Option(
-        check_attributes, group=OUTPUT, metavar="KEY=VALUE,...", help="resource attributes of what is sent to it",
+        check_attributes, group=OUTPUT, only_with=ENDPOINT, metavar="KEY=VALUE,...",
+        help="resource attributes of what is sent to it",
     )
     # fmt: on
 
@@ -96,7 +103,7 @@ class Otlp(Output):
 
     name = "otlp"
     options = OtlpOptions
-    switch = "output_otlp_endpoint"
+    switch = ENDPOINT
     does = "sends them to an OpenTelemetry collector"
     working = 4 << 20
     renders_json = False
