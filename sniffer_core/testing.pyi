@@ -34,6 +34,12 @@ class PySlabs:
 
 # -- net/wire and net/fragment
 
+def address_shown(address: bytes) -> str:
+    """The text of an address of 4 or 16 bytes (`address_text`)."""
+
+def digest_shown(data: bytes) -> str:
+    """The BLAKE2b-128 of at most 128 bytes, in hexadecimal digits (`digest_digits`). ValueError for more."""
+
 def parse_packet(linktype: int, data: bytes) -> tuple[str, dict[str, Any]]:
     """The verdict of `wire_parse()`, in lower case without its prefix, and the members of the packet that it sets."""
 

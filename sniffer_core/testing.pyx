@@ -19,6 +19,7 @@ from sniffer_core.protocols.http1.parser cimport (
     http1_reject, http1_skip, http1_tunnel,
 )
 from sniffer_core.protocols.http1.state cimport Parser
+from sniffer_core.record.naming cimport ADDRESS_TEXT, ID_DIGITS, NAMED_MAX, address_text, digest_digits
 from sniffer_core.tcp.stream cimport Run
 from sniffer_core.tcp.table cimport Key, keyed_hash
 
@@ -105,6 +106,22 @@ cdef class PySlabs:
                 count += 1
                 slab = slab.next
         return count
+
+
+def address_shown(bytes address):
+    """See testing.pyi."""
+    cdef char text[ADDRESS_TEXT]
+    cdef uint32_t size = address_text(text, <const uint8_t*><char*>address, <uint32_t>len(address))
+    return text[:size].decode("ascii")
+
+
+def digest_shown(bytes data):
+    """See testing.pyi."""
+    cdef char digits[ID_DIGITS]
+    if len(data) > NAMED_MAX:
+        raise ValueError("more than a block")
+    digest_digits(digits, <const uint8_t*><char*>data, <uint32_t>len(data))
+    return digits[:ID_DIGITS].decode("ascii")
 
 
 def parse_packet(int linktype, bytes data):

@@ -7,6 +7,7 @@ from sniffer_core.base.ascii cimport ascii_lower
 from sniffer_core.base.marks cimport ANOMALY_COUNT, INCOMPLETE_COUNT
 from sniffer_core.base.marks cimport WHOLE
 from sniffer_core.message cimport REQUEST, Exchange, Field, Message, fields_of, text_of
+from sniffer_core.record.naming cimport ID_DIGITS
 from sniffer_core.record.redact cimport (
     SECRET, SHOWN, TARGET, Cut, Names, Scan, begin_scan, is_plain, kind_of, name_bit, next_cut)
 from sniffer_core.record.shorten cimport SHORTEN_ROOM, shorten
@@ -15,9 +16,6 @@ from sniffer_core.record.writer cimport (
     put_milliseconds, put_number, put_span, put_stamp, put_text, room, write)
 
 from sniffer_core.base.marks import ANOMALIES, INCOMPLETE
-
-cdef enum:
-    ID_SIZE = 32            # digits of a connectionId
 
 cdef tuple QUOTED = tuple([f'"{word}"'.encode("ascii") for word in (*INCOMPLETE, *ANOMALIES)])
 cdef const char* incomplete_json[INCOMPLETE_COUNT + 1]      # the words as JSON, by Incomplete; they point into QUOTED
@@ -303,7 +301,7 @@ cdef void put_record(Buffer* out, const RecordView* view) noexcept nogil:
     else:
         put_fields(out, message.fields, message.count, message.text, view.listed, view.query)
     put(out, b',"connectionId":"')
-    write(out, view.id, ID_SIZE)
+    write(out, view.id, ID_DIGITS)
     put(out, b'","exchange":')
     put_number(out, view.exchange.number)
     put_start(out, view)

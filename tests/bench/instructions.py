@@ -22,7 +22,7 @@ from tests.bench.captures import CAPTURES, write
 
 RECORD: Final = Path(__file__).with_suffix(".json")
 TOLERANCE: Final = 0.05
-SIZES: Final = {"small": (2_000, 12_000), "mixed": (1_000, 4_000)}
+SIZES: Final = {"small": (2_000, 12_000), "mixed": (1_000, 4_000), "short": (1_000, 5_000)}
 """For each shape, the messages of the shorter and of the longer capture."""
 
 

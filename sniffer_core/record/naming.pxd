@@ -1,0 +1,14 @@
+# The texts that name a connection, made without a Python object.
+
+from libc.stdint cimport uint8_t, uint32_t
+
+cdef enum:
+    ADDRESS_TEXT = 46       # bytes of the longest address as text, with a NUL
+    NAMED_MAX = 128         # most bytes that digest_digits() takes: one block of BLAKE2b
+    ID_DIGITS = 32          # hexadecimal digits of a connectionId
+
+cdef uint32_t address_text(char* to, const uint8_t* address, uint32_t size) noexcept nogil
+    # Writes an address of 4 or 16 bytes as inet_ntop() does, and returns its length. `to`: ADDRESS_TEXT bytes.
+
+cdef void digest_digits(char* to, const uint8_t* data, uint32_t size) noexcept nogil
+    # Writes the ID_DIGITS digits of the BLAKE2b-128 (RFC 7693) of at most NAMED_MAX bytes.
