@@ -31,7 +31,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="leave out what is slow, live, or starts a program")
-    parser.addoption("--part", default="1/1", help="run a part of the test files: 1/2 the first half, 2/2 the other")
+    parser.addoption("--part", default="1/1", help="run a part of the tests: 1/2 one half, 2/2 the other")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,12 +42,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("quick"):
         part, parts = map(int, config.getoption("part").split("/"))
-        files = sorted({item.path for item in items})[part - 1 :: parts]
-        kept = [
-            item
-            for item in items
-            if item.path in files and not (item.get_closest_marker("slow") or item.get_closest_marker("live"))
-        ]
+        quick = [item for item in items if not (item.get_closest_marker("slow") or item.get_closest_marker("live"))]
+        # In pieces of a file's neighbours: a file takes its time in all parts, and makes most of its fixtures in one.
+        kept = [item for at, item in enumerate(quick) if at // 20 % parts == part - 1]
         config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
         items[:] = kept
 

@@ -45,6 +45,7 @@ LAYERS = [
     "protocols.http1.session",
     "protocols.ignored",
     "protocols.detect",
+    "record.naming",
     "record.writer",
     "record.redact",
     "record.shorten",

@@ -254,6 +254,7 @@ def test_no_line_is_lost_to_a_slow_reader(pipe: tuple[int, int]) -> None:
     assert got == sent
 
 
+@pytest.mark.slow
 def test_a_reader_that_stalls_holds_nobody_up(pipe: tuple[int, int]) -> None:
     """Nobody reads: no call waits, what is kept has a bound, flush() gives up; lost lines are said later."""
     reader, writer = pipe

@@ -989,6 +989,7 @@ class Slow(Companion):
         return exchange_lane(SlowView(), share=context.share, live=context.live, dropped=context.dropped)
 
 
+@pytest.mark.slow
 async def test_the_view_gives_way_first(scripted: ScriptedSource, caplog: pytest.LogCaptureFixture) -> None:
     """A view that cannot follow costs no other output a message: it gets a part, counted, and one line says so."""
     got: list[HttpMessage] = []
@@ -1020,6 +1021,7 @@ async def test_the_view_gives_way_first(scripted: ScriptedSource, caplog: pytest
     assert_balanced(sniffer)
 
 
+@pytest.mark.slow
 async def test_alone_the_view_gets_everything(scripted: ScriptedSource) -> None:
     """With no other output a burst waits before a view that follows slowly, and it gets all of it."""
     sniffer = Sniffer(SnifferConfig(ports=[8080], interface="x"), companions=[Slow()])

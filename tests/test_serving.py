@@ -386,6 +386,7 @@ async def test_handshakes_have_a_deadline_too(monkeypatch: pytest.MonkeyPatch) -
 # Descriptors
 
 
+@pytest.mark.slow
 async def test_without_a_descriptor_one_line_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """Where the system has no descriptor, connections wait and are accepted later; the log gets one line."""
     async with asked() as server, contextlib.AsyncExitStack() as stack:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.bench.captures import CAPTURES, talks
 from tests.bench.pairs import judged, known
 from tests.conversations import CLIENT
@@ -33,6 +35,7 @@ def test_each_pair_is_counted_once() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_any_segment_is_lost() -> None:
     """The lossy capture is the same each time, has each kind of offer, and loses heads as it loses bodies."""
     made = list(talks(8_000))

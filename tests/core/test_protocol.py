@@ -72,6 +72,7 @@ def test_toy_knows_the_interface_alone() -> None:
     assert [line.split()[1] for line in lines] == ["sniffer_core.protocol"]
 
 
+@pytest.mark.slow
 def test_toy_reads_a_capture(registered: ModuleType, tmp_path: Path) -> None:
     """Data of both sides in order, and both ends, reach the protocol that recognises the first bytes."""
     path = capture(tmp_path, connection([(b"TOY\nask", b"yes\n"), (b"ed\n", b"no\n")], server_port=PORT))

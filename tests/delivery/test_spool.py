@@ -221,9 +221,10 @@ async def test_what_was_delivered_at_a_kill_may_come_again(tmp_path: Path, monke
         await until(lambda: lane.counters.delivered == 10)
         begin = time.monotonic()
         await until(lambda: not lane.spool._acked)
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 20
 
 
+@pytest.mark.slow
 async def test_a_collector_that_half_works_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """If some tries fail and others do not, the log says so once."""
 
@@ -489,7 +490,7 @@ async def test_a_drain_ends_at_its_deadline(tmp_path: Path) -> None:
         await sink.called(1)
         begin = time.monotonic()
         await lane.drain(begin + 0.2)
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 20
         assert (lane.counters.spooled, sum(lane.counters.dropped.values())) == (5, 0)
         lane.offer(messages(2, connection=1))
         assert lane.counters.dropped_closed == 2
@@ -507,6 +508,7 @@ async def test_a_drain_delivers_all_that_is_on_disk(tmp_path: Path) -> None:
     assert ordered(sink.taken)
 
 
+@pytest.mark.slow
 async def test_reading_a_file_waits_for_the_disk(tmp_path: Path) -> None:
     """A lane that may not evict waits until the spool has room, and loses nothing."""
     sink = Down()
@@ -761,6 +763,7 @@ async def test_space_is_given_back(tmp_path: Path) -> None:
         await until(lambda: sizes(tmp_path) < MIB // 2)
 
 
+@pytest.mark.slow
 async def test_memory_is_bounded(tmp_path: Path) -> None:
     """However much is on disk, bodies and index in memory stay within the lane's share."""
     sink = Down()
@@ -809,6 +812,7 @@ async def test_what_waits_for_its_next_try_is_not_in_memory(tmp_path: Path) -> N
 # Everything at once
 
 
+@pytest.mark.slow
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 1 << 32))
 def test_nothing_is_lost_and_nothing_overtakes(tmp_path: Path, seed: int) -> None:

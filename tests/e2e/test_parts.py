@@ -92,6 +92,7 @@ def test_the_first_stage(stand_in: StandIn) -> None:
     assert not [key for key in stand_in.objects if key[0] != "ServiceAccount"]
 
 
+@pytest.mark.slow
 def test_the_verdicts(stand_in: StandIn) -> None:
     """Against the stand-in, which judges by the table itself, every row comes out as the table says; it cleans up."""
     said: list[str] = []
@@ -100,6 +101,7 @@ def test_the_verdicts(stand_in: StandIn) -> None:
     assert not [key for key in stand_in.objects if key[0] != "ServiceAccount"]
 
 
+@pytest.mark.slow
 def test_a_verdict_that_is_another(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where an API server judges otherwise than the table, the stage fails and names the rows."""
     real = StandIn.create
@@ -156,6 +158,7 @@ def test_the_injector_inside() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_what_is_applied_is_valid() -> None:
     """Namespaces, cases and the configuration for a server outside fit the schemas."""
     for manifest in [*namespaces(), configuration_for("https://10.0.0.1:8443", "QQ=="), *(case.pod for case in CASES)]:

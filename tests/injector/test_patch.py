@@ -744,6 +744,7 @@ def test_apply_copies() -> None:
         apply(before, [{"op": "add", "path": "/x/y", "value": 0}])
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @over(make.pods(), st.sampled_from(["never", "jobs", "always"]), st.sampled_from(["pod", "namespace"]))
 def test_nothing_else_is_touched(made: dict[str, Any], mode: str, opted_in_by: OptedInBy) -> None:

@@ -164,6 +164,7 @@ async def test_other_methods_and_paths(injector: Running) -> None:
         assert (response.status, response.headers["Allow"]) == (405, "POST")
 
 
+@pytest.mark.slow
 async def test_a_request_that_does_not_arrive(injector: Running) -> None:
     """A body that does not arrive within the API server's own deadline is 408."""
     context = injector.pair.trusted()
@@ -357,6 +358,7 @@ async def test_a_port_in_use(tmp_path: Path) -> None:
             await serve(options, asyncio.Event())
 
 
+@pytest.mark.slow
 async def test_drain(tmp_path: Path) -> None:
     """While it drains the server is not ready, answers on old and new connections, and closes each."""
     async with running(tmp_path, stop_delay_ms=1500) as injector:

@@ -433,6 +433,7 @@ async def test_the_status_line_decides(remainder: str, status: bytes, outcome: s
     assert posts == len(connections) == (8 if outcome == "retries" else 2)
 
 
+@pytest.mark.slow
 async def test_no_bytes_behind_a_status_line_change_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever follows a status line, answers in it too: each message gets its own answer, in one request."""
     monkeypatch.setattr(client, "REST_SECONDS", 0.005)  # many of these have no end
@@ -559,6 +560,7 @@ async def test_retry_after_is_read_where_it_can_be(said: bytes, waits: float) ->
     assert clock.slept == [waits]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "outcome"), [(b"200", "delivered"), (b"403", "rejected"), (b"503", "retries")])
 @pytest.mark.parametrize("said", [b"", b"Content-Length: 1000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n5\r\nhe"])
 async def test_a_stalled_answer_costs_no_timeout(status: bytes, outcome: str, said: bytes) -> None:
@@ -802,6 +804,7 @@ async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     await writer.drain()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("talk", "scheme", "cause"),
     [

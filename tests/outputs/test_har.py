@@ -62,6 +62,7 @@ async def test_file_that_was_there_is_replaced(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nowhere/out.har", ".", "fifo"])
 async def test_file_that_cannot_be(name: str, tmp_path: Path) -> None:
     """What cannot be written, or is no regular file, is one clear error."""

@@ -119,6 +119,7 @@ def test_the_sample_is_short() -> None:
     assert len(lines) <= 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["flag", "variable"])
 def test_an_output_from_outside_delivers(installed: Path, receiver: Receiver, given: str) -> None:
     """Its option is a flag and a variable; it gets what standard output gets; the ledger has its lane, and balances."""

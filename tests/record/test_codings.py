@@ -81,6 +81,7 @@ def test_decoding_can_be_turned_off() -> None:
     assert fields["bodyEncoding"] == "base64"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
 def test_a_bomb_is_a_truncated_body(coding: str) -> None:
     """A body that decodes to far more than the cap costs no more than the cap, and is marked as cut."""

@@ -141,6 +141,7 @@ def test_any_text(target: str, reason: str, fields: list[tuple[str, str]], trail
     assert_same(table().run(conversation.packets(conversation.segments())))
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(), min_size=3, max_size=3))
 def test_any_placement(names: list[str]) -> None:
     """Pod, namespace and node are written as they are."""
