@@ -945,3 +945,24 @@ def test_an_offer_behind_a_refused_body_waits_as_long_as_any_other() -> None:
     dialogue.server(b"HTTP/1.1 200 R3\r\n\r\n")
     answers = [(m.path, m.reason) for m in run(dialogue) if m.direction == "response"]
     assert answers == [("/1", "R1"), ("/2", "R2"), ("b:443", "R3")]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 12, 24, 30])
+def test_a_request_sent_within_a_response_does_not_prove_an_earlier_answer(cut: int) -> None:
+    """After a loss, a request that was sent while a response was on its way is no proof that those before it were
+    answered."""
+    response = b"HTTP/1.1 103 Interim\r\n\r\nHTTP/1.1 204 R3\r\n\r\n"
+    dialogue = Dialogue()
+    dialogue.client(ask("/1"))
+    dialogue.server(answer("R1"), lost=True)
+    dialogue.client(ask("/2"))
+    dialogue.client(b"H")
+    received = dialogue.sent[1]
+    dialogue.server(answer("R2"))
+    dialogue.client(b"EAD /3 HTTP/1.1\r\nHost: h\r\n\r\n", ack=received)
+    dialogue.server(response[:cut])
+    dialogue.client(ask("/4"))
+    dialogue.server(response[cut:])
+    dialogue.server(answer("R4"))
+    for path, reason in ((m.path, m.reason) for m in run(dialogue) if m.direction == "response"):
+        assert path is None or (reason or "")[1:] == path[1:]

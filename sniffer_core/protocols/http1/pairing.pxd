@@ -90,6 +90,7 @@ cdef struct Exchanges:
                             # does not prove that earlier requests were answered
     uint8_t informational_count
     uint16_t informational[INFORMATIONAL_MAX]   # interim statuses since the last final response
+    int64_t interim_start   # stream offset of the first of these responses
 
 cdef void exchanges_init(Exchanges* queue, Conn* conn, Pool* pool, uint64_t* counters) noexcept nogil
 cdef void exchanges_free(Exchanges* queue) noexcept nogil

@@ -116,6 +116,21 @@ cdef inline bint is_quiet(const Exchanges* exchanges, const Half* client, const 
         as_http1(request).start == client.parser.boundary and ack > tail.ack and ack == server.stream.next
 
 
+cdef void note_sliding(Exchanges* exchanges, int64_t start, int64_t end) noexcept nogil:
+    """After a loss: notes a request that was sent between `start` and `end` of a response, so before that was received.
+
+    The data that its client had received by then does not prove that the request before it was answered.
+    """
+    cdef const Entry* entry = exchanges.head
+    if not exchanges.responses_lost or exchanges.sliding or entry == NULL:
+        return
+    while entry.next != NULL:
+        if entry.next.exchange.known and start < entry.next.ack < end and not entry.lost and entry.ack < entry.next.ack:
+            exchanges.sliding = True
+            return
+        entry = entry.next
+
+
 cdef inline bint has_begun(const Parser* client, const Message* response) noexcept nogil:
     """Whether a response acknowledges a part of the unfinished head that the client's parser is reading."""
     return client.state == HEAD and client.first_offset < as_http1(response).ack
@@ -240,6 +255,11 @@ cdef void on_response(Http1* http, Half* half, bint cut) noexcept nogil:
     cdef bint interim = 100 <= message.status < 200 and message.status != 101
     if half.tentative and as_http1(message).start == half.parser.boundary:
         accept_tentative(http, half, True)
+    if not half.tentative:
+        note_sliding(
+            &http.exchanges,
+            http.exchanges.interim_start if http.exchanges.informational_count else as_http1(message).start,
+            as_http1(message).head_end)
     if not interim and not message.resynced and other.parser.message != NULL:
         disprove_body(http, &http.client, message)
     if message.resynced and not as_http1(message).sure and other.stream.seen and as_http1(message).ack >= 0 and not cut:
@@ -253,6 +273,8 @@ cdef void on_response(Http1* http, Half* half, bint cut) noexcept nogil:
         half.tentative = True
     if interim:
         if not half.tentative:
+            if http.exchanges.informational_count == 0:
+                http.exchanges.interim_start = as_http1(message).start
             exchanges_informational(&http.exchanges, message.status)
         if cut:
             half.parser.message = NULL
@@ -472,6 +494,7 @@ cdef void on_response_end(Http1* http, Half* half, Message* message, const Run* 
         append(&http.early, message)
         match_early(http, False)
         return
+    note_sliding(&http.exchanges, as_http1(message).start, as_http1(message).end)
     entry.answer_end = as_http1(message).head_end if half.stream.ended else as_http1(message).end
     emit(http, message)
     if http.tunnels:
