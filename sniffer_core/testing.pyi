@@ -111,3 +111,26 @@ class PyParser:
         """The counters that are not 0."""
     def close(self) -> None:
         """Frees the parser. AssertionError: not all of its memory was given back."""
+
+# -- protocols/http2
+
+@final
+class PyHpack:
+    """One HPACK table. The methods call the functions of http2/hpack.pxd with the same names."""
+
+    def __init__(self, size: int = 4096, late: bool = False) -> None: ...
+    def decode(
+        self, block: bytes, max_bytes: int = ...
+    ) -> tuple[int, list[tuple[bytes | None, bytes | None, bool, int, int]]]:
+        """The result, and each field: name, value, never indexed, number of the unknown name, of the unknown value."""
+    def repeat(self, blocks: list[bytes], times: int) -> int:
+        """Decodes all blocks in turn, for measuring. Returns how many fields there were."""
+    def forget(self) -> None: ...
+    def limit(self, size: int) -> None: ...
+    def starve(self, number: int) -> None:
+        """Allocation `number` from now on fails, counted from 1; 0: none."""
+    @property
+    def state(self) -> tuple[int, int, int, int]:
+        """Entries kept, their size by RFC 7541, the size of the table, bytes of memory."""
+    def close(self) -> None:
+        """Frees the table. AssertionError: not all of its memory was given back."""

@@ -19,6 +19,9 @@ from sniffer_core.protocols.http1.parser cimport (
     http1_reject, http1_skip, http1_tunnel,
 )
 from sniffer_core.protocols.http1.state cimport Parser
+from sniffer_core.protocols.http2.hpack cimport (
+    HPACK_DEFAULT, HpackField, HpackTable, hpack_close, hpack_decode, hpack_forget, hpack_limit, hpack_open,
+)
 from sniffer_core.record.naming cimport ADDRESS_TEXT, ID_DIGITS, NAMED_MAX, address_text, digest_digits
 from sniffer_core.tcp.stream cimport Run
 from sniffer_core.tcp.table cimport Key, keyed_hash
@@ -315,4 +318,69 @@ cdef class PyParser:
     def close(self):
         """See testing.pyi."""
         http1_free(&self.parser)
+        assert self.pool.bytes == 0 and self.pool.blocks == 0, (self.pool.bytes, self.pool.blocks)
+
+
+# -- protocols/http2 --------------------------------------------------------------------------------------------------
+
+cdef void collect(void* user, const HpackField* field) noexcept nogil:
+    with gil:
+        (<list>user).append((
+            None if field.name == NULL else field.name[: field.name_size],
+            None if field.value == NULL else field.value[: field.value_size],
+            bool(field.never_indexed), field.unknown_name, field.unknown_value,
+        ))
+
+
+cdef void ignore(void* user, const HpackField* field) noexcept nogil:
+    (<int64_t*>user)[0] += 1
+
+
+@final
+cdef class PyHpack:
+    """See testing.pyi."""
+
+    cdef Pool pool
+    cdef HpackTable table
+
+    def __cinit__(self, uint32_t size=HPACK_DEFAULT, bint late=False):
+        memset(&self.pool, 0, sizeof(Pool))
+        hpack_open(&self.table, &self.pool, size, late)
+
+    def __dealloc__(self):
+        hpack_close(&self.table)
+
+    def decode(self, bytes block, size_t max_bytes=1 << 30):
+        """See testing.pyi."""
+        cdef list fields = []
+        cdef int result = hpack_decode(&self.table, block, len(block), &collect, <void*>fields, max_bytes)
+        return result, fields
+
+    def repeat(self, list blocks, int times):
+        """See testing.pyi."""
+        cdef int64_t fields = 0
+        cdef bytes block
+        for _ in range(times):
+            for block in blocks:
+                hpack_decode(&self.table, block, len(block), &ignore, &fields, 1 << 30)
+        return fields
+
+    def forget(self):
+        hpack_forget(&self.table)
+
+    def limit(self, uint32_t size):
+        hpack_limit(&self.table, size)
+
+    def starve(self, int64_t number):
+        """See testing.pyi."""
+        self.pool.spare = number
+
+    @property
+    def state(self):
+        """See testing.pyi."""
+        return self.table.count, self.table.used, self.table.size, self.pool.bytes
+
+    def close(self):
+        """See testing.pyi."""
+        hpack_close(&self.table)
         assert self.pool.bytes == 0 and self.pool.blocks == 0, (self.pool.bytes, self.pool.blocks)

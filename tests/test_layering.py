@@ -32,6 +32,7 @@ LAYERS = [
     "protocols.proxy",
     "protocols.authority",
     "protocols.signature",
+    "protocols.http2.hpack",
     "protocols.http1.head",
     "protocols.http1.state",
     "protocols.http1.body",
