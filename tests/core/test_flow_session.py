@@ -949,8 +949,7 @@ def test_an_offer_behind_a_refused_body_waits_as_long_as_any_other() -> None:
 
 @pytest.mark.parametrize("cut", [1, 2, 12, 24, 30])
 def test_a_request_sent_within_a_response_does_not_prove_an_earlier_answer(cut: int) -> None:
-    """After a loss, a request that was sent while a response was on its way is no proof that those before it were
-    answered."""
+    """After a loss, a request that was sent within a response does not prove that those before it were answered."""
     response = b"HTTP/1.1 103 Interim\r\n\r\nHTTP/1.1 204 R3\r\n\r\n"
     dialogue = Dialogue()
     dialogue.client(ask("/1"))
