@@ -47,6 +47,7 @@ LAYERS = [
     "protocols.detect",
     "record.writer",
     "record.redact",
+    "record.bodies",
     "record.shorten",
     "record.line",
     "record.raw",
