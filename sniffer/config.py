@@ -66,6 +66,14 @@ REDACT_QUERY: Final = (
     *("apikey", "refresh_token", "id_token", "client_secret", "password", "code"),
 )
 
+REDACT_BODY: Final = (
+    *("password", "passwd", "pwd", "passphrase", "secret", "clientsecret", "token", "accesstoken", "refreshtoken"),
+    *("idtoken", "sessiontoken", "apikey", "apisecret", "accesskey", "secretkey", "privatekey", "authorization"),
+    *("cookie", "credential", "credentials", "ssn", "cardnumber", "cvv", "cvc", "pin", "otp"),
+)
+
+MOST_NAME: Final = 64
+"""Bytes of the longest key of a body that can be redacted."""
 LEAST_KEY: Final = 16
 MOST_KEY: Final = 4096
 """Bytes of a redaction key. A shorter one could be guessed; a longer file is not a key."""
@@ -166,6 +174,15 @@ def redacted_parameter(entry: str) -> str:
     return _redacted(entry)
 
 
+def redacted_key(entry: str) -> str:
+    """The key of a value in a body to redact."""
+    if re.search(r"[./\\[\]\"=&;%]", entry):
+        raise ValueError(f"must be a list of keys, each without path or value: {quote(entry)} is none")
+    if len(entry.encode()) > MOST_NAME or not re.search(r"[^-_\s]", entry):
+        raise ValueError(f"must be a list of keys of 1 to {MOST_NAME} bytes: {quote(entry)} is none")
+    return _redacted(entry)
+
+
 def _redacted(entry: str) -> str:
     if entry.lower() == "none":
         raise ValueError("must be either names or `none` alone: beside names, or in a list, `none` turns nothing off")
@@ -236,6 +253,10 @@ class SnifferConfig(CaptureOptions, BuiltInOptions):
     redact_query: Names = names(
         REDACT_QUERY, each=redacted_parameter, read=read_redacted, group=RECORD,
         help="parameters of URLs whose values are replaced by [REDACTED]; `none` turns it off",
+    )
+    redact_body: Names = names(
+        REDACT_BODY, each=redacted_key, read=read_redacted, group=RECORD,
+        help="keys in JSON and forms whose values are replaced by [REDACTED]; `none` turns it off",
     )
     redact_key_file: File = Option(
         check_secret_file, group=RECORD, metavar="FILE", is_read=True,
@@ -380,6 +401,8 @@ class SnifferConfig(CaptureOptions, BuiltInOptions):
             warnings.append("redact_headers is off: credentials in headers leave the process as they are")
         if not self.redact_query:
             warnings.append("redact_query is off: credentials in query parameters leave the process as they are")
+        if not self.redact_body and self.max_body_size:
+            warnings.append("redact_body is off: credentials in bodies leave the process as they are")
         rss = max(budget.resident(), budget.PROCESS)
         fitting, more = budget.fit_budget(self.memory_budget, budget.memory_limit(), rss)
         fill_in(self, "memory_budget", fitting)

@@ -182,6 +182,8 @@ def _oddities(message: HttpMessage) -> dict[str, Any]:
         made["_missingBytes"] = message.missing_bytes
     if message.body_truncated:
         made["_bodyTruncated"] = True
+    if message.body_redacted is not None:
+        made["_bodyRedacted"] = message.body_redacted
     if message.resynced:
         made["_resynced"] = True
     if message.anomalies:

@@ -320,6 +320,7 @@ class Sniffer:
             carry=CARRY if self._leaves_out is not None else (),
             redact_headers=config.redact_headers,
             redact_query=config.redact_query,
+            redact_body=config.redact_body,
             redact_key=config.redact_key,
             placement=(config.pod_name, config.namespace, config.node_name),
             decode=decode if config.decode_bodies else None,

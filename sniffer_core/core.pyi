@@ -105,7 +105,7 @@ class RawMessage:
         """
     @property
     def body(self) -> bytes:
-        """The first bytes of the body, without its transfer coding but with its content codings.
+        """The first bytes of the body, without its transfer coding but with its content codings, and not redacted.
 
         At most `max_body` bytes, and none after the first missing byte.
         """
@@ -116,10 +116,13 @@ class RawMessage:
     def body_truncated(self) -> bool:
         """True if `body` was cut by `max_body` or by the memory limit."""
     @property
-    def content(self) -> tuple[str | None, Literal["base64"] | None, bool, str | None]:
-        """(`body`, `body_encoding`, `body_truncated`, `body_decoded`) of the record.
+    def content(
+        self,
+    ) -> tuple[str | None, Literal["base64"] | None, bool, str | None, int | Literal["all"] | None]:
+        """(`body`, `body_encoding`, `body_truncated`, `body_decoded`, `body_redacted`) of the record.
 
-        The body is without the content codings that could be removed: as text if it is UTF-8, else in base64.
+        The body is redacted, and without the content codings that could be removed: as text if it is UTF-8, else in
+        base64.
         """
     @property
     def trailers(self) -> dict[str, str | list[str]] | None: ...
@@ -205,16 +208,17 @@ class FlowTable:
         carry: tuple[str, ...] = (),
         redact_headers: Iterable[str] = (),
         redact_query: Iterable[str] = (),
+        redact_body: Iterable[str] = (),
         redact_key: bytes | None = None,
         placement: tuple[str | None, str | None, str | None] | None = None,
         decode: Decode | None = None,
     ) -> None:
         """`max_body` and `max_head` are bytes kept of a message, `memory_limit` is bytes of all flows together.
 
-        `carry`: at most 4 names of request header fields, in lower case. `redact_headers` and `redact_query`: names of
-        header fields and of URL parameters, in any case. Their values leave the core only as `[REDACTED]`, or, with
-        `redact_key`, as a keyed hash and their length. `placement`: (pod, namespace, node). Without `decode` content
-        codings are not removed.
+        `carry`: at most 4 names of request header fields, in lower case. `redact_headers`, `redact_query` and
+        `redact_body`: names of header fields, of URL parameters and of keys in bodies, in any case. Their values leave
+        the core only as `[REDACTED]`, or, with `redact_key`, as a keyed hash and their length. `placement`: (pod,
+        namespace, node). Without `decode` content codings are not removed.
         ValueError: a link type that is not in LINK_TYPES, a port that is not in 1-65535, more than 4 names in `carry`.
         """
     def feed(

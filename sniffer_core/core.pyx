@@ -43,7 +43,8 @@ cdef class FlowTable:
 
     def __cinit__(self, *, int linktype, ports, max_body=65536, max_head=65536, max_flows=10_000,
                   idle_timeout_us=300_000_000, memory_limit=67_108_864, sample_rate=1.0, tuple carry=(),
-                  redact_headers=(), redact_query=(), bytes redact_key=None, placement=None, decode=None):
+                  redact_headers=(), redact_query=(), redact_body=(), bytes redact_key=None, placement=None,
+                  decode=None):
         cdef Table* table
         cdef int port
         cdef bytes secret = os.urandom(16)
@@ -52,9 +53,9 @@ cdef class FlowTable:
         if len(carry) > CARRY_MAX:
             raise ValueError(f"carry takes at most {CARRY_MAX} names")
         self.carried = tuple([name.encode("ascii") for name in carry])
-        self.rules = Rules(redact_headers=redact_headers, redact_query=redact_query, redact_key=redact_key,
-                           placement=placement,
-                           decode=decode, max_body=max_body, carry_count=len(carry))
+        self.rules = Rules(redact_headers=redact_headers, redact_query=redact_query, redact_body=redact_body,
+                           redact_key=redact_key, placement=placement, decode=decode, max_body=max_body,
+                           carry_count=len(carry))
         table = <Table*>calloc(1, sizeof(Table))
         if table == NULL:
             raise MemoryError

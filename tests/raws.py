@@ -39,7 +39,7 @@ class Raw:
     reason: str | None = None
     informational: tuple[int, ...] = ()
     latency_us: int | None = None
-    content: tuple[str | None, str | None, bool, str | None] = (None, None, False, None)
+    content: tuple[str | None, str | None, bool, str | None, int | str | None] = (None, None, False, None, None)
     body_size: int = 0
     trailers: dict[str, Any] | None = None
     incomplete: str | None = None

@@ -7,7 +7,7 @@ from typing import Any
 
 import jsonschema
 
-from sniffer.config import REDACT_HEADERS, REDACT_QUERY
+from sniffer.config import REDACT_BODY, REDACT_HEADERS, REDACT_QUERY
 from sniffer.record.codings import decode
 from sniffer.record.message import Placement, from_raw
 from sniffer.record.schema import json_schema
@@ -34,6 +34,7 @@ def read(request: bytes, response: bytes, **options: Any) -> list[RawMessage]:
         "max_body": 1000,
         "redact_headers": REDACT_HEADERS,
         "redact_query": REDACT_QUERY,
+        "redact_body": REDACT_BODY,
         "decode": decode,
     }
     raws = Table(**given | options).run(connection([(request, response)]))
@@ -56,6 +57,7 @@ def table(**changes: Any) -> Table:
     options: dict[str, Any] = {
         "redact_headers": REDACT_HEADERS,
         "redact_query": REDACT_QUERY,
+        "redact_body": REDACT_BODY,
         "decode": decode,
         "max_body": 1500,
     }

@@ -18,7 +18,7 @@ from sniffer import budget
 from sniffer import config as module
 from sniffer import options as options_module
 from sniffer.cli import configure
-from sniffer.config import REDACT_HEADERS, REDACT_QUERY, SnifferConfig
+from sniffer.config import REDACT_BODY, REDACT_HEADERS, REDACT_QUERY, SnifferConfig
 from sniffer.errors import ValidationError
 from sniffer.options import Secret
 from sniffer.outputs.ui import split_address
@@ -48,6 +48,7 @@ VALID: dict[str, tuple[str, object]] = {
     "decode_bodies": ("off", False),
     "redact_headers": ("X-Secret, Cookie", ("x-secret", "cookie")),
     "redact_query": ("key,Token", ("key", "Token")),
+    "redact_body": ("Pass_Word,clé", ("Pass_Word", "clé")),
     "exclude_paths": ("/healthz,/ready*", ("/healthz", "/ready*")),
     "exclude_user_agents": ("kube-probe/*", ("kube-probe/*",)),
     "pod_name": ("app-1", "app-1"),
@@ -164,6 +165,7 @@ INVALID: dict[str, list[str]] = {
         *("a,,b", ",", "none,sig", "sig,NONE", "a=b", "=", "?sig", "&a", "a;b", "a%20b", "x#y", "X-Amz-*"),
         "https://h/?sig=1",
     ],
+    "redact_body": ["a,,b", ",", "none,pin", "a.b", "/a/b", "a[b]", "a=b", "x-*", "-_", "x" * 65],
     "exclude_paths": ["/a,", "healthz", "/a,ready*", ".*"],
     "exclude_user_agents": ["a,,b"],
     "max_concurrent_connections": ["0"],
@@ -297,6 +299,7 @@ def test_defaults() -> None:
         "decode_bodies": True,
         "redact_headers": REDACT_HEADERS,
         "redact_query": REDACT_QUERY,
+        "redact_body": REDACT_BODY,
         "redact_key_file": None,
         "exclude_paths": (),
         "exclude_user_agents": (),
@@ -491,20 +494,26 @@ def test_default_redaction_lists() -> None:
         *("AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature", "X-Amz-Signature", "X-Amz-Credential"),
         *("X-Amz-Security-Token", "access_token", "api_key", "token", "code"),
     }
+    assert set(REDACT_BODY) == {
+        *("password", "passwd", "pwd", "passphrase", "secret", "clientsecret", "token", "accesstoken", "refreshtoken"),
+        *("idtoken", "sessiontoken", "apikey", "apisecret", "accesskey", "secretkey", "privatekey", "authorization"),
+        *("cookie", "credential", "credentials", "ssn", "cardnumber", "cvv", "cvc", "pin", "otp"),
+    }
     record = (Path(__file__).parent.parent / "docs/RECORD.md").read_text()
-    assert [name for name in (*REDACT_HEADERS, *REDACT_QUERY) if f"`{name}`" not in record] == []
+    assert [name for name in (*REDACT_HEADERS, *REDACT_QUERY, *REDACT_BODY) if f"`{name}`" not in record] == []
 
 
 def test_redaction_lists() -> None:
     """An empty variable leaves the default, `none` and the library's empty list turn redaction off, with a warning."""
     default = SnifferConfig(ports=[8080])
-    assert from_variables(REDACT_HEADERS="", REDACT_QUERY=" ") == default
+    assert from_variables(REDACT_HEADERS="", REDACT_QUERY=" ", REDACT_BODY="") == default
     for off in (
-        from_variables(REDACT_HEADERS="none", REDACT_QUERY="None"),
-        SnifferConfig(ports=[8080], redact_headers=[], redact_query=()),
+        from_variables(REDACT_HEADERS="none", REDACT_QUERY="None", REDACT_BODY="NONE"),
+        SnifferConfig(ports=[8080], redact_headers=[], redact_query=(), redact_body=()),
     ):
-        assert (off.redact_headers, off.redact_query) == ((), ())
-        assert [warning.split()[0] for warning in off.warnings] == ["redact_headers", "redact_query"]
+        assert (off.redact_headers, off.redact_query, off.redact_body) == ((), (), ())
+        warned = [warning.split()[0] for warning in off.warnings]
+        assert warned == ["redact_headers", "redact_query", "redact_body"]
 
 
 def test_token_is_shown_nowhere() -> None:
@@ -600,7 +609,7 @@ def test_lists_take_each_name_once() -> None:
 
 def test_a_library_list_cannot_hold_none() -> None:
     """`none` in a list given to the library is refused too: it would turn nothing off."""
-    for field in ("redact_headers", "redact_query"):
+    for field in ("redact_headers", "redact_query", "redact_body"):
         assert "`none`" in problems(**{field: ["none"]})[field]
 
 

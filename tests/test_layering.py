@@ -49,6 +49,7 @@ LAYERS = [
     "record.naming",
     "record.writer",
     "record.redact",
+    "record.bodies",
     "record.shorten",
     "record.line",
     "record.raw",

@@ -308,6 +308,7 @@ async def test_options_arrive_where_they_act(file: str, monkeypatch: pytest.Monk
         "sample_rate": 0.5,
         "redact_headers": ["x-a"],
         "redact_query": ["b"],
+        "redact_body": ["c"],
         "pod_name": "p",
         "decode_bodies": False,
     }
@@ -335,6 +336,7 @@ async def test_options_arrive_where_they_act(file: str, monkeypatch: pytest.Monk
         "carry": (),
         "redact_headers": ("x-a",),
         "redact_query": ("b",),
+        "redact_body": ("c",),
         "redact_key": None,
         "placement": ("p", None, None),
         "decode": None,

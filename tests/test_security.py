@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import gzip
 import http.client
+import json
 import os
 import re
 import signal
@@ -77,6 +79,28 @@ SENT: list[tuple[bytes, bytes]] = [
             link=f"<http://h/?sig={secret('link')};{secret('link2')}>; rel=next, <?a=b&token={secret('link3')}>",
             refresh=f"0; url=http://u:{secret('refresh')}@h/?sig={secret('refresh2')}",
         ),
+    ),
+    *(
+        (
+            f"POST /{number} HTTP/1.1\r\nContent-Type: {kind}\r\nContent-Length: {len(sent)}\r\n\r\n".encode() + sent,
+            ok(gzip.compress(sent), content_type=kind, content_encoding="gzip"),
+        )
+        for number, (kind, sent) in enumerate(
+            (kind, sent.encode())
+            for kind, sent in (
+                (
+                    "application/json",
+                    json.dumps({"a": {"Pass_Word": secret("json")}, "b": [{"pin": [secret("list")]}]}),
+                ),
+                ("application/json", json.dumps({"q": json.dumps({"token": secret("string")})})),
+                ("application/json", f"{secret('broken')} {{"),
+                ("text/plain", json.dumps({"api-key": secret("plain")}) + json.dumps({"otp": secret("lines")})),
+                ("text/event-stream", f'data: {{"token":"{secret("event")}"}}\n\n'),
+                ("application/x-www-form-urlencoded", f"u=1&pass%77ord={secret('form')};{secret('form2')}&b=2"),
+                ("multipart/form-data; boundary=b", f'--b\r\nA: a; name="pin"\r\n\r\n{secret("part")}\r\n--b--\r\n'),
+                ("", f'{{"password":"{secret("cutbody")}'),
+            )
+        )
     ),
     (get("/slow", authorization=secret("last")), f"HTTP/1.1 200 OK\r\nSet-Cookie: {secret('cuthead')}\r\nX: ".encode()),
 ]

@@ -152,6 +152,10 @@ class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
         Proxied | None,
         Meta(description="Connections that begin with a PROXY protocol header: the ends that it names."),
     ] = None
+    body_redacted: Annotated[
+        Annotated[int, Meta(ge=1)] | Literal["all"] | None,
+        Meta(description="Values of the body that were redacted; 'all': it could not be searched and is left out."),
+    ] = None
 
     def to_json(self) -> bytes:
         """This record as JSON, without a line end. Rendered once: every sink gets the same bytes."""
@@ -188,7 +192,7 @@ _encode = msgspec.json.Encoder().encode
 
 def from_raw(raw: RawMessage, placement: Placement | None = None) -> HttpMessage:
     """The public form of `raw`."""
-    body, encoding, truncated, decoded = raw.content
+    body, encoding, truncated, decoded, redacted = raw.content
     latency = raw.latency_us
     duration = raw.duration_us
     trailers = raw.trailers
@@ -227,6 +231,7 @@ def from_raw(raw: RawMessage, placement: Placement | None = None) -> HttpMessage
         None if duration is None else duration / 1000,
         raw.authority,
         None if raw.proxied is None else Proxied(*map(_endpoint, raw.proxied)),
+        redacted,
     )
     kept: dict[str, int] = message.__dict__
     kept["timestamp"] = raw.timestamp

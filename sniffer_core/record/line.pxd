@@ -12,6 +12,9 @@ from sniffer_core.record.writer cimport Buffer, Span
 cdef enum:
     FOLD_MAX = 64           # most fields that put_record() can join by name; more are joined in Python
 
+cdef enum:
+    REDACTED_ALL = -1
+
 cdef enum BodyForm:         # what RecordView.body is
     BODY_NONE = 0           # nothing: the record has no body
     BODY_RAW = 1            # bytes: put_record() writes them as text if they are UTF-8, else in base64
@@ -37,6 +40,7 @@ cdef struct RecordView:     # all that put_record() needs; it owns nothing of wh
     size_t body_size
     BodyForm form
     bint truncated          # the value of bodyTruncated
+    int64_t redacted        # values of the body that are redacted; REDACTED_ALL: it is left out
     bint cut                # True: the body is not whole, so its last UTF-8 sequence may be cut
 
 

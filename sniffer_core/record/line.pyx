@@ -282,6 +282,11 @@ cdef inline void put_origin(Buffer* out, const RecordView* view, size_t stamp_at
         put(out, b'"')
     if view.proxied.size:
         put_span(out, &view.proxied)
+    if view.redacted > 0:
+        put(out, b',"bodyRedacted":')
+        put_number(out, <uint64_t>view.redacted)
+    elif view.redacted == REDACTED_ALL:
+        put(out, b',"bodyRedacted":"all"')
     put(out, b"}")
 
 

@@ -6,7 +6,8 @@ from sniffer_core.base.memory cimport Pool
 from sniffer_core.connection cimport Conn
 from sniffer_core.message cimport Exchange, Message
 from sniffer_core.record.line cimport RecordView
-from sniffer_core.record.redact cimport Redaction
+from sniffer_core.record.bodies cimport Search, Value
+from sniffer_core.record.redact cimport Names, Redaction
 from sniffer_core.record.writer cimport Buffer
 
 cdef enum:
@@ -15,6 +16,8 @@ cdef enum:
 cdef class Rules:
     # What the records of a table have in common: what is redacted, decoded, carried and added.
     cdef Redaction redaction
+    cdef tuple key_names        # the bytes objects that `keys` points into
+    cdef Names keys             # keys of bodies whose values are redacted
     cdef object decode          # see Decode in core.pyi; or None
     cdef Py_ssize_t max_body    # bytes
     cdef bytes placement        # JSON, with a comma before it; or empty
@@ -30,6 +33,8 @@ cdef class RawMessage:
     cdef bytes opening          # JSON up to the direction, shared by all messages of a connection
     cdef tuple behind           # (source, destination, their JSON) from a PROXY protocol header; or None
     cdef bytes json             # the record, if it was rendered and is kept; or None
+    cdef uint8_t shape          # how the body is searched for secrets (bodies.Shape)
+    cdef bint closed            # True: a content coding is left, so the body cannot be searched
     cdef bint coded             # True: the body has content codings that decode() has not tried to remove
     cdef bytes plain            # the body without the codings that could be removed; None: as sent
     cdef str removed            # the names of these codings; or None
@@ -42,6 +47,8 @@ cdef class RawMessage:
     cdef str coding(self)
     cdef bint truncated(self)
     cdef bint cut(self)
+    cdef bytes hide(self, const uint8_t* body, size_t size, int64_t* redacted)
+    cdef bytes replace(self, const uint8_t* body, size_t size, int64_t* redacted, Search* search, Value* value)
     cdef tuple readable(self)
     cdef size_t text(self)
     cdef size_t body_text(self)

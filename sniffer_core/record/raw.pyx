@@ -20,10 +20,13 @@ from sniffer_core.base.memory cimport Pool
 from sniffer_core.base.marks cimport WHOLE
 from sniffer_core.connection cimport Conn, Proxied, conn_free
 from sniffer_core.message cimport REQUEST, Exchange, Field, Message, exchange_release, fields_of, text_of
+from sniffer_core.record.bodies cimport (
+    FAILED, SHAPE_FORM, SHAPE_GUESS, SHAPE_NONE, VALUE, Found, Search, Value, begin_search, list_keys, next_value,
+    shape_of, unescaped)
 from sniffer_core.record.line cimport (
-    BODY_BASE64, BODY_NONE, BODY_RAW, BODY_TEXT, FOLD_MAX, RecordView, fit, is_named, put_record)
+    BODY_BASE64, BODY_RAW, BODY_TEXT, FOLD_MAX, REDACTED_ALL, RecordView, fit, is_named, put_record)
 from sniffer_core.record.naming cimport ADDRESS_TEXT, ID_DIGITS, NAMED_MAX, address_text, digest_digits
-from sniffer_core.record.redact cimport LINK, SECRET, TARGET, URL, Redaction, kind_of
+from sniffer_core.record.redact cimport LINK, SECRET, TARGET, URL, Redaction, free_names, kind_of
 from sniffer_core.record.writer cimport (
     Buffer, Span, begin, put, put_dict, put_number, put_span, put_str, write, written)
 
@@ -38,6 +41,7 @@ cdef extern from "Python.h":
 cdef enum:
     NAMES = 1024        # slots of the cache of header names
     NAME_MAX = 48       # longer names are not cached
+    FREE_FROM = 8192    # bytes of a body from which on its search gives up the GIL
     RECORD_FIXED = 600  # estimated bytes of a record without the texts of its message
 
 cdef struct Name:
@@ -241,9 +245,12 @@ cdef void forget_conn(Conn* conn):
 cdef class Rules:
     """See raw.pxd, and the arguments of FlowTable in core.pyi."""
 
-    def __cinit__(self, *, redact_headers, redact_query, bytes redact_key, placement, decode, max_body, carry_count):
+    def __cinit__(
+            self, *, redact_headers, redact_query, redact_body, bytes redact_key, placement, decode, max_body,
+            carry_count):
         cdef Buffer out
         self.redaction = Redaction(redact_headers, redact_query, redact_key)
+        self.key_names = list_keys(redact_body, &self.keys)
         self.decode = decode
         self.max_body = max_body
         self.carry_count = carry_count
@@ -261,6 +268,9 @@ cdef class Rules:
                 self.placement = written(&out)
             finally:
                 free(out.data)
+
+    def __dealloc__(self):
+        free_names(&self.keys)
 
 
 @cython.final
@@ -406,6 +416,7 @@ cdef class RawMessage:
         if not self.coded:      # another thread has set the members meanwhile, and they may be in use
             return left
         self.coded = False
+        self.closed = left != ""
         if removed:
             self.plain = body
             self.removed = removed
@@ -421,24 +432,90 @@ cdef class RawMessage:
         """Whether what is kept of the body may end before its true end."""
         return self.truncated() or self.broken or self.source.incomplete != WHOLE
 
+    cdef bytes hide(self, const uint8_t* body, size_t size, int64_t* redacted):
+        """Redacts a body without its codings. Returns None if it stays as it is, which costs no copy.
+
+        `redacted` becomes the number of values, or REDACTED_ALL: then the body must not be shown.
+        """
+        cdef Search search
+        cdef Value value
+        cdef Found found
+        cdef const Field* type = NULL
+        cdef const Field* field
+        cdef uint32_t i
+        redacted[0] = 0
+        if self.shape == SHAPE_NONE or size == 0:
+            return None
+        if self.closed and self.shape >= SHAPE_FORM:
+            redacted[0] = REDACTED_ALL
+            return None
+        for i in range(self.source.count):
+            field = &self.source.fields[i]
+            if is_named(field, self.source.text, b"content-type", 12) and self.shape == shape_of(
+                    self.source.text + field.value.at, field.value.size):
+                type = field
+                break
+        begin_search(
+            &search, body, size, self.shape, NULL if type == NULL else self.source.text + type.value.at,
+            0 if type == NULL else type.value.size, &self.rules.keys)
+        if size < FREE_FROM:
+            found = next_value(&search, &value)
+        else:
+            with nogil:
+                found = next_value(&search, &value)
+        if found == VALUE:
+            return self.replace(body, size, redacted, &search, &value)
+        if found == FAILED:
+            redacted[0] = REDACTED_ALL
+        return None
+
+    cdef bytes replace(self, const uint8_t* body, size_t size, int64_t* redacted, Search* search, Value* value):
+        """Returns the body with marks in place of `value` and all values behind it; None if the search fails."""
+        cdef Redaction redaction = self.rules.redaction
+        cdef Found found = VALUE
+        cdef list parts = []
+        cdef size_t shown = 0
+        cdef bytes mark = b"[REDACTED]"
+        while found == VALUE:
+            parts.append(PyBytes_FromStringAndSize(<char*>body + shown, <Py_ssize_t>(value.at - shown)))
+            if redaction.key is not None:
+                mark = redaction.mark_bytes(
+                    unescaped(body + value.at, value.end - value.at) if value.json
+                    else PyBytes_FromStringAndSize(<char*>body + value.at, <Py_ssize_t>(value.end - value.at)))
+            parts.append(b'"%s"' % mark if value.json else mark)
+            shown = value.end
+            redacted[0] += 1
+            found = next_value(search, value)
+        if found == FAILED:
+            redacted[0] = REDACTED_ALL
+            return None
+        parts.append(PyBytes_FromStringAndSize(<char*>body + shown, <Py_ssize_t>(size - shown)))
+        return b"".join(parts)
+
     cdef tuple readable(self):
         """Makes the value of `content`, and keeps it.
 
         The body is decoded from the bytes before the first missing one. It has at most max_body bytes before and after.
         """
         cdef bytes body
+        cdef bytes hidden
+        cdef int64_t redacted = 0
         self.decode()
         body = self.plain if self.plain is not None else self.body
-        if not body and self.removed is None:
-            self.made = (None, None, self.truncated(), None)
+        hidden = self.hide(<const uint8_t*>PyBytes_AS_STRING(body), <size_t>PyBytes_GET_SIZE(body), &redacted)
+        if redacted == REDACTED_ALL or (not body and self.removed is None):
+            self.made = (None, None, self.truncated(), self.removed, "all" if redacted else None)
             return self.made
+        if hidden is not None:
+            body = hidden
         try:
             # If the body is cut, an incomplete UTF-8 sequence at its end is left out.
             text = utf_8_decode(body, "strict", False)[0] if self.cut() else body.decode()
         except UnicodeDecodeError:
-            self.made = (b2a_base64(body, newline=False).decode("ascii"), "base64", self.truncated(), self.removed)
+            self.made = (b2a_base64(body, newline=False).decode("ascii"), "base64", self.truncated(), self.removed,
+                         redacted or None)
         else:
-            self.made = (text, None, self.truncated(), self.removed)
+            self.made = (text, None, self.truncated(), self.removed, redacted or None)
         return self.made
 
     @property
@@ -542,6 +619,7 @@ cdef class RawMessage:
         """Sets up a view. Adds to `kept` the objects made here that the view points to."""
         cdef Message* message = self.source
         cdef Exchange* exchange = self.exchanged
+        cdef bytes hidden
         cdef str path
         memset(view, 0, sizeof(RecordView))
         view.message = message
@@ -577,13 +655,22 @@ cdef class RawMessage:
             view.body = <const uint8_t*>PyBytes_AS_STRING(self.plain)
             view.body_size = <size_t>PyBytes_GET_SIZE(self.plain)
             view.removed.data = PyUnicode_AsUTF8AndSize(self.removed, &view.removed.size)
-        view.form = BODY_RAW if view.body_size or view.removed.size else BODY_NONE
+        if self.shape != SHAPE_NONE:
+            hidden = self.hide(view.body, view.body_size, &view.redacted)
+            if hidden is not None:
+                kept.append(hidden)
+                view.body = <const uint8_t*>PyBytes_AS_STRING(hidden)
+                view.body_size = <size_t>PyBytes_GET_SIZE(hidden)
+        if view.redacted != REDACTED_ALL and (view.body_size or view.removed.size):
+            view.form = BODY_RAW
         return 0
 
     cdef int show_made(self, RecordView* view) except -1:
         """Sets up the body of a view from `made`."""
         cdef Py_ssize_t size
-        text, encoding, view.truncated, removed = self.made
+        text, encoding, view.truncated, removed, redacted = self.made
+        if redacted is not None:
+            view.redacted = REDACTED_ALL if redacted == "all" else <int64_t>redacted
         if removed is not None:
             view.removed.data = PyUnicode_AsUTF8AndSize(removed, &view.removed.size)
         if text is not None:
@@ -629,12 +716,28 @@ cdef bytes json_of(dict fields, list kept):
     return json
 
 
-cdef bint is_coded(const Message* message) noexcept nogil:
+cdef void note_body(RawMessage raw, const Message* message) noexcept nogil:
+    """Sets what the head says of the body: whether it is coded, and how it is searched."""
+    cdef const Field* field
+    cdef uint8_t shape
     cdef uint32_t i
+    cdef bint typed = False
+    cdef bint coded = False
+    raw.shape = SHAPE_NONE
     for i in range(message.count):
-        if is_named(&message.fields[i], message.text, b"content-encoding", 16):
-            return True
-    return False
+        field = &message.fields[i]
+        if is_named(field, message.text, b"content-encoding", 16):
+            coded = True
+        elif is_named(field, message.text, b"content-type", 12):
+            typed = True
+            shape = shape_of(message.text + field.value.at, field.value.size)
+            raw.shape = max(raw.shape, shape)
+    if not typed:
+        raw.shape = SHAPE_GUESS
+    if raw.rules.keys.count == 0:
+        raw.shape = SHAPE_NONE
+    raw.coded = coded and raw.rules.decode is not None
+    raw.closed = coded and not raw.coded
 
 
 cdef RawMessage build_message(Message* message, Pool* pool, Rules rules):
@@ -667,7 +770,8 @@ cdef RawMessage build_message(Message* message, Pool* pool, Rules rules):
         pool.bytes -= <int64_t>message.trailers.size
         pool.blocks -= 1
     raw.source = message
-    raw.coded = message.body_kept != 0 and rules.decode is not None and is_coded(message)
+    if message.body_kept != 0:
+        note_body(raw, message)
     return raw
 
 

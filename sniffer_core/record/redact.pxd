@@ -14,7 +14,7 @@
 # encoded; that number is its depth. A part that begins at one depth ends at the same or a smaller depth, because
 # deeper characters belong to a URL inside it.
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from sniffer_core.base.ascii cimport ascii_lower as lower
 
@@ -29,6 +29,7 @@ cdef struct Names:          # listed names in lower case, and filters that rule 
     uint32_t count
     uint64_t bits           # name_bit() of each
     uint64_t sizes          # bit n < 63: one of them has n bytes; bit 63: one has 63 or more
+    uint16_t first[64]      # by size: where the names of it begin, which stand together; the last: 63 bytes or more
     uint64_t ends           # end_bit() of the last two characters of each
     bint ascii              # True: all names are ASCII
     uint32_t* size
@@ -59,6 +60,8 @@ cdef inline uint64_t name_bit(const uint8_t* name, uint32_t size) noexcept nogil
     return <uint64_t>1 << ((size * 7 + lower(name[0]) * 5 + lower(name[size - 1])) & 63)
 
 
+cdef tuple fill(kinds, Names* names)
+    # Fills `names` from a dict of names (bytes in lower case) and their kinds; returns what the next function does.
 cdef tuple list_fields(redacted, Names* names)
     # Fills `names` with the redacted header fields and those that hold URLs. Returns the bytes objects that `names`
     # points into; the caller keeps them. MemoryError: no memory.
@@ -80,4 +83,5 @@ cdef class Redaction:       # what a FlowTable redacts
     cdef Names query
     cdef bytes key              # the key of the marks, or None
     cdef str mark(self, str value)
+    cdef bytes mark_bytes(self, bytes value)
     cdef str url(self, const uint8_t* text, size_t size, uint8_t kind)

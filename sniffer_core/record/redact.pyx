@@ -23,7 +23,7 @@ cdef inline uint64_t end_bit(uint8_t last_but_one, uint8_t last) noexcept nogil:
 
 cdef tuple fill(kinds, Names* names):
     """Fills `names` from a dict of names (bytes in lower case) and their kinds."""
-    cdef tuple kept = tuple(sorted([name for name in kinds if name]))
+    cdef tuple kept = tuple(sorted([name for name in kinds if name], key=len))
     cdef Py_ssize_t i
     memset(names, 0, sizeof(Names))
     names.size = <uint32_t*>calloc(len(kept) + 1, sizeof(uint32_t))
@@ -38,6 +38,8 @@ cdef tuple fill(kinds, Names* names):
         names.name[i] = <const uint8_t*><char*><bytes>kept[i]
         names.kind[i] = <uint8_t>kinds[kept[i]]
         names.bits |= name_bit(names.name[i], names.size[i])
+        if not names.sizes >> min(63, names.size[i]) & 1:
+            names.first[min(63, names.size[i])] = <uint16_t>i
         names.sizes |= <uint64_t>1 << min(63, names.size[i])
         if names.size[i] == 1:      # any character may be before it
             names.ends = <uint64_t>-1
@@ -80,13 +82,16 @@ cdef uint8_t kind_of(const Names* names, const uint8_t* name, uint32_t size) noe
     cdef uint32_t k
     if size == 0 or not names.bits & name_bit(name, size) or not names.sizes >> min(<uint32_t>63, size) & 1:
         return SHOWN
-    for i in range(names.count):
-        if names.size[i] == size:
-            for k in range(size):
-                if lower(name[k]) != names.name[i][k]:
-                    break
-            else:
-                return names.kind[i]
+    for i in range(names.first[min(<uint32_t>63, size)], names.count):
+        if names.size[i] != size:
+            if size < 63:
+                break
+            continue
+        for k in range(size):
+            if lower(name[k]) != names.name[i][k]:
+                break
+        else:
+            return names.kind[i]
     return SHOWN
 
 
@@ -408,11 +413,13 @@ cdef class Redaction:
 
     cdef str mark(self, str value):
         """The mark that replaces a value. With a key equal values have equal marks: HMAC-SHA-256, and the length."""
-        cdef bytes sent
         if self.key is None:
             return REDACTED
-        sent = value.encode("latin-1")
-        return f"[REDACTED:{hmac_digest(self.key, sent, 'sha256')[:16].hex()}:{len(sent)}]"
+        return self.mark_bytes(value.encode("latin-1")).decode("ascii")
+
+    cdef bytes mark_bytes(self, bytes value):
+        """The mark of a value, with the key."""
+        return f"[REDACTED:{hmac_digest(self.key, value, 'sha256')[:16].hex()}:{len(value)}]".encode("ascii")
 
     cdef str url(self, const uint8_t* text, size_t size, uint8_t kind):
         """Returns a redacted URL. Without a key put_url() must write the same."""

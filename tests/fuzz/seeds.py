@@ -163,11 +163,24 @@ def _files() -> Iterator[bytes]:
     yield p.pcap(connection([(REQUESTS[3], RESPONSES[3])], linktype=p.SLL2, server_port=80), p.SLL2)
 
 
+def _bodies() -> Iterator[bytes]:
+    texts = (
+        b'{"a":[1,{"password":"x\\"y"},{"PIN":[{"b":-1.5e3}]}],"pass\\u0077ord":null,"q":"{\\"token\\":1}"}',
+        b'{"n":1,"Api_Key":"x"}\n{"n":2}\n[true,"\\u0022otp\\u0022:1"]',
+        b"a=1&pass%77ord=x;y&u%5Bpin%5D=2&p=%7B%22token%22%3A1%7D;cvv=3",
+        b'--b\r\nA: form-data; name="password"\r\n\r\nx\r\n--b\r\nA: json; name=j\r\n\r\n{"pin":1}\r\n--b--\r\n',
+        b'data: {"token": "x", "pin":2}\n\n',
+        b'{\'a\' "password":"x"}',
+    )
+    for number in range(32):
+        yield from (bytes([number]) + text for text in texts)
+
+
 def seeds() -> dict[str, list[bytes]]:
     """The seeds of each target."""
     made = {
         "packets": _packets(), "framing": _framing(), "conversation": _conversations(), "talk": _talks(),
-        "file": _files(),
+        "file": _files(), "bodies": _bodies(),
     }  # fmt: skip
     return {name: list(inputs) for name, inputs in made.items()}
 
@@ -179,5 +192,6 @@ DICTIONARY = tuple(
     b" http/1.1 \r\n|HTTP/2.0  200\tOK\r\n|Transfer-Encoding: identity\r\n|no colon\r\n|A: \0\r\n|Content- Length: |"
     b"\r\n\r\n|\n\n|\r\n |0\r\n\r\n|5\r\n|ffffffffffffffff\r\n|, |; |"
     b"?sig=|;sig=|%3Fsig%3D|[sig]=|%253D|Link: <//u@h?sig=1>|Location: |://u:p@|//u:p@|\x16\x03\x01|PRI * HTTP/2.0\r\n|"
-    b"\xff\xfe\xfd|\x81\x00|\x88\xa8|\x88\x64|\x08\x00\x45|\x86\xdd\x60|\x0a\x0d\x0d\x0a|\xd4\xc3\xb2\xa1".split(b"|")
+    b"\xff\xfe\xfd|\x81\x00|\x88\xa8|\x88\x64|\x08\x00\x45|\x86\xdd\x60|\x0a\x0d\x0d\x0a|\xd4\xc3\xb2\xa1|"
+    b'{"|"}|":"|"password":|\\"pin\\":|&pin=|%22token%22%3A|--b\r\n|name="otp"\r\n\r\n'.split(b"|")
 )

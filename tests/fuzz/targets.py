@@ -20,12 +20,14 @@ from typing import Any, Final
 import msgspec
 
 from sniffer import CaptureError, create_sniffer, logs
-from sniffer.config import REDACT_HEADERS, REDACT_QUERY
+from sniffer.config import REDACT_BODY, REDACT_HEADERS, REDACT_QUERY
 from sniffer.outputs.stdout import LEAST_LINE
 from sniffer.record.codings import decode
 from sniffer.record.message import HttpMessage, from_raw
 from sniffer_core.core import LINK_TYPES, FlowTable, Lines, RawMessage
 from tests import packets as p
+from tests.bodies import agree, parsed, redacted
+from tests.captures import connection
 from tests.core.http1.reading import Gap, Piece, Rest, agree_on, comparable, reading, recognised
 from tests.endpoints import Choices
 from tests.generated import play, shown
@@ -80,6 +82,7 @@ def options(source: Bytes) -> dict[str, Any]:
         "decode": (decode, None)[cap >> 4 & 1],
         "redact_headers": (REDACT_HEADERS, ())[how & 1],
         "redact_query": (REDACT_QUERY, ())[how >> 1 & 1],
+        "redact_body": (REDACT_BODY, ())[how >> 1 & 1],
     }
 
 
@@ -376,7 +379,7 @@ def _direct(path: str) -> list[bytes] | None:
             return None
         table = FlowTable(
             linktype=reader.datalink(), ports=PORTS, memory_limit=32 << 20, decode=decode,
-            redact_headers=REDACT_HEADERS, redact_query=REDACT_QUERY,
+            redact_headers=REDACT_HEADERS, redact_query=REDACT_QUERY, redact_body=REDACT_BODY,
         )  # fmt: skip
         messages = []
         data, index = reader.next_batch(100)
@@ -394,10 +397,44 @@ def _direct(path: str) -> list[bytes] | None:
     return [message.to_json() for message in messages]
 
 
+TYPES: Final = (
+    *("application/json", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=b"),
+    *("text/event-stream", "", "application/json; charset=utf-8", "multipart/form-data"),
+)
+
+
+def bodies(data: bytes) -> None:
+    """A body of any type: what is redacted of JSON is what Python's json finds, and the rest stays."""
+    how, body = data[:1], data[1:]
+    number = how[0] if how else 0
+    kind = TYPES[number & 7]
+    head = f"POST / HTTP/1.1\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    most = (1 << 20, 10, 50, 0)[number >> 3 & 3]
+    table = Table(ports=(8080,), max_body=most, redact_body=REDACT_BODY)
+    messages = table.run(connection([(head + body, b"")]))
+    check(messages, most)
+    shown, encoding, truncated, _, count = messages[0].content
+    if count is None and not encoding and not truncated:
+        assert (shown or "").encode() == body, "something else is changed"
+    if most != 1 << 20 or "json" not in kind or encoding:
+        return
+    try:
+        said = parsed(body.decode())
+    except (ValueError, RecursionError):
+        return
+    assert count != "all" or body.count(b"[") + body.count(b"{") > DEPTH, "valid JSON is left out"
+    if shown is not None:
+        assert agree(redacted(said)[0], parsed(shown)), "not what Python's json finds"
+
+
+DEPTH: Final = 1024
+"""Levels of JSON that are searched."""
+
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "packets": packets,
     "framing": framing,
     "conversation": conversation,
     "talk": talk,
     "file": file,
+    "bodies": bodies,
 }

@@ -39,7 +39,7 @@ def test_a_plain_request_has_the_fields_that_apply_and_no_others() -> None:
 def test_a_response_with_everything_has_the_order_of_the_contract() -> None:
     """Every field of the contract's table appears under its name, in its order."""
     raw = response(
-        content=("/w==", "base64", True, "gzip"),
+        content=("/w==", "base64", True, "gzip", 2),
         body_size=30,
         headers={"content-encoding": "gzip", "set-cookie": ["a=b"]},
         informational=(100, 103),
@@ -62,7 +62,7 @@ def test_a_response_with_everything_has_the_order_of_the_contract() -> None:
         *("httpVersion", "method", "path", "statusCode", "reason", "informational", "latencyMs", "body"),
         *("bodyEncoding", "bodySize", "bodyTruncated", "bodyDecoded", "trailers", "incomplete", "missingBytes"),
         *("resynced", "anomalies", "traceId", "spanId", "placement"),
-        *("endTimestamp", "durationMs", "authority", "proxied"),
+        *("endTimestamp", "durationMs", "authority", "proxied", "bodyRedacted"),
     ]
     assert (fields["endTimestamp"], fields["durationMs"]) == ("2023-11-14T22:13:20.999999Z", 2.5)
     assert fields["authority"] == "example.test:8080"

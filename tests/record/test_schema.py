@@ -30,14 +30,14 @@ def test_the_schema_is_valid_and_strict() -> None:
         ]
     )
     assert '"null"' not in json.dumps(SCHEMA)
-    assert set(SCHEMA["properties"]) == {HttpMessage.__struct_encode_fields__[at] for at in range(33)}
+    assert set(SCHEMA["properties"]) == {HttpMessage.__struct_encode_fields__[at] for at in range(34)}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(record(request()) | {"exchange": -1}, SCHEMA)
 
 
 def test_the_docs_describe_every_field() -> None:
-    """docs/RECORD.md has a row for each field, and says that bodies are not redacted."""
+    """docs/RECORD.md has a row for each field, and says which bodies are not redacted."""
     text = (ROOT / "docs" / "RECORD.md").read_text()
     for name in SCHEMA["properties"]:
         assert f"| `{name}` |" in text
-    assert "Bodies are not redacted" in text
+    assert "are not searched" in text

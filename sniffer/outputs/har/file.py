@@ -31,7 +31,7 @@ from sniffer.har import entry_of
 SEPARATOR: Final = b",\n"
 TAIL: Final = b"\n]}}\n"
 MODE: Final = 0o600
-"""The mode of a new file, which only its owner may read: bodies are not redacted."""
+"""The mode of a new file, which only its owner may read: not all of a body is redacted."""
 WRITING: Final = threading.Lock()
 """Held during each write. Whoever ends the process at once takes it first, so that no entry is cut."""
 

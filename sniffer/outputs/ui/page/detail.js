@@ -183,7 +183,8 @@ function* remarks(message) {
 function size(message) {
   const parts = [message.bodySize ? `${count(message.bodySize)} bytes on the wire` : "none"];
   if (message.bodyDecoded) parts.push(`decoded from ${plain(message.bodyDecoded)}`);
-  if (message.bodyTruncated) parts.push(message.body ? "cut: the beginning is kept" : "not kept: too long");
+  if (message.bodyRedacted === "all") parts.push("left out: it cannot be searched for secrets");
+  else if (message.bodyTruncated) parts.push(message.body ? "cut: the beginning is kept" : "not kept: too long");
   else if (message.bodySize && !message.body) parts.push("not kept");
   return parts.join(", ");
 }
