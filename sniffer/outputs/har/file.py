@@ -44,6 +44,7 @@ class HarSink(ExchangeSink):
     """Writes exchanges to a HAR file, from a thread of its own."""
 
     name = "har"
+    batch_messages = 1024
 
     def __init__(self, path: str, *, version: str) -> None:
         self._path = path
