@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger("sniffer")
 
 
+YOUNG_OBJECTS: Final = 10_000
+"""New objects at which the garbage collector runs. Messages are freed without it: at Python's 700 it runs for each few
+of them, and finds nothing."""
 WRITE_SECONDS: Final = 1.0
 """At an immediate exit each output has this long to finish what it is writing."""
 
@@ -329,6 +332,7 @@ class _Daemon:
             # collection afterwards lets it know how few objects are left, so that the next one comes in time.
             gc.freeze()
             gc.collect()
+            gc.set_threshold(YOUNG_OBJECTS)
             if self._failed is None:
                 for companion in self._companions:
                     companion.say_start()

@@ -175,6 +175,8 @@ class ExchangeSink(Working, Sink):
     """A sink of exchanges. Its lane must have the queue `ByExchange`; `exchange_lane` makes such a lane."""
 
     wants_messages = True
+    batch_messages: int = BATCH_MESSAGES
+    """Messages after which a batch ends. A sink that works in a thread of its own may take more."""
     lossy: Callable[[], bool] = staticmethod(lambda: False)
     """Whether messages were dropped on the way to this sink, so that a missing message may have been captured."""
 
@@ -218,11 +220,19 @@ class ByExchange:
 
     workers = 1
 
-    def __init__(self, *, max_bytes: int, max_messages: int = 10_000, patience: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        max_bytes: int,
+        max_messages: int = 10_000,
+        patience: float | None = None,
+        batch_messages: int = BATCH_MESSAGES,
+    ) -> None:
         self.wait = (patience or 0.0) / 2  # seconds between calls of `ripen`; a message waits for two of them
         self._patient = patience is None
         self._max_bytes = max_bytes
         self._max_messages = max_messages
+        self._batch_messages = batch_messages
         self._ready: deque[tuple[Pair, int]] = deque()  # with the weight of both records
         self._connections: dict[str, _Connection] = {}
         self._order: dict[tuple[str, str, int], None] = {}  # all that wait, the oldest first
@@ -298,7 +308,7 @@ class ByExchange:
             return None
         pairs: list[Pair] = []
         messages = size = 0
-        while self._ready and messages < BATCH_MESSAGES and size < BATCH_BYTES:
+        while self._ready and messages < self._batch_messages and size < BATCH_BYTES:
             pair, weight = self._ready.popleft()
             pairs.append(pair)
             messages += pair.messages
@@ -338,7 +348,8 @@ def exchange_lane(sink: ExchangeSink, *, share: int, live: bool, dropped: Callab
 
     `share` is the lane's memory in bytes; `dropped` says whether messages were dropped before they reached the lanes.
     """
-    queue = ByExchange(max_bytes=share // 4, patience=PATIENCE_SECONDS if live else None)
+    patience = PATIENCE_SECONDS if live else None
+    queue = ByExchange(max_bytes=share // 4, patience=patience, batch_messages=sink.batch_messages)
     lane = Lane(sink, share=share, queue=queue, gives_way=live)
     counters = lane.counters
     sink.lossy = lambda: bool(counters.dropped_full or counters.dropped_yielded or dropped())

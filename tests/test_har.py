@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, quote
 
 import msgspec
 import pytest
@@ -18,7 +19,7 @@ from jsonschema import Draft6Validator, FormatChecker
 from referencing import Registry, Resource
 
 from sniffer.exchanges import Exchange
-from sniffer.har import entry_of
+from sniffer.har import URL_BYTES, entry_of
 from sniffer.record.message import Endpoint, Fields, HttpMessage, Placement, from_raw
 from tests.conversations import Dialogue
 from tests.daemon import ROOT
@@ -195,6 +196,20 @@ def test_timings_after_an_interim_response() -> None:
     (made,) = captured(dialogue)
     assert made["response"]["_informational"] == [100]
     assert phases(made) == (2, 1, 1, 4)
+
+
+@given(st.text("ab=&%+2f;é ", max_size=12))
+def test_query(query: str) -> None:
+    """The parameters are those of parse_qsl, blank ones included, whether anything is encoded or not."""
+    expected = [{"name": name, "value": value} for name, value in parse_qsl(query, keep_blank_values=True)]
+    assert entry_of(pair({"path": f"/?{query}"}))["request"]["queryString"] == expected
+
+
+@given(st.text(st.characters(max_codepoint=255), max_size=12))
+def test_url_is_quoted(path: str) -> None:
+    """What a URL may not hold is percent-encoded, and nothing else is."""
+    made = entry_of(pair({"path": f"/{path}", "authority": "h"}))["request"]["url"]
+    assert made == quote(f"http://h/{path}", safe=URL_BYTES, encoding="latin-1")
 
 
 @pytest.mark.parametrize(

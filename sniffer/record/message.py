@@ -196,13 +196,15 @@ def from_raw(raw: RawMessage, placement: Placement | None = None) -> HttpMessage
     latency = raw.latency_us
     duration = raw.duration_us
     trailers = raw.trailers
+    start, end = raw.timestamp, raw.end_timestamp
+    stamp = _stamp(start)
     # By position, in the order of the definition: by keyword it takes several times as long.
     message = HttpMessage(
         SCHEMA,
         _endpoint(raw.receiver),
         _endpoint(raw.destination),
         raw.direction,
-        _stamp(raw.timestamp),
+        stamp,
         _freeze(raw.headers),
         raw.connection_id,
         raw.exchange,
@@ -227,15 +229,15 @@ def from_raw(raw: RawMessage, placement: Placement | None = None) -> HttpMessage
         raw.trace_id,
         raw.span_id,
         placement,
-        _stamp(raw.end_timestamp),
+        stamp if end == start else _stamp(end),  # most messages are one packet
         None if duration is None else duration / 1000,
         raw.authority,
         None if raw.proxied is None else Proxied(*map(_endpoint, raw.proxied)),
         redacted,
     )
     kept: dict[str, int] = message.__dict__
-    kept["timestamp"] = raw.timestamp
-    kept["end_timestamp"] = raw.end_timestamp
+    kept["timestamp"] = start
+    kept["end_timestamp"] = end
     return message
 
 

@@ -113,12 +113,34 @@ async def test_part_of_a_batch_that_fits_is_delivered(tmp_path: Path) -> None:
     await sink.close()
 
 
+async def test_entries_of_a_batch_are_written_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch is one write as long as it is short, and several where its entries exceed WRITE_BYTES."""
+    path = tmp_path / "out.har"
+    sink = HarSink(str(path), version="1")
+    await sink.open()
+    pwrite, calls = os.pwrite, []
+
+    def counted(fd: int, data: Any, place: int) -> int:
+        calls.append(len(data))
+        return pwrite(fd, data, place)
+
+    monkeypatch.setattr(os, "pwrite", counted)
+    await sink.deliver(batch(0, 1, 2))
+    assert len(calls) == 1
+    monkeypatch.setattr("sniffer.outputs.har.file.WRITE_BYTES", calls[0] // 2)
+    await sink.deliver(batch(3, 4, 5))
+    await sink.close()
+    assert len(calls) == 3
+    assert [one["_exchange"] for one in entries_of(path)] == [0, 1, 2, 3, 4, 5]
+
+
 async def test_cut_tells_how_far_it_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the deadline of the drain the sink says which exchanges are in the file."""
     import asyncio
     import threading
 
     path = tmp_path / "out.har"
+    monkeypatch.setattr("sniffer.outputs.har.file.WRITE_BYTES", 1)  # a write for each entry
     sink = HarSink(str(path), version="1")
     await sink.open()
     held, go = threading.Event(), threading.Event()

@@ -5,8 +5,8 @@
     {...}
     ]}}
 
-Each entry is written over the `TAIL` of the file, with a new tail behind it, in one call. So the file is always valid
-JSON. Only SIGKILL in the middle of that call can tear the last entry.
+Entries are written over the `TAIL` of the file, with a new tail behind them, about `WRITE_BYTES` of them in a call. So
+the file is always valid JSON. Only SIGKILL in the middle of that call can tear its entries.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ SEPARATOR: Final = b",\n"
 TAIL: Final = b"\n]}}\n"
 MODE: Final = 0o600
 """The mode of a new file, which only its owner may read: not all of a body is redacted."""
+WRITE_BYTES: Final = 1 << 16
+"""Bytes of entries that are gathered for a write. Writing each on its own costs as much as making it."""
 WRITING: Final = threading.Lock()
 """Held during each write. Whoever ends the process at once takes it first, so that no entry is cut."""
 
@@ -42,6 +44,7 @@ class HarSink(ExchangeSink):
     """Writes exchanges to a HAR file, from a thread of its own."""
 
     name = "har"
+    batch_messages = 1024
 
     def __init__(self, path: str, *, version: str) -> None:
         self._path = path
@@ -94,13 +97,33 @@ class HarSink(ExchangeSink):
             self._add_each(exchanges, done, lossy=lossy)
 
     def _add_each(self, exchanges: Sequence[Exchange], done: _Done, *, lossy: bool) -> None:
+        part: list[tuple[bytes, int]] = []
+        size = 0
         for exchange in exchanges:
             if done.cut:
                 return
             entry = _encode(entry_of(exchange, lossy=lossy))
-            self._write(entry if self._first else SEPARATOR + entry)
-            self._first = False
-            done.messages += exchange.messages
+            part.append((entry, exchange.messages))
+            size += len(entry)
+            if size >= WRITE_BYTES:
+                self._add_part(part, done)
+                part, size = [], 0
+        if part and not done.cut:
+            self._add_part(part, done)
+
+    def _add_part(self, part: Sequence[tuple[bytes, int]], done: _Done) -> None:
+        """Adds entries, each with its number of messages, in one write. If that fails, as many as fit."""
+        entries = SEPARATOR.join([entry for entry, _ in part])
+        try:
+            self._write(entries if self._first else SEPARATOR + entries)
+        except OSError:
+            if len(part) == 1:
+                raise
+            for one in part:
+                self._add_part([one], done)
+            return
+        self._first = False
+        done.messages += sum([messages for _, messages in part])
 
     def _write(self, data: bytes) -> None:
         """Adds to the file. If that fails, the file stays as it was."""
