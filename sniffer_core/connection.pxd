@@ -32,7 +32,7 @@ cdef struct Conn:
     uint8_t low[16]         # the ends, ordered by packed address, then port
     uint8_t high[16]
     Proxied* proxied        # NULL: there was no PROXY protocol header, or it names no ends
-    PyObject* id            # connectionId; it and the next three are made with the first message (record.raw)
+    PyObject* id            # connectionId; it and the next three are made with the first message (record.naming)
     PyObject* server        # (address, port)
     PyObject* client        # (address, port)
     PyObject* opening       # bytes: the JSON of its messages up to the direction

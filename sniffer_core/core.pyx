@@ -19,7 +19,8 @@ from sniffer_core.net.fragment cimport fragments_free, fragments_init
 from sniffer_core.net.wire cimport wire_link_known
 from sniffer_core.protocol cimport CARRY_MAX, Noted
 from sniffer_core.protocols.detect cimport detect_detector
-from sniffer_core.record.raw cimport Rules, build_message, forget_conn, name_end
+from sniffer_core.record.naming cimport forget_conn, name_end
+from sniffer_core.record.raw cimport Rules, build_message
 from sniffer_core.record.redact cimport SECRET, kind_of
 from sniffer_core.tcp.evict cimport relieve
 from sniffer_core.tcp.feed cimport CLOCK_SLACK, expire, on_batch, read_ahead

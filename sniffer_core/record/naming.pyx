@@ -1,14 +1,21 @@
-"""The texts that name a connection; see naming.pxd.
+"""What names a connection; see naming.pxd.
 
 BLAKE2b stands here because hashlib takes longer to be called than to hash the one block that every connection gives.
 """
 
+from cpython.ref cimport PyObject, Py_INCREF, Py_XDECREF
+from cpython.unicode cimport PyUnicode_DecodeLatin1
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
+
+from sniffer_core.connection cimport Conn, Proxied, conn_free
+from sniffer_core.record.writer cimport Buffer, begin, put, put_number, write, written
 
 cdef enum:
     NAMED_WORDS = 16        # a block of NAMED_MAX bytes
     DIGEST_SIZE = 16        # bytes
+
+cdef Buffer opening     # of opening_of(), used with the GIL; its memory is kept
 
 cdef extern from "<arpa/inet.h>":
     const char* inet_ntop(int family, const void* address, char* to, uint32_t size) nogil
@@ -113,3 +120,108 @@ cdef void digest_digits(char* to, const uint8_t* data, uint32_t size) noexcept n
         byte = <uint32_t>(digest[i >> 3] >> (8 * (i & 7))) & 0xFF
         to[2 * i] = hex_digit(byte >> 4)
         to[2 * i + 1] = hex_digit(byte & 15)
+
+
+# ---- Python objects --------------------------------------------------------------------------------------------------
+
+cdef tuple name_end(const uint8_t* address, int size, int port):
+    cdef char text[ADDRESS_TEXT]
+    cdef uint32_t length = address_text(text, address, <uint32_t>size)
+    return PyUnicode_DecodeLatin1(text, <Py_ssize_t>length, NULL), port
+
+
+cdef inline uint8_t* put_bytes(uint8_t* to, const void* data, size_t size) noexcept nogil:
+    memcpy(to, data, size)
+    return to + size
+
+
+cdef inline uint8_t* put_big(uint8_t* to, uint64_t value, int size) noexcept nogil:
+    """Writes the lowest `size` bytes of a number, the highest first."""
+    cdef int i
+    for i in range(size):
+        to[i] = <uint8_t>(value >> (8 * (size - 1 - i)))
+    return to + size
+
+
+cdef str id_of(const Conn* conn):
+    """The connectionId. docs/RECORD.md defines it: BLAKE2b-128 of a version, the sorted ends, the first stamp and the
+    place, if it has one."""
+    cdef uint8_t named[NAMED_MAX]       # at most 53 bytes are used
+    cdef char digits[ID_DIGITS]
+    cdef uint8_t* to = named
+    to[0] = 1
+    to = put_bytes(to + 1, conn.low, conn.address_size)
+    to = put_big(to, conn.low_port, 2)
+    to = put_bytes(to, conn.high, conn.address_size)
+    to = put_big(to, conn.high_port, 2)
+    to = put_big(to, <uint64_t>conn.first_stamp, 8)
+    if conn.place:
+        to = put_big(to, conn.place, 8)
+    digest_digits(digits, named, <uint32_t>(to - named))
+    return PyUnicode_DecodeLatin1(digits, ID_DIGITS, NULL)
+
+
+cdef void put_end(Buffer* out, const Conn* conn, bint is_high) noexcept nogil:
+    """Writes one end of a connection as JSON."""
+    cdef char text[ADDRESS_TEXT]
+    cdef uint32_t size
+    if is_high:
+        size = address_text(text, conn.high, conn.address_size)
+    else:
+        size = address_text(text, conn.low, conn.address_size)
+    put(out, b'{"ip":"')
+    write(out, <uint8_t*>text, size)
+    put(out, b'","port":')
+    put_number(out, conn.high_port if is_high else conn.low_port)
+    put(out, b"}")
+
+
+cdef bytes opening_of(const Conn* conn):
+    """The JSON of a connection's messages up to the direction."""
+    begin(&opening)
+    put(&opening, b'{"schema":1,"receiver":')
+    put_end(&opening, conn, conn.server_is_high)
+    put(&opening, b',"destination":')
+    put_end(&opening, conn, not conn.server_is_high)
+    put(&opening, b',"direction":"')
+    return written(&opening)
+
+
+cdef void name_conn(Conn* conn):
+    """Makes the Python objects of a connection."""
+    cdef tuple low = name_end(conn.low, conn.address_size, conn.low_port)
+    cdef tuple high = name_end(conn.high, conn.address_size, conn.high_port)
+    cdef str id = id_of(conn)
+    cdef tuple server = high if conn.server_is_high else low
+    cdef tuple client = low if conn.server_is_high else high
+    cdef bytes opening = opening_of(conn)
+    Py_INCREF(id)
+    Py_INCREF(server)
+    Py_INCREF(client)
+    Py_INCREF(opening)
+    conn.id = <PyObject*>id
+    conn.server = <PyObject*>server
+    conn.client = <PyObject*>client
+    conn.opening = <PyObject*>opening
+
+
+cdef void name_proxied(Conn* conn):
+    """Makes the Python objects of the ends that a connection's PROXY protocol header names."""
+    cdef const Proxied* said = conn.proxied
+    cdef tuple source = name_end(said.source, said.address_size, said.source_port)
+    cdef tuple destination = name_end(said.destination, said.address_size, said.destination_port)
+    cdef bytes json = (
+        f',"proxied":{{"source":{{"ip":"{source[0]}","port":{source[1]}}},'
+        f'"destination":{{"ip":"{destination[0]}","port":{destination[1]}}}}}').encode("ascii")
+    cdef tuple behind = (source, destination, json)
+    Py_INCREF(behind)
+    conn.behind = <PyObject*>behind
+
+
+cdef void forget_conn(Conn* conn):
+    Py_XDECREF(conn.id)
+    Py_XDECREF(conn.server)
+    Py_XDECREF(conn.client)
+    Py_XDECREF(conn.opening)
+    Py_XDECREF(conn.behind)
+    conn_free(conn)

@@ -3,7 +3,6 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from sniffer_core.base.memory cimport Pool
-from sniffer_core.connection cimport Conn
 from sniffer_core.message cimport Exchange, Message
 from sniffer_core.record.line cimport RecordView
 from sniffer_core.record.bodies cimport Search, Value
@@ -66,9 +65,3 @@ cdef class Lines:
 
 cdef RawMessage build_message(Message* message, Pool* pool, Rules rules)
     # Makes the object, which owns the message from now on; the pool no longer counts it. MemoryError: no memory.
-
-cdef void forget_conn(Conn* conn)
-    # Frees a connection without references, and its Python objects.
-
-cdef tuple name_end(const uint8_t* address, int size, int port)
-    # Returns (address as text, port). `size` of the address: 4 or 16 bytes.
