@@ -305,6 +305,7 @@ class _Daemon:
         self._loop = asyncio.get_running_loop()
         config = self._config
         self._sniffer = sniffer = Sniffer(config, companions=[each for each in self._companions if each.has_lane])
+        sniffer.only_outputs()
         # Not the loop's handlers: a third signal must end the process even if the loop is stuck.
         signals.take(self._on_stop)
         signal.signal(signal.SIGUSR1, self._on_usr1)

@@ -86,10 +86,10 @@ class Endpoint:
         await self._server.close()
 
     def _observe(self, messages: Sequence[RawMessage]) -> None:
-        for message in messages:
-            latency = message.latency_us
-            if latency is not None:
-                self._latency.observe(latency / 1_000_000)
+        from sniffer_core.core import latencies
+
+        for latency in latencies(messages):
+            self._latency.observe(latency / 1_000_000)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})

@@ -141,6 +141,7 @@ class Sniffer:
             exclude_user_agents=config.exclude_user_agents,
             places=_places(config) if self._live else (),
         )
+        self._iterable = True
         self._lanes: list[Lane] = []
         self._precedence = Precedence(self._behind)
         self._iterators: list[IteratorSink] = []
@@ -250,6 +251,8 @@ class Sniffer:
         await self.stop()
 
     def __aiter__(self) -> AsyncIterator[HttpMessage]:
+        if not self._iterable:
+            raise RuntimeError("only_outputs() was called: there are no iterators")
         if self._finished.is_set():
             return _nothing(self._failure or self._error)
         sink = IteratorSink()
@@ -258,6 +261,15 @@ class Sniffer:
         return sink.messages()
 
     # For the daemon
+
+    def only_outputs(self) -> None:
+        """Says that nobody iterates over this sniffer: where all its outputs write lines, no message becomes an object.
+
+        To be called before the start. RuntimeError: there is an iterator.
+        """
+        if self._iterators:
+            raise RuntimeError("there is an iterator")
+        self._iterable = False
 
     @property
     def ready(self) -> bool:
@@ -324,7 +336,14 @@ class Sniffer:
             redact_key=config.redact_key,
             placement=(config.pod_name, config.namespace, config.node_name),
             decode=decode if config.decode_bodies else None,
+            lines=self._wants_lines(),
         )
+
+    def _wants_lines(self) -> bool:
+        """Whether messages are rendered where they end: nothing on their way looks at more of them than their line."""
+        config = self.config
+        looks = self._iterable or self._companions or self._leaves_out is not None or config.redact_key is not None
+        return not looks and all(output.takes_lines for output in wanted(config))
 
     def _make_lanes(self) -> list[Lane]:
         config = self.config
@@ -438,7 +457,7 @@ class Sniffer:
             await self._news.wait()
             self._news.clear()
 
-    async def _pass_on(self, raws: list[RawMessage], size: int) -> None:
+    async def _pass_on(self, raws: Sequence[RawMessage], size: int) -> None:
         """Offers messages whose weight is `size` to every lane."""
         add = self.ledger.add
         count = len(raws)
@@ -477,7 +496,7 @@ class Sniffer:
                 return
             await lane.batch_done(LOOK_SECONDS)
 
-    def _offer_to_those_that_give_way(self, raws: list[RawMessage], *, made: bool) -> None:
+    def _offer_to_those_that_give_way(self, raws: Sequence[RawMessage], *, made: bool) -> None:
         """Offers messages to the lanes that give way, a slice at a time. These lanes are charged with the time that it
         takes to make Python objects for them alone.
         """
@@ -498,7 +517,7 @@ class Sniffer:
                     lane.offer(whole, size)
                     lane.failed(len(part) - len(whole))
 
-    async def _part(self, raws: list[RawMessage], size: int) -> tuple[list[RawMessage], int]:
+    async def _part(self, raws: Sequence[RawMessage], size: int) -> tuple[Sequence[RawMessage], int]:
         """Decodes the bodies of the first messages, as many as weigh `Budget.pump`; returns these and their weight.
 
         Bodies are decoded here and nowhere else: once for all outputs, in the order of the messages, on a thread.
@@ -516,7 +535,7 @@ class Sniffer:
             return part, size
         return raws, size
 
-    def _offer(self, raws: list[RawMessage], size: int) -> None:
+    def _offer(self, raws: Sequence[RawMessage], size: int) -> None:
         """Offers messages whose weight is `size` to every lane, now."""
         add = self.ledger.add
         count = len(raws)
@@ -537,7 +556,7 @@ class Sniffer:
         add("messages_offered", count)
         add("pump_waiting", -count)
 
-    def _kept(self, raws: list[RawMessage], leaves_out: Filter) -> list[RawMessage]:
+    def _kept(self, raws: Sequence[RawMessage], leaves_out: Filter) -> list[RawMessage]:
         kept = []
         for raw in raws:
             reason = leaves_out(raw)
@@ -547,7 +566,7 @@ class Sniffer:
                 self.ledger.add(reason)
         return kept
 
-    def _with_messages(self, raws: list[RawMessage]) -> list[RawMessage]:
+    def _with_messages(self, raws: Sequence[RawMessage]) -> list[RawMessage]:
         """Makes the HttpMessage of each record, and leaves out those for which that fails."""
         made = []
         for raw in raws:
@@ -677,7 +696,7 @@ class Sniffer:
         log.info("stopped", extra={"fields": fields})
 
 
-def _undo(raws: list[RawMessage], most: int) -> tuple[list[RawMessage], int, Counter[str]]:
+def _undo(raws: Sequence[RawMessage], most: int) -> tuple[Sequence[RawMessage], int, Counter[str]]:
     """Removes the content codings of the first messages, up to the one with which they weigh `most`.
 
     Returns these messages, their weight, and how many bodies had a coding, by the reason why it was left ("": removed).

@@ -1,5 +1,6 @@
 from libc.stdint cimport int64_t
 
+from sniffer_core.record.lines cimport Writer
 from sniffer_core.record.raw cimport Rules
 from sniffer_core.tcp.table cimport Table
 
@@ -9,6 +10,7 @@ cdef class FlowTable:
     cdef Table* table
     cdef tuple carried          # bytes objects: table.context.carry points into them
     cdef Rules rules
-    cdef list _take(self)
+    cdef Writer writer          # or None: messages become objects
+    cdef object _take(self)
     cdef void _end_all(self)
     cdef int64_t _clock(self, int64_t clock)

@@ -1,7 +1,7 @@
 """The flow table: packets in, HTTP messages out."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, Protocol, TypeAlias, final
+from typing import Any, Literal, Protocol, TypeAlias, final, overload
 
 COUNTERS: tuple[str, ...]
 """Names of `FlowTable.counters()`, in order."""
@@ -155,6 +155,23 @@ class RawMessage:
         They are not redacted: use them for decisions, never for output.
         """
 
+@final
+class LineBlock(Sequence[RawMessage]):
+    """Messages in their order, most of them as JSON lines already. Made by FlowTable alone; cannot be changed.
+
+    A message that needs Python is a RawMessage in it: one with content codings to remove, more than 64 fields, or a
+    line so long that it is better not made in advance. Any other has only `to_json()`, `weight` and `decode()`.
+    `Lines`, `coded`, `weights`, `weigh` and `latencies` take a block without an object for each line. A part of a block
+    is a copy.
+    """
+
+    @overload
+    def __getitem__(self, at: int) -> RawMessage: ...
+    @overload
+    def __getitem__(self, at: slice) -> LineBlock: ...
+    def __len__(self) -> int: ...
+    def __add__(self, behind: LineBlock) -> LineBlock: ...
+
 class _Record(Protocol):
     def to_json(self) -> bytes: ...
 
@@ -175,7 +192,8 @@ class Lines:
         """Renders messages from number `first` on; returns how many it rendered, and their lines.
 
         It stops after 512 messages, or once the lines have `size` bytes, but renders at least one if there is one. A
-        line is the result of `to_json()`, shortened if `most` asks for it, and a line end.
+        line is the result of `to_json()`, shortened if `most` asks for it, and a line end. Of a LineBlock that has only
+        lines, which need not be shortened, it returns all, whatever their size.
         """
 
 def coded(messages: Iterable[_Weighed]) -> list[RawMessage]:
@@ -183,6 +201,14 @@ def coded(messages: Iterable[_Weighed]) -> list[RawMessage]:
 
 def weights(messages: Sequence[_Weighed]) -> list[int]:
     """The `weight` of each message."""
+
+def weigh(messages: Sequence[_Weighed]) -> int:
+    """The weight of all messages together."""
+
+def latencies(messages: Sequence[RawMessage]) -> list[int]:
+    """`latency_us` of the messages that have one. The order is that of the messages, but of a block the objects'
+    latencies come first.
+    """
 
 @final
 class FlowTable:
@@ -212,6 +238,7 @@ class FlowTable:
         redact_key: bytes | None = None,
         placement: tuple[str | None, str | None, str | None] | None = None,
         decode: Decode | None = None,
+        lines: bool = False,
     ) -> None:
         """`max_body` and `max_head` are bytes kept of a message, `memory_limit` is bytes of all flows together.
 
@@ -219,11 +246,13 @@ class FlowTable:
         `redact_body`: names of header fields, of URL parameters and of keys in bodies, in any case. Their values leave
         the core only as `[REDACTED]`, or, with `redact_key`, as a keyed hash and their length. `placement`: (pod,
         namespace, node). Without `decode` content codings are not removed.
-        ValueError: a link type that is not in LINK_TYPES, a port that is not in 1-65535, more than 4 names in `carry`.
+        `lines`: messages come as LineBlocks, rendered where they end, in place of lists of RawMessages.
+        ValueError: a link type that is not in LINK_TYPES, a port that is not in 1-65535, more than 4 names in `carry`,
+        `lines` with `redact_key`.
         """
     def feed(
         self, packets: bytes, index: bytes, first: int = 0, clock_us: int | None = None
-    ) -> tuple[list[RawMessage], int]:
+    ) -> tuple[Sequence[RawMessage], int]:
         """Feeds a batch of packets as pcapy's `next_batch` returns it, from packet number `first` on.
 
         `index` holds four native u32 for each packet: seconds, microseconds, offset in `packets`, captured length.
@@ -234,9 +263,9 @@ class FlowTable:
         points outside of `packets` is counted as malformed.
         ValueError: `first` is negative.
         """
-    def tick(self, clock_us: int) -> list[RawMessage]:
+    def tick(self, clock_us: int) -> Sequence[RawMessage]:
         """Lets time pass in an idle live capture, up to the monotonic `clock_us`; returns the messages this ended."""
-    def flush(self) -> list[RawMessage]:
+    def flush(self) -> Sequence[RawMessage]:
         """Ends every flow, in order of creation, and returns their messages; open ones are `incomplete: "stopped"`.
 
         The table is empty afterwards.

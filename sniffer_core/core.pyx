@@ -20,6 +20,7 @@ from sniffer_core.net.wire cimport wire_link_known
 from sniffer_core.protocol cimport CARRY_MAX, Noted
 from sniffer_core.protocols.detect cimport detect_detector
 from sniffer_core.record.naming cimport forget_conn, name_end
+from sniffer_core.record.lines cimport Writer
 from sniffer_core.record.raw cimport Rules, build_message
 from sniffer_core.record.redact cimport SECRET, kind_of
 from sniffer_core.tcp.evict cimport relieve
@@ -29,10 +30,14 @@ from sniffer_core.tcp.table cimport (
     CREATED, MODE_CLOSED, OWN_MAX, RECENT, STAGE, Flow, Own, Table, leave, used)
 
 from sniffer_core.base.counters import NAMES
-from sniffer_core.record.raw import Lines, RawMessage, coded, weights  # no-cython-lint: for others
+from sniffer_core.record.lines import LineBlock, Lines, coded, latencies, weigh, weights  # no-cython-lint: for others
+from sniffer_core.record.raw import RawMessage  # no-cython-lint: for others
 
 COUNTERS = NAMES
 LINK_TYPES = frozenset(link for link in range(512) if wire_link_known(link))
+
+cdef enum:
+    WRITER_PART = 32        # lines that are being made may take one part in so many of the memory limit
 
 # Names of the kinds of events, in the order of Notice (protocol.pxd).
 cdef tuple NOTICES = ("tls", "http2", "other-protocol", "undecided", "tunnel", "snapped", "long-message")
@@ -45,7 +50,7 @@ cdef class FlowTable:
     def __cinit__(self, *, int linktype, ports, max_body=65536, max_head=65536, max_flows=10_000,
                   idle_timeout_us=300_000_000, memory_limit=67_108_864, sample_rate=1.0, tuple carry=(),
                   redact_headers=(), redact_query=(), redact_body=(), bytes redact_key=None, placement=None,
-                  decode=None):
+                  decode=None, bint lines=False):
         cdef Table* table
         cdef int port
         cdef bytes secret = os.urandom(16)
@@ -57,6 +62,8 @@ cdef class FlowTable:
         self.rules = Rules(redact_headers=redact_headers, redact_query=redact_query, redact_body=redact_body,
                            redact_key=redact_key, placement=placement, decode=decode, max_body=max_body,
                            carry_count=len(carry))
+        if lines:
+            self.writer = Writer(self.rules, max(1, memory_limit // WRITER_PART))
         table = <Table*>calloc(1, sizeof(Table))
         if table == NULL:
             raise MemoryError
@@ -102,21 +109,26 @@ cdef class FlowTable:
         blocks_leaked += self.table.context.pool.blocks
         free(self.table)
 
-    cdef list _take(self):
-        """Returns the ended messages as Python objects, and frees connections whose release needed the GIL."""
+    cdef object _take(self):
+        """Returns the ended messages as a list or a block, and frees connections whose release needed the GIL."""
         cdef Table* table = self.table
         cdef Message* message = table.context.ready
         cdef Message* following
         cdef Conn* conn
-        cdef list messages = []
+        cdef uint32_t count = table.context.ready_count
+        cdef object messages
         table.context.ready = NULL
         table.context.ready_tail = NULL
         table.context.ready_count = 0
         table.context.ready_bytes = 0
-        while message != NULL:
-            following = message.next
-            messages.append(build_message(message, &table.context.pool, self.rules))
-            message = following
+        if self.writer is not None:
+            messages = self.writer.write(message, count, &table.context.pool)
+        else:
+            messages = []
+            while message != NULL:
+                following = message.next
+                (<list>messages).append(build_message(message, &table.context.pool, self.rules))
+                message = following
         while table.dead != NULL:
             conn = table.dead
             table.dead = conn.next_dead
@@ -140,7 +152,7 @@ cdef class FlowTable:
         cdef const uint32_t* entries = <const uint32_t*><char*>index
         cdef Py_ssize_t count = len(index) // 16
         cdef uint64_t size = <uint64_t>len(packets)
-        cdef list messages
+        cdef object messages
         if first < 0:
             raise ValueError("first is negative")
         if clock_us is not None:
@@ -155,7 +167,7 @@ cdef class FlowTable:
             if used(table) > table.memory_limit:
                 with nogil:
                     relieve(table)
-                messages += self._take()
+                messages = messages + self._take()
         return messages, first
 
     cdef int64_t _clock(self, int64_t clock):
@@ -179,7 +191,7 @@ cdef class FlowTable:
         cdef Table* table = self.table
         cdef int64_t now
         if table.clock < 0:
-            return []       # core time begins with the first batch of a live capture
+            return self._take()     # none; core time begins with the first batch of a live capture
         now = table.context.now + self._clock(clock_us)
         with nogil:
             expire(table, now)

@@ -1,7 +1,7 @@
 """The balance laws of the core's ledger, and a table that is held to them at every use."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sniffer_core.core import COUNTERS, FlowTable, RawMessage
@@ -75,7 +75,7 @@ class Table:
     def gauge(self, name: str) -> int:
         return self.core.gauges()[name]
 
-    def _checked(self, messages: list[RawMessage]) -> list[RawMessage]:
+    def _checked(self, messages: Sequence[RawMessage]) -> list[RawMessage]:
         for message in messages:
             self.handed_out[f"messages_{message.direction}"] += 1
             self.handed_out[f"incomplete_{message.incomplete}"] += 1
@@ -84,7 +84,7 @@ class Table:
             for anomaly in message.anomalies:
                 self.handed_out[f"anomaly_{anomaly.replace('-', '_')}"] += 1
         self.check(self.core.counters())
-        return messages
+        return list(messages)
 
     def check(self, counters: Mapping[str, int]) -> None:
         """Asserts every law of these counters: among themselves, and with what the table was given and gave."""

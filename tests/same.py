@@ -37,7 +37,9 @@ logging.disable(logging.CRITICAL)
 PORTS = [*range(1, 1024), 1080, 3000, 3128, 5000, *range(8000, 9000), 9200, 10080, 40000]
 
 async def read(path, options):
-    async with create_sniffer(ports=PORTS, read=path, output_stdout=True, **options) as sniffer:
+    sniffer = create_sniffer(ports=PORTS, read=path, output_stdout=True, **options)
+    getattr(sniffer, "only_outputs", bool)()    # as the daemon does; not every revision has it
+    async with sniffer:
         await sniffer.wait()
 
 for line in sys.stdin:

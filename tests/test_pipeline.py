@@ -327,6 +327,7 @@ async def test_options_arrive_where_they_act(file: str, monkeypatch: pytest.Monk
     (given,) = made
     assert given.pop("linktype") == 1
     assert given == {
+        "lines": False,
         "ports": (8080,),
         "max_body": 5,
         "max_flows": 77,
@@ -1090,3 +1091,76 @@ async def test_outputs_of_exchanges_know_of_drops(tmp_path: Path) -> None:
     assert not lane.sink.lossy()
     lane.counters.drop("full", 1)
     assert lane.sink.lossy()
+
+
+# Lines in place of objects
+
+
+@pytest.mark.parametrize(
+    ("options", "lines"),
+    [
+        ({"output_stdout": True}, True),
+        ({"output_stdout": True, "output_file": "x"}, True),
+        ({"output_stdout": True, "on_http_message": print}, False),
+        ({"output_stdout": True, "output_url": "http://192.0.2.1/"}, False),
+        ({"output_stdout": True, "har": "x"}, False),
+        ({"output_stdout": True, "exclude_paths": ["/health"]}, False),
+        ({"output_stdout": True, "redact_key_file": "key"}, False),
+    ],
+)
+def test_lines_where_nothing_looks_at_messages(
+    options: dict[str, Any], lines: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Messages cross the threads as lines where every output writes lines, and no filter or key needs the objects."""
+    monkeypatch.chdir(tmp_path)
+    Path("key").write_bytes(b"k" * 32)
+    sniffer = create_sniffer(ports=[80], read="x.pcap", **options)
+    assert not sniffer._wants_lines()
+    sniffer.only_outputs()
+    assert sniffer._wants_lines() is lines
+
+
+def test_lines_leave_no_iterator(file: str) -> None:
+    """Who has said that nobody iterates gets no iterator; who iterates cannot say so."""
+    sniffer = create_sniffer(ports=[8080], read=file, output_stdout=True)
+    sniffer.only_outputs()
+    with pytest.raises(RuntimeError, match="no iterators"):
+        aiter(sniffer)
+    iterated = create_sniffer(ports=[8080], read=file, output_stdout=True)
+    aiter(iterated)
+    with pytest.raises(RuntimeError, match="is an iterator"):
+        iterated.only_outputs()
+
+
+async def written(path: Path, file: str, *, lines: bool, **options: Any) -> bytes:
+    """What is written of a capture, as lines or by way of objects; every counter must balance."""
+    sniffer = create_sniffer(ports=[8080], read=file, output_file=str(path), **options)
+    if lines:
+        sniffer.only_outputs()
+    assert sniffer._wants_lines() is lines
+    async with sniffer:
+        await sniffer.wait()
+    assert_balanced(sniffer)
+    assert sniffer.undelivered == 0
+    snapshot = sniffer.ledger.snapshot()
+    assert snapshot["lanes"]["file"]["delivered"] == snapshot["messages_request"] + snapshot["messages_response"]
+    (finished,) = path.parent.glob(f"{path.stem}-*")
+    return finished.read_bytes()
+
+
+@pytest.mark.parametrize("budget", [1 << 20, 16 << 20, 128 << 20])
+async def test_lines_and_objects_are_written_in_order(budget: int, tmp_path: Path) -> None:
+    """Whatever has to be decoded stands in its place among the lines, also where a small budget makes parts of them."""
+    zipped = gzip.compress(b"coded " * 200)
+    answers = [ok(b"plain"), ok(zipped, content_encoding="gzip"), ok(b"x" * 20_000), ok(b"\xff")]
+    packets = []
+    for port in range(20):
+        said = [(get(f"/{port}/{number}"), answers[(port + number) % 4]) for number in range(200)]
+        packets += connection(said, client_port=2000 + port)
+    file = write(tmp_path / "mixed.pcap", packets)
+    options = {"memory_budget": budget}
+    by_lines = await written(tmp_path / "lines.jsonl", file, lines=True, **options)
+    by_objects = await written(tmp_path / "objects.jsonl", file, lines=False, **options)
+    assert by_lines == by_objects
+    assert by_lines.count(b"\n") == 8000
+    assert by_lines.count(b'"bodyDecoded":"gzip"') == 1000

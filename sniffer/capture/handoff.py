@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
@@ -42,7 +42,7 @@ class HandOff:
         self._wait = wait
         self._wake = wake
         self._lock = threading.Condition(threading.Lock())
-        self._slices: deque[tuple[list[RawMessage], int]] = deque()
+        self._slices: deque[tuple[Sequence[RawMessage], int]] = deque()
         self._events: list[Event] = []
         self._table: Mapping[str, int] = {}
         self._kernel = (0, 0, 0)
@@ -60,7 +60,7 @@ class HandOff:
 
     def put(
         self,
-        messages: list[RawMessage],
+        messages: Sequence[RawMessage],
         table: Mapping[str, int],
         events: Iterable[Event] = (),
         *,
@@ -70,45 +70,57 @@ class HandOff:
 
         Calls `alive` every second while it waits for room.
         """
-        from sniffer_core.core import weights  # not needed by a Sniffer that is never started
-
         with self._lock:
             self._table = table
             self._events.extend(events)
             self._held = len(messages)
             wake = bool(self._events)
-        sizes = weights(messages)
         at = 0
         while at < len(messages):
-            end = min(at + SLICE, len(messages))
-            if self._wait and sum(sizes[at:end]) > self._max_bytes // 4:  # so that the loop holds only a part
-                end = at + max(1, _count(sizes[at:end], self._max_bytes // 4))
-            with self._lock:
-                while not (count := self._fitting(sizes[at:end])) and self._wait:
-                    alive()
-                    self._lock.wait(1.0)
-                if self._wait:
-                    end = at + count
-                wake = wake or (count > 0 and not self._slices)
-                self._accept(messages[at : at + count], sum(sizes[at : at + count]), len(messages[at:end]))
-            at = end
-            if wake:
+            count, first = self._put(messages[at : at + SLICE], alive)
+            at += count
+            if wake or first:
                 self._wake()
                 wake = False
         if wake:
             self._wake()
 
-    def _fitting(self, sizes: list[int]) -> int:
-        """How many messages of these weights, from the first on, there is room for."""
+    def _put(self, part: Sequence[RawMessage], alive: Callable[[], None]) -> tuple[int, bool]:
+        """Queues or drops the first messages of a slice. Returns how many, and whether the first queued one is one that
+        nothing waited before.
+        """
+        from sniffer_core.core import weigh, weights  # not needed by a Sniffer that is never started
+
+        size = weigh(part)
+        if self._wait and size > self._max_bytes // 4:  # so that the loop holds only a part
+            part = part[: max(1, _count(weights(part), self._max_bytes // 4))]
+            size = weigh(part)
+        with self._lock:
+            while not (count := self._fitting(part, size)) and self._wait:
+                alive()
+                self._lock.wait(1.0)
+            fits = part
+            if count < len(part):
+                fits = part[:count]
+                size = weigh(fits)
+            done = count if self._wait else len(part)
+            first = count > 0 and not self._slices
+            self._accept(fits, size, done)
+        return done, first
+
+    def _fitting(self, part: Sequence[RawMessage], size: int) -> int:
+        """How many messages of a part that weighs `size`, from the first on, there is room for."""
+        from sniffer_core.core import weights
+
         room = self._max_bytes - self._bytes
-        count = min(len(sizes), self._max_messages - self._waiting)
-        if sum(sizes[:count]) > room:
-            count = _count(sizes[:count], room)
+        count = max(0, min(len(part), self._max_messages - self._waiting))
+        if count and (size > room or count < len(part)):
+            count = _count(weights(part)[:count], room)
         if not count and self._wait and not self._bytes:
             return 1  # a message larger than the whole hand-off must not block a file for ever
-        return max(count, 0)
+        return count
 
-    def _accept(self, part: list[RawMessage], size: int, of: int) -> None:
+    def _accept(self, part: Sequence[RawMessage], size: int, of: int) -> None:
         """Queues `part`, which weighs `size`. It was `of` messages that were offered: the others are dropped."""
         if part:
             self._slices.append((part, size))
@@ -134,7 +146,7 @@ class HandOff:
 
     # For the event loop
 
-    def take(self) -> tuple[list[RawMessage], int] | None:
+    def take(self) -> tuple[Sequence[RawMessage], int] | None:
         """Takes the oldest messages, at most SLICE of them. Returns them and their weight; None when there are none.
 
         Their weight occupies the hand-off until the next call, since until then the loop holds them.

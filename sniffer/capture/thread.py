@@ -27,7 +27,7 @@ log = logging.getLogger("sniffer.capture")
 
 def feed(
     source: Source, table: FlowTable, stop: Stop, *, before: Callable[[], None] = lambda: None
-) -> Iterator[list[RawMessage]]:
+) -> Iterator[Sequence[RawMessage]]:
     """Feeds the packets of an open source to a flow table until the source ends.
 
     Yields the messages that have ended, often none, after each call of the table: then its counters, gauges and events
@@ -43,7 +43,7 @@ def feed(
             yield from feed_batch(table, batch, clock_us if source.live else None)
 
 
-def feed_batch(table: FlowTable, batch: Packets, clock_us: int | None = None) -> Iterator[list[RawMessage]]:
+def feed_batch(table: FlowTable, batch: Packets, clock_us: int | None = None) -> Iterator[Sequence[RawMessage]]:
     """Feeds one batch, in as many calls as the table wants. Yields the messages that each call has ended.
 
     `clock_us` is the monotonic clock of a live capture, in microseconds. Without it time is what the stamps say.
@@ -159,7 +159,7 @@ class Capture(threading.Thread):
             ip, port, opened = self._sockets.popleft()
             (table.exclude if opened else table.readmit)(ip, port)
 
-    def _put(self, table: FlowTable, messages: list[RawMessage]) -> None:
+    def _put(self, table: FlowTable, messages: Sequence[RawMessage]) -> None:
         """Hands over these messages, and the counters as they are after them."""
         counters = table.counters()
         for name, value in self._before.items():

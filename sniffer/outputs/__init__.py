@@ -66,6 +66,8 @@ class Output:
     """Bytes that it works with beside what waits in its lane: records being rendered, posts under way."""
     renders_json: ClassVar[bool] = True
     """It asks records for their JSON."""
+    takes_lines: ClassVar[bool] = False
+    """Its sink does no more with a batch than give it to `sniffer_core.core.Lines`."""
     counts: ClassVar[bool] = True
     """A message leaves the process by it, without a program of the user's around the library."""
     standard_output: ClassVar[bool] = False

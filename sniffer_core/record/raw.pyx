@@ -24,10 +24,10 @@ from sniffer_core.record.bodies cimport (
     FAILED, SHAPE_FORM, SHAPE_GUESS, SHAPE_NONE, VALUE, Found, Search, Value, begin_search, list_keys, next_value,
     shape_of, unescaped)
 from sniffer_core.record.line cimport (
-    BODY_BASE64, BODY_RAW, BODY_TEXT, FOLD_MAX, REDACTED_ALL, RecordView, fit, is_named, put_record)
+    BODY_BASE64, BODY_RAW, BODY_TEXT, FOLD_MAX, REDACTED_ALL, RecordView, is_named, put_record)
 from sniffer_core.record.naming cimport name_conn, name_proxied
-from sniffer_core.record.redact cimport LINK, SECRET, TARGET, URL, Redaction, free_names, kind_of
-from sniffer_core.record.writer cimport Buffer, Span, begin, put, put_dict, put_span, put_str, written
+from sniffer_core.record.redact cimport LINK, SECRET, TARGET, URL, Names, Redaction, free_names, kind_of
+from sniffer_core.record.writer cimport Buffer, Span, begin, put, put_dict, put_str, write, written
 
 from sniffer_core.base.marks import ANOMALIES, INCOMPLETE
 
@@ -36,12 +36,16 @@ cdef extern from "Python.h":
     int PyUnicode_KIND(object text)
     bint PyUnicode_IS_ASCII(object text)
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
+    # Macros that only look at an object that nobody changes, so that they need no GIL.
+    const char* bytes_text "PyBytes_AS_STRING"(PyObject* text) nogil
+    Py_ssize_t bytes_length "PyBytes_GET_SIZE"(PyObject* text) nogil
+    const char* ascii_text "(const char*)PyUnicode_1BYTE_DATA"(PyObject* text) nogil
+    PyObject* tuple_item "PyTuple_GET_ITEM"(PyObject* items, Py_ssize_t index) nogil
 
 cdef enum:
     NAMES = 1024        # slots of the cache of header names
     NAME_MAX = 48       # longer names are not cached
     FREE_FROM = 8192    # bytes of a body from which on its search gives up the GIL
-    RECORD_FIXED = 600  # estimated bytes of a record without the texts of its message
 
 cdef struct Name:
     uint32_t size
@@ -142,13 +146,21 @@ cdef class Rules:
     def __cinit__(
             self, *, redact_headers, redact_query, redact_body, bytes redact_key, placement, decode, max_body,
             carry_count):
-        cdef Buffer out
         self.redaction = Redaction(redact_headers, redact_query, redact_key)
         self.key_names = list_keys(redact_body, &self.keys)
         self.decode = decode
         self.max_body = max_body
         self.carry_count = carry_count
         self.placement = b""
+        self._set_placement(placement)
+        self.style.listed = &self.redaction.headers
+        self.style.query = &self.redaction.query
+        self.style.keys = &self.keys
+        self.style.decodes = decode is not None
+        span(&self.style.placement, self.placement)
+
+    cdef int _set_placement(self, placement) except -1:
+        cdef Buffer out
         if placement is not None and any(placement):
             memset(&out, 0, sizeof(Buffer))
             try:
@@ -162,6 +174,8 @@ cdef class Rules:
                 self.placement = written(&out)
             finally:
                 free(out.data)
+
+        return 0
 
     def __dealloc__(self):
         free_names(&self.keys)
@@ -240,28 +254,18 @@ cdef class RawMessage:
             return ()
         return tuple([self.exchanged.informational[i] for i in range(self.exchanged.informational_count)])
 
-    cdef int64_t latency(self):
-        """µs, or -1."""
-        return self.source.latency if self.source.kind != REQUEST and self.exchanged.known else -1
-
     @property
     def latency_us(self):
-        cdef int64_t latency = self.latency()
+        cdef int64_t latency = latency_of(self.source, self.exchanged)
         return None if latency < 0 else latency
 
     @property
     def end_timestamp(self):
         return self.source.stamp_end
 
-    cdef int64_t duration(self):
-        """µs, or -1."""
-        if self.source.kind == REQUEST or not self.exchanged.known or self.source.end_lost:
-            return -1
-        return max(-1, self.source.stamp_end - self.exchanged.stamp)
-
     @property
     def duration_us(self):
-        cdef int64_t duration = self.duration()
+        cdef int64_t duration = duration_of(self.source, self.exchanged)
         return None if duration < 0 else duration
 
     @property
@@ -334,24 +338,13 @@ cdef class RawMessage:
         cdef Search search
         cdef Value value
         cdef Found found
-        cdef const Field* type = NULL
-        cdef const Field* field
-        cdef uint32_t i
         redacted[0] = 0
         if self.shape == SHAPE_NONE or size == 0:
             return None
         if self.closed and self.shape >= SHAPE_FORM:
             redacted[0] = REDACTED_ALL
             return None
-        for i in range(self.source.count):
-            field = &self.source.fields[i]
-            if is_named(field, self.source.text, b"content-type", 12) and self.shape == shape_of(
-                    self.source.text + field.value.at, field.value.size):
-                type = field
-                break
-        begin_search(
-            &search, body, size, self.shape, NULL if type == NULL else self.source.text + type.value.at,
-            0 if type == NULL else type.value.size, &self.rules.keys)
+        begin_hiding(&search, self.source, self.shape, body, size, &self.rules.keys)
         if size < FREE_FROM:
             found = next_value(&search, &value)
         else:
@@ -369,13 +362,16 @@ cdef class RawMessage:
         cdef Found found = VALUE
         cdef list parts = []
         cdef size_t shown = 0
-        cdef bytes mark = b"[REDACTED]"
+        cdef bytes mark
+        if redaction.key is None:
+            begin(&buffer)
+            redacted[0] = put_hidden(&buffer, body, size, search, value)
+            return None if redacted[0] == REDACTED_ALL else written(&buffer)
         while found == VALUE:
             parts.append(PyBytes_FromStringAndSize(<char*>body + shown, <Py_ssize_t>(value.at - shown)))
-            if redaction.key is not None:
-                mark = redaction.mark_bytes(
-                    unescaped(body + value.at, value.end - value.at) if value.json
-                    else PyBytes_FromStringAndSize(<char*>body + value.at, <Py_ssize_t>(value.end - value.at)))
+            mark = redaction.mark_bytes(
+                unescaped(body + value.at, value.end - value.at) if value.json
+                else PyBytes_FromStringAndSize(<char*>body + value.at, <Py_ssize_t>(value.end - value.at)))
             parts.append(b'"%s"' % mark if value.json else mark)
             shown = value.end
             redacted[0] += 1
@@ -460,8 +456,7 @@ cdef class RawMessage:
         return f"{self.connection_id}-{self.exchanged.number}-{self.direction}"
 
     cdef size_t text(self):
-        cdef size_t text = self.source.text_size + self.exchanged.size - sizeof(Exchange)
-        return text if self.source.trailers == NULL else text + self.source.trailers.size
+        return text_of_message(self.source, self.exchanged)
 
     cdef size_t body_text(self):
         """Bytes of the body after decoding; before it an estimate, as most bodies grow less than eight times."""
@@ -515,15 +510,8 @@ cdef class RawMessage:
         cdef Exchange* exchange = self.exchanged
         cdef bytes hidden
         cdef str path
-        memset(view, 0, sizeof(RecordView))
-        view.message = message
-        view.exchange = exchange
-        view.listed = &self.rules.redaction.headers
-        view.query = &self.rules.redaction.query
-        view.latency = self.latency()
-        view.duration = self.duration()
+        show(view, message, exchange, &self.rules.style)
         span(&view.opening, self.opening)
-        span(&view.placement, self.rules.placement)
         if self.behind is not None:
             span(&view.proxied, <bytes>self.behind[2])
         view.id = PyUnicode_AsUTF8AndSize(self.connection_id, NULL)
@@ -541,11 +529,9 @@ cdef class RawMessage:
             return 0
         if self.coded:
             self.decode()
-        view.truncated = self.truncated()
-        view.cut = self.cut()
-        view.body = message.body
-        view.body_size = message.body_kept
         if self.plain is not None:
+            view.truncated = self.truncated()
+            view.cut = self.cut()
             view.body = <const uint8_t*>PyBytes_AS_STRING(self.plain)
             view.body_size = <size_t>PyBytes_GET_SIZE(self.plain)
             view.removed.data = PyUnicode_AsUTF8AndSize(self.removed, &view.removed.size)
@@ -610,28 +596,136 @@ cdef bytes json_of(dict fields, list kept):
     return json
 
 
-cdef void note_body(RawMessage raw, const Message* message) noexcept nogil:
-    """Sets what the head says of the body: whether it is coded, and how it is searched."""
+# ---- in C ------------------------------------------------------------------------------------------------------------
+
+cdef int64_t latency_of(const Message* message, const Exchange* exchange) noexcept nogil:
+    """µs, or -1."""
+    return message.latency if message.kind != REQUEST and exchange.known else -1
+
+
+cdef inline int64_t duration_of(const Message* message, const Exchange* exchange) noexcept nogil:
+    """µs, or -1."""
+    if message.kind == REQUEST or not exchange.known or message.end_lost:
+        return -1
+    return max(-1, message.stamp_end - exchange.stamp)
+
+
+cdef uint8_t note_body(const Message* message, const Names* keys, bint* coded) noexcept nogil:
     cdef const Field* field
-    cdef uint8_t shape
+    cdef uint8_t shape = SHAPE_NONE
     cdef uint32_t i
     cdef bint typed = False
-    cdef bint coded = False
-    raw.shape = SHAPE_NONE
+    coded[0] = False
     for i in range(message.count):
         field = &message.fields[i]
         if is_named(field, message.text, b"content-encoding", 16):
-            coded = True
+            coded[0] = True
         elif is_named(field, message.text, b"content-type", 12):
             typed = True
-            shape = shape_of(message.text + field.value.at, field.value.size)
-            raw.shape = max(raw.shape, shape)
+            shape = max(shape, shape_of(message.text + field.value.at, field.value.size))
     if not typed:
-        raw.shape = SHAPE_GUESS
-    if raw.rules.keys.count == 0:
-        raw.shape = SHAPE_NONE
-    raw.coded = coded and raw.rules.decode is not None
-    raw.closed = coded and not raw.coded
+        shape = SHAPE_GUESS
+    return SHAPE_NONE if keys.count == 0 else shape
+
+
+cdef void begin_hiding(
+        Search* search, const Message* message, uint8_t shape, const uint8_t* body, size_t size,
+        const Names* keys) noexcept nogil:
+    """Begins to search a body, from the message of that Shape, for values that must not be shown."""
+    cdef const Field* type = NULL
+    cdef const Field* field
+    cdef uint32_t i
+    for i in range(message.count):
+        field = &message.fields[i]
+        if is_named(field, message.text, b"content-type", 12) and shape == shape_of(
+                message.text + field.value.at, field.value.size):
+            type = field
+            break
+    begin_search(
+        search, body, size, shape, NULL if type == NULL else message.text + type.value.at,
+        0 if type == NULL else type.value.size, keys)
+
+
+cdef int64_t put_hidden(
+        Buffer* out, const uint8_t* body, size_t size, Search* search, Value* value) noexcept nogil:
+    """Writes a body with `[REDACTED]` in place of `value` and all values behind it.
+
+    Returns their number; REDACTED_ALL if the search fails, so that the body must not be shown.
+    """
+    cdef Found found = VALUE
+    cdef size_t shown = 0
+    cdef int64_t redacted = 0
+    while found == VALUE:
+        write(out, body + shown, value.at - shown)
+        if value.json:
+            put(out, b'"[REDACTED]"')
+        else:
+            put(out, b"[REDACTED]")
+        shown = value.end
+        redacted += 1
+        found = next_value(search, value)
+    if found == FAILED:
+        return REDACTED_ALL
+    write(out, body + shown, size - shown)
+    return redacted
+
+
+cdef void show(
+        RecordView* view, const Message* message, const Exchange* exchange, const Style* style) noexcept nogil:
+    """Sets up what does not need Python, with the body as it was sent."""
+    memset(view, 0, sizeof(RecordView))
+    view.message = message
+    view.exchange = exchange
+    view.listed = style.listed
+    view.query = style.query
+    view.placement = style.placement
+    view.latency = latency_of(message, exchange)
+    view.duration = duration_of(message, exchange)
+    view.truncated = message.truncated
+    view.cut = message.truncated or message.incomplete != WHOLE
+    view.body = message.body
+    view.body_size = message.body_kept
+
+
+cdef size_t text_of_message(const Message* message, const Exchange* exchange) noexcept nogil:
+    cdef size_t text = message.text_size + exchange.text_size
+    return text if message.trailers == NULL else text + message.trailers.size
+
+
+cdef void put_plain(
+        Buffer* out, Buffer* hidden, const Message* message, const Style* style, uint8_t shape,
+        bint closed) noexcept nogil:
+    cdef const Exchange* exchange = message.exchange
+    cdef const Conn* conn = exchange.conn
+    cdef RecordView view
+    cdef Search search
+    cdef Value value
+    cdef Found found
+    show(&view, message, exchange, style)
+    view.opening.data = bytes_text(conn.opening)
+    view.opening.size = bytes_length(conn.opening)
+    view.id = ascii_text(conn.id)
+    if conn.behind != NULL:
+        view.proxied.data = bytes_text(tuple_item(conn.behind, 2))
+        view.proxied.size = bytes_length(tuple_item(conn.behind, 2))
+    if shape != SHAPE_NONE and view.body_size:
+        if closed and shape >= SHAPE_FORM:
+            view.redacted = REDACTED_ALL
+        else:
+            begin_hiding(&search, message, shape, view.body, view.body_size, style.keys)
+            found = next_value(&search, &value)
+            if found == VALUE:
+                begin(hidden)
+                view.redacted = put_hidden(hidden, view.body, view.body_size, &search, &value)
+                out.failed = out.failed or hidden.failed
+                view.body = hidden.data
+                view.body_size = hidden.size
+            elif found == FAILED:
+                view.redacted = REDACTED_ALL
+    if view.redacted != REDACTED_ALL and view.body_size:
+        view.form = BODY_RAW
+    put_record(out, &view)
+    put(out, b"\n")
 
 
 cdef RawMessage build_message(Message* message, Pool* pool, Rules rules):
@@ -665,75 +759,7 @@ cdef RawMessage build_message(Message* message, Pool* pool, Rules rules):
         pool.blocks -= 1
     raw.source = message
     if message.body_kept != 0:
-        note_body(raw, message)
+        raw.shape = note_body(message, &rules.keys, &raw.coded)
+        raw.closed = raw.coded and not rules.style.decodes
+        raw.coded = raw.coded and rules.style.decodes
     return raw
-
-
-# ---- many at a time --------------------------------------------------------------------------------------------------
-
-def coded(messages):
-    """See core.pyi."""
-    return [raw for raw in messages if type(raw) is RawMessage and (<RawMessage>raw).coded]
-
-
-def weights(messages):
-    """See core.pyi."""
-    return [(<RawMessage>raw).weigh() if type(raw) is RawMessage else raw.weight for raw in messages]
-
-
-@cython.final
-@cython.no_gc
-cdef class Lines:
-    """See core.pyi."""
-
-    def __cinit__(self, *, bint keep=False, size_t most=0):
-        self.keep = keep
-        self.most = most
-
-    def __dealloc__(self):
-        free(self.out.data)
-
-    def take(self, batch, Py_ssize_t first, size_t size):
-        """See core.pyi."""
-        cdef object records = batch[first:first + VIEWS]    # keeps alive what the views point to
-        cdef list kept = []
-        cdef Buffer* out = &self.out
-        cdef RecordView* view
-        cdef RawMessage raw
-        cdef bytes json
-        cdef size_t foreseen = 0
-        cdef size_t begun
-        cdef Py_ssize_t count = 0
-        cdef Py_ssize_t done = 0
-        if out.space > 4 * size:    # a large message has made it grow
-            free(out.data)
-            memset(out, 0, sizeof(Buffer))
-        for record in records:
-            view = &self.views[count]
-            if type(record) is RawMessage and (<RawMessage>record).json is None and not self.keep:
-                raw = <RawMessage>record
-                raw.prepare(view, kept)
-                foreseen += RECORD_FIXED + raw.text() + view.body_size + view.body_size // 3
-            else:
-                json = record.to_json()
-                kept.append(json)
-                view.message = NULL
-                span(&view.opening, json)
-                foreseen += <size_t>len(json)
-            count += 1
-            if foreseen >= size:
-                break
-        begin(out)
-        with nogil:
-            while done < count and (done == 0 or out.size < size):
-                view = &self.views[done]
-                begun = out.size
-                if view.message == NULL:
-                    put_span(out, &view.opening)
-                else:
-                    put_record(out, view)
-                if self.most and out.size - begun >= self.most:
-                    fit(out, begun, self.most - 1)
-                put(out, b"\n")
-                done += 1
-        return done, written(out)

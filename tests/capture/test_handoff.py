@@ -9,6 +9,8 @@ import pytest
 
 from sniffer.capture.handoff import SLICE, HandOff
 from sniffer.errors import CaptureError
+from sniffer_core.core import LineBlock, weigh, weights
+from tests.captures import connection, get
 from tests.raws import request
 
 
@@ -45,7 +47,7 @@ def test_messages_come_out_in_order() -> None:
     sent = [request(exchange=number) for number in range(1000)]
     handoff.put(sent[:700], {})
     handoff.put(sent[700:], {})
-    got = []
+    got: list[Any] = []
     while taken := handoff.take():
         assert len(taken[0]) <= SLICE
         assert taken[1] == 1000 * len(taken[0])
@@ -131,3 +133,47 @@ def test_events_and_drops_wake_the_loop() -> None:
     handoff.end(CaptureError("x"))
     assert len(wakes) == 3
     assert handoff.ended
+
+
+def block(count: int) -> LineBlock:
+    """So many messages, as lines; each weighs the same."""
+    from tests.core.record.test_lines import block as block_of
+
+    return block_of(connection([(get("/"), b"")] * count, server_port=80))
+
+
+def test_a_full_hand_off_drops_lines_as_it_drops_objects() -> None:
+    """Of a block the first messages are kept, as many as fit; the others are dropped and counted."""
+    sent = block(30)
+    room = sum(weights(sent)[:10])
+    handoff, _ = hand_off(max_bytes=room + 1)
+    handoff.put(sent, {})
+    handoff.put(sent[:1], {})
+    assert handoff.counters()["handoff_bytes"] == room
+    taken = handoff.take()
+    assert taken is not None
+    assert taken[1] == weigh(taken[0]) == room
+    assert [message.to_json() for message in taken[0]] == [message.to_json() for message in sent[:10]]
+    now = handoff.counters()
+    assert (now["handoff_accepted"], now["handoff_dropped"]) == (10, 21)
+    balance(handoff)
+
+
+@pytest.mark.parametrize("lines", [0, 4, 1000])
+def test_a_file_waits_with_its_lines(lines: int) -> None:
+    """While a file waits, no more lines are in the hand-off than its bounds, or than one; none is lost, in order."""
+    sent = block(2000)
+    limit = max(1, lines * max(weights(sent)))
+    handoff, _ = hand_off(True, max_bytes=limit)
+    thread = threading.Thread(target=handoff.put, args=(sent, {}))
+    thread.start()
+    got: list[bytes] = []
+    while len(got) < len(sent):
+        part, weight = handoff.take() or ([], 0)
+        assert len(part) <= max(1, lines)
+        assert weight <= max(limit, *weights(sent))
+        got += [message.to_json() for message in part]
+    thread.join(10)
+    assert got == [message.to_json() for message in sent]
+    assert handoff.counters()["handoff_dropped"] == 0
+    balance(handoff)

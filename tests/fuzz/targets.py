@@ -125,7 +125,7 @@ def whole(options: dict[str, Any], data: bytes, index: bytes) -> tuple[list[RawM
 def split(options: dict[str, Any], data: bytes, index: bytes, size: int, clock: int | None = None) -> list[bytes]:
     """A table fed `size` packets at a time, with a clock that moves on where one is given; the JSON of its messages."""
     table = FlowTable(**options)
-    messages = []
+    messages: list[RawMessage] = []
     for end in range(16 * size, len(index) + 16 * size, 16 * size):
         at = end // 16 - size
         while at < min(end, len(index)) // 16:
@@ -381,7 +381,7 @@ def _direct(path: str) -> list[bytes] | None:
             linktype=reader.datalink(), ports=PORTS, memory_limit=32 << 20, decode=decode,
             redact_headers=REDACT_HEADERS, redact_query=REDACT_QUERY, redact_body=REDACT_BODY,
         )  # fmt: skip
-        messages = []
+        messages: list[RawMessage] = []
         data, index = reader.next_batch(100)
         while index:
             at = 0

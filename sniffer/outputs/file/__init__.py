@@ -46,6 +46,7 @@ class Files(Output):
     switch = "output_file"
     does = "writes them to files"
     working = 5 << 20
+    takes_lines = True
 
     def rules(self, config: SnifferConfig) -> Iterable[Problem]:
         """The file has a name, and is not one that is read."""

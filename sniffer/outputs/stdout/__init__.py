@@ -39,6 +39,7 @@ class Stdout(Output):
     switch = "output_stdout"
     does = "writes the messages to standard output"
     working = 3 << 19
+    takes_lines = True
     standard_output = True
 
     def rules(self, config: SnifferConfig) -> Iterable[Problem]:
