@@ -162,7 +162,7 @@ class LineBlock(Sequence[RawMessage]):
     A message that needs Python is a RawMessage in it: one with content codings to remove, more than 64 fields, or a
     line so long that it is better not made in advance. Any other has only `to_json()`, `weight` and `decode()`.
     `Lines`, `coded`, `weights`, `weigh` and `latencies` take a block without an object for each line. A part of a block
-    is a copy.
+    is a copy. As a buffer it gives its lines.
     """
 
     @overload
@@ -188,12 +188,12 @@ class Lines:
     """
 
     def __init__(self, *, keep: bool = False, most: int = 0) -> None: ...
-    def take(self, batch: Sequence[_Record], first: int, size: int) -> tuple[int, bytes]:
+    def take(self, batch: Sequence[_Record], first: int, size: int) -> tuple[int, bytes | memoryview]:
         """Renders messages from number `first` on; returns how many it rendered, and their lines.
 
         It stops after 512 messages, or once the lines have `size` bytes, but renders at least one if there is one. A
         line is the result of `to_json()`, shortened if `most` asks for it, and a line end. Of a LineBlock that has only
-        lines, which need not be shortened, it returns all, whatever their size.
+        lines, which need not be shortened, it copies none, and takes more than 512.
         """
 
 def coded(messages: Iterable[_Weighed]) -> list[RawMessage]:

@@ -17,7 +17,7 @@ cdef struct Line:
     int64_t latency         # µs, or -1
 
 cdef class LineBlock:
-    cdef bytes text         # the lines
+    cdef uint8_t* text      # the lines, in a block of malloc
     cdef Line* lines
     cdef Py_ssize_t count
     cdef list objects       # for each message its RawMessage, or None if it has a line; None: all have lines

@@ -5,6 +5,7 @@ Python stand between the lines as RawMessages. Lines renders these, or any batch
 """
 
 cimport cython
+from cpython.buffer cimport PyBuffer_FillInfo
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
@@ -48,11 +49,16 @@ cdef class OneLine:
         return None
 
 
-cdef LineBlock new_block(Py_ssize_t count):
+cdef LineBlock new_block(Py_ssize_t count, size_t size):
+    """A block of so many messages, for so many bytes of lines."""
     cdef LineBlock block = LineBlock.__new__(LineBlock)
     block.lines = <Line*>calloc(count + 1, sizeof(Line))
     if block.lines == NULL:
         raise MemoryError
+    if size:
+        block.text = <uint8_t*>malloc(size)
+        if block.text == NULL:
+            raise MemoryError
     block.count = count
     return block
 
@@ -66,6 +72,10 @@ cdef class LineBlock:
 
     def __dealloc__(self):
         free(self.lines)
+        free(self.text)
+
+    def __getbuffer__(self, Py_buffer* buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.text, <Py_ssize_t>start_of(self, self.count), True, flags)
 
     def __len__(self):
         return self.count
@@ -90,7 +100,7 @@ cdef class LineBlock:
             return self.objects[i]
         begun = start_of(self, i)
         line = OneLine.__new__(OneLine)
-        line.json = self.text[begun:self.lines[i].end - 1]
+        line.json = PyBytes_FromStringAndSize(<char*>self.text + begun, <Py_ssize_t>(self.lines[i].end - begun) - 1)
         line.weight = weight_of(self, i)
         return line
 
@@ -108,15 +118,32 @@ cdef inline Py_ssize_t weight_of(LineBlock block, Py_ssize_t at):
     return <Py_ssize_t>(block.lines[at].end - start_of(block, at) + sizeof(Line))
 
 
+cdef Py_ssize_t lines_in(LineBlock block, Py_ssize_t first, size_t size):
+    """The number of lines, from one on, that have `size` bytes together, or a little more; fewer if there are no more."""
+    cdef size_t least = start_of(block, first) + size
+    cdef Py_ssize_t low = first
+    cdef Py_ssize_t high = block.count
+    cdef Py_ssize_t middle
+    while low < high:
+        middle = (low + high) // 2
+        if block.lines[middle].end < least:
+            low = middle + 1
+        else:
+            high = middle
+    return min(low + 1, block.count) - first
+
+
 cdef LineBlock part_of(LineBlock block, Py_ssize_t first, Py_ssize_t end):
     """A copy of a part, so that no part keeps more memory than it weighs."""
-    cdef LineBlock part = new_block(end - first)
     cdef size_t begun = start_of(block, first)
+    cdef size_t size = start_of(block, end) - begun
+    cdef LineBlock part = new_block(end - first, size)
     cdef Py_ssize_t i
     for i in range(end - first):
         part.lines[i] = block.lines[first + i]
         part.lines[i].end -= begun
-    part.text = block.text[begun:start_of(block, end)]
+    if size:
+        memcpy(part.text, block.text + begun, size)
     if block.objects is not None:
         part.objects = block.objects[first:end]
     return part
@@ -124,14 +151,18 @@ cdef LineBlock part_of(LineBlock block, Py_ssize_t first, Py_ssize_t end):
 
 cdef LineBlock joined(LineBlock block, LineBlock behind):
     """A block with the messages of both."""
-    cdef LineBlock whole = new_block(block.count + behind.count)
-    cdef size_t size = <size_t>len(block.text)
+    cdef size_t size = start_of(block, block.count)
+    cdef size_t more = start_of(behind, behind.count)
+    cdef LineBlock whole = new_block(block.count + behind.count, size + more)
     cdef Py_ssize_t i
     memcpy(whole.lines, block.lines, block.count * sizeof(Line))
     for i in range(behind.count):
         whole.lines[block.count + i] = behind.lines[i]
         whole.lines[block.count + i].end += size
-    whole.text = block.text + behind.text
+    if size:
+        memcpy(whole.text, block.text, size)
+    if more:
+        memcpy(whole.text + size, behind.text, more)
     if block.objects is not None or behind.objects is not None:
         whole.objects = (block.objects or [None] * block.count) + (behind.objects or [None] * behind.count)
     return whole
@@ -156,7 +187,7 @@ cdef class Writer:
 
     cdef LineBlock write(self, Message* message, uint32_t count, Pool* pool):
         """Makes a block of a list of `count` messages, and frees them. MemoryError: there is none."""
-        cdef LineBlock block = new_block(count)
+        cdef LineBlock block = new_block(count, 0)
         cdef Message* left = self._sort(message, count, pool, block)
         cdef Line* line = block.lines
         cdef const uint8_t* kind = self.kinds
@@ -174,7 +205,13 @@ cdef class Writer:
                     message_free(message, pool)
                 line.end = self.out.size
                 line += 1
-        block.text = written(&self.out)
+        if self.out.failed:
+            raise MemoryError
+        if self.out.size:
+            block.text = <uint8_t*>malloc(self.out.size)
+            if block.text == NULL:
+                raise MemoryError
+            memcpy(block.text, self.out.data, self.out.size)
         if self.out.space > 4 * self.most:      # large bodies have made it grow
             free(self.out.data)
             memset(&self.out, 0, sizeof(Buffer))
@@ -258,7 +295,7 @@ def weigh(messages):
     cdef size_t size = 0
     if type(messages) is LineBlock:
         block = <LineBlock>messages
-        size = <size_t>(PyBytes_GET_SIZE(block.text) + block.count * <Py_ssize_t>sizeof(Line))
+        size = start_of(block, block.count) + <size_t>block.count * sizeof(Line)
         for raw in block.objects or ():
             if raw is not None:
                 size += (<RawMessage>raw).weigh() - sizeof(Line)
@@ -315,7 +352,8 @@ cdef class Lines:
         cdef Py_ssize_t count = 0
         cdef Py_ssize_t done = 0
         if block is not None and block.objects is None and not self.most:
-            return block.count - first, block.text if first == 0 else block.text[start_of(block, first):]
+            count = lines_in(block, first, size)
+            return count, memoryview(block)[start_of(block, first):start_of(block, first + count)]
         if out.space > 4 * size:    # a large message has made it grow
             free(out.data)
             memset(out, 0, sizeof(Buffer))
@@ -355,7 +393,7 @@ cdef class Lines:
             if record is None:
                 begun = start_of(block, at)
                 view.message = NULL
-                view.opening.data = PyBytes_AS_STRING(block.text) + begun
+                view.opening.data = <char*>block.text + begun
                 view.opening.size = <Py_ssize_t>(block.lines[at].end - begun) - 1
                 return <size_t>view.opening.size
         if type(record) is RawMessage and (<RawMessage>record).json is None and not self.keep:

@@ -21,7 +21,7 @@ from sniffer_core.base.marks cimport WHOLE
 from sniffer_core.connection cimport Conn
 from sniffer_core.message cimport REQUEST, Exchange, Field, Message, exchange_release, fields_of, text_of
 from sniffer_core.record.bodies cimport (
-    FAILED, SHAPE_FORM, SHAPE_GUESS, SHAPE_NONE, VALUE, Found, Search, Value, begin_search, list_keys, next_value,
+    FAILED, SHAPE_FORM, SHAPE_GUESS, SHAPE_NONE, SHAPE_PARTS, VALUE, Found, Search, Value, begin_search, list_keys, next_value,
     shape_of, unescaped)
 from sniffer_core.record.line cimport (
     BODY_BASE64, BODY_RAW, BODY_TEXT, FOLD_MAX, REDACTED_ALL, RecordView, is_named, put_record)
@@ -635,7 +635,7 @@ cdef void begin_hiding(
     cdef const Field* type = NULL
     cdef const Field* field
     cdef uint32_t i
-    for i in range(message.count):
+    for i in range(message.count if shape == SHAPE_GUESS or shape == SHAPE_PARTS else 0):   # only a form has a boundary
         field = &message.fields[i]
         if is_named(field, message.text, b"content-type", 12) and shape == shape_of(
                 message.text + field.value.at, field.value.size):

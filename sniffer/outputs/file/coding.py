@@ -25,7 +25,7 @@ ZSTD_LAST: Final = b"\x01\x00\x00"
 class Encoder(Protocol):
     """One member of a file."""
 
-    def add(self, data: bytes) -> bytes:
+    def add(self, data: bytes | memoryview) -> bytes | memoryview:
         """The bytes that stand for `data`, behind those of earlier calls."""
 
     def end(self) -> bytes:
@@ -35,7 +35,7 @@ class Encoder(Protocol):
 class Plain(Encoder):
     """No compression."""
 
-    def add(self, data: bytes) -> bytes:
+    def add(self, data: bytes | memoryview) -> bytes | memoryview:
         """The data itself."""
         return data
 
@@ -52,7 +52,7 @@ class Gzip(Encoder):
         self._head = GZIP_HEAD
         self._crc = self._size = 0
 
-    def add(self, data: bytes) -> bytes:
+    def add(self, data: bytes | memoryview) -> bytes:
         """The member's head, if it is the first part, and the compressed data."""
         head, self._head = self._head, b""
         self._crc = zlib.crc32(data, self._crc)
@@ -77,7 +77,7 @@ class Zstd(Encoder):
         self._flush_block = zstandard.COMPRESSOBJ_FLUSH_BLOCK
         self._begun = False
 
-    def add(self, data: bytes) -> bytes:
+    def add(self, data: bytes | memoryview) -> bytes:
         """The frame's head, if it is the first part, and whole blocks."""
         self._begun = True
         made: bytes = self._object.compress(data) + self._object.flush(self._flush_block)

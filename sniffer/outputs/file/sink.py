@@ -199,7 +199,7 @@ class Files:
         self._fd = fd
         self._begin()
 
-    def add(self, data: bytes) -> None:
+    def add(self, data: bytes | memoryview) -> None:
         """Writes lines behind those that are there. Where that fails, none of them is in the file."""
         if self._fd < 0:
             self._open_file()
@@ -212,7 +212,7 @@ class Files:
         encoded = self._encoder.add(data)
         tail = self._encoder.end()
         try:
-            self._write_at(encoded + tail, self._at)
+            self._write_at(b"".join((encoded, tail)) if tail else encoded, self._at)
         except OSError:
             self._torn = True
             self._encoder = self._encoder_type()  # it has seen what is not in the file
@@ -230,7 +230,7 @@ class Files:
         os.ftruncate(self._fd, self._at)
         self._torn = False
 
-    def _write_at(self, data: bytes, place: int) -> None:
+    def _write_at(self, data: bytes | memoryview, place: int) -> None:
         view = memoryview(data)
         while view:
             written = os.pwrite(self._fd, view, place)

@@ -74,7 +74,7 @@ class _Write:
         self._lines = lines
         self._batch = batch
         self._start = b"\n" if after_torn_line else b""  # ends a line that was cut by a full disk
-        self._at = (0, b"", 0)
+        self._at: tuple[int, bytes | memoryview, int] = (0, b"", 0)
         """Lines in the parts before, the current part, and how many of its bytes are written. One object, since another
         thread reads it.
         """
@@ -91,7 +91,7 @@ class _Write:
                 return
             lines += count
 
-    def _write(self, lines: int, part: bytes) -> None:
+    def _write(self, lines: int, part: bytes | memoryview) -> None:
         view = memoryview(part)
         written = 0
         while (self._start or written < len(part)) and not self.cut:
@@ -110,7 +110,7 @@ class _Write:
     def lines(self) -> int:
         """The number of lines that are written completely."""
         lines, part, written = self._at
-        return lines + part.count(b"\n", 0, written)
+        return lines + bytes(part[:written]).count(b"\n")
 
     def torn(self) -> bool:
         """Whether the output ends in the middle of a line."""

@@ -52,7 +52,8 @@ def lines(raws: Sequence[RawMessage], size: int, *, keep: bool = False) -> list[
     writer = Lines(keep=keep)
     found: list[bytes] = []
     while len(found) < len(raws):
-        count, part = writer.take(raws, len(found), size)
+        count, taken = writer.take(raws, len(found), size)
+        part = bytes(taken)
         assert part.endswith(b"\n")
         assert part.count(b"\n") == count
         found += part.removesuffix(b"\n").split(b"\n")

@@ -53,7 +53,8 @@ def text(batch: Sequence[RawMessage], size: int = 1 << 18, most: int = 0) -> byt
     done = 0
     parts = []
     while done < len(batch):
-        count, part = writer.take(batch, done, size)
+        count, taken = writer.take(batch, done, size)
+        part = bytes(taken)
         assert part.count(b"\n") == count > 0
         done += count
         parts.append(part)
@@ -246,3 +247,21 @@ def test_coded_bodies_of_a_block() -> None:
     assert coded(drawn) == []
     assert weigh(drawn) != before
     assert b"codedcoded" in text(drawn)
+
+
+def test_lines_of_a_block_come_in_parts() -> None:
+    """A part has the bytes asked for, or one line more, without a copy of its own; none is left out."""
+    whole = block(connection(exchanges(500), server_port=80))
+    line = max(map(len, text(whole).splitlines(keepends=True)))
+    writer = Lines()
+    done = 0
+    while done < len(whole):
+        count, part = writer.take(whole, done, 10 * line)
+        assert isinstance(part, memoryview)
+        owner: object = part.obj
+        assert owner is whole
+        assert len(part) < 11 * line
+        done += count
+        assert done == len(whole) or len(part) >= 10 * line
+    assert writer.take(whole, 0, 1)[0] == 1
+    assert writer.take(whole, 1000, 1) == (0, b"")
