@@ -119,7 +119,7 @@ cdef inline Py_ssize_t weight_of(LineBlock block, Py_ssize_t at):
 
 
 cdef Py_ssize_t lines_in(LineBlock block, Py_ssize_t first, size_t size):
-    """The number of lines, from one on, that have `size` bytes together, or a little more; fewer if there are no more."""
+    """The number of lines, from number `first` on, until they have `size` bytes; fewer if there are no more."""
     cdef size_t least = start_of(block, first) + size
     cdef Py_ssize_t low = first
     cdef Py_ssize_t high = block.count

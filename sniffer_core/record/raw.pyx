@@ -21,8 +21,8 @@ from sniffer_core.base.marks cimport WHOLE
 from sniffer_core.connection cimport Conn
 from sniffer_core.message cimport REQUEST, Exchange, Field, Message, exchange_release, fields_of, text_of
 from sniffer_core.record.bodies cimport (
-    FAILED, SHAPE_FORM, SHAPE_GUESS, SHAPE_NONE, SHAPE_PARTS, VALUE, Found, Search, Value, begin_search, list_keys, next_value,
-    shape_of, unescaped)
+    FAILED, SHAPE_FORM, SHAPE_GUESS, SHAPE_NONE, SHAPE_PARTS, VALUE, Found, Search, Value, begin_search, list_keys,
+    next_value, shape_of, unescaped)
 from sniffer_core.record.line cimport (
     BODY_BASE64, BODY_RAW, BODY_TEXT, FOLD_MAX, REDACTED_ALL, RecordView, is_named, put_record)
 from sniffer_core.record.naming cimport name_conn, name_proxied
