@@ -51,6 +51,9 @@ VALID: dict[str, tuple[str, object]] = {
     "redact_body": ("Pass_Word,clé", ("Pass_Word", "clé")),
     "exclude_paths": ("/healthz,/ready*", ("/healthz", "/ready*")),
     "exclude_user_agents": ("kube-probe/*", ("kube-probe/*",)),
+    "where": ("status >= 500 && path =~ '^/api'", "status >= 500 && path =~ '^/api'"),
+    "keep": ("latencyMs > 1s", "latencyMs > 1s"),
+    "keep_others": ("0.25", 0.25),
     "pod_name": ("app-1", "app-1"),
     "namespace": ("shop", "shop"),
     "node_name": ("node-1", "node-1"),
@@ -92,6 +95,9 @@ SAMPLED = [
 ]  # each with a test of its own
 
 INVALID: dict[str, list[str]] = {
+    "where": ["status", "status = 200", "statuss == 200", "path =~ '(a+)+'", "path == '" + "a" * 65536 + "'"],
+    "keep": ["latencyMs >", "(((", "é"],
+    "keep_others": ["-0.1", "1.1", "half", "nan"],
     "ports": [
         "0",
         "65536",
@@ -305,6 +311,9 @@ def test_defaults() -> None:
         "redact_key_file": None,
         "exclude_paths": (),
         "exclude_user_agents": (),
+        "where": None,
+        "keep": None,
+        "keep_others": 1.0,
         "pod_name": None,
         "namespace": None,
         "node_name": None,
@@ -326,8 +335,8 @@ def test_defaults() -> None:
 
 
 def with_it(keyword: str) -> dict[str, str]:
-    """The text of the option without which this one is not read."""
-    other = SnifferConfig.options()[keyword].only_with
+    """The text of the option without which this one is not read, or is wrong."""
+    other = "keep" if keyword == "keep_others" else SnifferConfig.options()[keyword].only_with
     return {other: VALID[other][0]} if other is not None else {}
 
 
