@@ -254,7 +254,8 @@ def test_har_must_not_replace_what_is_read() -> None:
 def test_names_of_the_contract() -> None:
     """Keywords are the snake_case of the variables; only the ones that the contract names differ."""
     for keyword, option in SnifferConfig.options().items():
-        variable = {"production": "TCP_SNIFFER_PRODUCTION", "read": "", "har": "", "mcp": "", "on_http_message": ""}.get(keyword)
+        exceptions = {"production": "TCP_SNIFFER_PRODUCTION", "read": "", "har": "", "mcp": "", "on_http_message": ""}
+        variable = exceptions.get(keyword)
         assert option.variable == (keyword.upper() if variable is None else variable)
     options = SnifferConfig.options()
     assert options["output_stdout"].flag == "--stdout"
