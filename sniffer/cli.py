@@ -36,6 +36,8 @@ log: Final = logging.getLogger("sniffer")
 YOUNG_OBJECTS: Final = 10_000
 """New objects at which the garbage collector runs. Messages are freed without it: at Python's 700 it runs for each few
 of them, and finds nothing."""
+NO_VIEW: Final = ("production", "pod_name", "namespace", "node_name")
+"""Options of which each says that nobody reads the terminal: an output must be named then."""
 WRITE_SECONDS: Final = 1.0
 """At an immediate exit each output has this long to finish what it is writing."""
 
@@ -79,7 +81,7 @@ def _doctor_parser() -> FlagParser:
         SnifferConfig,
         (config_module.CAPTURE, config_module.LIMITS),
         prog="tcp-sniffer doctor",
-        usage="tcp-sniffer doctor --ports PORT,PORT [--interface NAME] [--seconds N]",
+        usage="tcp-sniffer doctor --ports PORT,PORT [--interface NAME [--seconds N] | --read FILE ...]",
         description="Says what stops one from seeing traffic. Exit code 0: nothing does; 2: what begins with `no`.\n",
     )
     parser.help_group.add_argument("--seconds", metavar="N", help="how long to capture (default: 5)")
@@ -131,8 +133,10 @@ def configure(
     else:
         if config_module.wanted(config):
             return config
-        if at_terminal and not (config.production or config.pod_name or config.namespace or config.node_name):
+        if at_terminal and not any(getattr(config, keyword) for keyword in NO_VIEW):
             return SnifferConfig.from_texts({"log_level": "warning", **texts}, **keywords)
+    if at_terminal and not any(texts.get(keyword, "no").strip().lower() not in FALSE for keyword in NO_VIEW):
+        raise ValidationError(problems)
     switches = [output.switch for output in config_module.outputs() if output.switch]
     if not any(keywords.get(switch) or texts.get(switch, "no").strip().lower() not in FALSE for switch in switches):
         problems.append(_no_output())
@@ -375,6 +379,19 @@ class _Daemon:
             last_words.append(companion.say_last)
         if self._stays:
             last_words.clear()  # their clients stay beyond the last line of the capture
+        if self._config.read:
+            last_words.append(self._say_what_files_have)
+
+    def _say_what_files_have(self) -> None:
+        """Where files had no message on the ports: which ports have some."""
+        now = self._sniffer.ledger.snapshot()
+        if self._stops or now["messages_request"] + now["messages_response"] or not now["packets_seen"]:
+            return
+        from sniffer.capture.survey import survey
+
+        if (found := survey(self._config.read)) is not None:
+            seen = now["packets_parsed"] > now["segments_other_port"]
+            log.warning(found.sentence(self._config.ports, seen=seen, files=len(self._config.read)))
 
     async def _stop_without_outputs(self) -> None:
         await self._sniffer.outputs_closed()

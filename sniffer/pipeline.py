@@ -674,7 +674,7 @@ class Sniffer:
             log.error("the ledger does not balance", extra={"fields": {"law": sentence}})
         ledger = {name: value for name, value in snapshot.items() if value and name != "lanes"}
         fields = {"undelivered": self.undelivered, "lanes": snapshot["lanes"], "ledger": ledger}
-        log.info("stopped", extra={"fields": fields})
+        log.info("stopped", extra={"fields": fields, "for_programs": ("ledger",)})
 
 
 def _undo(raws: list[RawMessage], most: int) -> tuple[list[RawMessage], int, Counter[str]]:

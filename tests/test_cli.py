@@ -81,6 +81,25 @@ def test_unknown_flags() -> None:
     assert "ports" in found
 
 
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [
+        ("--port", "--ports"),
+        ("--interfac", "--interface"),
+        ("--iface", "--interface"),
+        ("--max_body_size", "--max-body-size"),
+        ("--pcap", "--read"),
+        ("--json", "--stdout"),
+        ("--url", "--output-url"),
+        *((flag, "") for flag in ("--filter", "--write", "--host", "--quiet", "--count", "--body", "--har-file")),
+    ],
+)
+def test_suggestions(flag: str, meant: str) -> None:
+    """A flag that is mistyped, or that other programs have, is told what it is called here; others get no hint."""
+    hint = f"; did you mean {meant}?" if meant else ""
+    assert problems(flag, "--ports", "80", "--stdout")[flag] == f"{flag} is not an option{hint}"
+
+
 def test_files_to_read() -> None:
     """--read may stand several times, with several files each; alone it lacks its value."""
     config = configure("--read", "a", "b", "--stdout", "--ports", "80", "--read=c,d", "--read", "-")
@@ -99,6 +118,10 @@ def test_at_a_terminal(options: tuple[str, ...]) -> None:
     assert (view.has_output, view.log_level) == (False, "warning")
     with pytest.raises(ValidationError, match="--stdout"):
         cli.configure(["--ports", "80"], {"NAMESPACE": "n"}, at_terminal=True)
+    for environ, fields in (({}, ["ports"]), ({"TCP_SNIFFER_PRODUCTION": "on"}, ["ports", "output_stdout"])):
+        with pytest.raises(ValidationError) as raised:  # what is missing is the port, not an output
+            cli.configure([], environ, at_terminal=True)
+        assert [problem.field for problem in raised.value.problems] == fields
 
 
 def test_flag_without_its_value() -> None:
