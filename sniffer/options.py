@@ -60,6 +60,7 @@ class Option(Generic[Given, Value]):
     default   used unchecked; `required` says that there is none
     variable  None: the keyword in upper case behind the class's prefix; "": no variable
     flag      None: `--` and the keyword with dashes; "": no flag
+    short     one more flag, of one letter: `-p`
     shown     the default in words, where its repr would say less
     bare      the text that a flag without a value stands for; None: the flag needs a value
     repeats   the flag may stand several times, each with several values; its text is all values, separated by NULs
@@ -81,6 +82,7 @@ class Option(Generic[Given, Value]):
         required: bool = False,
         variable: str | None = None,
         flag: str | None = None,
+        short: str = "",
         metavar: str = "TEXT",
         shown: str | None = None,
         is_switch: bool = False,
@@ -99,6 +101,7 @@ class Option(Generic[Given, Value]):
         self.required = required
         self.variable = variable
         self.flag = flag
+        self.short = short
         self.metavar = metavar
         self.shown = shown
         self.is_switch = is_switch
@@ -424,7 +427,7 @@ def table(options: type[Options], group: str) -> str:
         if option.group == group:
             cells = [
                 f"`{option.variable}`" if option.variable else "",
-                f"`{option.flag}`" if option.flag else "",
+                ", ".join(f"`{flag}`" for flag in (option.short, option.flag) if flag),
                 f"`{option.keyword}`",
                 "required" if option.required else option.shown_default(),
                 option.help[0].upper() + option.help[1:],
@@ -446,6 +449,7 @@ CALLED: Final = {
     "json": "stdout",
     "url": "output-url",
     "output": "output-file",
+    "count": "stop-after",
     "timeout": "output-timeout-ms",
     "gzip": "output-gzip",
     "buffer-size": "capture-buffer-size",

@@ -141,6 +141,7 @@ class Sniffer:
             exclude_user_agents=config.exclude_user_agents,
             places=_places(config) if self._live else (),
         )
+        self._stop_after = config.stop_after
         self._lanes: list[Lane] = []
         self._precedence = Precedence(self._behind)
         self._iterators: list[IteratorSink] = []
@@ -445,9 +446,11 @@ class Sniffer:
         add("pump_waiting", count)
         if self._leaves_out is not None:
             raws = self._kept(raws, self._leaves_out)
+        if self._stop_after is not None:
+            raws = self._up_to_the_last(raws, self._stop_after)
+        if len(raws) != count:
             add("pump_waiting", len(raws) - count)
-            if len(raws) != count:
-                size = weigh(raws)
+            size = weigh(raws)
         while raws:
             part, rest = raws, raws[:0]
             try:
@@ -545,6 +548,19 @@ class Sniffer:
                 kept.append(raw)
             else:
                 self.ledger.add(reason)
+        return kept
+
+    def _up_to_the_last(self, raws: list[RawMessage], left: int) -> list[RawMessage]:
+        """The messages up to the last response that is wanted, `left` responses from here. With it the capture ends."""
+        kept = raws if left else raws[:0]
+        for at, raw in enumerate(kept, 1):
+            left -= raw.direction == "response"
+            if not left:
+                kept = raws[:at]
+                self._spawn(self.stop())
+                break
+        self._stop_after = left
+        self.ledger.add("messages_excluded_behind", len(raws) - len(kept))
         return kept
 
     def _with_messages(self, raws: list[RawMessage]) -> list[RawMessage]:

@@ -80,6 +80,30 @@ def test_a_live_capture_through_a_pipe(program: str) -> None:
             assert daemon.end() == 0
 
 
+@pytest.mark.parametrize("count", [1, 3, 7, 100])
+def test_so_many_exchanges(count: int) -> None:
+    """`-c N` ends after N responses with 0, without what stands behind; what was left out is counted."""
+    done = run("-c", str(count), str(DEMO))
+    messages = [json.loads(line) for line in done.stdout.splitlines()]
+    answers = [message for message in messages if message["direction"] == "response"]
+    assert (done.returncode, len(answers), messages[-1]) == (0, min(count, 7), answers[-1])
+    assert run("--read", str(DEMO)).stdout.startswith(done.stdout)
+    last = json.loads(done.stderr.splitlines()[-1])
+    assert last["ledger"].get("messages_excluded_behind", 0) == last["ledger"]["handoff_taken"] - len(messages)
+    assert not any(json.loads(line)["level"] == "error" for line in done.stderr.splitlines())
+
+
+@needs_capture
+@pytest.mark.live
+def test_so_many_live_exchanges() -> None:
+    """Live as well: the daemon ends by itself once it has them."""
+    with web_server() as port, Daemon("-p", str(port), "-i", "lo", "-c", "2", "--stdout") as daemon:
+        daemon.log("started")
+        exchanges(port, 5)
+        assert daemon.end() == 0
+        assert [message["direction"] for message in daemon.messages].count("response") == 2
+
+
 def test_several_files(tmp_path: Path) -> None:
     """Files are read in turn, standard input among them; one that is bad is one error and 2, after all the others."""
     one = write(tmp_path / "one.pcap", connection([(get("/one"), ok())]))

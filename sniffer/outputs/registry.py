@@ -28,7 +28,7 @@ from sniffer.outputs.url import Url, UrlOptions
 
 GROUP: Final = "tcp_sniffer.outputs"
 BUILT_IN: Final[tuple[Output, ...]] = (Stdout(), Url(), Otlp(), Files(), Har(), Ui(), Callback(), Terminal())
-FLAGS_OF_THE_PROGRAM: Final = ("-h", "--help", "--version", "--list-interfaces")
+FLAGS_OF_THE_PROGRAM: Final = ("-h", "--help", "-V", "--version", "--list-interfaces")
 
 
 class BuiltInOptions(StdoutOptions, UrlOptions, OtlpOptions, FileOptions, HarOptions, UiOptions, CallbackOptions):
