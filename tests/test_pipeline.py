@@ -1105,6 +1105,9 @@ async def test_outputs_of_exchanges_know_of_drops(tmp_path: Path) -> None:
         ({"output_stdout": True, "output_url": "http://192.0.2.1/"}, False),
         ({"output_stdout": True, "har": "x"}, False),
         ({"output_stdout": True, "exclude_paths": ["/health"]}, False),
+        ({"output_stdout": True, "where": "status >= 500"}, False),
+        ({"output_stdout": True, "keep": "status >= 500"}, False),
+        ({"output_stdout": True, "stop_after": 3}, False),
         ({"output_stdout": True, "redact_key_file": "key"}, False),
     ],
 )
