@@ -11,7 +11,7 @@ from sniffer_core.protocol cimport (
     CLIENT, RECOGNISED_CLIENT, RECOGNISED_MORE, RECOGNISED_SERVER, SERVER, Context, Detector, Protocol, Recognised,
     Session, Side)
 from sniffer_core.protocols.http1.session cimport http1_open, http1_recognise
-from sniffer_core.protocols.http2.session cimport http2_open, http2_recognise
+from sniffer_core.protocols.http2.session cimport http2_joins, http2_open, http2_recognise
 from sniffer_core.protocols.ignored cimport ignored_open
 from sniffer_core.protocols.proxy cimport PROXY_MORE, PROXY_MOST, PROXY_NONE, proxy_parse
 from sniffer_core.protocols.signature cimport PROTOCOL_HTTP2, PROTOCOL_TLS, Spoken, signature
@@ -141,6 +141,8 @@ cdef Session* open(const Session* blank, Side side, const Run* run) noexcept nog
             return http2_open(blank, False)
         if spoken == PROTOCOL_TLS or spoken == PROTOCOL_HTTP2:
             return ignored_open(blank, side, spoken)
+    elif run.segment_start and http2_joins(blank, side, run):
+        return http2_open(blank, True)
     return http1_open(blank)
 
 

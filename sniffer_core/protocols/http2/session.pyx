@@ -28,7 +28,9 @@ from sniffer_core.protocols.http2.hpack cimport (
     HPACK_BOUND, HPACK_DEFAULT, HPACK_ERROR, HPACK_OK, HpackTable, hpack_close, hpack_decode,
     hpack_forget, hpack_limit, hpack_open,
 )
-from sniffer_core.protocols.http2.search cimport Search, search_add, search_found, search_free, search_init
+from sniffer_core.protocols.http2.search cimport (
+    SEARCH_MAX, Search, search_add, search_fits, search_found, search_free, search_init,
+)
 from sniffer_core.protocols.http2.streams cimport (
     PART_ENDED, PART_IDLE, PART_OPEN, Lane, Streams, lane_begin, lane_data, lane_doubt, lane_end, lane_interim,
     lane_drop, lane_lose, lane_reset, lane_tidy, lane_trailers, streams_add, streams_find, streams_free,
@@ -398,9 +400,15 @@ cdef Session* http2_open(const Session* blank, bint late) noexcept nogil:
         search_init(&way.search, &http.base.context.pool)
         way.proven = not late
         way.searching = late
+        if late:
+            hpack_limit(&way.table, TABLE_MOST)     # the SETTINGS were not seen
     http.way[<int>CLIENT].preface = 0 if late else PREFACE
     http.base.context.counters[<int>Counter.FLOWS_HTTP2_READ] += 1
     return &http.base
+
+
+cdef bint http2_joins(const Session* blank, Side side, const Run* run) noexcept nogil:
+    return search_fits(&blank.context.pool, run.data, <uint32_t>min(run.size, <int64_t>SEARCH_MAX), side == SERVER)
 
 
 cdef Recognised http2_recognise(const uint8_t* data, int64_t size) noexcept nogil:
