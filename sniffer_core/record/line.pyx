@@ -46,13 +46,17 @@ cdef int fill_words() except -1:
 fill_words()
 
 
-cdef uint32_t hex_text(uint64_t number, char* to) noexcept nogil:
+cdef uint32_t digits_text(uint32_t number, uint32_t base, char* to) noexcept nogil:
+    """Writes a number; returns its size. put_number() would be inlined no more if it had more callers."""
     cdef uint32_t size = 1
+    cdef uint32_t rest = number // base
     cdef uint32_t i
-    while size < 16 and number >> 4 * size:
+    while rest:
         size += 1
+        rest //= base
     for i in range(size):
-        to[i] = b"0123456789abcdef"[number >> 4 * (size - 1 - i) & 15]
+        to[size - 1 - i] = <char>(48 + number % base + (39 if number % base > 9 else 0))
+        number //= base
     return size
 
 
@@ -61,7 +65,7 @@ cdef uint32_t reset_text(uint32_t code, char* to) noexcept nogil:
         memcpy(to, reset_words[code], strlen(reset_words[code]))
         return <uint32_t>strlen(reset_words[code])
     to[0], to[1] = 48, 120      # 0x
-    return 2 + hex_text(code, to + 2)
+    return 2 + digits_text(code, 16, to + 2)
 
 
 # ---- fields ----------------------------------------------------------------------------------------------------------
@@ -314,10 +318,10 @@ cdef void put_http2(Buffer* out, const Http2* http2, const Exchange* exchange) n
     """Writes the fields from `streamId` to `pushed`."""
     cdef char name[RESET_SPACE]
     put(out, b',"streamId":')
-    put_number(out, http2.stream_id)
+    write(out, name, digits_text(http2.stream_id, 10, name))
     if http2.unknown:
         put(out, b',"headersUnknown":')
-        put_number(out, http2.unknown)
+        write(out, name, digits_text(http2.unknown, 10, name))
     if exchange.route.size:
         put(out, b',"routeId":')
         put_latin(out, exchange.text + exchange.route.at, exchange.route.size)
