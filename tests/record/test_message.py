@@ -55,6 +55,11 @@ def test_a_response_with_everything_has_the_order_of_the_contract() -> None:
         anomalies=("te-and-cl",),
         trace_id="a" * 32,
         span_id="b" * 16,
+        stream_id=3,
+        headers_unknown=2,
+        route_id="u7",
+        reset="CANCEL",
+        pushed=True,
     )
     fields = record(raw, Placement("p", "n", "m"))
     assert list(fields) == [
@@ -63,6 +68,7 @@ def test_a_response_with_everything_has_the_order_of_the_contract() -> None:
         *("bodyEncoding", "bodySize", "bodyTruncated", "bodyDecoded", "trailers", "incomplete", "missingBytes"),
         *("resynced", "anomalies", "traceId", "spanId", "placement"),
         *("endTimestamp", "durationMs", "authority", "proxied", "bodyRedacted"),
+        *("streamId", "headersUnknown", "routeId", "reset", "pushed"),
     ]
     assert (fields["endTimestamp"], fields["durationMs"]) == ("2023-11-14T22:13:20.999999Z", 2.5)
     assert fields["authority"] == "example.test:8080"

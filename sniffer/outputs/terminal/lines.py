@@ -125,7 +125,7 @@ class Lines:
 
     def _target(self, message: HttpMessage, marks: str, width: int) -> list[Segment]:
         method = printable(message.method or "?")
-        path = printable((message.path or "?")[: width + 1])
+        path = printable((message.path or message.route_id or "?")[: width + 1])
         shown = (
             self._crop(marks, max(width - 1 - min(len(method) + 1 + len(path), LEAST_PATH // 2), 1)) if marks else ""
         )

@@ -131,7 +131,8 @@ class Summary:
 
     def _rank(self, response: HttpMessage, latency: float) -> None:
         if len(self._slowest) < SLOWEST or latency > self._slowest[0][0]:
-            what = f"{response.method} {printable((response.path or '')[:LONG_PATH])} {response.status_code}"
+            path = printable((response.path or response.route_id or "")[:LONG_PATH])
+            what = f"{response.method} {path} {response.status_code}"
             heapq.heappush(self._slowest, (latency, -self.exchanges, what))
             if len(self._slowest) > SLOWEST:
                 heapq.heappop(self._slowest)
@@ -196,6 +197,8 @@ class Summary:
 def endpoint_of(message: HttpMessage) -> str:
     """Method, authority and path without the query. If the authority is not known, the server's address stands in."""
     target = (message.path or "").partition("?")[0]
+    if message.route_id is not None:  # a path that is not known is counted apart
+        target = f"/({message.route_id})"
     if message.method == "CONNECT":  # its target is the authority
         target = ""
     elif not target.startswith("/"):  # in absolute form (RFC 9112 section 3.2.2), or `*`

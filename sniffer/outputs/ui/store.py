@@ -157,7 +157,7 @@ def _row(number: int, exchange: Exchange, *, lossy: bool) -> bytes:
             message.timestamp_us,
             (message.method or "?")[:LONG_NAME],
             (message.authority or "")[:LONG_NAME],
-            _cut(message.path or "?"),
+            _cut(message.path or message.route_id or "?"),
             response.status_code if response is not None else None,
             response.latency_ms if response is not None else None,
             response.duration_ms if response is not None else None,

@@ -166,8 +166,8 @@ function empty() {
     const [title, text] = table.rows.length ? ["No exchange passes the filters", "Esc clears them."]
       : !facts ? ["Connecting …", ""]
       : facts.state === "failed" ? ["The capture has failed", "The log of tcp-sniffer says why."]
-      : facts.state === "read" ? ["No HTTP/1.x exchange is in this file", `${count(facts.packets)} packets were looked at. Is it the right port?`]
-      : facts.packets ? ["No HTTP/1.x exchange yet", `${count(facts.packets)} packets came on ${plain(facts.where)}, port ${hello.ports.join(", ")}.`]
+      : facts.state === "read" ? ["No HTTP exchange is in this file", `${count(facts.packets)} packets were looked at. Is it the right port?`]
+      : facts.packets ? ["No HTTP exchange yet", `${count(facts.packets)} packets came on ${plain(facts.where)}, port ${hello.ports.join(", ")}.`]
       : ["Waiting for traffic", `on ${plain(facts.where)}, port ${hello.ports.join(", ")}. Nothing to see? \`tcp-sniffer doctor\` says why.`];
     box.replaceChildren(element("b", {}, title), element("span", {}, text));
   }

@@ -80,7 +80,7 @@ export class Detail {
     const { request, response } = exchange;
     const message = request ?? response;
     const title = element("h2", { class: `s${statusClass(row[STATUS])}` },
-      show(element("b"), row[METHOD]), " ", show(element("span", { class: "path" }), cut(message.path ?? "?", MOST_TITLE)), " ",
+      show(element("b"), row[METHOD]), " ", show(element("span", { class: "path" }), cut(message.path ?? message.routeId ?? "?", MOST_TITLE)), " ",
       element("b", { class: "status" }, String(row[STATUS] ?? "no response")),
     );
     const copy = element("button", { type: "button", onclick: () => this.copy(copy, curl(request)) }, "Copy as curl");
@@ -158,8 +158,8 @@ function side(name, message, missing, urls) {
     return made;
   }
   const start = message.direction === "request"
-    ? `${message.method} ${message.path} HTTP/${message.httpVersion}`
-    : `HTTP/${message.httpVersion} ${message.statusCode} ${message.reason ?? ""}`;
+    ? `${message.method ?? "?"} ${message.path ?? message.routeId ?? "?"} HTTP/${message.httpVersion}`
+    : `HTTP/${message.httpVersion} ${message.statusCode ?? "?"} ${message.reason ?? ""}`;
   made.append(show(element("p", { class: "start" }), cut(start, MOST_VALUE)));
   for (const text of remarks(message)) made.append(show(element("p", { class: "callout" }), text));
   made.append(fields(message.headers, "Headers"));
