@@ -57,7 +57,7 @@ def test_what_errors_say(text: str, says: str) -> None:
         ("!" * 3000 + "true", f"more than {MOST_DEPTH} parentheses"),
         ("path =~ '" + "(" * 100 + "a" + ")" * 100 + "'", "groups in groups"),
         ("path =~ '" + "a" * 600 + "'", "at most 512 characters"),
-        ("path =~ '" + "(a?){60}" * 5 + "a{60}'", "matches at most 256 characters"),
+        ("path =~ '" + "(a?){60}" * 5 + "a{60}'", "matches at most 128 characters"),
     ],
 )
 def test_what_is_too_large_is_refused_by_name(text: str, says: str) -> None:

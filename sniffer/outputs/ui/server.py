@@ -47,6 +47,8 @@ BATCH_ROWS: Final = 500
 """Rows in one event, at the most."""
 SEARCH_ROWS: Final = 100
 """Exchanges that are searched before other tasks of the loop run."""
+JUDGED_ROWS: Final = 5
+"""Exchanges that an expression is asked about before other tasks of the loop run."""
 PACE_SECONDS: Final = 0.05
 """Least time between two events of rows to one browser."""
 STATS_SECONDS: Final = 1.0
@@ -239,11 +241,12 @@ class Server:
             return web.Response(body=body, headers={"Content-Type": "application/json"})
         number, end = max(_number(request.query.get("after")) + 1, self._store.first), self._store.next
         found = []
-        while (
-            number < end and text.strip() and request.transport is not None
-        ):  # without a transport the client has gone
+        if not text.strip():
+            number = end
+        most = JUDGED_ROWS if meant else SEARCH_ROWS
+        while number < end and request.transport is not None:  # without a transport the client has gone
             number = max(number, self._store.first)
-            slice_end = min(number + SEARCH_ROWS, end)
+            slice_end = min(number + most, end)
             found += [each for each in range(number, slice_end) if holds(each)]
             number = slice_end
             await asyncio.sleep(0)
