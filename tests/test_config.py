@@ -85,6 +85,7 @@ VALID: dict[str, tuple[str, object]] = {
     "har": ("out.har", "out.har"),
     "ui_address": ("8090", "127.0.0.1:8090"),
     "ui_remote": ("yes", True),
+    "mcp": ("yes", True),
 }
 SAMPLED = [
     "output_url_auth_token_file",
@@ -253,7 +254,8 @@ def test_har_must_not_replace_what_is_read() -> None:
 def test_names_of_the_contract() -> None:
     """Keywords are the snake_case of the variables; only the ones that the contract names differ."""
     for keyword, option in SnifferConfig.options().items():
-        variable = {"production": "TCP_SNIFFER_PRODUCTION", "read": "", "har": "", "on_http_message": ""}.get(keyword)
+        exceptions = {"production": "TCP_SNIFFER_PRODUCTION", "read": "", "har": "", "mcp": "", "on_http_message": ""}
+        variable = exceptions.get(keyword)
         assert option.variable == (keyword.upper() if variable is None else variable)
     options = SnifferConfig.options()
     assert options["output_stdout"].flag == "--stdout"
@@ -286,6 +288,7 @@ def test_defaults() -> None:
         "har": None,
         "ui_address": None,
         "ui_remote": False,
+        "mcp": False,
         "capture_buffer_size": 16 << 20,
         "sample_rate": 1.0,
         "output_stdout": False,
