@@ -57,6 +57,8 @@ LOOK_SECONDS: Final = 0.01
 """While it waits it checks this often whether it may go on waiting."""
 GIVING_SLICE: Final = 128
 """Messages for which Python objects are made at a time, where only lanes that give way want them."""
+JUDGED: Final = 16
+"""Messages that are judged by their bodies at a time: a pattern takes some milliseconds for a body of 64 KiB."""
 THREAD_END_SECONDS: Final = 1.0
 """A capture thread that has not ended this long after the capture's end is abandoned."""
 NOT_LOST: Final = ("dropped_closed", "dropped_yielded")
@@ -510,13 +512,18 @@ class Sniffer:
 
     async def _put(self, judge: Judge, raws: list[RawMessage]) -> None:
         """Lets messages be judged, with their bodies decoded where that tells."""
+        if not judge.needs_content:
+            judge.put(raws)
+            return
         while raws:
-            part = raws
+            part = raws[:JUDGED]
             try:
-                if judge.needs_content:
-                    part, _ = await self._part(raws, weigh(raws))
-            finally:
-                judge.put(part)
+                part, _ = await self._part(part, weigh(part))
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                judge.put(raws)
+                raise
+            judge.put(part)
             raws = raws[len(part) :]
 
     async def _deliver(self, raws: list[RawMessage], size: int | None = None) -> None:

@@ -286,6 +286,30 @@ async def test_filters(scene: Scene) -> None:
 
 
 @needs_capture
+async def test_an_expression_filters(scene: Scene) -> None:
+    """The text field takes expressions, shows what is wrong with one, and judges what comes later too."""
+    scene.ask("GET /one", "POST /two", "GET /gone", "PUT /broken")
+    page = await scene.page(4)
+    await fill(page, "text", "status >= 400 && method in ['GET', 'PUT']")
+    await shows(page, 2)
+    assert await paths(page) == ["/gone", "/broken"]
+    scene.ask("GET /one", "GET /gone")
+    await shows(page, 3)
+    await fill(page, "text", "path =~ '(a+)+'")
+    await shows(page, 6)
+    await page.wait("!document.getElementById('mistake').hidden")
+    assert (await page.text("#mistake")).startswith("column 14: ")
+    await fill(page, "text", "request.headers contains 'host' && path contains 'two'")
+    await shows(page, 1)
+    assert await page.eval("document.getElementById('mistake').hidden")
+    await fill(page, "text", "two")
+    await shows(page, 1)
+    await page.eval("document.forms[0].reset()")
+    await shows(page, 6)
+    assert page.errors == []
+
+
+@needs_capture
 async def test_sort(scene: Scene) -> None:
     """A click on a column sorts by it, another one the other way round; what comes later is put in its place."""
     scene.ask("GET /b", "GET /gone", "GET /a", "GET /broken")

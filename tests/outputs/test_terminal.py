@@ -249,7 +249,7 @@ def test_endpoints_by_latency() -> None:
         Exchange(msgspec.structs.replace(message(), path="/seldom"), None),
         called("/never", None),
         Exchange(None, answer(alone=True)),
-        *(called(f"/other/{number}", 1.0) for number in range(SLOWEST)),
+        *(called(f"/other/{name}", 1.0) for name in "abcdefgh"[:SLOWEST]),
     )
     lines = section(summary, "endpoints")
     assert lines[0] == "p90  500.0 ms  measured  1 of  2  GET shop.example/seldom"
@@ -266,7 +266,7 @@ def test_endpoints_by_total_time() -> None:
         *(called("/often", 1.0, 30.0) for _ in range(20)),
         called("/slow", 1.0, 300.0),
         called("/slow", 1.0, None),
-        *(called(f"/other/{number}", 1.0, 20.0) for number in range(5)),
+        *(called(f"/other/{name}", 1.0, 20.0) for name in "abcde"),
     )
     lines = section(summary, "most time")
     assert lines[:2] == [" 600.0 ms  60 %  GET shop.example/often", " 300.0 ms  30 %  GET shop.example/slow"]
@@ -289,7 +289,22 @@ def test_endpoints_by_total_time() -> None:
 )
 def test_endpoint(fields: dict[str, Any], name: str) -> None:
     """An endpoint is the method, the authority or else the server's address, and the path without its query."""
-    assert endpoint_of(msgspec.structs.replace(message(), **fields)) == name
+    assert "".join(endpoint_of(msgspec.structs.replace(message(), **fields))) == name
+
+
+def test_paths_that_differ_in_an_identifier_are_one_endpoint() -> None:
+    """Times of `/orders/1` and `/orders/2` are those of one endpoint; so are those of names that are too many."""
+    summary = summary_of(
+        *(called(f"/orders/{number}/items", float(number), 10.0) for number in range(1, 101)),
+        *(called(f"/users/u{chr(97 + number // 8)}{chr(97 + number % 8)}x", 1.0, 1.0) for number in range(50)),
+    )
+    assert section(summary, "most time") == [
+        "1000.0 ms  95 %  GET shop.example/orders/{number}/items",
+        "  50.0 ms   5 %  GET shop.example/users/{any}",
+    ]
+    found = re.fullmatch(r"p90 +(\d+\.\d) ms  measured 100 of 100  GET .*items", section(summary, "endpoints")[0])
+    assert found is not None
+    assert float(found[1]) == pytest.approx(90.0, rel=0.06)
 
 
 def test_endpoints_are_bounded() -> None:
@@ -302,7 +317,9 @@ def test_endpoints_are_bounded() -> None:
         before = tracemalloc.get_traced_memory()[0]
         for number in range(count):
             for latency in range(1, 41):
-                summary.add(called(f"/{number}/{long}", 1.3**latency, 2.0, method=long))
+                one = called(f"/a/{long}", 1.3**latency, 2.0)
+                request = msgspec.structs.replace(one.message, method=long, authority=f"host-{number}")
+                summary.add(Exchange(request, one.response))
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
@@ -315,7 +332,7 @@ def test_endpoints_are_bounded() -> None:
 
 def test_summary_cannot_steer_a_terminal() -> None:
     """The slowest exchanges and endpoints are shown with their controls escaped, and are kept cut."""
-    text = text_of(summary_of(called("/\x9b2J\x1b]0;x\x07" + "a" * 5000, 1.0, 1.0)).table({}), 1000)
+    text = text_of(summary_of(called("/\x9b2J\x1b]0;x\x07" + "a" * 20 + "/" + "a" * 5000, 1.0, 1.0)).table({}), 1000)
     assert text.count(r"/\x9b2J\x1b]0;x\x07aaa") == 3
     assert not CONTROLS.search(text.replace("\n", ""))
     assert text.count("a") < 3 * 300

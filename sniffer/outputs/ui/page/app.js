@@ -47,7 +47,7 @@ const table = new Table($("table"), {
   },
 });
 
-const search = new Search(() => { table.rebuild(); tell(); });
+const search = new Search(() => { table.rebuild(); mistake(); tell(); });
 
 // Events
 
@@ -202,9 +202,17 @@ function pause(on) {
 function refilter() {
   const matches = filter(form, search);
   search.ask(form.elements.text.value.trim());
+  mistake();
   form.querySelector("[type=reset]").hidden = !matches;
   table.setFilter(matches);
   tell();
+}
+
+/** Says what is wrong with an expression. */
+function mistake() {
+  $("mistake").hidden = !search.error;
+  if ($("mistake").textContent !== search.error) $("mistake").textContent = search.error;
+  form.elements.text.setAttribute("aria-invalid", String(search.error !== ""));
 }
 
 /** The link to the HAR of the filtered rows: the lowest number, and a bit for each number from there on. */

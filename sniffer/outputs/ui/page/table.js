@@ -40,7 +40,8 @@ export function filter(form, within) {
   if (path) tests.push((row) => row[PATH].toLowerCase().includes(path));
   if (host) tests.push((row) => row[HOST].toLowerCase().includes(host));
   if (latency > 0) tests.push((row) => row[LATENCY] !== null && row[LATENCY] >= latency);
-  if (words.length) tests.push((row) => words.every((word) => text(row).includes(word)) || within.has(row[ID]));
+  if (words.length) tests.push((row) => within.error !== "" || within.has(row[ID])
+    || (!within.expression && words.every((word) => text(row).includes(word))));
   return tests.length ? (row) => tests.every((test) => test(row)) : null;
 }
 
