@@ -599,9 +599,10 @@ class Sniffer:
             sink.error = error
         if self._decoder is not None:
             self._decoder.end()
-        for failure in await asyncio.gather(*(lane.close() for lane in self._lanes), return_exceptions=True):
+        failures = await asyncio.gather(*(lane.close() for lane in self._lanes), return_exceptions=True)
+        for lane, failure in zip(self._lanes, failures, strict=True):
             if failure is not None:
-                log.error("an output does not close", exc_info=failure)
+                log.error("an output does not close", exc_info=failure, extra={"fields": {"sink": lane.name}})
                 if error is None:
                     self._failure = failure
         if self._state not in ("new", "starting"):
