@@ -157,6 +157,10 @@ class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
         Meta(description="Values of the body that were redacted; 'all': it could not be searched and is left out."),
     ] = None
 
+    def __hash__(self) -> int:
+        """Of what identifies the message (`idempotency_key`). Messages are equal where all of their fields are."""
+        return hash((self.connection_id, self.exchange, self.direction))
+
     def to_json(self) -> bytes:
         """This record as JSON, without a line end. Rendered once: every sink gets the same bytes."""
         kept: dict[str, bytes] = self.__dict__

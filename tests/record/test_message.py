@@ -173,3 +173,14 @@ def test_json_is_rendered_once() -> None:
     """Several lanes share the same bytes."""
     message = from_raw(request())
     assert message.to_json() is message.to_json()
+
+
+def test_messages_can_be_in_a_set() -> None:
+    """Equal messages have one hash, made of connection, exchange and direction; unequal ones of the same key stay two."""
+    make = lambda **more: from_raw(response(headers={"set-cookie": ["x", "y"]}, trailers={"t": "u"}, **more))  # noqa: E731
+    first, again, other = make(), make(), make(status_code=404)
+    assert first == again
+    assert hash(first) == hash(again) == hash(other)
+    assert hash(first) == hash((first.connection_id, first.exchange, first.direction))
+    assert first != other
+    assert len({first, again, other}) == 2
