@@ -52,9 +52,29 @@ class Proxied(msgspec.Struct, frozen=True):
 
 
 class Fields(dict[str, "str | tuple[str, ...]"]):
-    """Header or trailer fields of one message. Cannot be changed: every sink gets the same object."""
+    """Header or trailer fields of one message, by name in any case; the names that it lists are in lower case.
+
+    Cannot be changed: every sink gets the same object.
+    """
 
     __slots__ = ()
+
+    def __missing__(self, name: object) -> str | tuple[str, ...]:
+        """Looks for the name in lower case (RFC 9110 section 5.1). Raises KeyError with the name as it was given."""
+        lower = name.lower() if isinstance(name, str) else name
+        if not super().__contains__(lower):
+            raise KeyError(name)
+        return self[lower]  # type: ignore[index]
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and super().__contains__(name.lower()))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a field, else `default`."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise TypeError("the fields of a message cannot be changed; dict(fields) is a copy")
