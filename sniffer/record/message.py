@@ -189,6 +189,21 @@ class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
             json = kept["json"] = _encode(self)
         return json
 
+    def to_dict(self) -> dict[str, Any]:
+        """This record as a dict of its own: what `to_json` gives, read. It may be changed."""
+        made: dict[str, Any] = msgspec.json.decode(self.to_json())
+        return made
+
+    @property
+    def time(self) -> datetime:
+        """`timestamp` as a datetime, UTC."""
+        return _EPOCH + self.timestamp_us * _MICROSECOND
+
+    @property
+    def end_time(self) -> datetime:
+        """`end_timestamp` as a datetime, UTC."""
+        return _EPOCH + self.end_timestamp_us * _MICROSECOND
+
     @property
     def timestamp_us(self) -> int:
         """`timestamp` in microseconds since 1970, UTC."""

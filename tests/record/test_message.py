@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -217,3 +218,23 @@ def test_a_field_that_is_not_there() -> None:
         with pytest.raises(KeyError) as raised:
             headers[name]
         assert raised.value.args == (name,)
+
+
+def test_a_message_as_a_dict() -> None:
+    """`to_dict` is what the JSON says, anew at each call, so that changes reach nobody else."""
+    message = from_raw(response(headers={"set-cookie": ["x", "y"]}, trailers={"t": "u"}))
+    made = message.to_dict()
+    assert made == json.loads(message.to_json())
+    made["headers"].clear()
+    assert message.to_dict() == json.loads(message.to_json())
+    assert message.headers == {"set-cookie": ("x", "y")}
+
+
+@pytest.mark.parametrize("micros", [0, 1, 1_700_000_000_999_999, 253_402_300_799_999_999])
+def test_time_stamps_as_datetimes(micros: int) -> None:
+    """`time` and `end_time` are exact and in UTC, also of a message that was read from its JSON."""
+    message = from_raw(request(timestamp=micros, end_timestamp=micros))
+    for each in (message, msgspec.json.decode(message.to_json(), type=HttpMessage)):
+        assert each.time == datetime.fromisoformat(each.timestamp) == each.end_time
+        assert each.time.tzinfo is UTC
+        assert each.time.microsecond == micros % 1_000_000
