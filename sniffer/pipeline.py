@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, Protocol, Self, overload
 
 from sniffer import __version__
 from sniffer.budget import CAPTURE_WORKING, FIRM_SHARE, Budget, for_traffic, promised, resident
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from sniffer_core.core import FlowTable, RawMessage
 
 log = logging.getLogger("sniffer")
+P = ParamSpec("P")
 
 NOTHING_SEEN_SECONDS: Final = 30.0
 BEAT_SECONDS: Final = 5.0
@@ -72,6 +73,21 @@ HELD_FOR: Final[Mapping[type[SnifferError], str]] = {
 State = Literal["new", "starting", "running", "ending", "held", "stopped"]
 
 
+class _Create(Protocol[P]):
+    """How type checkers see `create_sniffer`: with the keywords of the configuration, misspelt ones found."""
+
+    @overload
+    def __call__(self, config: SnifferConfig) -> Sniffer: ...
+    @overload
+    def __call__(self, *args: P.args, **options: P.kwargs) -> Sniffer: ...
+
+
+def _takes(_config: Callable[P, SnifferConfig]) -> Callable[[Callable[..., Sniffer]], _Create[P]]:
+    """Gives a function the keywords of a configuration, for type checkers alone."""
+    return lambda function: function
+
+
+@_takes(SnifferConfig)
 def create_sniffer(config: SnifferConfig | None = None, **options: Any) -> Sniffer:
     """A Sniffer from a SnifferConfig, or from the keywords of one.
 
