@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, Protocol, Self, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from sniffer import __version__
 from sniffer.budget import CAPTURE_WORKING, FIRM_SHARE, Budget, for_traffic, promised, resident
@@ -34,6 +34,7 @@ from sniffer.delivery.threads import CallThread
 from sniffer.errors import CaptureError, SnifferError, ValidationError
 from sniffer.filters import CARRY, Filter, make_filter
 from sniffer.ledger import RENAMED_GAUGES, Ledger, Snapshot
+from sniffer.options import keywords_of
 from sniffer.outputs import Context, Place
 from sniffer.outputs.iterator import IteratorSink
 from sniffer.record.codings import decode, decoder_bytes
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from sniffer_core.core import FlowTable, RawMessage
 
 log = logging.getLogger("sniffer")
-P = ParamSpec("P")
 
 NOTHING_SEEN_SECONDS: Final = 30.0
 BEAT_SECONDS: Final = 5.0
@@ -73,21 +73,7 @@ HELD_FOR: Final[Mapping[type[SnifferError], str]] = {
 State = Literal["new", "starting", "running", "ending", "held", "stopped"]
 
 
-class _Create(Protocol[P]):
-    """How type checkers see `create_sniffer`: with the keywords of the configuration, misspelt ones found."""
-
-    @overload
-    def __call__(self, config: SnifferConfig) -> Sniffer: ...
-    @overload
-    def __call__(self, *args: P.args, **options: P.kwargs) -> Sniffer: ...
-
-
-def _takes(_config: Callable[P, SnifferConfig]) -> Callable[[Callable[..., Sniffer]], _Create[P]]:
-    """Gives a function the keywords of a configuration, for type checkers alone."""
-    return lambda function: function
-
-
-@_takes(SnifferConfig)
+@keywords_of(SnifferConfig)
 def create_sniffer(config: SnifferConfig | None = None, **options: Any) -> Sniffer:
     """A Sniffer from a SnifferConfig, or from the keywords of one.
 
