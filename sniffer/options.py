@@ -15,7 +15,7 @@ import select
 import stat
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Final, Generic, Self, TypeVar, dataclass_transform, overload
+from typing import Any, ClassVar, Final, Generic, ParamSpec, Protocol, Self, TypeVar, dataclass_transform, overload
 
 from sniffer.errors import Problem, ValidationError
 
@@ -468,3 +468,26 @@ def likely(word: str, known: Iterable[str]) -> str:
     if not meant:
         meant = begun[0] if len(begun) == 1 else next(iter(get_close_matches(bare, names, n=1, cutoff=LIKE)), "")
     return f"; did you mean {names[meant]}?" if meant in names else ""
+
+
+Keywords = ParamSpec("Keywords")
+Config_contra = TypeVar("Config_contra", contravariant=True)
+Made_co = TypeVar("Made_co", covariant=True)
+Config = TypeVar("Config")
+Made = TypeVar("Made")
+
+
+class MadeOf(Protocol[Keywords, Config_contra, Made_co]):
+    """What is called with a configuration, or with its keywords."""
+
+    @overload
+    def __call__(self, config: Config_contra) -> Made_co: ...
+    @overload
+    def __call__(self, *args: Keywords.args, **options: Keywords.kwargs) -> Made_co: ...
+
+
+def keywords_of(
+    _options: Callable[Keywords, Config],
+) -> Callable[[Callable[..., Made]], MadeOf[Keywords, Config, Made]]:
+    """Gives a function the keywords of a class of options, for type checkers alone: they find misspelt ones."""
+    return lambda function: function

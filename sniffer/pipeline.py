@@ -34,6 +34,7 @@ from sniffer.delivery.threads import CallThread
 from sniffer.errors import CaptureError, SnifferError, ValidationError
 from sniffer.filters import CARRY, Filter, make_filter
 from sniffer.ledger import RENAMED_GAUGES, Ledger, Snapshot
+from sniffer.options import keywords_of
 from sniffer.outputs import Context, Place
 from sniffer.outputs.iterator import IteratorSink
 from sniffer.record.codings import decode, decoder_bytes
@@ -74,6 +75,7 @@ HELD_FOR: Final[Mapping[type[SnifferError], str]] = {
 State = Literal["new", "starting", "running", "ending", "held", "stopped"]
 
 
+@keywords_of(SnifferConfig)
 def create_sniffer(config: SnifferConfig | None = None, **options: Any) -> Sniffer:
     """A Sniffer from a SnifferConfig, or from the keywords of one.
 
@@ -696,9 +698,10 @@ class Sniffer:
             sink.error = error
         if self._decoder is not None:
             self._decoder.end()
-        for failure in await asyncio.gather(*(lane.close() for lane in self._lanes), return_exceptions=True):
+        failures = await asyncio.gather(*(lane.close() for lane in self._lanes), return_exceptions=True)
+        for lane, failure in zip(self._lanes, failures, strict=True):
             if failure is not None:
-                log.error("an output does not close", exc_info=failure)
+                log.error("an output does not close", exc_info=failure, extra={"fields": {"sink": lane.name}})
                 if error is None:
                     self._failure = failure
         if self._state not in ("new", "starting"):

@@ -18,6 +18,7 @@ from sniffer.errors import Problem
 from sniffer.options import Option, Options, declared
 from sniffer.outputs import Output
 from sniffer.outputs.callback import Callback, CallbackOptions
+from sniffer.outputs.contained import Contained
 from sniffer.outputs.file import FileOptions, Files
 from sniffer.outputs.har import Har, HarOptions
 from sniffer.outputs.mcp import Mcp, McpOptions
@@ -99,13 +100,15 @@ def load(points: Iterable[Any], config: type[Options]) -> FromOutside:
         try:
             output = _made(point.load())
             _check(output, [*BUILT_IN, *outputs], config, options)
-        except (Exception, SystemExit) as error:  # whatever somebody else's module does when it is imported
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever somebody else's module does when it is imported
             reason = str(error) if isinstance(error, _Unusable) else f"{type(error).__name__}: {error}"
             package = f" of {point.dist.name}" if point.dist is not None else ""
             text = f"output {point.name} ({point.value}{package}) cannot be used: {reason}"
             found.append(Problem(point.name, text))
         else:
-            outputs.append(output)
+            outputs.append(Contained(output))
             options |= output.options.options()
     return FromOutside(tuple(outputs), options, tuple(found))
 

@@ -52,9 +52,29 @@ class Proxied(msgspec.Struct, frozen=True):
 
 
 class Fields(dict[str, "str | tuple[str, ...]"]):
-    """Header or trailer fields of one message. Cannot be changed: every sink gets the same object."""
+    """Header or trailer fields of one message, by name in any case; the names that it lists are in lower case.
+
+    Cannot be changed: every sink gets the same object.
+    """
 
     __slots__ = ()
+
+    def __missing__(self, name: object) -> str | tuple[str, ...]:
+        """Looks for the name in lower case (RFC 9110 section 5.1). Raises KeyError with the name as it was given."""
+        lower = name.lower() if isinstance(name, str) else name
+        if not super().__contains__(lower):
+            raise KeyError(name)
+        return self[lower]  # type: ignore[index]
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and super().__contains__(name.lower()))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a field, else `default`."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise TypeError("the fields of a message cannot be changed; dict(fields) is a copy")
@@ -176,6 +196,10 @@ class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
     ] = None
     pushed: Annotated[bool, Meta(description="HTTP/2: the server has promised this request by itself.")] = False
 
+    def __hash__(self) -> int:
+        """Of what identifies the message (`idempotency_key`). Messages are equal where all of their fields are."""
+        return hash((self.connection_id, self.exchange, self.direction))
+
     def to_json(self) -> bytes:
         """This record as JSON, without a line end. Rendered once: every sink gets the same bytes."""
         kept: dict[str, bytes] = self.__dict__
@@ -183,6 +207,21 @@ class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
         if json is None:
             json = kept["json"] = _encode(self)
         return json
+
+    def to_dict(self) -> dict[str, Any]:
+        """This record as a dict of its own: what `to_json` gives, read. It may be changed."""
+        made: dict[str, Any] = msgspec.json.decode(self.to_json())
+        return made
+
+    @property
+    def time(self) -> datetime:
+        """`timestamp` as a datetime, UTC."""
+        return _EPOCH + self.timestamp_us * _MICROSECOND
+
+    @property
+    def end_time(self) -> datetime:
+        """`end_timestamp` as a datetime, UTC."""
+        return _EPOCH + self.end_timestamp_us * _MICROSECOND
 
     @property
     def timestamp_us(self) -> int:
