@@ -22,7 +22,7 @@ from sniffer.outputs.file import FileOptions, Files
 from sniffer.outputs.har import Har, HarOptions
 from sniffer.outputs.otlp import Otlp, OtlpOptions
 from sniffer.outputs.stdout import Stdout, StdoutOptions
-from sniffer.outputs.terminal import Terminal
+from sniffer.outputs.terminal import Terminal, TerminalOptions
 from sniffer.outputs.ui import Ui, UiOptions
 from sniffer.outputs.url import Url, UrlOptions
 
@@ -31,7 +31,9 @@ BUILT_IN: Final[tuple[Output, ...]] = (Stdout(), Url(), Otlp(), Files(), Har(), 
 FLAGS_OF_THE_PROGRAM: Final = ("-h", "--help", "-V", "--version", "--list-interfaces")
 
 
-class BuiltInOptions(StdoutOptions, UrlOptions, OtlpOptions, FileOptions, HarOptions, UiOptions, CallbackOptions):
+class BuiltInOptions(
+    StdoutOptions, UrlOptions, OtlpOptions, FileOptions, HarOptions, UiOptions, CallbackOptions, TerminalOptions
+):
     """The options of the outputs of this package."""
 
 
