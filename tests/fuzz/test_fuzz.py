@@ -15,7 +15,7 @@ import pytest
 from sniffer.record.message import from_raw
 from tests.core.http1 import reading
 from tests.fuzz import targets
-from tests.fuzz.__main__ import CORPUS, SKIPPED
+from tests.fuzz.__main__ import CORPUS, LONGEST, SKIPPED
 from tests.fuzz.seeds import DICTIONARY, seeds
 from tests.instrumented import ROOT
 from tests.laws import Table
@@ -48,6 +48,11 @@ def mutated(random: Random, inputs: list[bytes]) -> bytes:
             (b"", random.randbytes(size), random.choice(DICTIONARY), other[start : start + size], data[at : at + size])
         )
     return bytes(data)
+
+
+def test_every_target_can_be_fuzzed() -> None:
+    """Each target has seeds, mutations and a bound of its inputs."""
+    assert set(targets.TARGETS) == set(SEEDS) == set(MUTATIONS) == set(LONGEST)
 
 
 @each_target

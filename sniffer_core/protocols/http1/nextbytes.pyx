@@ -12,7 +12,7 @@ from sniffer_core.protocols.http1.state cimport BODY_CLOSE, BODY_LENGTH, Parser
 from sniffer_core.tcp.stream cimport Held, Run, Stream, stream_copy, stream_front
 
 cdef enum:
-    LOOKS_MAX = 16              # comparisons of the client's next bytes once a later response came
+    COMPARISONS_MAX = 16        # comparisons of the client's next bytes once a later response came
     WINDOW = 64 << 20           # announced bytes of a body that are considered at most
 
 
@@ -108,12 +108,12 @@ cdef Reading weigh_body(Http1* http, bint last) noexcept nogil:
         acked = reply_ack(http)
     half.stream.hurried = acked > 0
     if not last:
-        if acked <= 0 and half.stream.top - half.stream.next < 2 * half.weighed:
+        if acked <= 0 and half.stream.top - half.stream.next < 2 * half.compared:
             return UNDECIDED
-        if acked > 0 and half.looks == LOOKS_MAX:
+        if acked > 0 and half.comparisons == COMPARISONS_MAX:
             return UNDECIDED        # until the grace period ends
-    half.weighed = half.stream.top - half.stream.next
-    half.looks += 1 if acked > 0 else 0
+    half.compared = half.stream.top - half.stream.next
+    half.comparisons += 1 if acked > 0 else 0
     bytes = <uint8_t*>malloc(http.base.context.limits.head)
     if bytes == NULL:
         return REFUSED_BODY

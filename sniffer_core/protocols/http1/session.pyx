@@ -468,7 +468,7 @@ cdef void on_request_end(Http1* http, Half* half, Message* message, const Run* r
     elif (entry.connect or entry.upgrade) and message.incomplete == WHOLE and not entry.answered:
         http.offer = entry.exchange.number
         if server.stream.ended or server.stream.absent or server.parser.lost:
-            half.unjudged = True
+            half.answer_unread = True
         else:
             stream_wait(half.stream, WAIT_OFFER)    # only the response says whether HTTP follows
 
@@ -511,7 +511,7 @@ cdef void switch_client(Http1* http, const Entry* entry) noexcept nogil:
     cdef Half* half = &http.client
     cdef Message* message = half.parser.message
     half.stream.waits = WAIT_NONE
-    half.unjudged = False
+    half.answer_unread = False
     if message == NULL or message.exchange == NULL:
         start_tunnel(half)
         return
@@ -545,7 +545,7 @@ cdef void give_up_offer(Half* client) noexcept nogil:
     """Stops waiting for the response to an Upgrade or CONNECT: the client's next bytes decide what they are."""
     if client.stream.waits == WAIT_OFFER:
         client.stream.waits = WAIT_NONE
-        client.unjudged = True
+        client.answer_unread = True
 
 
 cdef void on_not_http(Http1* http, Half* half) noexcept nogil:
@@ -618,13 +618,13 @@ cdef void read_run(Http1* http, Half* half, Run* run) noexcept nogil:
     cdef uint8_t state
     cdef int64_t offset
     cdef Entry* entry
-    if half.unjudged or half.tunnel_next:
+    if half.answer_unread or half.tunnel_next:
         judge_offer(http, half, run)
     if parser.kind == REQUEST and parser.message != NULL and run.segment_start and is_body_due(parser) and \
             http1_starts(REQUEST, run.data, run.size) >= 0 and may_be_next(http, entry_of(parser.message), run):
         stream_wait(half.stream, WAIT_BODY)
-        half.weighed = 0
-        half.looks = 0
+        half.compared = 0
+        half.comparisons = 0
         return
     if parser.state == TRAILERS and run.segment_start and ends_without_crlf(http, half, run):
         return
@@ -714,7 +714,7 @@ cdef void judge_offer(Http1* http, Half* half, const Run* run) noexcept nogil:
         return
     if run.size == 0:
         return
-    half.unjudged = False
+    half.answer_unread = False
     if not at_rest(&half.parser) or run.data[0] == 13 or run.data[0] == 10 or \
             http1_starts(REQUEST, run.data, run.size) >= 0:
         return

@@ -20,9 +20,9 @@ cdef struct Half:               # one direction
     Half* other
     Stream* stream
     int64_t opened              # core time at which the open message began, µs
-    int64_t weighed             # WAIT_BODY: bytes waiting when weigh_body() last compared them; 0: not yet
-    uint8_t looks               # WAIT_BODY: comparisons by weigh_body() made while a later response was next
-    uint8_t unjudged            # True: the response to an Upgrade or CONNECT will not be read, so the next bytes must
+    int64_t compared            # WAIT_BODY: bytes waiting when weigh_body() last compared them; 0: not yet
+    uint8_t comparisons         # WAIT_BODY: comparisons by weigh_body() made while a later response was next
+    uint8_t answer_unread       # True: the response to an Upgrade or CONNECT will not be read, so the next bytes must
                                 # show whether they are HTTP
     uint8_t tunnel_next         # True: a tunnel follows the open request
     uint8_t long_open           # True: the open message was reported with NOTICE_LONG
