@@ -497,8 +497,8 @@ class Sniffer:
         add("pump_waiting", count)
         if self._leaves_out is not None:
             raws = self._kept(raws, self._leaves_out)
-            add("pump_waiting", len(raws) - count)
             if len(raws) != count:
+                add("pump_waiting", len(raws) - count)
                 size = weigh(raws)
         if self._judge is not None:
             await self._put(self._judge, raws)
@@ -524,6 +524,10 @@ class Sniffer:
         """Decodes bodies and offers messages whose weight is `size` to every lane, as many at a time as there is room
         for.
         """
+        if self._stop_after is not None:
+            count, size = len(raws), None
+            raws = self._up_to_the_last(raws, self._stop_after)
+            self.ledger.add("pump_waiting", len(raws) - count)
         size = weigh(raws) if size is None else size
         while raws:
             part, rest = raws, raws[:0]
@@ -592,9 +596,6 @@ class Sniffer:
 
     def _offer(self, raws: list[RawMessage], size: int) -> None:
         """Offers messages whose weight is `size` to every lane, now."""
-        if self._stop_after is not None:
-            raws = self._up_to_the_last(raws, self._stop_after)
-            size = weigh(raws)
         add = self.ledger.add
         count = len(raws)
         firm = self._precedence.firm
@@ -635,7 +636,6 @@ class Sniffer:
                 break
         self._stop_after = left
         self.ledger.add("messages_excluded_behind", len(raws) - len(kept))
-        self.ledger.add("pump_waiting", len(kept) - len(raws))
         return kept
 
     def _with_messages(self, raws: list[RawMessage]) -> list[RawMessage]:
