@@ -63,6 +63,7 @@ class Option(Generic[Given, Value]):
     short     one more flag, of one letter: `-p`
     shown     the default in words, where its repr would say less
     bare      the text that a flag without a value stands for; None: the flag needs a value
+    again     what argparse gives as the value of the short flag when its letter is doubled (`-vv`): it stands for 2
     repeats   the flag may stand several times, each with several values; its text is all values, separated by NULs
     secret    the text of its variable never appears in the log
     is_read   a rule reads the file that it names, so its value can be checked only where it will be used
@@ -87,6 +88,7 @@ class Option(Generic[Given, Value]):
         shown: str | None = None,
         is_switch: bool = False,
         bare: str | None = None,
+        again: str = "",
         repeats: bool = False,
         secret: bool = False,
         is_read: bool = False,
@@ -106,6 +108,7 @@ class Option(Generic[Given, Value]):
         self.shown = shown
         self.is_switch = is_switch
         self.bare = bare
+        self.again = again
         self.repeats = repeats
         self.secret = secret
         self.is_read = is_read

@@ -293,8 +293,9 @@ class Sniffer:
 
     @property
     def where(self) -> str:
-        """The interface, or the file."""
-        return self._capture.source.name
+        """The interface, or the file; of several files the first, and how many more there are."""
+        more = len(self.config.read) - 1
+        return self._capture.source.name if more < 1 else f"{self.config.read[0]} and {more} more"
 
     def progress(self) -> tuple[int, int] | None:
         """Bytes of the files that are read, and their size; None for an interface or a pipe."""

@@ -919,6 +919,7 @@ async def test_several_files(tmp_path: Path) -> None:
     assert ledger["packets_seen"] == sum(len(connection(exchanges(count))) for count in (3, 2))
     assert sniffer.ledger.check() == []
     assert ledger["flows_opened"] == 2
+    assert sniffer.where == f"{first} and 1 more"
     progress = sniffer.progress()
     assert progress is not None
     assert progress[0] == progress[1] == size_of(first) + size_of(second)

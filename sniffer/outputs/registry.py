@@ -24,7 +24,7 @@ from sniffer.outputs.har import Har, HarOptions
 from sniffer.outputs.mcp import Mcp, McpOptions
 from sniffer.outputs.otlp import Otlp, OtlpOptions
 from sniffer.outputs.stdout import Stdout, StdoutOptions
-from sniffer.outputs.terminal import Terminal
+from sniffer.outputs.terminal import Terminal, TerminalOptions
 from sniffer.outputs.ui import Ui, UiOptions
 from sniffer.outputs.url import Url, UrlOptions
 
@@ -44,7 +44,15 @@ FLAGS_OF_THE_PROGRAM: Final = ("-h", "--help", "-V", "--version", "--list-interf
 
 
 class BuiltInOptions(
-    StdoutOptions, UrlOptions, OtlpOptions, FileOptions, HarOptions, UiOptions, McpOptions, CallbackOptions
+    StdoutOptions,
+    UrlOptions,
+    OtlpOptions,
+    FileOptions,
+    HarOptions,
+    UiOptions,
+    McpOptions,
+    CallbackOptions,
+    TerminalOptions,
 ):
     """The options of the outputs of this package."""
 

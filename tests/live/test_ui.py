@@ -586,6 +586,20 @@ async def test_a_copied_command_asks_the_same_host(
         assert await command(page, json.loads(request.to_json())) == f"curl --globoff --path-as-is {expected}"
 
 
+async def test_a_copied_command_says_what_it_lacks() -> None:
+    """A body that was cut, or not kept, is said beside the button; a whole one and none need no word."""
+    async with serving_page() as served, chromium() as browser:
+        page = await browser.page(served.server.url)
+        for request, words in (
+            ({"body": "a", "bodySize": 70_000, "bodyTruncated": True}, ", with the body cut: 70,000 bytes were sent"),
+            ({"bodySize": 5}, ", without the body: 5 bytes were sent"),
+            ({"body": "a", "bodySize": 1}, ""),
+            ({"bodySize": 0}, ""),
+        ):
+            module = f"import('./detail.js').then(module => module.lacks({json.dumps(request)}))"
+            assert await page.eval(module) == words
+
+
 class Raw:
     """A server that keeps the bytes of each request."""
 
@@ -1033,6 +1047,9 @@ async def test_keys(scene: Scene) -> None:
     await shows(page, 11)
     await page.press("Enter")
     assert await page.eval("document.activeElement.id") == "table"
+    await page.press("Enter")  # what was selected is hidden: the first that is shown opens in its place
+    await page.wait("document.querySelector('#detail .start')?.textContent.includes('/5 ')")
+    await page.press("Escape")
     await page.press("Escape")
     await shows(page, 60)
     await page.press("?")

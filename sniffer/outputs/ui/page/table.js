@@ -299,7 +299,9 @@ export class Table {
     if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest(".head") || !this.view.length) return;
     const page = Math.max(1, Math.floor(this.scroller.clientHeight / this.rowHeight) - 1);
     const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity };
-    if (event.key === "Enter" && this.selected) this.select(this.selected, true);
+    if (event.key === "Enter" && this.selected) {     // what a filter hides is not opened: the first that it shows is
+      this.select(this.indexOf(this.selected) >= 0 ? this.selected : this.at(0), true);
+    }
     else if (event.key in steps) {
       const from = this.selected ? this.indexOf(this.selected) : -1;
       const last = this.view.length - 1;
