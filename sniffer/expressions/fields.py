@@ -110,6 +110,7 @@ _OF_RAW: Final[dict[str, Read]] = {
     "anomalies": lambda raw: raw.anomalies or None,
     "trailers": lambda raw: raw.trailers or None,
     "resynced": lambda raw: raw.resynced or None,
+    "pushed": lambda raw: raw.pushed or None,
     "headersTruncated": lambda _: None,  # of no message, only of the line that is made of it
     "body": lambda raw: raw.content[0],
     "bodyEncoding": lambda raw: raw.content[1],
