@@ -211,8 +211,9 @@ class CaptureOptions(OptionGroup):
 
     # fmt: off
     ports: Wholes = Option(
-        check_ports, read_ports, required=True, group=CAPTURE, metavar="PORT,PORT",
-        help="TCP ports of the servers to watch; a range is FIRST-LAST, of at most 1024 ports",
+        check_ports, read_ports, default=(), required=True, spared_by="read", group=CAPTURE, metavar="PORT,PORT",
+        help="TCP ports of the servers to watch; a range is FIRST-LAST, of at most 1024 ports;"
+        " JSON lines and HAR are read without",
     )
     interface: MaybeText = text(
         None, group=CAPTURE, metavar="NAME", shown="the first that is up, has an address and is no pseudo device",
@@ -221,7 +222,8 @@ class CaptureOptions(OptionGroup):
     read: Files = Option(
         check_captures, lambda text: text.split("\0"), default=(), repeats=True, group=CAPTURE, variable="",
         metavar="FILE",
-        help="read pcap or pcapng files, one after the other, in place of an interface; `-` is standard input",
+        help="read files, one after the other, in place of an interface: pcap, pcapng, JSON lines or HAR;"
+        " `-` is standard input",
     )
     capture_buffer_size: Whole = whole(
         16 << 20, 64 << 10, 2_147_483_647, unit="bytes", group=CAPTURE, shown="16 MiB",
@@ -391,6 +393,8 @@ class SnifferConfig(CaptureOptions, BuiltInOptions):
 
     def _rules(self) -> Iterable[Problem]:
         warnings: list[str] = []
+        if not self.ports and not (self.read and self._reads_records()):
+            yield Problem("ports", "ports is required")
         for output in outputs():
             yield from output.rules(self)
             warnings += output.warnings(self)
@@ -407,6 +411,12 @@ class SnifferConfig(CaptureOptions, BuiltInOptions):
         fitting, more = budget.fit_budget(self.memory_budget, budget.memory_limit(), rss)
         fill_in(self, "memory_budget", fitting)
         self.__dict__["_warnings"] = (*warnings, *more)
+
+    def _reads_records(self) -> bool:
+        """Whether every file that is read holds records, as far as it can be told before a pipe is opened."""
+        from sniffer.capture.file import holds_records
+
+        return all(map(holds_records, self.read))
 
     def _read_redact_key(self) -> Iterable[Problem]:
         file = self.redact_key_file

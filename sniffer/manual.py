@@ -12,6 +12,7 @@ examples:
   tcp-sniffer --ports 8080 --interface eth0 --stdout
   tcp-sniffer --ports 8080 --ui                        a page for a browser; its address is in the log
   tcp-sniffer --ports 80,8080 --read capture.pcap --stdout | jq .path
+  tcp-sniffer --read messages.jsonl.gz --ui            what was recorded, read back
   tcp-sniffer --ports 8080 --output-url https://collector.example/messages
 
 Each option can be given by the variable in brackets too; a flag beats its variable. Variables only:

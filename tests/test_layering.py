@@ -53,6 +53,7 @@ LAYERS = [
     "record.shorten",
     "record.line",
     "record.raw",
+    "record.recorded",
     "core",
     "testing",
 ]

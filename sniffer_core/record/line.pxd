@@ -40,6 +40,7 @@ cdef struct RecordView:     # all that put_record() needs; it owns nothing of wh
     size_t body_size
     BodyForm form
     bint truncated          # the value of bodyTruncated
+    bint shortened          # the value of headersTruncated
     int64_t redacted        # values of the body that are redacted; REDACTED_ALL: it is left out
     bint cut                # True: the body is not whole, so its last UTF-8 sequence may be cut
 

@@ -315,6 +315,8 @@ cdef void put_record(Buffer* out, const RecordView* view) noexcept nogil:
     put_number(out, message.body_size)
     if view.truncated:
         put(out, b',"bodyTruncated":true')
+    if view.shortened:
+        put(out, b',"headersTruncated":true')
     if view.removed.size:
         put(out, b',"bodyDecoded":"')
         put_text(out, <const uint8_t*>view.removed.data, <size_t>view.removed.size, False)
