@@ -113,6 +113,11 @@ class Budget(NamedTuple):
         return self.total // 8
 
     @property
+    def judge(self) -> int:
+        """For the messages that wait to be judged by `WHERE` or `KEEP`; it comes out of the lanes' part."""
+        return self.total // 16
+
+    @property
     def pump(self) -> int:
         """What the pump makes of messages before it offers them, decoded bodies and Python objects, it makes of as many
         at a time as weigh this much: the lanes may have no room for more.

@@ -159,6 +159,8 @@ def run(arguments: Sequence[str], **keywords: Any) -> int:
         logs.configure(secrets=secrets)
         if arguments and arguments[0] == "doctor":
             return _doctor(arguments[1:], os.environ)
+        if arguments and arguments[0] == "mcp":
+            arguments = ["--mcp", *arguments[1:]]
         config, failed = _configure_or_hold(arguments, keywords)
         companions = _companions(config) if failed is None else []
         placement = {"pod": config.pod_name, "namespace": config.namespace, "node": config.node_name}

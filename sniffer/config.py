@@ -196,6 +196,22 @@ def read_redacted(value: str) -> list[str]:
     return [] if value.lower() == "none" else split(value)
 
 
+def check_expression(value: object) -> str | None:
+    """An expression of docs/FILTERS.md; None is none."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"must be an expression, not {quote(value)}")
+    from sniffer.expressions.fields import of_json  # not needed by those who give no expression
+    from sniffer.expressions.language import Expression, ExpressionError
+
+    try:
+        Expression(value, of_json)
+    except ExpressionError as error:
+        raise ValueError(f"is no expression: {error}") from None
+    return value
+
+
 def path_glob(entry: str) -> str:
     """A glob that a request target can match: targets are paths, absolute URLs, `HOST:PORT` or `*`."""
     if entry[0] not in "/*?[" and ":" not in entry:
@@ -270,6 +286,16 @@ class SnifferConfig(CaptureOptions, BuiltInOptions):
     )
     exclude_user_agents: Names = names(
         (), group=RECORD, metavar="GLOB,GLOB", help="leave out exchanges whose User-Agent matches",
+    )
+    where: MaybeText = Option(
+        check_expression, group=RECORD, metavar="EXPRESSION", help="leave out exchanges for which this does not hold",
+    )
+    keep: MaybeText = Option(
+        check_expression, group=RECORD, metavar="EXPRESSION",
+        help="sample: keep each exchange for which this holds, and KEEP_OTHERS of the others",
+    )
+    keep_others: Number = number(
+        1.0, 0, 1, group=RECORD, shown="1", help="fraction of the exchanges to keep for which KEEP does not hold",
     )
     pod_name: MaybeText = text(None, group=RECORD, help="`placement.pod` of each message")
     namespace: MaybeText = text(None, group=RECORD, help="`placement.namespace` of each message")
@@ -401,6 +427,10 @@ class SnifferConfig(CaptureOptions, BuiltInOptions):
         if self.metrics_port is not None and self.ports and self.metrics_port in self.ports:
             yield Problem("metrics_port", "metrics_port must not be one of ports")
         yield from self._read_redact_key()
+        if self.keep is None and self.keep_others != 1:
+            yield Problem("keep_others", "keep_others needs keep, which says what the others are")
+        if self.keep is not None and self.keep_others == 1:
+            warnings.append("keep leaves nothing out while keep_others is 1")
         if not self.redact_headers:
             warnings.append("redact_headers is off: credentials in headers leave the process as they are")
         if not self.redact_query:

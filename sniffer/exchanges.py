@@ -227,12 +227,15 @@ class ByExchange:
         max_messages: int = 10_000,
         patience: float | None = None,
         batch_messages: int = BATCH_MESSAGES,
+        has_request: Callable[[Record], bool] = lambda record: record.message.method is not None,
     ) -> None:
+        """`has_request` says whether the request of a response was captured."""
         self.wait = (patience or 0.0) / 2  # seconds between calls of `ripen`; a message waits for two of them
         self._patient = patience is None
         self._max_bytes = max_bytes
         self._max_messages = max_messages
         self._batch_messages = batch_messages
+        self._has_request = has_request
         self._ready: deque[tuple[Pair, int]] = deque()  # with the weight of both records
         self._connections: dict[str, _Connection] = {}
         self._order: dict[tuple[str, str, int], None] = {}  # all that wait, the oldest first
@@ -250,7 +253,7 @@ class ByExchange:
     def _put(self, record: Record) -> None:
         identity, number, weight = record.connection_id, record.exchange, record.weight
         is_request = record.direction == "request"
-        if not is_request and record.message.method is None:
+        if not is_request and not self._has_request(record):
             self._ready.append((Pair(None, record), weight))
             return
         connection = self._connections.get(identity)

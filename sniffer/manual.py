@@ -32,7 +32,8 @@ variables, variables beat defaults. All problems are reported at once, each with
 - **Values.** An empty variable counts as unset. Blanks around values and commas are ignored. A switch takes `1`,
   `true`, `yes`, `on` or `0`, `false`, `no`, `off`, in any case; as a flag it may stand alone (`--stdout`). Sizes are
   bytes; `Ki`, `Mi` and `Gi` may follow the number (`MEMORY_BUDGET=64Mi`). Only `MAX_BODY_SIZE`, `SAMPLE_RATE`,
-  `STATS_INTERVAL_MS`, `STOP_DELAY_MS` and `OUTPUT_STDOUT_MAX_LINE` take 0; for the last alone it means "no limit".
+  `KEEP_OTHERS`, `STATS_INTERVAL_MS`, `STOP_DELAY_MS` and `OUTPUT_STDOUT_MAX_LINE` take 0; for the last alone it
+  means "no limit".
 - **Outputs.** Without `--stdout`, `--output-url`, `--har` or `--ui` the daemon shows exchanges at a
   [terminal](TERMINAL.md#the-view), if there is one; otherwise the start fails. The library may run with a callback or
   an iterator alone.
@@ -47,6 +48,7 @@ variables, variables beat defaults. All problems are reported at once, each with
   globs, and replaces the default. The word `none` (in the library an empty list) turns it off, with a warning at
   start.
 - **Globs** of `EXCLUDE_PATHS` begin with `/`, `*`, `?` or `[`, except those for absolute URLs and `HOST:PORT`.
+- **Expressions** of `WHERE` and `KEEP` are described in [FILTERS](FILTERS.md).
 - **URLs.** `OUTPUT_URL` is an absolute http or https URL without user info. In production plain http is refused:
   `output_url must use HTTPS in production`.
 - **Addresses.** `UI_ADDRESS` is an IP address and a port, or a port alone (on loopback): `127.0.0.1:8090`,

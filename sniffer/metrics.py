@@ -6,7 +6,7 @@ gauges carry no `_total`. docs/internals/COUNTERS.md explains them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from aiohttp import web
@@ -33,6 +33,10 @@ class Watched(Protocol):
     observe: Callable[[Sequence[RawMessage]], None] | None
 
     @property
+    def left_out(self) -> Mapping[str, Mapping[str, Mapping[str, int]]]:
+        """Exchanges that expressions have left out, by option, method and status class."""
+
+    @property
     def ledger(self) -> Ledger:
         """The counters; read at each request."""
 
@@ -53,7 +57,7 @@ class Endpoint:
         self._address = address
         self._port = port
         self._registry = CollectorRegistry()
-        self._registry.register(_Counters(sniffer.ledger))
+        self._registry.register(_Counters(sniffer))
         ProcessCollector(registry=self._registry)
         self._latency = Histogram(
             f"{PREFIX}exchange_latency_seconds",
@@ -108,8 +112,8 @@ def _probe(good: bool) -> web.Response:
 class _Counters:
     """The ledger's snapshot as metrics."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, sniffer: Watched) -> None:
+        self._sniffer = sniffer
 
     def describe(self) -> Iterable[Metric]:
         """Returns no names, so that registration does not read the counters."""
@@ -117,7 +121,7 @@ class _Counters:
 
     def collect(self) -> Iterable[Metric]:
         """Yields a metric for each counter and gauge; those of lanes have the label `lane`."""
-        snapshot = self._ledger.snapshot()
+        snapshot = self._sniffer.ledger.snapshot()
         for counter in DECLARED.values():
             family = GaugeMetricFamily if counter.gauge else CounterMetricFamily
             yield family(PREFIX + counter.name, counter.meaning, value=snapshot[counter.name])
@@ -126,4 +130,14 @@ class _Counters:
             metric = family(f"{PREFIX}lane_{counter.name}", counter.meaning, labels=["lane"])
             for name, counters in snapshot["lanes"].items():
                 metric.add_metric([name], counters[counter.name])
+            yield metric
+        if left_out := self._sniffer.left_out:
+            labels = ["option", "method", "status"]
+            metric = CounterMetricFamily(
+                f"{PREFIX}exchanges_left_out", "exchanges left out by WHERE or KEEP", labels=labels
+            )
+            for option, by_method in left_out.items():
+                for method, counts in by_method.items():
+                    for status, count in counts.items():
+                        metric.add_metric([option, method, status], count)
             yield metric

@@ -9,6 +9,7 @@ lanes and closes them. `stop()` signals the capture to end, sets the deadline, a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -42,6 +43,7 @@ from sniffer.watch import Watch
 
 if TYPE_CHECKING:
     from sniffer.capture.recorded import RecordTable
+    from sniffer.judge import Judge, LeftOut
     from sniffer_core.core import FlowTable, RawMessage
 
 log = logging.getLogger("sniffer")
@@ -115,15 +117,21 @@ class Sniffer:
         self._budget = traffic_budget(config)
         self._companions = companions
         self._decoder = CallThread("sniffer decoder") if config.decode_bodies and config.max_body_size else None
-        self._lane_bytes = self._budget.lanes - sum(self._budget.kept for companion in companions if companion.keeps)
+        where_it_runs = (config.pod_name, config.namespace, config.node_name)
+        self._placement = Placement(*where_it_runs) if any(where_it_runs) else None
+        self._live = not config.read
+        self._judge = self._make_judge()
+        self._lane_bytes = self._budget.lanes - (0 if self._judge is None else self._budget.judge)
+        self._lane_bytes -= sum(self._budget.kept for companion in companions if companion.keeps)
         self.observe: Callable[[Sequence[RawMessage]], None] | None = None
-        """Called on the loop with messages as they are offered to the lanes, e.g. for a histogram. Must not raise."""
+        """Called on the loop with messages before they are offered to the lanes, e.g. for a histogram: with those too
+        that `keep` leaves out. Must not raise.
+        """
         self.before_end: list[Callable[[], None]] = []
         """Called on the loop before the last log line, for what must be logged before it. Must not raise."""
         self.began = False
         """The capture has been open."""
         self._state: State = "new"
-        self._live = not config.read
         sources: list[Source] = [FileSource(path, most_record=self._budget.record) for path in config.read] or [
             LiveSource(config.interface, ports=config.ports, buffer_size=config.capture_buffer_size)
         ]
@@ -136,8 +144,6 @@ class Sniffer:
             gauge_names=RENAMED_GAUGES,
             then=sources[1:],
         )
-        where_it_runs = (config.pod_name, config.namespace, config.node_name)
-        self._placement = Placement(*where_it_runs) if any(where_it_runs) else None
         self._leaves_out = make_filter(
             exclude_paths=config.exclude_paths,
             exclude_user_agents=config.exclude_user_agents,
@@ -158,7 +164,7 @@ class Sniffer:
         self._failure: BaseException | None = None
         self._final: Snapshot | None = None
         self._lost_before: int | None = None if self._live else 0
-        self._watch = Watch(self.ledger, live=self._live)
+        self._watch = Watch(self.ledger, live=self._live, left_out=lambda: self.left_out)
         self.ledger.source(self._handoff.counters)
 
     # What users call
@@ -259,6 +265,11 @@ class Sniffer:
         self._add(Lane(sink, share=self._lane_bytes))
         return sink.messages()
 
+    @property
+    def left_out(self) -> dict[str, LeftOut]:
+        """Exchanges that `where` and `keep` have left out so far: by option, method and status class."""
+        return {} if self._judge is None else self._judge.left_out()
+
     # For the daemon
 
     @property
@@ -338,6 +349,27 @@ class Sniffer:
             **of_both,
         )
 
+    def _make_judge(self) -> Judge | None:
+        config = self.config
+        if config.where is None and config.keep is None:
+            return None
+        from sniffer.judge import Judge  # not needed by those who give no expression
+
+        return Judge(
+            where=config.where,
+            keep=config.keep,
+            keep_others=config.keep_others,
+            max_bytes=self._budget.judge,
+            live=self._live,
+            placement=self._placement,
+            count=self.ledger.add,
+            observe=self._observe,
+        )
+
+    def _observe(self, raws: Sequence[RawMessage]) -> None:
+        if self.observe is not None:
+            self.observe(raws)
+
     def _make_lanes(self) -> list[Lane]:
         config = self.config
         outputs = [output for output in wanted(config) if not output.daemon_only]
@@ -406,6 +438,10 @@ class Sniffer:
         await asyncio.wait((self._pump_task,))
         if not self._pump_task.cancelled():
             self._pump_task.result()
+        elif self._judge is not None:  # at the deadline everything is offered, and the lanes count what they drop
+            self._judge.end()
+            rest = self._judge.take()
+            self._offer(rest, weigh(rest))
         self._state = "ending"
         self._handoff.drop_rest()  # nothing, unless the deadline came first
         await self._thread_end()
@@ -446,9 +482,23 @@ class Sniffer:
                 self._watch.event(event)
             self._watch.drops(handoff.drops())
             if ended:
+                if self._judge is not None:
+                    self._judge.end()
+                    await self._deliver(self._judge.take())
                 return
-            await self._news.wait()
+            await self._wait_for_news()
             self._news.clear()
+
+    async def _wait_for_news(self) -> None:
+        """Waits for news of the hand-off. Meanwhile requests that have waited too long are judged alone."""
+        if self._judge is None:
+            await self._news.wait()
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._judge.wait):
+                await self._news.wait()
+        self._judge.ripen()
+        await self._deliver(self._judge.take())
 
     async def _pass_on(self, raws: list[RawMessage], size: int) -> None:
         """Offers messages whose weight is `size` to every lane."""
@@ -460,6 +510,31 @@ class Sniffer:
             add("pump_waiting", len(raws) - count)
             if len(raws) != count:
                 size = weigh(raws)
+        if self._judge is not None:
+            await self._put(self._judge, raws)
+            raws = self._judge.take()
+            size = weigh(raws)
+        await self._deliver(raws, size)
+        await asyncio.sleep(0)
+        if self._live:
+            await self._let_follow()
+
+    async def _put(self, judge: Judge, raws: list[RawMessage]) -> None:
+        """Lets messages be judged, with their bodies decoded where that tells."""
+        while raws:
+            part = raws
+            try:
+                if judge.needs_content:
+                    part, _ = await self._part(raws, weigh(raws))
+            finally:
+                judge.put(part)
+            raws = raws[len(part) :]
+
+    async def _deliver(self, raws: list[RawMessage], size: int | None = None) -> None:
+        """Decodes bodies and offers messages whose weight is `size` to every lane, as many at a time as there is room
+        for.
+        """
+        size = weigh(raws) if size is None else size
         while raws:
             part, rest = raws, raws[:0]
             try:
@@ -475,9 +550,6 @@ class Sniffer:
             finally:
                 self._offer(part, size)
             raws, size = rest, weigh(rest)
-        await asyncio.sleep(0)
-        if self._live:
-            await self._let_follow()
 
     async def _let_follow(self) -> None:
         """Waits a moment for lanes that give way to catch up, as long as no other lane and no packet has to wait."""
@@ -544,8 +616,8 @@ class Sniffer:
             for lane in firm:
                 lane.offer(raws, size)
             self._offer_to_those_that_give_way(raws, made=made)
-            if self.observe is not None:
-                self.observe(raws)
+            if self._judge is None:  # it has seen them before some were left out
+                self._observe(raws)
         add("messages_offered", count)
         add("pump_waiting", -count)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from sniffer.capture.source import Event
@@ -48,8 +48,10 @@ TUNNELS: Final = {
 class Watch:
     """Logs events, drops and statistics of one run."""
 
-    def __init__(self, ledger: Ledger, *, live: bool) -> None:
+    def __init__(self, ledger: Ledger, *, live: bool, left_out: Callable[[], Mapping[str, Any]] = dict) -> None:
+        """`left_out` gives the exchanges that expressions have left out, for the statistics."""
         self._ledger = ledger
+        self._left_out = left_out
         self._live = live
         self._kinds: set[str] = set()
         self._last: Mapping[str, Any] = ledger.snapshot()
@@ -97,6 +99,8 @@ class Watch:
             "memoryBytes": now["memory_bytes"],
             "handoffDropped": now["handoff_dropped"],
         }
+        if left_out := self._left_out():
+            fields["leftOut"] = left_out
         log.info("Capture stats", extra={"fields": fields})
         for name, tunnel in TUNNELS.items():
             if now[name] > self._last[name]:

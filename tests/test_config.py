@@ -51,6 +51,9 @@ VALID: dict[str, tuple[str, object]] = {
     "redact_body": ("Pass_Word,clé", ("Pass_Word", "clé")),
     "exclude_paths": ("/healthz,/ready*", ("/healthz", "/ready*")),
     "exclude_user_agents": ("kube-probe/*", ("kube-probe/*",)),
+    "where": ("status >= 500 && path =~ '^/api'", "status >= 500 && path =~ '^/api'"),
+    "keep": ("latencyMs > 1s", "latencyMs > 1s"),
+    "keep_others": ("0.25", 0.25),
     "pod_name": ("app-1", "app-1"),
     "namespace": ("shop", "shop"),
     "node_name": ("node-1", "node-1"),
@@ -82,6 +85,7 @@ VALID: dict[str, tuple[str, object]] = {
     "har": ("out.har", "out.har"),
     "ui_address": ("8090", "127.0.0.1:8090"),
     "ui_remote": ("yes", True),
+    "mcp": ("yes", True),
 }
 SAMPLED = [
     "output_url_auth_token_file",
@@ -91,6 +95,9 @@ SAMPLED = [
 ]  # each with a test of its own
 
 INVALID: dict[str, list[str]] = {
+    "where": ["status", "status = 200", "statuss == 200", "path =~ '(a+)+'", "path == '" + "a" * 65536 + "'"],
+    "keep": ["latencyMs >", "(((", "é"],
+    "keep_others": ["-0.1", "1.1", "half", "nan"],
     "ports": [
         "0",
         "65536",
@@ -247,7 +254,8 @@ def test_har_must_not_replace_what_is_read() -> None:
 def test_names_of_the_contract() -> None:
     """Keywords are the snake_case of the variables; only the ones that the contract names differ."""
     for keyword, option in SnifferConfig.options().items():
-        variable = {"production": "TCP_SNIFFER_PRODUCTION", "read": "", "har": "", "on_http_message": ""}.get(keyword)
+        exceptions = {"production": "TCP_SNIFFER_PRODUCTION", "read": "", "har": "", "mcp": "", "on_http_message": ""}
+        variable = exceptions.get(keyword)
         assert option.variable == (keyword.upper() if variable is None else variable)
     options = SnifferConfig.options()
     assert options["output_stdout"].flag == "--stdout"
@@ -280,6 +288,7 @@ def test_defaults() -> None:
         "har": None,
         "ui_address": None,
         "ui_remote": False,
+        "mcp": False,
         "capture_buffer_size": 16 << 20,
         "sample_rate": 1.0,
         "output_stdout": False,
@@ -303,6 +312,9 @@ def test_defaults() -> None:
         "redact_key_file": None,
         "exclude_paths": (),
         "exclude_user_agents": (),
+        "where": None,
+        "keep": None,
+        "keep_others": 1.0,
         "pod_name": None,
         "namespace": None,
         "node_name": None,
@@ -324,8 +336,8 @@ def test_defaults() -> None:
 
 
 def with_it(keyword: str) -> dict[str, str]:
-    """The text of the option without which this one is not read."""
-    other = SnifferConfig.options()[keyword].only_with
+    """The text of the option without which this one is not read, or is wrong."""
+    other = "keep" if keyword == "keep_others" else SnifferConfig.options()[keyword].only_with
     return {other: VALID[other][0]} if other is not None else {}
 
 

@@ -141,6 +141,7 @@ def test_the_daemon_loads_no_more_than_it_needs() -> None:
         *("sniffer.delivery.spool", "sniffer.delivery.store", "sniffer.doctor", "sniffer.har", "sniffer.metrics"),
         *("sniffer.outputs.callback.sink", "sniffer.outputs.file.sink", "sniffer.outputs.har.file"),
         *("sniffer.outputs.otlp.encoding", "sniffer.outputs.otlp.sink", "sniffer.outputs.stdout.sink"),
+        *("anyio", "mcp", "sniffer.outputs.mcp.companion", "sniffer.outputs.mcp.store", "sniffer.outputs.mcp.tools"),
         *("sniffer.outputs.terminal.view", "sniffer.outputs.ui.companion", "sniffer.outputs.ui.server"),
         *("sniffer.outputs.ui.store", "sniffer.outputs.client", "sniffer.outputs.url.collector", "sniffer.screen"),
     ]

@@ -25,6 +25,7 @@ class Watched:
         self.ledger = Ledger()
         self.ready = True
         self.healthy = True
+        self.left_out: dict[str, dict[str, dict[str, int]]] = {}
         self.observe: Callable[[Sequence[RawMessage]], None] | None = None
 
 
@@ -105,3 +106,17 @@ async def test_busy_port_is_a_clear_error(served: tuple[Watched, str]) -> None:
     _, base = served
     with pytest.raises(SnifferError, match="metrics_port: cannot listen on"):
         await Endpoint(Watched(), "127.0.0.1", int(base.rsplit(":", 1)[1])).open()
+
+
+async def test_what_expressions_leave_out_is_exported(served: tuple[Watched, str]) -> None:
+    """Exchanges that were left out are counted by option, method and status class; without an option there is none."""
+    watched, base = served
+    name = "tcp_sniffer_exchanges_left_out_total"
+    assert name not in (await get(f"{base}/metrics"))[1]
+    watched.left_out = {"keep": {"GET": {"2xx": 7, "none": 1}}, "where": {"other": {"5xx": 2}}}
+    lines = (await get(f"{base}/metrics"))[1].splitlines()
+    assert [line for line in lines if line.startswith(name)] == [
+        name + '{method="GET",option="keep",status="2xx"} 7.0',
+        name + '{method="GET",option="keep",status="none"} 1.0',
+        name + '{method="other",option="where",status="5xx"} 2.0',
+    ]

@@ -42,6 +42,7 @@ class Watched:
         self.held = False
         self.where = "lo"
         self.observe: Any = None
+        self.left_out: dict[str, dict[str, dict[str, int]]] = {}
 
     def is_running(self) -> bool:
         return True

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Final
 
 MOST_CONNECTIONS: Final = 128
@@ -72,23 +73,28 @@ class Bodies:
     def __init__(self, most: int) -> None:
         self._most = most
         self._held: list[_Body] = []
+        self._waiting: set[tuple[int, int]] = set()  # sizes, and the order in which they came
+        self._count = count()
 
     @asynccontextmanager
     async def room(self, size: int, seconds: float) -> AsyncIterator[None]:
         """Reserves `size` bytes while the context is open, for at most `seconds`, including the wait for them.
 
         Raises TimeoutError when the time is over, and Evicted if the room was given to another body. Of the bodies that
-        have held their room for PATIENCE_S the largest is evicted, of equal ones the oldest.
+        have held their room for PATIENCE_S the largest is evicted, of equal ones the oldest. Of the bodies that wait
+        the smallest comes first, of equal ones the oldest. So a small body waits for little longer than PATIENCE_S,
+        however many large ones wait.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        async with asyncio.timeout_at(deadline):
-            while sum(body.size for body in self._held) + size > self._most:
-                late = [body for body in self._held if loop.time() - body.since >= PATIENCE_S]
-                if late:
-                    self._evict(max(late, key=lambda body: (body.size, -body.since)))
-                else:
+        place = size, next(self._count)
+        self._waiting.add(place)
+        try:
+            async with asyncio.timeout_at(deadline):
+                while min(self._waiting) != place or not self._made_room(size, loop.time()):  # noqa: ASYNC110 - by time
                     await asyncio.sleep(RETRY_S)
+        finally:
+            self._waiting.discard(place)
         mine = _Body(size, loop.time(), asyncio.timeout_at(deadline))
         self._held.append(mine)
         try:
@@ -102,6 +108,15 @@ class Bodies:
         finally:
             with suppress(ValueError):  # evicted before
                 self._held.remove(mine)
+
+    def _made_room(self, size: int, now: float) -> bool:
+        """Whether there is room, after evictions if need be."""
+        while sum(body.size for body in self._held) + size > self._most:
+            late = [body for body in self._held if now - body.since >= PATIENCE_S]
+            if not late:
+                return False
+            self._evict(max(late, key=lambda body: (body.size, -body.since)))
+        return True
 
     def _evict(self, body: _Body) -> None:
         if not body.timeout.expired():

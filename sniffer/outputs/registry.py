@@ -20,6 +20,7 @@ from sniffer.outputs import Output
 from sniffer.outputs.callback import Callback, CallbackOptions
 from sniffer.outputs.file import FileOptions, Files
 from sniffer.outputs.har import Har, HarOptions
+from sniffer.outputs.mcp import Mcp, McpOptions
 from sniffer.outputs.otlp import Otlp, OtlpOptions
 from sniffer.outputs.stdout import Stdout, StdoutOptions
 from sniffer.outputs.terminal import Terminal
@@ -27,11 +28,23 @@ from sniffer.outputs.ui import Ui, UiOptions
 from sniffer.outputs.url import Url, UrlOptions
 
 GROUP: Final = "tcp_sniffer.outputs"
-BUILT_IN: Final[tuple[Output, ...]] = (Stdout(), Url(), Otlp(), Files(), Har(), Ui(), Callback(), Terminal())
+BUILT_IN: Final[tuple[Output, ...]] = (
+    Stdout(),
+    Url(),
+    Otlp(),
+    Files(),
+    Har(),
+    Ui(),
+    Mcp(),
+    Callback(),
+    Terminal(),
+)
 FLAGS_OF_THE_PROGRAM: Final = ("-h", "--help", "--version", "--list-interfaces")
 
 
-class BuiltInOptions(StdoutOptions, UrlOptions, OtlpOptions, FileOptions, HarOptions, UiOptions, CallbackOptions):
+class BuiltInOptions(
+    StdoutOptions, UrlOptions, OtlpOptions, FileOptions, HarOptions, UiOptions, McpOptions, CallbackOptions
+):
     """The options of the outputs of this package."""
 
 

@@ -197,14 +197,14 @@ def from_raw(raw: RawMessage, placement: Placement | None = None) -> HttpMessage
     duration = raw.duration_us
     trailers = raw.trailers
     start, end = raw.timestamp, raw.end_timestamp
-    stamp = _stamp(start)
+    began = stamp(start)
     # By position, in the order of the definition: by keyword it takes several times as long.
     message = HttpMessage(
         SCHEMA,
         _endpoint(raw.receiver),
         _endpoint(raw.destination),
         raw.direction,
-        stamp,
+        began,
         _freeze(raw.headers),
         raw.connection_id,
         raw.exchange,
@@ -229,7 +229,7 @@ def from_raw(raw: RawMessage, placement: Placement | None = None) -> HttpMessage
         raw.trace_id,
         raw.span_id,
         placement if raw.placed is None else _placement(*raw.placed),
-        stamp if end == start else _stamp(end),  # most messages are one packet
+        began if end == start else stamp(end),  # most messages are one packet
         None if duration is None else duration / 1000,
         raw.authority,
         None if raw.proxied is None else Proxied(*map(_endpoint, raw.proxied)),
@@ -254,13 +254,14 @@ def _second(second: int) -> str:
     return strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
 
 
-def _stamp(micros: int) -> str:
+def stamp(micros: int) -> str:
+    """Microseconds since 1970, UTC, as a record says them."""
     second, micro = divmod(micros, 1_000_000)
     return f"{_second(second)}.{micro:06d}Z"
 
 
 def _micros(stamp: str) -> int:
-    """The reverse of `_stamp`, for messages that were not made of a RawMessage."""
+    """The reverse of `stamp`, for messages that were not made of a RawMessage."""
     return (datetime.fromisoformat(stamp) - _EPOCH) // _MICROSECOND
 
 

@@ -85,6 +85,9 @@ def sniffer(words: list[str]) -> None:
     """The daemon's configuration takes it."""
     if words[1] == "doctor":
         assert _doctor_parser().texts(words[2:])[1] == []
+    elif words[1] == "mcp":
+        if len(words) > 2:  # else the subcommand is only named
+            configure(["--mcp", *words[2:]], {})
     elif words[1] not in ("--help", "--version", "--list-interfaces"):
         configure(words[1:], {}, at_terminal=True)
 
@@ -241,7 +244,7 @@ def sniffer_runs() -> list[tuple[Command, str]]:
     for command in COMMANDS:
         text = command.text.replace("sudo ", "")
         first, *words = simple_commands(text)[0]
-        if words[:1] == ["doctor"]:  # tests/test_doctor.py runs it
+        if words[:1] in (["doctor"], ["mcp"]):  # tests/test_doctor.py and tests/outputs/test_mcp.py run them
             continue
         if first == "make":
             lines = recipe(words)

@@ -377,6 +377,21 @@ async def test_the_largest_body_makes_way(monkeypatch: pytest.MonkeyPatch) -> No
         task.cancel()
 
 
+async def test_the_smallest_body_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the bodies that wait the smallest has the next room, of equal ones the oldest, however many larger wait."""
+    monkeypatch.setattr(limits, "PATIENCE_S", 0.1)
+    bodies = Bodies(100)
+    ready: list[int] = []
+    tasks = [asyncio.create_task(held(bodies, size, ready)) for size in (100, *[100] * 40, 60, 50, 50)]
+    await until(lambda: len(ready) >= 5, "five bodies have room")
+    assert ready[:5] == [100, 50, 50, 60, 100]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    async with bodies.room(100, 0.01):  # whoever gave up waiting is in nobody's way
+        pass
+
+
 async def test_nobody_makes_way_at_once() -> None:
     """A body that has only begun is not ended for another, which waits, and is late where its time ends before."""
     bodies, ready = Bodies(100), []  # type: ignore[var-annotated]
