@@ -1,4 +1,4 @@
-"""A file, a pipe or standard input as a packet source: a capture, or recorded exchanges, told apart by the first bytes.
+"""A file, compressed or not, a pipe or standard input as a source: a capture, or records, told by the first bytes.
 
 Recorded exchanges are read by `sniffer.capture.records`, captures (pcap and pcapng) by libpcap. For these this module
 deals with what pcapy-ng leaves open:
@@ -6,7 +6,7 @@ deals with what pcapy-ng leaves open:
 - The batch in which an error occurs is lost with it: `FileSource._from_file` reads it again, packet by packet.
 - A batch has 32 bits of each stamp's seconds, a pcapng file has 64: `FileSource._may_be_wider`.
 - An empty batch is the end of the file. (On a live handle it means that there is nothing yet.)
-- pcapy holds the GIL while it opens a file, and a read of a pipe cannot be interrupted: `_Relay`.
+- pcapy holds the GIL while it opens a file, and a read of a pipe cannot be interrupted: `_Relay`. It unpacks too.
 - `stats` raises an error for a file: `FileSource.stats` does not ask.
 """
 
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sniffer.capture import records
+from sniffer.capture.packed import PackedError, is_packed, unpacked
 from sniffer.capture.records import PCAPNG, RECORDS, Records
 from sniffer.capture.source import (
     BATCH_BYTES,
@@ -83,6 +84,8 @@ class FileSource(Source):
                 return RECORDS
         except OSError as error:
             raise CaptureError(f"{self.name} cannot be read: {error.strerror}") from error
+        except PackedError as error:
+            raise CaptureError(f"{self.name} cannot be read: {error}") from error
         return self._open_capture(path)
 
     def _open_records(self, path: str, stop: Stop) -> bool:
@@ -91,14 +94,16 @@ class FileSource(Source):
         fd = 0 if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             self.waiting = not regular
-            head = b"".join(_beginning(fd, stop))
-            if records.holds_records(head):
+            head, shown = _beginning(fd, stop)
+            if records.holds_records(shown):
                 pieces = self._pieces(fd, stop, head, pipe=not regular)
                 self._records = Records(self.name, pieces, most=self._most_record, stopped=stop.is_set)
                 self._input, fd = fd, 0
                 return True
-            if not regular:
-                self._relay, fd = _Relay(fd, stop, head), 0
+            if not regular or is_packed(head):
+                source, fd = fd, 0
+                self.waiting = True
+                self._relay = _Relay(source, stop, head)
             return False
         finally:
             if fd:
@@ -199,7 +204,7 @@ class FileSource(Source):
         A batch is yielded when it is full, or before a read that might wait (`idle`).
         """
         batch = _Batch()
-        error = None
+        error: Exception | None = None
         while not stop.is_set():
             self.waiting = idle()
             try:
@@ -215,6 +220,8 @@ class FileSource(Source):
                 yield batch.take()
         if batch.index:
             yield batch.take()
+        if self._relay is not None and self._relay.error is not None:  # libpcap's error only follows from it
+            error = self._relay.error
         if error is not None and not stop.is_set():
             raise CaptureError(f"{self.name} cannot be read to its end: {error}") from error
         if self._refused and not stop.is_set():
@@ -228,7 +235,8 @@ class FileSource(Source):
 
     def progress(self) -> tuple[int, int] | None:
         """Bytes read so far and bytes in all; None for a pipe. May be called from any thread."""
-        return (self._done, self._size) if self._size else None
+        relay = self._relay
+        return (relay.taken if relay is not None else self._done, self._size) if self._size else None
 
     def close(self) -> None:
         """Closes the file, or our end of the pipe."""
@@ -245,19 +253,28 @@ class FileSource(Source):
             self._relay = None
 
 
-def _beginning(fd: int, stop: Stop) -> Iterator[bytes]:
-    """The first bytes of a file or pipe, enough to tell what it is; fewer where it has no more."""
+def _beginning(fd: int, stop: Stop) -> tuple[bytes, bytes]:
+    """The first bytes of a file or pipe, enough to tell what it is, and the same unpacked; fewer at its end."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     poll.register(stop, select.POLLIN)
-    size = 0
-    while size < TELLING:
+    head = bytearray()
+
+    def read() -> bytes:
         poll.poll()
         data = b"" if stop.is_set() else os.read(fd, PIPE_READ)
-        if not data:
-            return
-        size += len(data)
-        yield data
+        head.extend(data)
+        return data
+
+    while len(head) < TELLING and read():
+        pass
+    shown = bytes(head)
+    if is_packed(shown):
+        try:
+            shown = unpacked(read, shown)()
+        except PackedError:  # which the relay finds again, and says
+            shown = b""
+    return bytes(head), shown
 
 
 def holds_records(path: str) -> bool:
@@ -310,6 +327,8 @@ class _Batch:
 class _Relay(threading.Thread):
     """Copies a pipe into one of our own, which libpcap reads. After a stop it closes ours, which ends libpcap's read.
 
+    What is compressed it unpacks, of a file too. Where that fails it ends as the pipe would, with an `error`.
+
     pcapy holds the GIL while it opens a file. So everything that libpcap reads at that moment must be in our pipe
     already: the constructor waits for the file header.
     """
@@ -320,6 +339,9 @@ class _Relay(threading.Thread):
         """
         super().__init__(name="sniffer relay", daemon=True)
         self._source = source
+        self.error: PackedError | None = None
+        self.taken = len(head)
+        """Bytes read so far."""
         self._poll = select.poll()
         self._poll.register(source, select.POLLIN)
         self._poll.register(stop, select.POLLIN)
@@ -330,20 +352,40 @@ class _Relay(threading.Thread):
         self.path = f"/dev/fd/{self._reader}"
         """Where libpcap finds our pipe."""
         self._ended = False
-        begun = bytearray(head)
-        while not self._ended and not _has_file_header(begun) and len(begun) < MOST_HEAD:
-            begun += self._read()
+        self._read: Callable[[], bytes] = self._read_source
+        try:
+            begun = self._read_head(head)
+        except BaseException:
+            os.close(self._writer)
+            self.close()
+            raise
         self.wide = begun.startswith(PCAPNG)
         """Whether stamps have 64 bits."""
         os.write(self._writer, begun)
         if self._ended:
             os.close(self._writer)
 
-    def _read(self) -> bytes:
+    def _read_head(self, start: bytes) -> bytearray:
+        """Reads up to the end of the file header, which begins with `start`, and chooses how the rest is read."""
+        while len(start) < 4 and (data := self._read_source()):
+            start += data
+        if is_packed(start):
+            self._read = unpacked(self._read_source, start)
+            start = b""
+        head = bytearray(start)
+        while not _has_file_header(head) and len(head) < MOST_HEAD:
+            data = self._read()
+            if not data:
+                self._ended = True
+                break
+            head += data
+        return head
+
+    def _read_source(self) -> bytes:
         """Waits for bytes of the pipe. Returns none at its end and after the stop."""
         self._poll.poll()
         data = b"" if self._stop_signal.is_set() else os.read(self._source, PIPE_READ)
-        self._ended = not data
+        self.taken += len(data)
         return data
 
     def run(self) -> None:
@@ -357,6 +399,9 @@ class _Relay(threading.Thread):
                     view = view[os.write(self._writer, view) :]
         except OSError:  # the reader has closed its end
             pass
+        except PackedError as error:
+            if not self._stop_signal.is_set():
+                self.error = error
         finally:
             os.close(self._writer)
 
