@@ -29,6 +29,7 @@ from sniffer_core.tcp.table cimport (
     CREATED, MODE_CLOSED, OWN_MAX, RECENT, STAGE, Flow, Own, Table, leave, used)
 
 from sniffer_core.base.counters import NAMES
+from sniffer_core.record.recorded import Recorded, connection_hash  # no-cython-lint: for others
 from sniffer_core.record.raw import Lines, RawMessage, coded, weights  # no-cython-lint: for others
 
 COUNTERS = NAMES

@@ -58,6 +58,7 @@ LAYERS = [
     "record.shorten",
     "record.line",
     "record.raw",
+    "record.recorded",
     "core",
     "testing",
 ]

@@ -20,6 +20,7 @@ cdef class Rules:
     cdef object decode          # see Decode in core.pyi; or None
     cdef Py_ssize_t max_body    # bytes
     cdef bytes placement        # JSON, with a comma before it; or empty
+    cdef tuple placed           # what a record that was read back says of its placement; or None
     cdef uint32_t carry_count
 
 cdef class RawMessage:
@@ -40,6 +41,9 @@ cdef class RawMessage:
     cdef bint full              # True: the decoded body is longer than max_body
     cdef bint broken            # True: a coding was broken, or ended early
     cdef tuple made             # the value of `content`, once it was read; or None
+    cdef int64_t hidden         # values of the body that were redacted before it was read back; or REDACTED_ALL
+    cdef bint bodiless          # True: it was read back without the body that it once had
+    cdef bint shortened         # True: values of the head were cut before it was read back
     cdef public object message  # see core.pyi
     cdef int64_t latency(self)
     cdef int64_t duration(self)
@@ -62,6 +66,9 @@ cdef class Lines:
     cdef size_t most            # most bytes of a line; 0: no limit
     cdef Buffer out
     cdef RecordView views[VIEWS]
+
+cdef void note_body(RawMessage raw, const Message* message) noexcept nogil
+    # Sets what the head says of the body: whether it is coded, and how it is searched.
 
 cdef RawMessage build_message(Message* message, Pool* pool, Rules rules)
     # Makes the object, which owns the message from now on; the pool no longer counts it. MemoryError: no memory.

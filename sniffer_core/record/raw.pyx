@@ -31,6 +31,7 @@ from sniffer_core.record.redact cimport LINK, SECRET, TARGET, URL, Redaction, fr
 from sniffer_core.record.writer cimport Buffer, Span, begin, put, put_dict, put_span, put_str, written
 
 from sniffer_core.base.marks import ANOMALIES, INCOMPLETE
+from sniffer_core.record.redact import ends_in_mark, is_mark
 
 cdef extern from "Python.h":
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
@@ -42,6 +43,7 @@ cdef enum:
     NAMES = 1024        # slots of the cache of header names
     NAME_MAX = 48       # longer names are not cached
     FREE_FROM = 8192    # bytes of a body from which on its search gives up the GIL
+    MARK_MAX = 80       # most bytes of a mark
     RECORD_FIXED = 600  # estimated bytes of a record without the texts of its message
 
 cdef struct Name:
@@ -158,9 +160,10 @@ cdef class Rules:
 
     def __cinit__(
             self, *, redact_headers, redact_query, redact_body, bytes redact_key, placement, decode, max_body,
-            carry_count):
+            carry_count, bint again=False, tuple placed=None):
         cdef Buffer out
-        self.redaction = Redaction(redact_headers, redact_query, redact_key)
+        self.redaction = Redaction(redact_headers, redact_query, redact_key, again)
+        self.placed = placed
         self.key_names = list_keys(redact_body, &self.keys)
         self.decode = decode
         self.max_body = max_body
@@ -346,7 +349,8 @@ cdef class RawMessage:
     cdef bytes hide(self, const uint8_t* body, size_t size, int64_t* redacted):
         """Redacts a body without its codings. Returns None if it stays as it is, which costs no copy.
 
-        `redacted` becomes the number of values, or REDACTED_ALL: then the body must not be shown.
+        `redacted` becomes the number of values, or REDACTED_ALL: then the body must not be shown. Where the body was
+        redacted before it was read back, the values of then count as well, and their marks not again.
         """
         cdef Search search
         cdef Value value
@@ -354,8 +358,8 @@ cdef class RawMessage:
         cdef const Field* type = NULL
         cdef const Field* field
         cdef uint32_t i
-        redacted[0] = 0
-        if self.shape == SHAPE_NONE or size == 0:
+        redacted[0] = self.hidden
+        if self.shape == SHAPE_NONE or size == 0 or redacted[0] == REDACTED_ALL:
             return None
         if self.closed and self.shape >= SHAPE_FORM:
             redacted[0] = REDACTED_ALL
@@ -387,15 +391,23 @@ cdef class RawMessage:
         cdef list parts = []
         cdef size_t shown = 0
         cdef bytes mark = b"[REDACTED]"
+        cdef bytes secret = None
         while found == VALUE:
             parts.append(PyBytes_FromStringAndSize(<char*>body + shown, <Py_ssize_t>(value.at - shown)))
-            if redaction.key is not None:
-                mark = redaction.mark_bytes(
+            if redaction.key is not None or redaction.again:
+                secret = (
                     unescaped(body + value.at, value.end - value.at) if value.json
                     else PyBytes_FromStringAndSize(<char*>body + value.at, <Py_ssize_t>(value.end - value.at)))
+            if redaction.again and value.at == value.end and ends_in_mark(parts[-1][-MARK_MAX:]) is not None:
+                shown = value.end       # the mark of a part that was cut within its head stands there already
+                found = next_value(search, value)
+                continue
+            if redaction.key is not None:
+                mark = redaction.mark_bytes(secret)
             parts.append(b'"%s"' % mark if value.json else mark)
             shown = value.end
-            redacted[0] += 1
+            if not redaction.again or is_mark(secret) is None:
+                redacted[0] += 1
             found = next_value(search, value)
         if found == FAILED:
             redacted[0] = REDACTED_ALL
@@ -414,8 +426,9 @@ cdef class RawMessage:
         self.decode()
         body = self.plain if self.plain is not None else self.body
         hidden = self.hide(<const uint8_t*>PyBytes_AS_STRING(body), <size_t>PyBytes_GET_SIZE(body), &redacted)
-        if redacted == REDACTED_ALL or (not body and self.removed is None):
-            self.made = (None, None, self.truncated(), self.removed, "all" if redacted else None)
+        if redacted == REDACTED_ALL or self.bodiless or (not body and self.removed is None):
+            self.made = (None, None, self.truncated(), self.removed,
+                         "all" if redacted == REDACTED_ALL else redacted or None)
             return self.made
         if hidden is not None:
             body = hidden
@@ -482,6 +495,14 @@ cdef class RawMessage:
     @property
     def pushed(self):
         return self.source.http2 != NULL and self.source.http2.pushed
+
+    @property
+    def headers_truncated(self):
+        return self.shortened
+
+    @property
+    def placed(self):
+        return self.rules.placed
 
     @property
     def proxied(self):
@@ -568,6 +589,7 @@ cdef class RawMessage:
         span(&view.placement, self.rules.placement)
         if self.behind is not None:
             span(&view.proxied, <bytes>self.behind[2])
+        view.shortened = self.shortened
         view.id = PyUnicode_AsUTF8AndSize(self.connection_id, NULL)
         if exchange.target.size and self.rules.redaction.key is not None:
             path = self.path
@@ -591,13 +613,13 @@ cdef class RawMessage:
             view.body = <const uint8_t*>PyBytes_AS_STRING(self.plain)
             view.body_size = <size_t>PyBytes_GET_SIZE(self.plain)
             view.removed.data = PyUnicode_AsUTF8AndSize(self.removed, &view.removed.size)
-        if self.shape != SHAPE_NONE:
+        if self.shape != SHAPE_NONE or self.hidden:
             hidden = self.hide(view.body, view.body_size, &view.redacted)
             if hidden is not None:
                 kept.append(hidden)
                 view.body = <const uint8_t*>PyBytes_AS_STRING(hidden)
                 view.body_size = <size_t>PyBytes_GET_SIZE(hidden)
-        if view.redacted != REDACTED_ALL and (view.body_size or view.removed.size):
+        if view.redacted != REDACTED_ALL and (view.body_size or view.removed.size) and not self.bodiless:
             view.form = BODY_RAW
         return 0
 
@@ -653,7 +675,6 @@ cdef bytes json_of(dict fields, list kept):
 
 
 cdef void note_body(RawMessage raw, const Message* message) noexcept nogil:
-    """Sets what the head says of the body: whether it is coded, and how it is searched."""
     cdef const Field* field
     cdef uint8_t shape
     cdef uint32_t i
