@@ -322,17 +322,9 @@ class Sniffer:
     def _make_table(self, linktype: int) -> FlowTable | RecordTable:
         """The table for what a source gives: packets, or records. ValueError where there is none for it."""
         config = self.config
-        of_both: dict[str, Any] = {
-            "sample_rate": config.sample_rate,
-            "max_body": config.max_body_size,
-            "carry": CARRY if self._leaves_out is not None else (),
-            "redact_headers": config.redact_headers,
-            "redact_query": config.redact_query,
-            "redact_body": config.redact_body,
-            "redact_key": config.redact_key,
-            "placement": (config.pod_name, config.namespace, config.node_name),
-            "decode": decode if config.decode_bodies else None,
-        }
+        of_both = config.of_tables()
+        of_both["carry"] = CARRY if self._leaves_out is not None else ()
+        of_both["decode"] = decode if config.decode_bodies else None
         if linktype == RECORDS:
             from sniffer.capture import recorded
 
