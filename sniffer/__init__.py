@@ -10,7 +10,8 @@ The names are loaded when they are first used: `python -m sniffer` runs this fil
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+
+TYPE_CHECKING = False  # without `typing`, which takes longer to import than all else before the signal handlers
 
 if TYPE_CHECKING:
     from sniffer.config import SnifferConfig

@@ -297,9 +297,7 @@ def _traffic(config: SnifferConfig, name: str, seen: Seen, seconds: float) -> It
             " or name another interface (any is all of them; behind a service mesh the plain text is on lo)",
         )
     elif not seen.messages:
-        yield Finding(
-            "no", "traffic", f"{_packets(packets)} on {name} ({link}) in {seconds:g} s, but no HTTP/1.x message"
-        )
+        yield Finding("no", "traffic", f"{_packets(packets)} on {name} ({link}) in {seconds:g} s, but no HTTP message")
     else:
         yield Finding(
             "ok", "traffic", f"{seen.messages:,} messages in {_packets(packets)} on {name} ({link}) in {seconds:g} s"
@@ -323,7 +321,7 @@ def _protocols(seen: Seen) -> Iterator[Finding]:
     says = {
         "tls": "speaks TLS, which cannot be read: capture where the plain text is, behind what ends TLS",
         "http2": "speaks HTTP/2, which is not read",
-        "other-protocol": "speaks something other than HTTP/1.x",
+        "other-protocol": "speaks something other than HTTP",
         "undecided": "has connections on which neither side spoke a start line",
     }
     for (kind, port), count in sorted(kinds.items()):

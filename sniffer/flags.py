@@ -40,6 +40,7 @@ class FlagParser(argparse.ArgumentParser):
         )
         self._flags: list[str] = []
         self._bare: dict[str, str] = {}
+        self._again: dict[str, str] = {}
         self._words, self._is_word = words, is_word
         for name in groups:
             group = self.add_argument_group(name)
@@ -47,6 +48,8 @@ class FlagParser(argparse.ArgumentParser):
                 if option.group == name and option.flag:
                     self._flags.append(option.flag)
                     flags = [flag for flag in (option.short, option.flag) if flag]
+                    if option.again:
+                        self._again[option.keyword] = option.again
                     self._bare |= {flag: option.bare for flag in flags if option.bare is not None}
                     described: dict[str, Any] = {"dest": option.keyword, "help": _describe(option).replace("%", "%%")}
                     if option.repeats:
@@ -70,6 +73,7 @@ class FlagParser(argparse.ArgumentParser):
             for keyword, text in vars(found).items()
         }
         texts = {keyword: text for keyword, text in given.items() if text.strip()}
+        texts |= {keyword: "2" for keyword, again in self._again.items() if texts.get(keyword) == again}
         problems = [
             Problem(keyword, f"{keyword} needs a value behind its flag")
             for keyword, text in texts.items()

@@ -123,7 +123,7 @@ def _request(request: HttpMessage | None, message: HttpMessage) -> dict[str, Any
     made: dict[str, Any] = {
         "method": message.method or "",
         "url": _url(message),
-        "httpVersion": f"HTTP/{message.http_version}",
+        "httpVersion": _version(message),
         "cookies": [] if request is None else _cookies(request.headers.get("cookie")),
         "headers": [] if request is None else _list(request.headers),
         "queryString": _query((message.path or "").partition("?")[2]),
@@ -138,6 +138,10 @@ def _request(request: HttpMessage | None, message: HttpMessage) -> dict[str, Any
             made["postData"] |= {"_encoding": request.body_encoding, "comment": "the text is base64"}
     _add_oddities(request, made)
     return made
+
+
+def _version(message: HttpMessage) -> str:
+    return "HTTP/2.0" if message.http_version == "2" else f"HTTP/{message.http_version}"
 
 
 def _query(query: str) -> list[dict[str, str]]:
@@ -166,7 +170,7 @@ def _response(response: HttpMessage | None, missing: str) -> dict[str, Any]:
     made: dict[str, Any] = {
         "status": response.status_code or 0,
         "statusText": response.reason or "",
-        "httpVersion": f"HTTP/{response.http_version}",
+        "httpVersion": _version(response),
         "cookies": _cookies(response.headers.get("set-cookie")),
         "headers": _list(response.headers),
         "content": _content(response),
@@ -212,10 +216,24 @@ def _add_oddities(message: HttpMessage, made: dict[str, Any]) -> None:
         made["_resynced"] = True
     if message.anomalies:
         made["_anomalies"] = list(message.anomalies)
+    if message.stream_id is not None:
+        _add_http2(message, made)
     if message.informational:
         made["_informational"] = list(message.informational)
     if message.trailers:
         made["_trailers"] = _list(message.trailers)
+
+
+def _add_http2(message: HttpMessage, made: dict[str, Any]) -> None:
+    made["_streamId"] = message.stream_id
+    if message.headers_unknown is not None:
+        made["_headersUnknown"] = message.headers_unknown
+    if message.route_id is not None:
+        made["_routeId"] = message.route_id
+    if message.reset is not None:
+        made["_reset"] = message.reset
+    if message.pushed:
+        made["_pushed"] = True
 
 
 def _list(fields: FieldValues) -> list[dict[str, str]]:

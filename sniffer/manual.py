@@ -3,7 +3,7 @@
 from typing import Final
 
 DESCRIPTION: Final = """\
-Captures HTTP/1.x between other programs, passively, and writes each request and response as one JSON object.
+Captures HTTP between other programs, passively, and writes each request and response as one JSON object.
 """
 EPILOG: Final = """\
 examples:

@@ -15,7 +15,7 @@ import select
 import stat
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Final, Generic, Self, TypeVar, dataclass_transform, overload
+from typing import Any, ClassVar, Final, Generic, ParamSpec, Protocol, Self, TypeVar, dataclass_transform, overload
 
 from sniffer.errors import Problem, ValidationError
 
@@ -64,6 +64,7 @@ class Option(Generic[Given, Value]):
     short     one more flag, of one letter: `-p`
     shown     the default in words, where its repr would say less
     bare      the text that a flag without a value stands for; None: the flag needs a value
+    again     what argparse gives as the value of the short flag when its letter is doubled (`-vv`): it stands for 2
     repeats   the flag may stand several times, each with several values; its text is all values, separated by NULs
     secret    the text of its variable never appears in the log
     is_read   a rule reads the file that it names, so its value can be checked only where it will be used
@@ -89,6 +90,7 @@ class Option(Generic[Given, Value]):
         shown: str | None = None,
         is_switch: bool = False,
         bare: str | None = None,
+        again: str = "",
         repeats: bool = False,
         secret: bool = False,
         is_read: bool = False,
@@ -109,6 +111,7 @@ class Option(Generic[Given, Value]):
         self.shown = shown
         self.is_switch = is_switch
         self.bare = bare
+        self.again = again
         self.repeats = repeats
         self.secret = secret
         self.is_read = is_read
@@ -471,3 +474,26 @@ def likely(word: str, known: Iterable[str]) -> str:
     if not meant:
         meant = begun[0] if len(begun) == 1 else next(iter(get_close_matches(bare, names, n=1, cutoff=LIKE)), "")
     return f"; did you mean {names[meant]}?" if meant in names else ""
+
+
+Keywords = ParamSpec("Keywords")
+Config_contra = TypeVar("Config_contra", contravariant=True)
+Made_co = TypeVar("Made_co", covariant=True)
+Config = TypeVar("Config")
+Made = TypeVar("Made")
+
+
+class MadeOf(Protocol[Keywords, Config_contra, Made_co]):
+    """What is called with a configuration, or with its keywords."""
+
+    @overload
+    def __call__(self, config: Config_contra) -> Made_co: ...
+    @overload
+    def __call__(self, *args: Keywords.args, **options: Keywords.kwargs) -> Made_co: ...
+
+
+def keywords_of(
+    _options: Callable[Keywords, Config],
+) -> Callable[[Callable[..., Made]], MadeOf[Keywords, Config, Made]]:
+    """Gives a function the keywords of a class of options, for type checkers alone: they find misspelt ones."""
+    return lambda function: function

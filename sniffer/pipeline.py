@@ -4,6 +4,8 @@
 
 One task (`_run`) runs from the opened capture to the last log line: it pumps until the capture has ended, drains the
 lanes and closes them. `stop()` signals the capture to end, sets the deadline, and waits for that task.
+
+Longer than most: start, pump and end share the state of one run.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from sniffer.delivery.threads import CallThread
 from sniffer.errors import CaptureError, SnifferError, ValidationError
 from sniffer.filters import CARRY, Filter, make_filter
 from sniffer.ledger import RENAMED_GAUGES, Ledger, Snapshot
+from sniffer.options import keywords_of
 from sniffer.outputs import Context, Place
 from sniffer.outputs.iterator import IteratorSink
 from sniffer.record.codings import decode, decoder_bytes
@@ -59,6 +62,8 @@ LOOK_SECONDS: Final = 0.01
 """While it waits it checks this often whether it may go on waiting."""
 GIVING_SLICE: Final = 128
 """Messages for which Python objects are made at a time, where only lanes that give way want them."""
+JUDGED: Final = 16
+"""Messages that are judged by their bodies at a time: a pattern takes some milliseconds for a body of 64 KiB."""
 THREAD_END_SECONDS: Final = 1.0
 """A capture thread that has not ended this long after the capture's end is abandoned."""
 NOT_LOST: Final = ("dropped_closed", "dropped_yielded")
@@ -74,6 +79,7 @@ HELD_FOR: Final[Mapping[type[SnifferError], str]] = {
 State = Literal["new", "starting", "running", "ending", "held", "stopped"]
 
 
+@keywords_of(SnifferConfig)
 def create_sniffer(config: SnifferConfig | None = None, **options: Any) -> Sniffer:
     """A Sniffer from a SnifferConfig, or from the keywords of one.
 
@@ -291,8 +297,9 @@ class Sniffer:
 
     @property
     def where(self) -> str:
-        """The interface, or the file."""
-        return self._capture.source.name
+        """The interface, or the file; of several files the first, and how many more there are."""
+        more = len(self.config.read) - 1
+        return self._capture.source.name if more < 1 else f"{self.config.read[0]} and {more} more"
 
     def progress(self) -> tuple[int, int] | None:
         """Bytes of the files that are read, and their size; None for an interface or a pipe."""
@@ -326,9 +333,9 @@ class Sniffer:
         of_both["carry"] = CARRY if self._leaves_out is not None else ()
         of_both["decode"] = decode if config.decode_bodies else None
         if linktype == RECORDS:
-            from sniffer.capture import recorded
+            from sniffer.capture.recorded import make_table
 
-            return recorded.make_table(**of_both)
+            return make_table(**of_both)
         from sniffer_core.core import FlowTable
 
         if not config.ports:
@@ -514,13 +521,18 @@ class Sniffer:
 
     async def _put(self, judge: Judge, raws: list[RawMessage]) -> None:
         """Lets messages be judged, with their bodies decoded where that tells."""
+        if not judge.needs_content:
+            judge.put(raws)
+            return
         while raws:
-            part = raws
+            part = raws[:JUDGED]
             try:
-                if judge.needs_content:
-                    part, _ = await self._part(raws, weigh(raws))
-            finally:
-                judge.put(part)
+                part, _ = await self._part(part, weigh(part))
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                judge.put(raws)
+                raise
+            judge.put(part)
             raws = raws[len(part) :]
 
     async def _deliver(self, raws: list[RawMessage], size: int | None = None) -> None:
@@ -693,9 +705,10 @@ class Sniffer:
             sink.error = error
         if self._decoder is not None:
             self._decoder.end()
-        for failure in await asyncio.gather(*(lane.close() for lane in self._lanes), return_exceptions=True):
+        failures = await asyncio.gather(*(lane.close() for lane in self._lanes), return_exceptions=True)
+        for lane, failure in zip(self._lanes, failures, strict=True):
             if failure is not None:
-                log.error("an output does not close", exc_info=failure)
+                log.error("an output does not close", exc_info=failure, extra={"fields": {"sink": lane.name}})
                 if error is None:
                     self._failure = failure
         if self._state not in ("new", "starting"):

@@ -14,8 +14,8 @@ log = logging.getLogger("sniffer")
 
 EVENTS: Final = {
     "tls": (logging.INFO, "TLS on a captured port: its messages cannot be read; capture where the plain text is"),
-    "http2": (logging.INFO, "HTTP/2 on a captured port: its messages are not read"),
-    "other-protocol": (logging.INFO, "a captured port speaks something other than HTTP/1.x"),
+    "http2": (logging.INFO, "HTTP/2 on a captured port, recognised too late to be read"),
+    "other-protocol": (logging.INFO, "a captured port speaks something other than HTTP"),
     "undecided": (logging.INFO, "a connection was given up: neither side spoke a start line"),
     "tunnel": (logging.INFO, "a connection became a tunnel (101, or a 2xx to CONNECT): the rest of it is not read"),
     "snapped": (logging.WARNING, "packets longer than the snapshot length were cut: bytes of messages are missing"),
@@ -119,7 +119,7 @@ class Watch:
         if now["messages_request"] + now["messages_response"]:
             return
         log.warning(
-            "nothing seen for 30 s: check the interface, the ports, and whether the traffic is plain HTTP/1.x"
+            "nothing seen for 30 s: check the interface, the ports, and whether the traffic is plain HTTP"
             " (behind a service mesh the plain text is on lo)",
             extra={
                 "fields": {

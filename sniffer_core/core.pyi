@@ -71,7 +71,7 @@ class RawMessage:
     def exchange(self) -> int:
         """Number of the exchange within its connection."""
     @property
-    def http_version(self) -> Literal["1.0", "1.1"]: ...
+    def http_version(self) -> Literal["1.0", "1.1", "2"]: ...
     @property
     def method(self) -> str | None:
         """The request's method. `method`, `path` and `carried` of a response are None if its request was not seen."""
@@ -80,10 +80,10 @@ class RawMessage:
         """The request target as sent, without user info and with the redacted parameters replaced."""
     @property
     def status_code(self) -> int | None:
-        """None for a request."""
+        """None for a request, and where HTTP/2 does not tell it."""
     @property
     def reason(self) -> str | None:
-        """The reason phrase; None for a request."""
+        """The reason phrase; None for a request, and in HTTP/2."""
     @property
     def informational(self) -> tuple[int, ...]:
         """Status codes of the interim responses (1xx) that came before this response."""
@@ -153,6 +153,22 @@ class RawMessage:
     @property
     def proxied(self) -> tuple[tuple[str, int], tuple[str, int]] | None:
         """(source, destination) as the connection's PROXY protocol header names them; None if it names none."""
+
+    @property
+    def stream_id(self) -> int | None:
+        """The stream of HTTP/2 (RFC 9113 section 5.1.1); None in HTTP/1."""
+    @property
+    def headers_unknown(self) -> int | None:
+        """Fields that are left out because their name or value is not known; None if there are none."""
+    @property
+    def route_id(self) -> str | None:
+        """Stands for the path if it is not known; requests of a connection with the same unknown path have the same."""
+    @property
+    def reset(self) -> str | None:
+        """The name of the error code with which RST_STREAM ended the message (RFC 9113 section 7)."""
+    @property
+    def pushed(self) -> bool:
+        """True if the server has promised the request (RFC 9113 section 8.4)."""
 
     @property
     def carried(self) -> tuple[str | None, ...] | None:

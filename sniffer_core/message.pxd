@@ -24,6 +24,7 @@ cdef struct Field:          # a header or trailer field
 cdef struct Fields:         # the trailers: one block of `size` bytes holds this struct, Field[count] and the text
     size_t size
     uint32_t count
+    const uint8_t* never    # as in Message
 
 cdef inline Field* fields_of(const Fields* fields) noexcept nogil:
     return <Field*>(<uint8_t*>fields + sizeof(Fields))
@@ -35,6 +36,9 @@ cdef inline uint8_t* text_of(const Fields* fields) noexcept nogil:
 cdef enum:
     CARRY_MAX = 4
     INFORMATIONAL_MAX = 16
+
+cdef enum:
+    HTTP_2 = 2              # Message.minor of HTTP/2
 
 cdef struct Exchange:
     # A request and what its responses show of it. One block of `size` bytes: the protocol's struct, which begins with
@@ -55,7 +59,16 @@ cdef struct Exchange:
     uint8_t carried_present  # bit i: carried[i] is valid
     uint8_t known           # True: the request was seen, so stamp, method, target and carried are valid
     uint8_t traced          # `trace` is valid
+    uint8_t path_secret     # True: the sender holds the target for a secret, so nothing of its query is shown
+    Text route              # HTTP/2: stands for a target that is not known; else empty
     uint8_t trace[48]       # trace id and parent id, 32 and 16 hex digits
+
+cdef struct Http2:          # what only a message of HTTP/2 has
+    uint32_t stream_id
+    uint32_t unknown        # fields that are left out because their name or value is not known
+    uint32_t reset          # the error code of RST_STREAM
+    bint is_reset           # `reset` is valid
+    bint pushed             # True: the server has promised the request
 
 cdef struct Message:
     # One block of `size` bytes: the protocol's struct, which begins with this one, Field[count], the text of the head.
@@ -66,12 +79,12 @@ cdef struct Message:
     uint32_t text_size
 
     uint8_t kind            # Kind
-    uint8_t minor           # of the HTTP version: HTTP/1.minor
+    uint8_t minor           # of the HTTP version: HTTP/1.minor, or HTTP_2
     uint8_t incomplete      # marks.Incomplete
     bint resynced           # True: the first message of its direction after an unknown number of bytes was lost
     bint truncated          # True: bytes of the body that were seen are not kept, because of a limit
     bint end_lost           # True: bytes are missing directly after the last one read
-    uint16_t status         # of a response
+    uint16_t status         # of a response; 0: not known
     uint32_t anomalies      # marks.Anomaly bits
     Text method             # of a request
     Text target             # of a request, as sent
@@ -88,6 +101,8 @@ cdef struct Message:
     size_t body_space       # bytes of the block
     Fields* trailers        # or NULL
 
+    Http2* http2            # into the block; NULL: HTTP/1
+    const uint8_t* never    # a byte for each field, 1: its sender holds it for a secret. Into the block; NULL: none is
     Exchange* exchange      # NULL until it is paired
     Message* next           # in the list that holds it
 

@@ -54,6 +54,11 @@ class Raw:
     duration_us: int | None = None
     authority: str | None = None
     proxied: tuple[tuple[str, int], tuple[str, int]] | None = None
+    stream_id: int | None = None
+    headers_unknown: int | None = None
+    route_id: str | None = None
+    reset: str | None = None
+    pushed: bool = False
     weight: int = 1000
 
 

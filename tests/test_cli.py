@@ -119,6 +119,16 @@ def test_short_flags() -> None:
     assert problems("-p", "--stdout").keys() == {"ports"}
 
 
+@pytest.mark.parametrize(
+    ("flags", "value"),
+    [(["-v"], 1), (["-vv"], 2), (["--verbose"], 1), (["-v", "2"], 2), (["-v", "x.pcap"], 1), ([], 0)],
+)
+def test_verbose(flags: list[str], value: int) -> None:
+    """Once is heads, twice is bodies."""
+    assert configure(*flags, "-p", "80", "--stdout").verbose == value
+    assert problems("-vvv", "-p", "80", "--stdout").keys() == {"verbose"}
+
+
 def test_files_without_their_flag(tmp_path: Path) -> None:
     """A word that looks like a capture, or is a file, is read, also behind a flag that may stand alone."""
     plain = tmp_path / "plain"

@@ -84,6 +84,7 @@ VALID: dict[str, tuple[str, object]] = {
     "output_file_age_ms": ("1000", 1000),
     "output_file_keep": ("0", 0),
     "har": ("out.har", "out.har"),
+    "verbose": ("2", 2),
     "ui_address": ("8090", "127.0.0.1:8090"),
     "ui_remote": ("yes", True),
     "mcp": ("yes", True),
@@ -252,7 +253,7 @@ def test_har_must_not_replace_what_is_read() -> None:
     assert problems(read=["a.pcap", "b.pcap"], har="./b.pcap") == {"har": "har must not be a file that is read"}
 
 
-NO_VARIABLE = ("read", "stop_after", "har", "mcp", "on_http_message")
+NO_VARIABLE = ("read", "stop_after", "har", "mcp", "on_http_message", "verbose")
 
 
 def test_names_of_the_contract() -> None:
@@ -335,6 +336,7 @@ def test_defaults() -> None:
         "log_level": "info",
         "log_format": None,
         "on_http_message": None,
+        "verbose": 0,
     }
     assert config.warnings == ()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import json
 import subprocess
 import sys
@@ -113,8 +115,6 @@ async def test_both_expressions_together(tmp_path: Path) -> None:
 
 async def test_bodies_are_judged_decoded_and_redacted(tmp_path: Path) -> None:
     """An expression sees a body as the record shows it: without its coding, and without the secrets in it."""
-    import gzip
-
     body = gzip.compress(b'{"state": "open", "password": "abc"}')
     packed = ok(body, content_encoding="gzip", content_type="application/json")
     file = write(tmp_path / "file", connection([(get(), packed), (get(), ok())]))
@@ -253,3 +253,20 @@ def test_without_expressions_nothing_is_imported() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert run.stdout == "[]\n"
+
+
+async def test_the_loop_goes_on_while_bodies_are_judged(scripted: ScriptedSource) -> None:
+    """Patterns on large bodies are judged some messages at a time: other tasks have their turn in between."""
+    body = b"ab" * 20_000
+    packets = [
+        packet for number in range(60) for packet in connection([(get(), ok(body))], client_port=20_000 + number)
+    ]
+    scripted.say(packets)
+    sniffer = create_sniffer(ports=[8080], interface="x", where="body =~ '[ab].{60}c'", on_http_message=lambda _: None)
+    turns = 0
+    async with sniffer, asyncio.timeout(60):
+        while sniffer.ledger.snapshot()["messages_excluded_where"] < 120:
+            turns += sniffer.ledger.snapshot()["messages_excluded_where"] > 0
+            await asyncio.sleep(0)
+    assert turns > 2
+    assert sniffer.ledger.check() == []

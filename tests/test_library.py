@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import subprocess
 import sys
 import textwrap
@@ -24,6 +25,7 @@ from sniffer import (
     ValidationError,
     create_sniffer,
 )
+from sniffer.options import declared
 from tests.captures import connection, exchanges, write
 from tests.instrumented import inherited
 
@@ -157,7 +159,7 @@ async def test_create_sniffer_takes_a_configuration_or_keywords(file: str) -> No
 def test_create_sniffer_does_not_mix_them() -> None:
     """A configuration and keywords together are a mistake of the program."""
     with pytest.raises(TypeError):
-        create_sniffer(SnifferConfig(ports=[80]), ports=[81])
+        create_sniffer(SnifferConfig(ports=[80]), ports=[81])  # type: ignore[call-overload]
 
 
 def test_a_wrong_configuration_names_every_problem() -> None:
@@ -324,3 +326,25 @@ async def test_log_lines_go_to_the_standard_logger(file: str, caplog: pytest.Log
     ours = [record for record in caplog.records if record.name.split(".")[0] == "sniffer"]
     assert {"started", "stopped"} <= {record.getMessage() for record in ours}
     assert all(isinstance(getattr(record, "fields", {}), dict) for record in ours)
+
+
+@pytest.mark.slow
+def test_type_checkers_know_the_options(tmp_path: Path) -> None:
+    """mypy accepts every option of the sniffer, and finds a misspelt one and a wrong type."""
+    every = ", ".join(f"{keyword}=anything" for keyword in declared(SnifferConfig))
+    lines = [
+        "from typing import Any",
+        "from sniffer import Sniffer, SnifferConfig, create_sniffer",
+        "anything: Any = None",
+        f"every: Sniffer = create_sniffer({every})",
+        "made: Sniffer = create_sniffer(SnifferConfig(ports=[80]))",
+        "outside: Sniffer = create_sniffer(ports=[80], **anything)",
+        "create_sniffer(ports=[80], output_sdtout=True)",
+        "create_sniffer(ports=[80], output_stdout='yes')",
+    ]
+    (tmp_path / "snippet.py").write_text("\n".join(lines) + "\n")
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache")]
+    command += ["--follow-imports", "silent", str(tmp_path / "snippet.py")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    wrong = re.findall(r"^.*snippet\.py:(\d+): error", done.stdout, re.MULTILINE)
+    assert sorted({*map(int, wrong)}) == [7, 8], done.stdout

@@ -710,21 +710,19 @@ async def test_a_defect_in_the_pump_ends_the_run_with_it(file: str, monkeypatch:
 
 
 HELLO = b"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03" + bytes(200)
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9)
 
 
-@pytest.mark.parametrize(("name", "begins", "first"), [("tls", "TLS", HELLO), ("http2", "HTTP/2", PREFACE)])
 async def test_what_cannot_be_read_is_said_once_and_counted(
-    name: str, begins: str, first: bytes, scripted: ScriptedSource, caplog: pytest.LogCaptureFixture
+    scripted: ScriptedSource, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """TLS or HTTP/2 on a captured port: info once per process, debug once per connection, the count in the ledger."""
+    """TLS on a captured port: info once per process, debug once per connection, the count in the ledger."""
     caplog.set_level(logging.DEBUG, "sniffer")
     sniffer = create_sniffer(ports=[8080], interface="x", on_http_message=lambda _: None)
     async with sniffer:
         for port in (40001, 40002, 40003):
-            scripted.say(connection([(first, b"")], client_port=port))
-        await until(lambda: sniffer.ledger.snapshot()[f"flows_{name}"] == 3)
-    lines = [record for record in caplog.records if record.getMessage().startswith(f"{begins} on a captured port")]
+            scripted.say(connection([(HELLO, b"")], client_port=port))
+        await until(lambda: sniffer.ledger.snapshot()["flows_tls"] == 3)
+    lines = [record for record in caplog.records if record.getMessage().startswith("TLS on a captured port")]
     assert sorted(record.levelname for record in lines) == ["DEBUG", "DEBUG", "INFO"]
     assert {record.fields["destination"] for record in lines} == {  # type: ignore[attr-defined]
         f"{captures.CLIENT} port {port}" for port in (40001, 40002, 40003)
@@ -921,6 +919,7 @@ async def test_several_files(tmp_path: Path) -> None:
     assert ledger["packets_seen"] == sum(len(connection(exchanges(count))) for count in (3, 2))
     assert sniffer.ledger.check() == []
     assert ledger["flows_opened"] == 2
+    assert sniffer.where == f"{first} and 1 more"
     progress = sniffer.progress()
     assert progress is not None
     assert progress[0] == progress[1] == size_of(first) + size_of(second)

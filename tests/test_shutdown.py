@@ -25,7 +25,7 @@ import pytest
 from sniffer import signals
 from sniffer.config import SnifferConfig
 from tests.captures import connection, write
-from tests.daemon import DEMO, SECONDS, Daemon, exchanges, free_port, needs_capture, silent_server, web_server
+from tests.daemon import DEMO, ROOT, SECONDS, Daemon, exchanges, free_port, needs_capture, silent_server, web_server
 from tests.waiting import wait_until
 
 LIVE = ("--interface", "lo", "--stdout")
@@ -153,6 +153,15 @@ def test_stop_while_starting(delay_ms: int, number: signal.Signals) -> None:
         wait_until(lambda: has_handler(daemon), "a handler for SIGTERM", seconds=SECONDS, pause=0)
         time.sleep(delay_ms / 1000)  # a moment of the start, not a wait for something
         assert daemon.stop(number) == 0
+
+
+def test_little_comes_before_the_handlers() -> None:
+    """Nothing but what the handlers need is imported before them: until then a signal has Python's own effect."""
+    code = "import sys; before = {*sys.modules}; import sniffer.signals; print(*sorted({*sys.modules} - before))"
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = done.stdout.split()
+    assert {"sniffer", "sniffer.signals", "signal"} <= {*imported}
+    assert {"typing", "re", "contextlib", "logging", "asyncio"}.isdisjoint(imported)
 
 
 # Outputs that do not follow

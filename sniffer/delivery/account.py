@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -19,6 +20,8 @@ from sniffer.delivery.sink import Reason
 
 log = logging.getLogger("sniffer.sinks")
 
+MOST_KINDS: Final = 32
+"""Kinds of exceptions that are logged with their calls, for each lane."""
 LOG_SECONDS: Final = 1.0
 """The losses of a lane are logged at most this often, with counts."""
 
@@ -65,6 +68,7 @@ class Account:
         self._sink = sink
         self._losses: dict[str, int] = {}
         self._cause = ""
+        self._kinds: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def end(self, outcome: Outcome, count: int, cause: str = "") -> None:
@@ -84,6 +88,12 @@ class Account:
             self.counters.drop(reason, count)
             if reason != "closed":  # the lane says once that its sink is gone
                 self._lost(reason, count, cause)
+
+    def raised(self, kind: str, trail: Sequence[str]) -> None:
+        """Logs an exception of the sink, by type and place, with the calls that led there: once for each kind."""
+        if kind not in self._kinds and len(self._kinds) < MOST_KINDS:
+            self._kinds.add(kind)
+            log.error("an output raised", extra={"fields": {"sink": self._sink, "error": kind, "calls": list(trail)}})
 
     def flush(self) -> None:
         """Logs the losses that have not been logged yet."""

@@ -22,8 +22,9 @@ from typing import Final
 from sniffer.delivery.account import LOG_SECONDS, Account, LaneCounters
 from sniffer.delivery.queues import Batches, Queue, weigh
 from sniffer.delivery.retry import HALVES, PLACES, Again, GaveUp, Outage, Retries
-from sniffer.delivery.sink import Reason, Record, Rejected, Retry, Sink, SinkClosed, TooLarge, Undelivered, where
+from sniffer.delivery.sink import Reason, Record, Rejected, Retry, Sink, SinkClosed, TooLarge, Undelivered, trail, where
 from sniffer.delivery.sources import CUT_SECONDS, Flight, Memory, Source
+from sniffer.errors import SnifferError
 
 log = logging.getLogger("sniffer.sinks")
 
@@ -98,8 +99,11 @@ class Lane:
         self.max_bytes = self._source.room(share)
 
     async def open(self) -> None:
-        """Opens the sink and the source. Raises what they raise."""
-        await self.sink.open()
+        """Opens the sink and the source. Raises what they raise, but no exception that would end the loop."""
+        try:
+            await self.sink.open()
+        except (SystemExit, GeneratorExit) as error:
+            raise SnifferError(f"the output {self.name} cannot be opened: {where(error)}") from error
         await self._source.open()
 
     # Offers
@@ -215,7 +219,10 @@ class Lane:
         self._deadline = deadline if self._deadline is None else min(deadline, self._deadline)
         if first and self._outage is None:
             self._end_waits()
-        self.sink.drain(deadline)
+        try:
+            self.sink.drain(deadline)
+        except Exception as error:  # the stop goes on
+            self.account.raised(where(error), trail(error))
 
     async def drain(self, deadline: float | None = None) -> None:
         """Returns when every message is accounted for: at the latest at `deadline`, in `time.monotonic` seconds.
@@ -250,14 +257,22 @@ class Lane:
         for timer in self._timers.values():
             timer.cancel()
         await self._source.close()
-        closing = asyncio.ensure_future(self.sink.close())
+        closing = asyncio.create_task(self._close_sink())
         if (await asyncio.wait([closing], timeout=CLOSE_SECONDS))[1]:
             closing.cancel()
             log.warning("the output does not close in time", extra=self._named())
+        elif closing.cancelled():
+            raise SnifferError(f"the output {self.name} does not close: CancelledError")
         else:
             closing.result()
         self.account.flush()
         self._say_yielded()
+
+    async def _close_sink(self) -> None:
+        try:
+            await self.sink.close()
+        except (SystemExit, GeneratorExit) as error:  # in a task they would end the loop
+            raise SnifferError(f"the output {self.name} does not close: {where(error)}") from error
 
     def _forget(self, reason: Reason) -> None:
         """Drops the messages that wait in the source and are not kept by it."""
@@ -406,7 +421,10 @@ class Lane:
             flight.settle("rejected", answer.cause)
         except Undelivered as answer:
             self._settle_partly(flight, answer)
-        except Exception as error:  # a sink of somebody's own: whatever it raises, the lane goes on
+        except BaseException as error:  # a sink of somebody's own: whatever it raises, the lane goes on
+            if isinstance(error, KeyboardInterrupt) or (isinstance(error, asyncio.CancelledError) and _is_cancelled()):
+                raise
+            self.account.raised(where(error), trail(error))
             flight.settle("error", where(error))
         else:
             flight.settle("delivered")
@@ -416,6 +434,8 @@ class Lane:
 
     def _settle_partly(self, flight: Flight, answer: Undelivered) -> None:
         """Settles a part whose answer is final, and says how much of it was delivered all the same."""
+        if answer.trail:
+            self.account.raised(answer.cause, answer.trail)
         failed = answer.delivered + answer.failed
         flight.settle("delivered", last=answer.delivered)
         flight.settle("error", answer.cause, answer.delivered, failed)
@@ -478,3 +498,9 @@ class Lane:
         if outage.failures >= self._places:
             self._end_waits()
         outage.succeeded()
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody cancels this task, and no sink raises a CancelledError by itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 if TYPE_CHECKING:
     from sniffer.record.message import HttpMessage
+
+TRAIL: Final = 20
+"""Calls that are logged of an exception."""
 
 Reason = Literal["full", "yielded", "retries", "deadline", "closed", "error", "evicted"]
 """Why a lane drops a message: the lane was full, it gave way to other lanes, every try failed, the drain came to its
@@ -23,10 +26,12 @@ class Undelivered(Exception):
     """The batch was not delivered, or not all of it.
 
     Its first `delivered` messages were delivered; the next `failed` ended in errors; the rest ends for `reason`.
-    `cause` is a few words for the log. It must not hold any part of a message, nor a secret.
+    `cause` is a few words for the log. It must not hold any part of a message, nor a secret. `trail` is that of an
+    exception behind it, for the log too.
     """
 
     reason: Reason = "error"
+    trail: tuple[str, ...] = ()
 
     def __init__(self, cause: str = "", *, delivered: int = 0, failed: int = 0) -> None:
         super().__init__(cause)
@@ -145,3 +150,14 @@ def where(error: BaseException) -> str:
         return type(error).__name__
     code = trace.tb_frame.f_code
     return f"{type(error).__name__} at {PurePath(code.co_filename).name}:{trace.tb_lineno} in {code.co_name}"
+
+
+def trail(error: BaseException) -> tuple[str, ...]:
+    """The calls that led to an exception, the outermost first and the last TRAIL of them, without any value."""
+    calls: list[str] = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        calls.append(f"{PurePath(code.co_filename).name}:{trace.tb_lineno} in {code.co_name}")
+        trace = trace.tb_next
+    return tuple(calls[-TRAIL:])

@@ -1,4 +1,4 @@
 """Expressions over exchanges: `WHERE`, `KEEP` and the filter of the live view. docs/FILTERS.md has the language.
 
-Nothing of this package is imported where no expression is given.
+Nothing of this package is imported before an expression is given.
 """

@@ -110,6 +110,7 @@ _OF_RAW: Final[dict[str, Read]] = {
     "anomalies": lambda raw: raw.anomalies or None,
     "trailers": lambda raw: raw.trailers or None,
     "resynced": lambda raw: raw.resynced or None,
+    "pushed": lambda raw: raw.pushed or None,
     "headersTruncated": lambda raw: raw.headers_truncated or None,  # of what was read back alone
     "body": lambda raw: raw.content[0],
     "bodyEncoding": lambda raw: raw.content[1],

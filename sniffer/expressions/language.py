@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from sniffer.expressions.fields import ALIASES, KINDS, OF_CONTENT, Read
+from sniffer.expressions.fields import ALIASES, KINDS, OF_CONTENT, Read, of_json
 from sniffer.expressions.patterns import Pattern, PatternError
 
 MOST_CHARACTERS: Final = 4096
@@ -123,6 +123,23 @@ class Expression:
     def __call__(self, request: Any, response: Any) -> bool:
         """Whether it holds for an exchange; one of the messages may be None."""
         return self._value((request, response)) is True
+
+
+_MEANT: Final = re.compile(r"[!(\s]*(?:has\s*\(|(\w+)[\w.]*(?:\[[^\]]*\])?\s*(?:==|!=|<|>|=~))|.*\s(?:&&|\|\|)\s")
+_FIRST: Final = frozenset({name.partition(".")[0] for name in KINDS} | ALIASES.keys() | {"request", "response"})
+
+
+def is_meant(text: str) -> bool:
+    """Whether somebody who types `text` into a field that takes words as well means an expression, right or wrong.
+
+    A word alone never is one, and a text without blanks (`a==`) only if it begins with a field.
+    """
+    try:
+        Expression(text, of_json)
+    except ExpressionError:
+        found = _MEANT.match(text)
+        return found is not None and (found[1] in _FIRST or bool(re.search(r"\s|^!*has\(", text.strip())))
+    return not text.strip().isidentifier()
 
 
 class _Parser:

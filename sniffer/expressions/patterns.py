@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 MOST_CHARACTERS: Final = 512
 """Characters of a pattern."""
-MOST_POSITIONS: Final = 256
+MOST_POSITIONS: Final = 128
 """Characters that a pattern matches, with those that a count repeats: each step looks at no more."""
 MOST_DEPTH: Final = 16
 """Groups in groups."""
@@ -289,6 +289,7 @@ class Pattern:
             self._nothing = self._nothing or part.empty
         self._start = _State(following=once | self._always, found=everywhere, ends=self._nothing)
         self._states: dict[int, _State] = {}
+        self._masks: dict[str, int] = {}
         self._moves = 0
 
     def _build(self, node: _Node) -> _Part:
@@ -349,15 +350,15 @@ class Pattern:
 
     def _move(self, state: _State, char: str) -> _State:
         """The state behind a character; remembered."""
-        code = ord(char)
-        positions = 0
-        for position in _bits(state.next):
-            if any(low <= code <= high for low, high in self._ranges[position]):
-                positions |= 1 << position
         if self._moves >= MOST_MOVES:
             self._states.clear()
             self._start.moves.clear()
+            self._masks.clear()
             self._moves = 0
+        mask = self._masks.get(char)
+        if mask is None:
+            mask = self._masks[char] = self._mask(ord(char))
+        positions = state.next & mask
         following = self._states.get(positions)
         if following is None:
             after = self._always
@@ -369,6 +370,14 @@ class Pattern:
         state.moves[char] = following
         self._moves += 1
         return following
+
+    def _mask(self, code: int) -> int:
+        """The positions that match a character."""
+        mask = 0
+        for position, ranges in enumerate(self._ranges):
+            if any(low <= code <= high for low, high in ranges):
+                mask |= 1 << position
+        return mask
 
 
 def _bits(mask: int) -> list[int]:

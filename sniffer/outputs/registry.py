@@ -18,12 +18,13 @@ from sniffer.errors import Problem
 from sniffer.options import Option, Options, declared
 from sniffer.outputs import Output
 from sniffer.outputs.callback import Callback, CallbackOptions
+from sniffer.outputs.contained import Contained
 from sniffer.outputs.file import FileOptions, Files
 from sniffer.outputs.har import Har, HarOptions
 from sniffer.outputs.mcp import Mcp, McpOptions
 from sniffer.outputs.otlp import Otlp, OtlpOptions
 from sniffer.outputs.stdout import Stdout, StdoutOptions
-from sniffer.outputs.terminal import Terminal
+from sniffer.outputs.terminal import Terminal, TerminalOptions
 from sniffer.outputs.ui import Ui, UiOptions
 from sniffer.outputs.url import Url, UrlOptions
 
@@ -43,7 +44,15 @@ FLAGS_OF_THE_PROGRAM: Final = ("-h", "--help", "-V", "--version", "--list-interf
 
 
 class BuiltInOptions(
-    StdoutOptions, UrlOptions, OtlpOptions, FileOptions, HarOptions, UiOptions, McpOptions, CallbackOptions
+    StdoutOptions,
+    UrlOptions,
+    OtlpOptions,
+    FileOptions,
+    HarOptions,
+    UiOptions,
+    McpOptions,
+    CallbackOptions,
+    TerminalOptions,
 ):
     """The options of the outputs of this package."""
 
@@ -99,13 +108,15 @@ def load(points: Iterable[Any], config: type[Options]) -> FromOutside:
         try:
             output = _made(point.load())
             _check(output, [*BUILT_IN, *outputs], config, options)
-        except (Exception, SystemExit) as error:  # whatever somebody else's module does when it is imported
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever somebody else's module does when it is imported
             reason = str(error) if isinstance(error, _Unusable) else f"{type(error).__name__}: {error}"
             package = f" of {point.dist.name}" if point.dist is not None else ""
             text = f"output {point.name} ({point.value}{package}) cannot be used: {reason}"
             found.append(Problem(point.name, text))
         else:
-            outputs.append(output)
+            outputs.append(Contained(output))
             options |= output.options.options()
     return FromOutside(tuple(outputs), options, tuple(found))
 

@@ -52,9 +52,29 @@ class Proxied(msgspec.Struct, frozen=True):
 
 
 class Fields(dict[str, "str | tuple[str, ...]"]):
-    """Header or trailer fields of one message. Cannot be changed: every sink gets the same object."""
+    """Header or trailer fields of one message, by name in any case; the names that it lists are in lower case.
+
+    Cannot be changed: every sink gets the same object.
+    """
 
     __slots__ = ()
+
+    def __missing__(self, name: object) -> str | tuple[str, ...]:
+        """Looks for the name in lower case (RFC 9110 section 5.1). Raises KeyError with the name as it was given."""
+        lower = name.lower() if isinstance(name, str) else name
+        if not super().__contains__(lower):
+            raise KeyError(name)
+        return self[lower]  # type: ignore[index]
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and super().__contains__(name.lower()))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a field, else `default`."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise TypeError("the fields of a message cannot be changed; dict(fields) is a copy")
@@ -70,7 +90,7 @@ FieldValues = Mapping[str, str | tuple[str, ...]]
 
 
 class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", dict=True):
-    """One HTTP/1.x message: a request or a final response. Attributes that do not apply are None (or False)."""
+    """One HTTP message: a request or a final response. Attributes that do not apply are None (or False)."""
 
     schema: Annotated[Literal[1], Meta(description="Version of this record.")]
     receiver: Annotated[Endpoint, Meta(description="The server: the end whose port is one of the captured ports.")]
@@ -98,14 +118,14 @@ class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
         int,
         Meta(description="Number of the exchange within the connection; a request and its response share it.", ge=0),
     ]
-    http_version: Annotated[Literal["1.0", "1.1"], Meta(description="Of its start line.")]
+    http_version: Annotated[Literal["1.0", "1.1", "2"], Meta(description="Of HTTP.")]
     method: Annotated[str | None, Meta(description="Requests, and responses whose request was seen.")] = None
     path: Annotated[
         str | None,
         Meta(description="The request target as sent, query included, without user info, parameters redacted."),
     ] = None
     status_code: Annotated[int | None, Meta(description="Responses.")] = None
-    reason: Annotated[str | None, Meta(description="Responses.")] = None
+    reason: Annotated[str | None, Meta(description="Responses of HTTP/1.")] = None
     informational: Annotated[tuple[int, ...] | None, Meta(description="The 1xx that came before this response.")] = None
     latency_ms: Annotated[
         float | None, Meta(description="Last byte of the request to first byte of the response, milliseconds.")
@@ -123,7 +143,7 @@ class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
         Meta(description="Header values, or more of the head, were cut to fit a line (OUTPUT_STDOUT_MAX_LINE)."),
     ] = False
     body_decoded: Annotated[str | None, Meta(description="The content codings that were removed.")] = None
-    trailers: Annotated[FieldValues | None, Meta(description="Fields after a chunked body.")] = None
+    trailers: Annotated[FieldValues | None, Meta(description="Fields after the body.")] = None
     incomplete: Annotated[str | None, Meta(description="What cut a message that is not whole.")] = None
     missing_bytes: Annotated[Annotated[int, Meta(ge=0)] | None, Meta(description="Bytes known to be missing.")] = None
     resynced: Annotated[
@@ -156,6 +176,29 @@ class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
         Annotated[int, Meta(ge=1)] | Literal["all"] | None,
         Meta(description="Values of the body that were redacted; 'all': it could not be searched and is left out."),
     ] = None
+    stream_id: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="HTTP/2: the stream.")] = None
+    headers_unknown: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(
+            description="HTTP/2: fields that are left out because an earlier header block, which was not captured, has "
+            "their name or value.",
+        ),
+    ] = None
+    route_id: Annotated[
+        str | None,
+        Meta(
+            description="HTTP/2: stands for a path that is not known; the same for requests of one connection that "
+            "refer to the same earlier header block.",
+        ),
+    ] = None
+    reset: Annotated[
+        str | None, Meta(description="HTTP/2: the error code of the RST_STREAM that ended the message.")
+    ] = None
+    pushed: Annotated[bool, Meta(description="HTTP/2: the server has promised this request by itself.")] = False
+
+    def __hash__(self) -> int:
+        """Of what identifies the message (`idempotency_key`). Messages are equal where all of their fields are."""
+        return hash((self.connection_id, self.exchange, self.direction))
 
     def to_json(self) -> bytes:
         """This record as JSON, without a line end. Rendered once: every sink gets the same bytes."""
@@ -164,6 +207,21 @@ class HttpMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel
         if json is None:
             json = kept["json"] = _encode(self)
         return json
+
+    def to_dict(self) -> dict[str, Any]:
+        """This record as a dict of its own: what `to_json` gives, read. It may be changed."""
+        made: dict[str, Any] = msgspec.json.decode(self.to_json())
+        return made
+
+    @property
+    def time(self) -> datetime:
+        """`timestamp` as a datetime, UTC."""
+        return _EPOCH + self.timestamp_us * _MICROSECOND
+
+    @property
+    def end_time(self) -> datetime:
+        """`end_timestamp` as a datetime, UTC."""
+        return _EPOCH + self.end_timestamp_us * _MICROSECOND
 
     @property
     def timestamp_us(self) -> int:
@@ -234,6 +292,11 @@ def from_raw(raw: RawMessage, placement: Placement | None = None) -> HttpMessage
         raw.authority,
         None if raw.proxied is None else Proxied(*map(_endpoint, raw.proxied)),
         redacted,
+        raw.stream_id,
+        raw.headers_unknown,
+        raw.route_id,
+        raw.reset,
+        raw.pushed,
     )
     kept: dict[str, int] = message.__dict__
     kept["timestamp"] = start

@@ -81,7 +81,8 @@ cpdef enum Counter:
     FLOWS_SAMPLED_OUT
     FLOWS_OWN
     FLOWS_TLS
-    FLOWS_HTTP2
+    FLOWS_HTTP2                 # recognised by the HTTP/1 session, so that they are not read
+    FLOWS_HTTP2_READ
     FLOWS_OTHER_PROTOCOL
     FLOWS_UNDECIDED
     FLOWS_TUNNEL

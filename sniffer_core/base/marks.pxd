@@ -9,6 +9,7 @@ cdef enum Incomplete:       # why a message is not whole
     INCOMPLETE_STOPPED_ = 5
     INCOMPLETE_MALFORMED_ = 6
     INCOMPLETE_LIMIT_ = 7
+    INCOMPLETE_RESET_ = 8
 
 cdef enum Anomaly:          # bits of Message.anomalies
     BIT_TE_AND_CL = 1 << 0
@@ -29,7 +30,12 @@ cdef enum Anomaly:          # bits of Message.anomalies
     BIT_TE_IDENTITY = 1 << 15
     BIT_ODD_START_LINE = 1 << 16
     BIT_LAST_CRLF_MISSING = 1 << 17
+    BIT_PSEUDO_HEADER = 1 << 18
+    BIT_CONNECTION_FIELD = 1 << 19
+    BIT_BAD_FIELD = 1 << 20
+    BIT_LENGTH_MISMATCH = 1 << 21
+    BIT_STREAM_STATE = 1 << 22
 
 cdef enum:
-    INCOMPLETE_COUNT = 7
-    ANOMALY_COUNT = 18
+    INCOMPLETE_COUNT = 8
+    ANOMALY_COUNT = 23

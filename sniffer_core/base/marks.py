@@ -21,6 +21,7 @@ INCOMPLETE: Final[dict[str, str]] = {
     "malformed": "framing that cannot be read: an invalid length, a broken chunk, a bad line that may be a framing "
     "field, a start line among trailers",
     "limit": "a head or trailers beyond 64 KiB",
+    "reset": "RST_STREAM, which ends a stream of HTTP/2",
 }
 """`incomplete`: what cuts a message. Counted as `incomplete_<word>`."""
 
@@ -49,6 +50,13 @@ ANOMALIES: Final[dict[str, str]] = {
     "200` in text (read as 1.1)",
     "last-crlf-missing": "a chunked body without its last CRLF. The next message began in a segment of its own, and"
     " the other direction proves that it was a message",
+    "pseudo-header": "HTTP/2: a pseudo-header field that is missing, repeated, unknown or behind other fields (RFC 9113"
+    " §8.3). The first of a name is used",
+    "connection-field": "HTTP/2: a field of a connection, which HTTP/2 does not have (RFC 9113 §8.2.2), such as "
+    "`transfer-encoding`",
+    "bad-field": "HTTP/2: fields whose name or value is invalid (RFC 9113 §8.2.1). They are left out",
+    "length-mismatch": "HTTP/2: Content-Length differs from the size of the body (RFC 9113 §8.1.1)",
+    "stream-state": "HTTP/2: a frame that its stream's state does not allow, such as DATA behind END_STREAM",
 }
 """`anomalies`: what is odd about a message. Counted as `anomaly_<word>`."""
 

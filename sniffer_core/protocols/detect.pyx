@@ -11,6 +11,7 @@ from sniffer_core.protocol cimport (
     CLIENT, RECOGNISED_CLIENT, RECOGNISED_MORE, RECOGNISED_SERVER, SERVER, Context, Detector, Protocol, Recognised,
     Session, Side)
 from sniffer_core.protocols.http1.session cimport http1_open, http1_recognise
+from sniffer_core.protocols.http2.session cimport http2_joins, http2_open, http2_recognise
 from sniffer_core.protocols.ignored cimport ignored_open
 from sniffer_core.protocols.proxy cimport PROXY_MORE, PROXY_MOST, PROXY_NONE, proxy_parse
 from sniffer_core.protocols.signature cimport PROTOCOL_HTTP2, PROTOCOL_TLS, Spoken, signature
@@ -76,6 +77,11 @@ cdef bint may_be_registered(const uint8_t* data, int64_t size) noexcept nogil:
     return False
 
 
+cdef bint begins_preface(const Stream* stream, const uint8_t* data, int64_t size) noexcept nogil:
+    """Whether these bytes of the client are a part of HTTP/2's preface, which may come in several segments."""
+    return stream.from_start and size > 0 and http2_recognise(data, size) == RECOGNISED_MORE
+
+
 cdef const uint8_t* front_of(const Stream* stream, const Run* run, uint8_t* bytes, int64_t* size) noexcept nogil:
     """Returns the next bytes of a stream, at most PEEK: a copy in `bytes` if they are held, else those of `run`."""
     if stream_front(stream) != NULL and stream_front(stream).offset == stream.next:
@@ -94,7 +100,7 @@ cdef int64_t preamble(Context* context, Conn* conn, const Stream* stream, const 
     if size == PROXY_MORE:
         return -1
     if size == PROXY_NONE:
-        return -1 if may_be_registered(data, available) else 0
+        return -1 if may_be_registered(data, available) or begins_preface(stream, data, available) else 0
     if run != NULL:
         context.counters[<int>Counter.FLOWS_PROXIED] += 1
         if said.address_size:
@@ -118,6 +124,9 @@ cdef const Protocol* find_registered(const Stream* stream, Side side, const Run*
 
 cdef Session* open(const Session* blank, Side side, const Run* run) noexcept nogil:
     cdef const Protocol* protocol
+    cdef const uint8_t* data
+    cdef uint8_t bytes[PEEK]
+    cdef int64_t size
     cdef Spoken spoken
     if run == NULL:
         return http1_open(blank)
@@ -127,8 +136,13 @@ cdef Session* open(const Session* blank, Side side, const Run* run) noexcept nog
             return protocol.open(blank)
     if blank.stream[<int>side].from_start:
         spoken = signature(run.data, run.size, True)
+        data = front_of(blank.stream[<int>side], run, bytes, &size)
+        if http2_recognise(data, size) == (RECOGNISED_CLIENT if side == CLIENT else RECOGNISED_SERVER):
+            return http2_open(blank, False)
         if spoken == PROTOCOL_TLS or spoken == PROTOCOL_HTTP2:
             return ignored_open(blank, side, spoken)
+    elif run.segment_start and http2_joins(blank, side, run):
+        return http2_open(blank, True)
     return http1_open(blank)
 
 

@@ -14,6 +14,7 @@ cdef enum:
 
 cdef enum:
     REDACTED_ALL = -1
+    RESET_SPACE = 20        # bytes that reset_text() writes at most
 
 cdef enum BodyForm:         # what RecordView.body is
     BODY_NONE = 0           # nothing: the record has no body
@@ -50,6 +51,8 @@ cdef inline bint is_named(const Field* field, const uint8_t* text, const char* n
     return field.name.size == size and ascii_same(text + field.name.at, <const uint8_t*>name, size)
 
 
+cdef uint32_t reset_text(uint32_t code, char* to) noexcept nogil
+    # Writes the name of an error code of RST_STREAM, in hex if it has none; returns its size.
 cdef void put_record(Buffer* out, const RecordView* view) noexcept nogil
 
 cdef void fit(Buffer* out, size_t begun, size_t most) noexcept nogil

@@ -1,15 +1,15 @@
 """Writes a message as a JSON object; see line.pxd."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memmove
+from libc.string cimport memcpy, memmove, strlen
 
 from sniffer_core.base.ascii cimport ascii_lower
 from sniffer_core.base.marks cimport ANOMALY_COUNT, INCOMPLETE_COUNT
 from sniffer_core.base.marks cimport WHOLE
-from sniffer_core.message cimport REQUEST, Exchange, Field, Message, fields_of, text_of
+from sniffer_core.message cimport HTTP_2, REQUEST, Exchange, Field, Http2, Message, fields_of, text_of
 from sniffer_core.record.naming cimport ID_DIGITS
 from sniffer_core.record.redact cimport (
-    SECRET, SHOWN, TARGET, Cut, Names, Scan, begin_scan, is_plain, kind_of, name_bit, next_cut)
+    SECRET, SHOWN, TARGET, Cut, Names, Scan, begin_scan, is_exempt, is_plain, kind_of, name_bit, next_cut)
 from sniffer_core.record.shorten cimport SHORTEN_ROOM, shorten
 from sniffer_core.record.writer cimport (
     STAMP_SIZE, Buffer, copy_lower, escape_text, measure_utf8, put, put_again, put_base64, put_latin,
@@ -17,6 +17,14 @@ from sniffer_core.record.writer cimport (
 
 from sniffer_core.base.marks import ANOMALIES, INCOMPLETE
 
+cdef enum:
+    RESETS = 14             # error codes that have a name
+
+cdef tuple RESET_WORDS = (
+    b"NO_ERROR", b"PROTOCOL_ERROR", b"INTERNAL_ERROR", b"FLOW_CONTROL_ERROR", b"SETTINGS_TIMEOUT", b"STREAM_CLOSED",
+    b"FRAME_SIZE_ERROR", b"REFUSED_STREAM", b"CANCEL", b"COMPRESSION_ERROR", b"CONNECT_ERROR", b"ENHANCE_YOUR_CALM",
+    b"INADEQUATE_SECURITY", b"HTTP_1_1_REQUIRED")      # RFC 9113 section 7
+cdef const char* reset_words[RESETS]        # they point into RESET_WORDS
 cdef tuple QUOTED = tuple([f'"{word}"'.encode("ascii") for word in (*INCOMPLETE, *ANOMALIES)])
 cdef const char* incomplete_json[INCOMPLETE_COUNT + 1]      # the words as JSON, by Incomplete; they point into QUOTED
 cdef const char* anomaly_json[ANOMALY_COUNT]
@@ -30,10 +38,34 @@ cdef int fill_words() except -1:
         incomplete_json[i + 1] = <bytes>QUOTED[i]
     for i in range(ANOMALY_COUNT):
         anomaly_json[i] = <bytes>QUOTED[INCOMPLETE_COUNT + i]
+    for i in range(RESETS):
+        reset_words[i] = <bytes>RESET_WORDS[i]
     return 0
 
 
 fill_words()
+
+
+cdef uint32_t digits_text(uint32_t number, uint32_t base, char* to) noexcept nogil:
+    """Writes a number; returns its size. put_number() would be inlined no more if it had more callers."""
+    cdef uint32_t size = 1
+    cdef uint32_t rest = number // base
+    cdef uint32_t i
+    while rest:
+        size += 1
+        rest //= base
+    for i in range(size):
+        to[size - 1 - i] = <char>(48 + number % base + (39 if number % base > 9 else 0))
+        number //= base
+    return size
+
+
+cdef uint32_t reset_text(uint32_t code, char* to) noexcept nogil:
+    if code < RESETS:
+        memcpy(to, reset_words[code], strlen(reset_words[code]))
+        return <uint32_t>strlen(reset_words[code])
+    to[0], to[1] = 48, 120      # 0x
+    return 2 + digits_text(code, 16, to + 2)
 
 
 # ---- fields ----------------------------------------------------------------------------------------------------------
@@ -49,13 +81,15 @@ cdef inline bint same(const Field* a, const Field* b, const uint8_t* text) noexc
     return True
 
 
-cdef void put_url(Buffer* out, const uint8_t* text, size_t size, uint8_t kind, const Names* query) noexcept nogil:
+cdef void put_url(
+        Buffer* out, const uint8_t* text, size_t size, uint8_t kind, const Names* query, bint all) noexcept nogil:
     """Writes a redacted URL as the inside of a JSON string. Without a key Redaction.url() must give the same."""
     cdef Scan scan
     cdef Cut cut
     cdef size_t shown = 0
-    if not is_plain(text, size, query):
+    if all or not is_plain(text, size, query):
         begin_scan(&scan, text, size, kind, query)
+        scan.all = all
         while next_cut(&scan, &cut):
             put_text(out, text + shown, cut.at - shown, True)
             if cut.marked:
@@ -71,7 +105,7 @@ cdef inline void put_value(
     elif kind == SECRET:
         put(out, b"[REDACTED]")
     else:
-        put_url(out, text + field.value.at, field.value.size, kind, query)
+        put_url(out, text + field.value.at, field.value.size, kind, query, False)
 
 
 cdef void put_repeats(
@@ -114,18 +148,37 @@ cdef inline uint64_t survey(
     return odd
 
 
+cdef uint64_t hidden_fields(
+        const Field* fields, uint32_t count, const uint8_t* text, const uint8_t* never) noexcept nogil:
+    """A bit for each field that its sender, or another field of its name, declares a secret (RFC 7541 §6.2.3)."""
+    cdef uint64_t hidden = 0
+    cdef uint32_t i
+    cdef uint32_t k
+    for i in range(count):
+        if not never[i] or is_exempt(text + fields[i].name.at, fields[i].name.size):
+            continue
+        for k in range(count):
+            if same(&fields[i], &fields[k], text):
+                hidden |= <uint64_t>1 << k
+    return hidden
+
+
 cdef void put_fields(
-        Buffer* out, const Field* fields, uint32_t count, const uint8_t* text, const Names* listed,
-        const Names* query) noexcept nogil:
+        Buffer* out, const Field* fields, uint32_t count, const uint8_t* text, const uint8_t* never,
+        const Names* listed, const Names* query) noexcept nogil:
     """Writes at most FOLD_MAX fields as a JSON object. build_fields() and put_dict() together must give the same."""
     cdef uint64_t done = 0      # a bit for each field that was written with an earlier one of the same name
     cdef bint repeats = False
     cdef uint64_t odd = survey(fields, count, text, listed, &repeats)
+    cdef uint64_t hidden = 0
     cdef uint32_t i
     cdef uint32_t size
     cdef uint8_t* to
     cdef uint8_t kind
     cdef bint array
+    if never != NULL and listed.hides:
+        hidden = hidden_fields(fields, count, text, never)
+        odd |= hidden
     put(out, b"{")
     for i in range(count):
         if done >> i & 1:
@@ -142,7 +195,7 @@ cdef void put_fields(
         to += size + 1
         kind = SHOWN
         if odd >> i & 1:
-            kind = kind_of(listed, text + fields[i].name.at, size)
+            kind = SECRET if hidden >> i & 1 else kind_of(listed, text + fields[i].name.at, size)
         array = is_named(&fields[i], text, b"set-cookie", 10)
         if array:
             memcpy(to, b'":["', 4)
@@ -194,25 +247,32 @@ cdef inline void put_start(Buffer* out, const RecordView* view) noexcept nogil:
     cdef const Message* message = view.message
     cdef const Exchange* exchange = view.exchange
     cdef uint32_t i
-    if message.minor:
+    if message.minor == 1:
         put(out, b',"httpVersion":"1.1"')
+    elif message.minor == HTTP_2:
+        put(out, b',"httpVersion":"2"')
     else:
         put(out, b',"httpVersion":"1.0"')
-    if exchange.known:
+    if exchange.method.size:
         put(out, b',"method":')
         put_latin(out, exchange.text + exchange.method.at, exchange.method.size)
+    if exchange.target.size:
         put(out, b',"path":"')
         if view.path.data == NULL:
-            put_url(out, exchange.text + exchange.target.at, exchange.target.size, TARGET, view.query)
+            put_url(
+                out, exchange.text + exchange.target.at, exchange.target.size, TARGET, view.query,
+                exchange.path_secret and view.listed.hides)
         else:
             put_text(out, <const uint8_t*>view.path.data, <size_t>view.path.size, False)
         put(out, b'"')
     if message.kind == REQUEST:
         return
-    put(out, b',"statusCode":')
-    put_number(out, message.status)
-    put(out, b',"reason":')
-    put_latin(out, message.text + message.reason.at, message.reason.size)
+    if message.status:
+        put(out, b',"statusCode":')
+        put_number(out, message.status)
+    if message.http2 == NULL:
+        put(out, b',"reason":')
+        put_latin(out, message.text + message.reason.at, message.reason.size)
     if exchange.informational_count:
         put(out, b',"informational":[')
         for i in range(exchange.informational_count):
@@ -254,6 +314,25 @@ cdef inline void put_marks(Buffer* out, const Message* message) noexcept nogil:
         put_anomalies(out, message.anomalies)
 
 
+cdef void put_http2(Buffer* out, const Http2* http2, const Exchange* exchange) noexcept nogil:
+    """Writes the fields from `streamId` to `pushed`."""
+    cdef char name[RESET_SPACE]
+    put(out, b',"streamId":')
+    write(out, name, digits_text(http2.stream_id, 10, name))
+    if http2.unknown:
+        put(out, b',"headersUnknown":')
+        write(out, name, digits_text(http2.unknown, 10, name))
+    if exchange.route.size:
+        put(out, b',"routeId":')
+        put_latin(out, exchange.text + exchange.route.at, exchange.route.size)
+    if http2.is_reset:
+        put(out, b',"reset":"')
+        write(out, name, reset_text(http2.reset, name))
+        put(out, b'"')
+    if http2.pushed:
+        put(out, b',"pushed":true')
+
+
 cdef inline void put_origin(Buffer* out, const RecordView* view, size_t stamp_at) noexcept nogil:
     """Writes the fields from `traceId` to the end. `stamp_at`: index of the text of `timestamp`, which is often
     `endTimestamp` too."""
@@ -287,6 +366,8 @@ cdef inline void put_origin(Buffer* out, const RecordView* view, size_t stamp_at
         put_number(out, <uint64_t>view.redacted)
     elif view.redacted == REDACTED_ALL:
         put(out, b',"bodyRedacted":"all"')
+    if message.http2 != NULL:
+        put_http2(out, message.http2, exchange)
     put(out, b"}")
 
 
@@ -304,7 +385,7 @@ cdef void put_record(Buffer* out, const RecordView* view) noexcept nogil:
     if view.headers.data != NULL:
         put_span(out, &view.headers)
     else:
-        put_fields(out, message.fields, message.count, message.text, view.listed, view.query)
+        put_fields(out, message.fields, message.count, message.text, message.never, view.listed, view.query)
     put(out, b',"connectionId":"')
     write(out, view.id, ID_DIGITS)
     put(out, b'","exchange":')
@@ -327,8 +408,8 @@ cdef void put_record(Buffer* out, const RecordView* view) noexcept nogil:
             put_span(out, &view.trailers)
         else:
             put_fields(
-                out, fields_of(message.trailers), message.trailers.count, text_of(message.trailers), view.listed,
-                view.query)
+                out, fields_of(message.trailers), message.trailers.count, text_of(message.trailers),
+                message.trailers.never, view.listed, view.query)
     put_marks(out, message)
     put_origin(out, view, stamp_at)
 

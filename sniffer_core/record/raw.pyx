@@ -19,14 +19,15 @@ from libc.string cimport memcmp, memcpy, memset
 from sniffer_core.base.memory cimport Pool
 from sniffer_core.base.marks cimport WHOLE
 from sniffer_core.connection cimport Conn
-from sniffer_core.message cimport REQUEST, Exchange, Field, Message, exchange_release, fields_of, text_of
+from sniffer_core.message cimport HTTP_2, REQUEST, Exchange, Field, Message, exchange_release, fields_of, text_of
 from sniffer_core.record.bodies cimport (
     FAILED, SHAPE_FORM, SHAPE_GUESS, SHAPE_NONE, VALUE, Found, Search, Value, begin_search, list_keys, next_value,
     shape_of, unescaped)
 from sniffer_core.record.line cimport (
-    BODY_BASE64, BODY_RAW, BODY_TEXT, FOLD_MAX, REDACTED_ALL, RecordView, fit, is_named, put_record)
+    BODY_BASE64, BODY_RAW, BODY_TEXT, FOLD_MAX, REDACTED_ALL, RESET_SPACE, RecordView, fit, is_named, put_record,
+    reset_text)
 from sniffer_core.record.naming cimport name_conn, name_proxied
-from sniffer_core.record.redact cimport LINK, SECRET, TARGET, URL, Redaction, free_names, kind_of
+from sniffer_core.record.redact cimport LINK, SECRET, TARGET, URL, Redaction, free_names, is_exempt, kind_of
 from sniffer_core.record.writer cimport Buffer, Span, begin, put, put_dict, put_span, put_str, written
 
 from sniffer_core.base.marks import ANOMALIES, INCOMPLETE
@@ -87,7 +88,18 @@ cdef str lower_name(const uint8_t* sent, uint32_t size):
     return lowered
 
 
-cdef dict build_fields(const Field* fields, uint32_t count, const uint8_t* text, Redaction redaction):
+cdef set hidden_names(const Field* fields, uint32_t count, const uint8_t* text, const uint8_t* never):
+    """The names of the fields that their sender declares secrets."""
+    cdef set hidden = set()
+    cdef uint32_t i
+    for i in range(count):
+        if never[i] and not is_exempt(text + fields[i].name.at, fields[i].name.size):
+            hidden.add(lower_name(text + fields[i].name.at, fields[i].name.size))
+    return hidden
+
+
+cdef dict build_fields(
+        const Field* fields, uint32_t count, const uint8_t* text, const uint8_t* never, Redaction redaction):
     """Returns the redacted fields, see RawMessage.headers in core.pyi. put_fields() must write the same as JSON."""
     cdef dict headers = {}
     cdef dict repeated = None
@@ -97,10 +109,15 @@ cdef dict build_fields(const Field* fields, uint32_t count, const uint8_t* text,
     cdef PyObject* old
     cdef uint8_t kind
     cdef bint secret
+    cdef set hidden = None
     cdef list marked = []       # redacted names whose values are joined and then replaced by a mark with the key
+    if never != NULL and redaction.headers.hides:
+        hidden = hidden_names(fields, count, text, never)
     for i in range(count):
         name = lower_name(text + fields[i].name.at, fields[i].name.size)
         kind = kind_of(&redaction.headers, text + fields[i].name.at, fields[i].name.size)
+        if hidden is not None and name in hidden:
+            kind = SECRET
         secret = kind == SECRET
         if secret and redaction.key is not None:
             marked.append(name)
@@ -195,7 +212,8 @@ cdef class RawMessage:
 
     @property
     def headers(self):
-        return build_fields(self.source.fields, self.source.count, self.source.text, self.rules.redaction)
+        return build_fields(
+            self.source.fields, self.source.count, self.source.text, self.source.never, self.rules.redaction)
 
     @property
     def trailers(self):
@@ -203,7 +221,7 @@ cdef class RawMessage:
             return None
         return build_fields(
             fields_of(self.source.trailers), self.source.trailers.count, text_of(self.source.trailers),
-            self.rules.redaction)
+            self.source.trailers.never, self.rules.redaction)
 
     @property
     def exchange(self):
@@ -211,28 +229,29 @@ cdef class RawMessage:
 
     @property
     def http_version(self):
-        return "1.1" if self.source.minor else "1.0"
+        return "2" if self.source.minor == HTTP_2 else "1.1" if self.source.minor else "1.0"
 
     @property
     def method(self):
-        if not self.exchanged.known:
+        if self.exchanged.method.size == 0:
             return None
         return latin1(self.exchanged.text + self.exchanged.method.at, self.exchanged.method.size)
 
     @property
     def path(self):
-        if not self.exchanged.known:
+        if self.exchanged.target.size == 0:
             return None
         return self.rules.redaction.url(
-            self.exchanged.text + self.exchanged.target.at, self.exchanged.target.size, TARGET)
+            self.exchanged.text + self.exchanged.target.at, self.exchanged.target.size, TARGET,
+            self.exchanged.path_secret and self.rules.redaction.headers.hides)
 
     @property
     def status_code(self):
-        return None if self.source.kind == REQUEST else self.source.status
+        return None if self.source.kind == REQUEST or self.source.status == 0 else self.source.status
 
     @property
     def reason(self):
-        if self.source.kind == REQUEST:
+        if self.source.kind == REQUEST or self.source.http2 != NULL:
             return None
         return latin1(self.source.text + self.source.reason.at, self.source.reason.size)
 
@@ -292,9 +311,7 @@ cdef class RawMessage:
         for i in range(self.source.count):
             if is_named(&self.source.fields[i], self.source.text, b"content-encoding", 16):
                 if field != NULL:       # repeated: build_fields() joins the values
-                    return build_fields(
-                        self.source.fields, self.source.count, self.source.text,
-                        self.rules.redaction)["content-encoding"]
+                    return self.headers["content-encoding"]
                 field = &self.source.fields[i]
         if field == NULL or kind_of(
                 &self.rules.redaction.headers, self.source.text + field.name.at, field.name.size) == SECRET:
@@ -463,6 +480,31 @@ cdef class RawMessage:
         return self.rules.placed
 
     @property
+    def stream_id(self):
+        return None if self.source.http2 == NULL else self.source.http2.stream_id
+
+    @property
+    def headers_unknown(self):
+        return None if self.source.http2 == NULL or not self.source.http2.unknown else self.source.http2.unknown
+
+    @property
+    def route_id(self):
+        if self.exchanged.route.size == 0:
+            return None
+        return latin1(self.exchanged.text + self.exchanged.route.at, self.exchanged.route.size)
+
+    @property
+    def reset(self):
+        cdef char name[RESET_SPACE]
+        if self.source.http2 == NULL or not self.source.http2.is_reset:
+            return None
+        return latin1(<uint8_t*>name, <Py_ssize_t>reset_text(self.source.http2.reset, name))
+
+    @property
+    def pushed(self):
+        return self.source.http2 != NULL and self.source.http2.pushed
+
+    @property
     def proxied(self):
         return None if self.behind is None else self.behind[:2]
 
@@ -549,7 +591,7 @@ cdef class RawMessage:
             span(&view.proxied, <bytes>self.behind[2])
         view.shortened = self.shortened
         view.id = PyUnicode_AsUTF8AndSize(self.connection_id, NULL)
-        if exchange.known and self.rules.redaction.key is not None:
+        if exchange.target.size and self.rules.redaction.key is not None:
             path = self.path
             kept.append(path)
             view.path.data = PyUnicode_AsUTF8AndSize(path, &view.path.size)

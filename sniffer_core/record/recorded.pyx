@@ -238,6 +238,8 @@ cdef class Recorded:
         message.text = <uint8_t*>message.fields + count * sizeof(Field)
         put_pairs(message.fields, message.text, &message.text_size, pairs)
         message.kind = REQUEST if request else RESPONSE
+        if record.http_version not in ("1.0", "1.1"):
+            refuse("httpVersion: only HTTP/1.x is read back")
         message.minor = 1 if record.http_version == "1.1" else 0
         message.latency = -1
         if not request:

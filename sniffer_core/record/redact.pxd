@@ -32,6 +32,7 @@ cdef struct Names:          # listed names in lower case, and filters that rule 
     uint16_t first[64]      # by size: where the names of it begin, which stand together; the last: 63 bytes or more
     uint64_t ends           # end_bit() of the last two characters of each
     bint ascii              # True: all names are ASCII
+    bint hides              # True: one of them is SECRET
     uint32_t* size
     const uint8_t** name
     uint8_t* kind
@@ -47,6 +48,7 @@ cdef struct Scan:           # the state of a search through a URL
     size_t colon_end        # ... and ends: it may be percent-encoded
     bint odd                # True: the current name may have other than plain characters, so it must be decoded
     bint queried            # True: a `?` or `#` was seen
+    bint all                # True: behind a `?` or `#` every value is redacted, and a parameter without a name too
     uint8_t kind            # Kind
 
 cdef struct Cut:            # a part to redact
@@ -73,6 +75,8 @@ cdef uint8_t kind_of(const Names* names, const uint8_t* name, uint32_t size) noe
 cdef bint is_plain(const uint8_t* text, size_t size, const Names* listed) noexcept nogil
     # A quick test. True: next_cut() would find nothing in this URL. False: it may.
 cdef void begin_scan(Scan* scan, const uint8_t* text, size_t size, uint8_t kind, const Names* listed) noexcept nogil
+cdef bint is_exempt(const uint8_t* name, uint32_t size) noexcept nogil
+    # Whether a field is shown although its sender holds it for a secret: framing and gRPC need it.
 cdef bint next_cut(Scan* scan, Cut* cut) noexcept nogil
     # Finds the next part to redact, in order. False: there is none.
 
@@ -85,4 +89,4 @@ cdef class Redaction:       # what a FlowTable redacts
     cdef bint again             # True: what is redacted was written by a sniffer before, so a mark stays as it is
     cdef str mark(self, str value)
     cdef bytes mark_bytes(self, bytes value)
-    cdef str url(self, const uint8_t* text, size_t size, uint8_t kind)
+    cdef str url(self, const uint8_t* text, size_t size, uint8_t kind, bint all=*)

@@ -10,6 +10,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from sniffer_core.base.ascii cimport ascii_lower as lower
+from sniffer_core.base.ascii cimport ascii_same
 
 cdef tuple URL_FIELDS = (
     "referer", "location", "content-location", "origin", "link", "refresh", "destination", "hx-current-url",
@@ -33,6 +34,7 @@ cdef tuple fill(kinds, Names* names):
     if names.size == NULL or names.name == NULL or names.kind == NULL:
         raise MemoryError
     names.count = <uint32_t>len(kept)
+    names.hides = SECRET in kinds.values()
     names.ascii = all([name.isascii() for name in kept])
     for i in range(len(kept)):
         names.size[i] = <uint32_t>len(kept[i])
@@ -76,6 +78,11 @@ cdef void free_names(Names* names) noexcept nogil:
     free(names.size)
     free(names.name)
     free(names.kind)
+
+
+cdef bint is_exempt(const uint8_t* name, uint32_t size) noexcept nogil:
+    return (size == 14 and ascii_same(name, b"content-length", 14)) or \
+        (size == 12 and ascii_same(name, b"content-type", 12)) or (size > 5 and ascii_same(name, b"grpc-", 5))
 
 
 cdef uint8_t kind_of(const Names* names, const uint8_t* name, uint32_t size) noexcept nogil:
@@ -344,6 +351,27 @@ cdef inline void begin_name(Scan* scan, size_t at) noexcept nogil:
     scan.odd = False
 
 
+cdef bint next_hidden(Scan* scan, Cut* cut) noexcept nogil:
+    """The next value of a query whose values are all redacted."""
+    cdef size_t at = scan.at
+    cdef size_t end
+    cdef size_t value
+    while at < scan.size:
+        end = value = at
+        while end < scan.size and scan.text[end] != 38:         # &
+            if scan.text[end] == 61 and value == at:            # =
+                value = end + 1
+            end += 1
+        scan.at = end + 1
+        if value < end:
+            cut.at = value
+            cut.end = end
+            cut.marked = True
+            return True
+        at = end + 1
+    return False
+
+
 cdef bint next_cut(Scan* scan, Cut* cut) noexcept nogil:
     cdef const uint8_t* text = scan.text
     cdef size_t size = scan.size
@@ -357,6 +385,8 @@ cdef bint next_cut(Scan* scan, Cut* cut) noexcept nogil:
             begin_name(scan, cut.end)
             return True
     while True:
+        if scan.all and scan.queried:
+            return next_hidden(scan, cut)
         at = scan.at
         while at < size and plain[text[at]]:
             at += 1
@@ -428,15 +458,16 @@ cdef class Redaction:
             return value
         return f"[REDACTED:{hmac_digest(self.key, value, 'sha256')[:16].hex()}:{len(value)}]".encode("ascii")
 
-    cdef str url(self, const uint8_t* text, size_t size, uint8_t kind):
+    cdef str url(self, const uint8_t* text, size_t size, uint8_t kind, bint all=False):
         """Returns a redacted URL. Without a key put_url() must write the same."""
         cdef Scan scan
         cdef Cut cut
         cdef size_t shown = 0
         cdef list parts = []
-        if is_plain(text, size, &self.query):
+        if not all and is_plain(text, size, &self.query):
             return PyUnicode_DecodeLatin1(<char*>text, <Py_ssize_t>size, NULL)
         begin_scan(&scan, text, size, kind, &self.query)
+        scan.all = all
         while next_cut(&scan, &cut):
             parts.append(PyUnicode_DecodeLatin1(<char*>text + shown, <Py_ssize_t>(cut.at - shown), NULL))
             if cut.marked:

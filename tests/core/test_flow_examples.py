@@ -1172,12 +1172,11 @@ def test_h2c() -> None:
     ("first", "kind", "counter"),
     [
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(60), "tls", "flows_tls"),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", "http2", "flows_http2"),
         (b"\0\0\0\x08\x04\xd2\x16\x2f" * 9000, "other-protocol", "flows_other_protocol"),
     ],
 )
 def test_other_protocols(first: bytes, kind: str, counter: str) -> None:
-    """TLS, HTTP/2 and anything else are recognised, counted, told once, and cost nothing from then on."""
+    """TLS and anything else are recognised, counted, told once, and cost nothing from then on."""
     dialogue = Dialogue()
     for at in range(0, len(first), 1000):
         dialogue.client(first[at : at + 1000])

@@ -29,6 +29,7 @@ OUTSIDE = {
     "flows_own": TOLD_APART,
     "flows_tls": TOLD_APART,
     "flows_http2": TOLD_APART,
+    "flows_http2_read": TOLD_APART,
     "flows_other_protocol": TOLD_APART,
     "flows_undecided": TOLD_APART,
     "flows_tunnel": TOLD_APART,

@@ -48,4 +48,4 @@ def test_a_message_and_its_json_say_the_same() -> None:
             assert (list(found) if isinstance(found, tuple) else found) == expected, name
             if expected is not None:
                 filled.add(name)
-    assert filled >= _OF_RAW.keys() - {"resynced", "anomalies", "bodyDecoded"}
+    assert filled >= _OF_RAW.keys() - {"resynced", "pushed", "anomalies", "bodyDecoded"}

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from sniffer.expressions.fields import of_json
-from sniffer.expressions.language import MOST_CHARACTERS, MOST_DEPTH, Expression, ExpressionError
+from sniffer.expressions.language import MOST_CHARACTERS, MOST_DEPTH, Expression, ExpressionError, is_meant
 
 TABLE = json.loads((Path(__file__).parent / "cases.json").read_text())
-"""The cases that the page's JavaScript runs too (tests/live/test_expressions.py)."""
+"""The cases: no line of them says how they are judged, so that another implementation could run them too."""
 
 
 def answer(text: str, request: Any, response: Any) -> bool | str:
@@ -57,7 +57,7 @@ def test_what_errors_say(text: str, says: str) -> None:
         ("!" * 3000 + "true", f"more than {MOST_DEPTH} parentheses"),
         ("path =~ '" + "(" * 100 + "a" + ")" * 100 + "'", "groups in groups"),
         ("path =~ '" + "a" * 600 + "'", "at most 512 characters"),
-        ("path =~ '" + "(a?){60}" * 5 + "a{60}'", "matches at most 256 characters"),
+        ("path =~ '" + "(a?){60}" * 5 + "a{60}'", "matches at most 128 characters"),
     ],
 )
 def test_what_is_too_large_is_refused_by_name(text: str, says: str) -> None:
@@ -72,6 +72,36 @@ def test_a_long_expression_within_the_bounds_works() -> None:
     text = " || ".join(["status == 404"] * 240)
     assert 4000 < len(text) <= MOST_CHARACTERS
     assert Expression(text, of_json)(None, {"statusCode": 404})
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("status > 500", True),
+        ("status>", True),
+        ("statuss == 200", True),
+        ("!has(", True),
+        ("(method == 'GET'", True),
+        ("headers['x'] =~ '(a", True),
+        ("headers contains 'x'", True),
+        ("resynced && foo", True),
+        ("!resynced", True),
+        ("resynced", False),
+        ("true", False),
+        ("", False),
+        ("path in use", False),
+        ("<html>", False),
+        ("a<b", False),
+        ("YWJj==", False),
+        ("x-mine: BLUE 4711", False),
+        ("get /a?b=c&d", False),
+        ("bank /other 200", False),
+        ("127.0.0.1:8080", False),
+    ],
+)
+def test_what_is_meant_as_an_expression(text: str, meant: bool) -> None:
+    """Words, markup and base64 are searched for; what has a field and an operator is an expression, right or wrong."""
+    assert is_meant(text) is meant
 
 
 def test_an_expression_knows_whether_it_looks_at_bodies() -> None:

@@ -75,7 +75,10 @@ async def test_a_callback_that_raises_is_logged_and_counted(callback: object, ca
         lane.offer(messages(2, body="secret"))
         counters = await settled(lane)
     assert (counters.delivered, counters.dropped["error"]) == (4, 3)
-    (first, *_) = caplog.records
+    raised, first, *_ = caplog.records
+    assert raised.getMessage() == "an output raised"
+    assert raised.__dict__["fields"]["calls"][-1].endswith("in raise_for_odd")
+    assert len([each for each in caplog.records if each.getMessage() == "an output raised"]) == 1
     assert first.getMessage() == "messages not delivered"
     fields = first.__dict__["fields"]
     assert fields["error"] == 2

@@ -187,7 +187,7 @@ def test_it_is_in_the_help_and_in_suggestions(installed: Path) -> None:
     """Its flag stands in the help, with its variable, and is suggested for one that is nearly it."""
     shown = run(installed, "--help").stdout
     assert re.search(r"--tcp-address HOST:PORT\s+send JSON lines to this TCP server\s+\[TCP_ADDRESS\]", shown)
-    assert "| --ui | --tcp-address HOST:PORT] [options]" in shown
+    assert "| --tcp-address HOST:PORT] [options]" in shown
     done = run(installed, "--ports", "80", "--tcp-adress", "h:1", "--stdout")
     assert done.returncode == 1
     assert "--tcp-adress is not an option; did you mean --tcp-address?" in done.stderr

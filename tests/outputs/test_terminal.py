@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 
 from sniffer.exchanges import Exchange
 from sniffer.logs import CONTROLS
+from sniffer.outputs.terminal.details import details, pretty_json
 from sniffer.outputs.terminal.lines import LAYOUTS, Lines, amount, duration
 from sniffer.outputs.terminal.summary import MOST_ENDPOINTS, SLOWEST, Summary, endpoint_of
 from sniffer.outputs.terminal.view import View
-from sniffer.record.message import Endpoint
+from sniffer.record.message import Endpoint, Fields
 from tests.captures import connection, get, ok, write
 from tests.daemon import DEMO, ROOT, SECONDS, exchanges, free_port, needs_capture, web_server
 from tests.deliveries import answer, message
@@ -161,6 +162,92 @@ def test_duration() -> None:
     assert len(duration(1e12)) <= 9
 
 
+# Heads and bodies
+
+
+def detailed(one: Exchange, width: int = 80, *, bodies: bool = True) -> list[str]:
+    """The lines below an exchange, as text."""
+    return ["".join(segment.text for segment in line) for line in details(one, width, bodies=bodies)]
+
+
+def with_body(body: str, kind: str, **changes: Any) -> Exchange:
+    """An exchange whose response has this body, of this content type."""
+    return exchange(headers=Fields({"content-type": kind}), body=body, body_size=len(body), **changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ('{"a":1,"a":[1.50,{}],"b":"x,{\\"y"}', ["{", '  "a": 1,', '  "a": [', "    1.50,", "    {}", "  ],"]),
+        ('{"a":[1,{"b":"cut in the mid', ["{", '  "a": [', "    1,", "    {", '      "b": "cut in the mid']),
+        ('{"a":1}\n{"a":2}', ["{", '  "a": 1', "}", "{", '  "a": 2', "}"]),
+        ("]]}} no json: [", ["]", "]", "}", "}", "no", "json: ["]),
+        ("", []),
+    ],
+)
+def test_pretty_json(text: str, lines: list[str]) -> None:
+    """JSON is indented by its marks: doubled keys and numbers stay, and what is cut is shown as far as it goes."""
+    assert list(pretty_json(text))[: len(lines)] == lines
+
+
+@given(st.text(alphabet='{}[]",:\\ a1\n', max_size=200))
+def test_pretty_json_shows_what_was_sent(text: str) -> None:
+    """Whatever the text is, nothing but blanks is added or lost."""
+    assert re.sub(r"\s", "", "".join(pretty_json(text))) == re.sub(r"\s", "", text)
+
+
+def test_heads_and_bodies() -> None:
+    """Both start lines and all fields are shown, then the bodies by their type; with heads alone no body is."""
+    one = with_body('{"token":"[REDACTED]"}', "application/json")
+    lines = detailed(one)
+    at = lines.index("  < content-type: application/json")
+    assert lines[at + 1 : at + 5] == ["  < ", "  < {", '  <   "token": "[REDACTED]"', "  < }"]
+    assert any(line.startswith("  > GET /0/0 HTTP/1.1") for line in lines)
+    assert not any("REDACTED" in line for line in detailed(one, bodies=False))
+    form = detailed(with_body("a=1%2B1&b=x+y", "application/x-www-form-urlencoded"))
+    assert form[-3:-1] == ["  < a = 1+1", "  < b = x y"]
+    assert detailed(with_body("AAEC", "image/png", body_encoding="base64"))[-2] == "  < image/png, 4 bytes"
+
+
+def test_bodies_are_cut_with_a_mark() -> None:
+    """A long body, a long line and a body that the capture has cut say so; each line fits."""
+    lines = detailed(with_body("line\n" * 100, "text/plain", body_truncated=True), 40)
+    assert lines[-3:-1] == ["  < … 60 more lines", "  < … cut by the capture: 500 bytes were "[:39] + "…"]
+    (long,) = [line for line in detailed(with_body("x" * 500, "text/plain"), 60) if "xx" in line]
+    assert (len(long), long[-1]) == (60, "…")
+    assert "  < … 7,232 more characters" in detailed(with_body("x" * 40_000, "text/plain"))
+    assert detailed(exchange(body=None, body_size=9, body_redacted="all"))[-2].startswith("  < 9 bytes, left out")
+
+
+def test_bodies_cannot_steer_a_terminal() -> None:
+    """Controls in fields and bodies are escaped, in forms behind their decoding too."""
+    hostile = "\x1b]0;x\x07\x9b2J\u202e"
+    for body, kind in ((hostile, "text/plain"), ("a=%1b%5d0", "application/x-www-form-urlencoded"), (hostile, hostile)):
+        assert not any(CONTROLS.search(line) for line in detailed(with_body(body, kind)))
+
+
+def test_verbose_at_a_terminal() -> None:
+    """`-vv` shows heads and bodies below each line of a file, redacted; the lines and the summary stay."""
+    with Terminal(*READ_DEMO, "-vv", columns=120, rows=400) as terminal:
+        assert terminal.end() == 0
+        rows = terminal.rows
+    assert len([row for row in rows if LINE.match(row)]) == 7
+    assert "  > host: shop.example" in rows
+    assert '  <   "total": "23.80"' in rows
+    assert rows[-1].split() == ["drops", "none"]
+
+
+def test_host_and_type_where_there_is_room() -> None:
+    """On a wide terminal a line has the host and the content type too; a long path keeps its place."""
+    one = with_body("{}", "application/json; charset=utf-8")
+    assert "shop.example  application/json 200" in shown(one, 160)
+    assert len(shown(one, 160)) == 160
+    assert "shop.example" not in shown(one, 120)
+    long = Exchange(msgspec.structs.replace(message(), path="/" + "a" * 70), one.response)
+    assert "a" * 70 in shown(long, 160)
+    assert "json" not in shown(long, 160)
+
+
 # The picture of the documents
 
 
@@ -249,7 +336,7 @@ def test_endpoints_by_latency() -> None:
         Exchange(msgspec.structs.replace(message(), path="/seldom"), None),
         called("/never", None),
         Exchange(None, answer(alone=True)),
-        *(called(f"/other/{number}", 1.0) for number in range(SLOWEST)),
+        *(called(f"/other/{name}", 1.0) for name in "abcdefgh"[:SLOWEST]),
     )
     lines = section(summary, "endpoints")
     assert lines[0] == "p90  500.0 ms  measured  1 of  2  GET shop.example/seldom"
@@ -266,7 +353,7 @@ def test_endpoints_by_total_time() -> None:
         *(called("/often", 1.0, 30.0) for _ in range(20)),
         called("/slow", 1.0, 300.0),
         called("/slow", 1.0, None),
-        *(called(f"/other/{number}", 1.0, 20.0) for number in range(5)),
+        *(called(f"/other/{name}", 1.0, 20.0) for name in "abcde"),
     )
     lines = section(summary, "most time")
     assert lines[:2] == [" 600.0 ms  60 %  GET shop.example/often", " 300.0 ms  30 %  GET shop.example/slow"]
@@ -289,7 +376,22 @@ def test_endpoints_by_total_time() -> None:
 )
 def test_endpoint(fields: dict[str, Any], name: str) -> None:
     """An endpoint is the method, the authority or else the server's address, and the path without its query."""
-    assert endpoint_of(msgspec.structs.replace(message(), **fields)) == name
+    assert "".join(endpoint_of(msgspec.structs.replace(message(), **fields))) == name
+
+
+def test_paths_that_differ_in_an_identifier_are_one_endpoint() -> None:
+    """Times of `/orders/1` and `/orders/2` are those of one endpoint; so are those of names that are too many."""
+    summary = summary_of(
+        *(called(f"/orders/{number}/items", float(number), 10.0) for number in range(1, 101)),
+        *(called(f"/users/u{chr(97 + number // 8)}{chr(97 + number % 8)}x", 1.0, 1.0) for number in range(50)),
+    )
+    assert section(summary, "most time") == [
+        "1000.0 ms  95 %  GET shop.example/orders/{number}/items",
+        "  50.0 ms   5 %  GET shop.example/users/{any}",
+    ]
+    found = re.fullmatch(r"p90 +(\d+\.\d) ms  measured 100 of 100  GET .*items", section(summary, "endpoints")[0])
+    assert found is not None
+    assert float(found[1]) == pytest.approx(90.0, rel=0.06)
 
 
 def test_endpoints_are_bounded() -> None:
@@ -302,7 +404,9 @@ def test_endpoints_are_bounded() -> None:
         before = tracemalloc.get_traced_memory()[0]
         for number in range(count):
             for latency in range(1, 41):
-                summary.add(called(f"/{number}/{long}", 1.3**latency, 2.0, method=long))
+                one = called(f"/a/{long}", 1.3**latency, 2.0)
+                request = msgspec.structs.replace(one.message, method=long, authority=f"host-{number}")
+                summary.add(Exchange(request, one.response))
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
@@ -315,7 +419,7 @@ def test_endpoints_are_bounded() -> None:
 
 def test_summary_cannot_steer_a_terminal() -> None:
     """The slowest exchanges and endpoints are shown with their controls escaped, and are kept cut."""
-    text = text_of(summary_of(called("/\x9b2J\x1b]0;x\x07" + "a" * 5000, 1.0, 1.0)).table({}), 1000)
+    text = text_of(summary_of(called("/\x9b2J\x1b]0;x\x07" + "a" * 20 + "/" + "a" * 5000, 1.0, 1.0)).table({}), 1000)
     assert text.count(r"/\x9b2J\x1b]0;x\x07aaa") == 3
     assert not CONTROLS.search(text.replace("\n", ""))
     assert text.count("a") < 3 * 300

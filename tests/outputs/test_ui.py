@@ -765,9 +765,42 @@ async def test_search(served: Served) -> None:
         ("", []),
     ):
         answered = json.loads((await served.get("search", params={"text": text}))[1])
-        assert answered == {"numbers": numbers, "last": 4}, text
+        assert answered == {"numbers": numbers, "last": 4, "expression": False}, text
     answered = json.loads((await served.get("search", params={"text": "kettle", "after": "1"}))[1])
-    assert answered == {"numbers": [4], "last": 4}
+    assert answered == {"numbers": [4], "last": 4, "expression": False}
+
+
+async def test_an_expression_is_judged(served: Served) -> None:
+    """An expression is judged on the whole record of both messages; a wrong one is answered with its mistake."""
+    fields = Fields({"x-shop": "blue"})
+    await served.deliver(
+        (message(0, body="kettle"), answer(0)),
+        (changed(message(1), headers=fields), answer(1, body="kettle")),
+        (message(2), None),
+    )
+    for text, numbers in (
+        ("status == 200", [1, 2]),
+        ("request.body contains 'kettle'", [1]),
+        ("body contains 'kettle'", [1, 2]),
+        ("request.headers['x-shop'] =~ '^b' && has(response)", [2]),
+        ("!has(response)", [3]),
+        ("status >= 500", []),
+    ):
+        answered = json.loads((await served.get("search", params={"text": text}))[1])
+        assert answered == {"numbers": numbers, "last": 3, "expression": True}, text
+    answered = json.loads((await served.get("search", params={"text": "status >= 500 &&"}))[1])
+    assert answered["numbers"] == []
+    assert answered["error"].startswith("column 17: ")
+
+
+async def test_an_expression_finds_no_forgotten_messages() -> None:
+    """An exchange whose messages are not kept any more is not found by an expression, and nothing breaks."""
+    async with serving(max_bytes=1 << 20) as served:
+        await served.many(2_000)
+        store = served.sink.store
+        assert store.first < store.first_whole
+        answered = json.loads((await served.get("search", params={"text": "has(request)"}))[1])
+        assert answered["numbers"] == list(range(store.first_whole, store.next))
 
 
 async def test_a_search_lets_others_have_their_turn() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sniffer.record.message import Placement, from_raw
+from sniffer.record.message import HttpMessage, Placement, from_raw
 from tests.raws import request, response
 from tests.records import record
 
@@ -55,6 +57,11 @@ def test_a_response_with_everything_has_the_order_of_the_contract() -> None:
         anomalies=("te-and-cl",),
         trace_id="a" * 32,
         span_id="b" * 16,
+        stream_id=3,
+        headers_unknown=2,
+        route_id="u7",
+        reset="CANCEL",
+        pushed=True,
     )
     fields = record(raw, Placement("p", "n", "m"))
     assert list(fields) == [
@@ -63,6 +70,7 @@ def test_a_response_with_everything_has_the_order_of_the_contract() -> None:
         *("bodyEncoding", "bodySize", "bodyTruncated", "bodyDecoded", "trailers", "incomplete", "missingBytes"),
         *("resynced", "anomalies", "traceId", "spanId", "placement"),
         *("endTimestamp", "durationMs", "authority", "proxied", "bodyRedacted"),
+        *("streamId", "headersUnknown", "routeId", "reset", "pushed"),
     ]
     assert (fields["endTimestamp"], fields["durationMs"]) == ("2023-11-14T22:13:20.999999Z", 2.5)
     assert fields["authority"] == "example.test:8080"
@@ -173,3 +181,66 @@ def test_json_is_rendered_once() -> None:
     """Several lanes share the same bytes."""
     message = from_raw(request())
     assert message.to_json() is message.to_json()
+
+
+def test_messages_can_be_in_a_set() -> None:
+    """Equal messages have one hash, of connection, exchange and direction; unequal ones of one key stay two."""
+
+    def make(status: int = 200) -> HttpMessage:
+        return from_raw(response(headers={"set-cookie": ["x", "y"]}, trailers={"t": "u"}, status_code=status))
+
+    first, again, other = make(), make(), make(404)
+    assert first == again
+    assert hash(first) == hash(again) == hash(other)
+    assert hash(first) == hash((first.connection_id, first.exchange, first.direction))
+    assert first != other
+    assert len({first, again, other}) == 2
+
+
+@pytest.mark.parametrize("name", ["content-type", "Content-Type", "CONTENT-TYPE"])
+def test_fields_are_found_in_any_case(name: str) -> None:
+    """By index, `get` and `in`, of headers and trailers; a mapping as before; JSON and copies have lower case."""
+    message = from_raw(request(headers={"content-type": "text/html"}, trailers={"content-type": "x"}))
+    headers = message.headers
+    assert headers[name] == headers.get(name) == headers.get(name, "y") == "text/html"
+    assert name in headers
+    assert message.trailers is not None
+    assert message.trailers[name] == "x"
+    assert isinstance(headers, Mapping)
+    assert dict(headers) == headers == {"content-type": "text/html"}
+    assert json.loads(json.dumps(headers)) == json.loads(message.to_json())["headers"] == {"content-type": "text/html"}
+    again = pickle.loads(pickle.dumps(headers))
+    assert copy.deepcopy(headers)[name] == again[name] == "text/html"
+
+
+def test_a_field_that_is_not_there() -> None:
+    """`get` gives its default, and the error has the name as it was asked for; what is no name is none."""
+    headers: Any = from_raw(request()).headers
+    assert headers.get("X-None") is None
+    assert headers.get("X-None", "y") == "y"
+    assert "X-None" not in headers
+    assert 3 not in headers
+    for name in ("X-None", 3):
+        with pytest.raises(KeyError) as raised:
+            headers[name]
+        assert raised.value.args == (name,)
+
+
+def test_a_message_as_a_dict() -> None:
+    """`to_dict` is what the JSON says, anew at each call, so that changes reach nobody else."""
+    message = from_raw(response(headers={"set-cookie": ["x", "y"]}, trailers={"t": "u"}))
+    made = message.to_dict()
+    assert made == json.loads(message.to_json())
+    made["headers"].clear()
+    assert message.to_dict() == json.loads(message.to_json())
+    assert message.headers == {"set-cookie": ("x", "y")}
+
+
+@pytest.mark.parametrize("micros", [0, 1, 1_700_000_000_999_999, 253_402_300_799_999_999])
+def test_time_stamps_as_datetimes(micros: int) -> None:
+    """`time` and `end_time` are exact and in UTC, also of a message that was read from its JSON."""
+    message = from_raw(request(timestamp=micros, end_timestamp=micros))
+    for each in (message, msgspec.json.decode(message.to_json(), type=HttpMessage)):
+        assert each.time == datetime.fromisoformat(each.timestamp) == each.end_time
+        assert each.time.tzinfo is UTC
+        assert each.time.microsecond == micros % 1_000_000

@@ -30,7 +30,7 @@ def test_the_schema_is_valid_and_strict() -> None:
         ]
     )
     assert '"null"' not in json.dumps(SCHEMA)
-    assert set(SCHEMA["properties"]) == {HttpMessage.__struct_encode_fields__[at] for at in range(34)}
+    assert set(SCHEMA["properties"]) == {HttpMessage.__struct_encode_fields__[at] for at in range(39)}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(record(request()) | {"exchange": -1}, SCHEMA)
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from sniffer.delivery.sink import Cut, Failed, Record, Sink, where
+from sniffer.delivery.sink import Cut, Failed, Record, Sink, trail, where
 from sniffer.delivery.threads import CallThread
 
 if TYPE_CHECKING:
@@ -55,7 +55,9 @@ class CallbackSink(Sink):
             calls.cut = True
             raise Cut("still running", delivered=calls.returned, failed=calls.raised) from None
         if calls.raised:
-            raise Failed(calls.cause, delivered=calls.returned)
+            failure = Failed(calls.cause, delivered=calls.returned)
+            failure.trail = calls.trail
+            raise failure
 
     def _call_each(self, batch: Iterable[Record], calls: _Calls) -> None:
         callback = self._callback
@@ -107,8 +109,10 @@ class _Calls:
         self.returned = 0
         self.raised = 0
         self.cause = ""
+        self.trail: tuple[str, ...] = ()
         self.cut = False
 
     def failed(self, error: BaseException) -> None:
         self.raised += 1
         self.cause = where(error)
+        self.trail = trail(error)

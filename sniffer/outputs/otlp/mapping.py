@@ -18,7 +18,20 @@ INFO: Final = (9, "INFO")
 FAILED: Final = (17, "ERROR")
 """Severities of a log record: number and text."""
 EVENT: Final = "tcp_sniffer.exchange"
-OWN: Final = ("reason", "informational", "incomplete", "missing_bytes", "resynced", "anomalies", "body_truncated")
+OWN: Final = (
+    "reason",
+    "informational",
+    "incomplete",
+    "missing_bytes",
+    "resynced",
+    "anomalies",
+    "body_truncated",
+    "stream_id",
+    "headers_unknown",
+    "route_id",
+    "reset",
+    "pushed",
+)
 """Fields of the record that become attributes of our own, where they are set."""
 
 

@@ -5,6 +5,7 @@ Every text from the wire passes `printable`, so no captured text can steer the t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -18,6 +19,8 @@ from sniffer.logs import printable
 if TYPE_CHECKING:
     from sniffer.record.message import Endpoint, HttpMessage
 
+WIDE: Final = 140
+"""Characters of a terminal from which on a line has room for host and content type, where they fit."""
 LEAST_PATH: Final = 20
 """Characters of method and path; for fewer, other columns are left out."""
 MOST_ENDS: Final = 50
@@ -110,7 +113,8 @@ class Lines:
             size = self._ends[columns.server]
             line.append(Segment(f"{self._crop(ends[columns.server], size):<{size}} ", PLAIN))
         found = marks(exchange, lossy=lossy)
-        line += self._target(message, f"! {', '.join(found)}" if found else "", max(rest, 1))
+        about = _about(exchange) if width >= WIDE else ()
+        line += self._target(message, f"! {', '.join(found)}" if found else "", max(rest, 1), about)
         status = response.status_code if response is not None else None
         style = MARK if status is None else STATUS.get(status // 100, PLAIN)
         line.append(Segment(f" {NO_STATUS if status is None else status:>3}", style))
@@ -123,16 +127,23 @@ class Lines:
             line.append(Segment(f" {self._up}{up:>4} {self._down}{down:>4}", DIM))
         return line
 
-    def _target(self, message: HttpMessage, marks: str, width: int) -> list[Segment]:
+    def _target(self, message: HttpMessage, marks: str, width: int, about: Sequence[str]) -> list[Segment]:
         method = printable(message.method or "?")
-        path = printable((message.path or "?")[: width + 1])
+        path = printable((message.path or message.route_id or "?")[: width + 1])
         shown = (
             self._crop(marks, max(width - 1 - min(len(method) + 1 + len(path), LEAST_PATH // 2), 1)) if marks else ""
         )
         rest = width - (len(shown) + 1 if shown else 0)
         target = self._crop(f"{method} {path}", max(rest, 1))
         method, blank, path = target.partition(" ")
-        line = [Segment(method, BOLD), Segment(blank + path + " " * (rest - len(target)), PLAIN)]
+        line = [Segment(method, BOLD), Segment(blank + path, PLAIN)]
+        room = rest - len(target)
+        for texts in (about, about[:1]):  # the host and the type, else the host
+            extra = "  ".join(texts)
+            if extra and len(extra) + 2 <= room:
+                line += [Segment(" " * (room - len(extra)), PLAIN), Segment(extra, DIM)]
+                room = 0
+        line.append(Segment(" " * room, PLAIN))
         if shown:
             line.append(Segment(" " + shown, MARK))
         return line
@@ -141,6 +152,13 @@ class Lines:
         if len(text) <= width:
             return text
         return text[: width - len(self._more)] + self._more if width > len(self._more) else text[:width]
+
+
+def _about(exchange: Exchange) -> list[str]:
+    """The host that was asked, and the content type of the answer, where they are known."""
+    kind = exchange.response.headers.get("content-type") if exchange.response is not None else None
+    texts = (exchange.message.authority, kind.partition(";")[0] if isinstance(kind, str) else None)
+    return [printable(text[:MOST_ENDS]) for text in texts if text]
 
 
 def address(end: Endpoint) -> str:

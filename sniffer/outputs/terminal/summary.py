@@ -19,6 +19,7 @@ from rich.text import Text
 from sniffer.exchanges import Exchange
 from sniffer.logs import printable
 from sniffer.outputs.terminal.lines import MARK, PLAIN, STATUS, address, duration
+from sniffer.routes import Routes
 
 if TYPE_CHECKING:
     from sniffer.record.message import HttpMessage
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 SLOWEST: Final = 5
 """Exchanges, and endpoints, that are listed."""
 MOST_ENDPOINTS: Final = 200
-"""Endpoints that are told apart: the first that come. All others are counted together."""
+"""Endpoints that are told apart. All beyond are counted together."""
 LONG_METHOD: Final = 20
 LONG_PATH: Final = 200
 """Characters of a method and of a path that are kept."""
@@ -60,6 +61,14 @@ class Times:
         self.total += milliseconds
         self._least, self._most = min(self._least, milliseconds), max(self._most, milliseconds)
 
+    def merge(self, other: Times) -> None:
+        """Adds the times that another has counted, in the same classes."""
+        for number, count in enumerate(other._classes):
+            self._classes[number] += count
+        self.count += other.count
+        self.total += other.total
+        self._least, self._most = min(self._least, other._least), max(self._most, other._most)
+
     def percentile(self, share: float) -> float:
         """The time in milliseconds that this share of the times does not exceed; 0 if there is none."""
         rank = math.ceil(share * self.count)
@@ -81,6 +90,12 @@ class _Endpoint:
         self.total = 0.0
         """Sum of the durations, in milliseconds."""
 
+    def merge(self, other: _Endpoint) -> None:
+        """Adds what is known of another endpoint."""
+        self.exchanges += other.exchanges
+        self.latencies.merge(other.latencies)
+        self.total += other.total
+
 
 class Summary:
     """What is said of all exchanges at the end."""
@@ -91,8 +106,8 @@ class Summary:
         self.incomplete = 0
         self.latencies = Times(1.01)
         self.durations = Times(1.01)
-        self.endpoints: dict[str, _Endpoint] = {}
-        self.others = _Endpoint()
+        self._routes = Routes(_Endpoint, most=MOST_ENDPOINTS)
+        self.others = self._routes.others
         self._slowest: list[tuple[float, int, str]] = []
 
     def add(self, exchange: Exchange) -> None:
@@ -101,7 +116,7 @@ class Summary:
         self.exchanges += 1
         self.incomplete += any(part is not None and part.incomplete is not None for part in exchange)
         message = exchange.message
-        endpoint = None if message.method is None else self._endpoint(message)
+        endpoint = None if message.method is None else self._routes.find(*endpoint_of(message))
         if endpoint is not None:
             endpoint.exchanges += 1
         if response is None:
@@ -120,18 +135,15 @@ class Summary:
                 endpoint.latencies.add(response.latency_ms)
             self._rank(response, response.latency_ms)
 
-    def _endpoint(self, message: HttpMessage) -> _Endpoint:
-        name = endpoint_of(message)
-        endpoint = self.endpoints.get(name)
-        if endpoint is None:
-            if len(self.endpoints) >= MOST_ENDPOINTS:
-                return self.others
-            endpoint = self.endpoints[name] = _Endpoint()
-        return endpoint
+    @property
+    def endpoints(self) -> dict[str, _Endpoint]:
+        """What is known of each endpoint, by its name."""
+        return dict(self._routes)
 
     def _rank(self, response: HttpMessage, latency: float) -> None:
         if len(self._slowest) < SLOWEST or latency > self._slowest[0][0]:
-            what = f"{response.method} {printable((response.path or '')[:LONG_PATH])} {response.status_code}"
+            path = printable((response.path or response.route_id or "")[:LONG_PATH])
+            what = f"{response.method} {path} {response.status_code}"
             heapq.heappush(self._slowest, (latency, -self.exchanges, what))
             if len(self._slowest) > SLOWEST:
                 heapq.heappop(self._slowest)
@@ -193,12 +205,16 @@ class Summary:
         return [f"{duration(total):>9} {100 * total / self.durations.total:3.0f} %  {name}" for total, name in listed]
 
 
-def endpoint_of(message: HttpMessage) -> str:
-    """Method, authority and path without the query. If the authority is not known, the server's address stands in."""
+def endpoint_of(message: HttpMessage) -> tuple[str, str]:
+    """Method and authority, and the path without the query. If the authority is not known, the server's address stands
+    in.
+    """
     target = (message.path or "").partition("?")[0]
+    if message.route_id is not None:  # a path that is not known is counted apart
+        target = f"/({message.route_id})"
     if message.method == "CONNECT":  # its target is the authority
         target = ""
     elif not target.startswith("/"):  # in absolute form (RFC 9112 section 3.2.2), or `*`
         target = "/" + (target.partition("://")[2].partition("/")[2] if "://" in target else target)
     host = message.authority or address(message.receiver)
-    return f"{(message.method or '')[:LONG_METHOD]} {host}{target[:LONG_PATH]}"
+    return f"{(message.method or '')[:LONG_METHOD]} {host}", target[:LONG_PATH]

@@ -9,14 +9,15 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from sniffer.delivery.sink import Cut, SinkClosed
-from sniffer.exchanges import ExchangeSink, Pair, exchange_lane
+from sniffer.exchanges import Exchange, ExchangeSink, Pair, exchange_lane
 from sniffer.logs import printable
 from sniffer.outputs import Context
 from sniffer.outputs.terminal.lines import Lines
@@ -63,8 +64,10 @@ class TerminalSink(ExchangeSink):
 
     name = "terminal"
 
-    def __init__(self, screen: Screen, view: View) -> None:
+    def __init__(self, screen: Screen, view: View, verbose: int = 0) -> None:
+        """`verbose`: 1 shows heads, 2 bodies too."""
         self._screen = screen
+        self._verbose = verbose
         self._view = view
         self._lines = Lines(ascii_only=screen.ascii_only)
 
@@ -73,9 +76,7 @@ class TerminalSink(ExchangeSink):
         shown = [pair.exchange for pair in pairs]
         lossy = self.lossy()
         try:
-            await self._screen.print(
-                lambda width: (self._lines.line(exchange, width, lossy=lossy) for exchange in shown)
-            )
+            await self._screen.print(lambda width: self._rendered(shown, width, lossy=lossy))
         except asyncio.CancelledError:
             raise Cut("the terminal is held") from None
         except OSError as error:
@@ -83,19 +84,29 @@ class TerminalSink(ExchangeSink):
         for exchange in shown:
             self._view.summary.add(exchange)
 
+    def _rendered(self, shown: Sequence[Exchange], width: int, *, lossy: bool) -> Iterator[list[Segment]]:
+        for exchange in shown:
+            yield self._lines.line(exchange, width, lossy=lossy)
+            if self._verbose:
+                from sniffer.outputs.terminal.details import details  # for those who ask
+
+                more = "..." if self._screen.ascii_only else "…"
+                yield from details(exchange, width, bodies=self._verbose > 1, more=more)
+
 
 class Shown(Display):
     """The view on its screen."""
 
     has_lane = True
 
-    def __init__(self) -> None:
+    def __init__(self, verbose: int = 0) -> None:
         self._view = View()
+        self._verbose = verbose
         super().__init__(1, self._view.last_line)
 
     def lane(self, context: Context) -> Lane:
         """The lane of what is shown."""
-        sink = TerminalSink(self.screen, self._view)
+        sink = TerminalSink(self.screen, self._view, self._verbose)
         return exchange_lane(sink, share=context.share, live=context.live, dropped=context.dropped)
 
     def summary(self, facts: Facts) -> RenderableType:

@@ -4,7 +4,8 @@
     GET /RUN/                    the page; /RUN/app.js and the other files of PAGE
     GET /RUN/events?after=N      server-sent events: `hello`, `rows`, `stats`, `end`
     GET /RUN/exchange/N          the messages of an exchange
-    GET /RUN/search?text=T&after=N   numbers of the exchanges after N that contain each word of T
+    GET /RUN/search?text=T&after=N   numbers of the exchanges after N that contain each word of T, or for which
+                                 T holds if it is an expression (docs/FILTERS.md)
     GET /RUN/har?first=N&bits=B  exchanges as HAR: those from N on whose bits are set (base64url), or all
 
 RUN is a random word. A browser sends a cookie to every port of a host, but only below the cookie's path; with RUN as
@@ -46,6 +47,8 @@ BATCH_ROWS: Final = 500
 """Rows in one event, at the most."""
 SEARCH_ROWS: Final = 100
 """Exchanges that are searched before other tasks of the loop run."""
+JUDGED_ROWS: Final = 5
+"""Exchanges that an expression is asked about before other tasks of the loop run."""
 PACE_SECONDS: Final = 0.05
 """Least time between two events of rows to one browser."""
 STATS_SECONDS: Final = 1.0
@@ -227,16 +230,27 @@ class Server:
         return response
 
     async def _search(self, request: web.Request) -> web.StreamResponse:
-        words = request.query.get("text", "").lower().split()
+        text = request.query.get("text", "")
+        from sniffer.expressions.language import ExpressionError, is_meant  # not needed before somebody searches
+
+        meant = is_meant(text)
+        try:
+            holds = self._store.judged(text) if meant else self._store.searched(text.lower().split())
+        except ExpressionError as error:
+            body = _encode({"numbers": [], "last": self._store.next - 1, "expression": True, "error": str(error)})
+            return web.Response(body=body, headers={"Content-Type": "application/json"})
         number, end = max(_number(request.query.get("after")) + 1, self._store.first), self._store.next
         found = []
-        while number < end and words and request.transport is not None:  # without a transport the client has gone
+        if not text.strip():
+            number = end
+        most = JUDGED_ROWS if meant else SEARCH_ROWS
+        while number < end and request.transport is not None:  # without a transport the client has gone
             number = max(number, self._store.first)
-            slice_end = min(number + SEARCH_ROWS, end)
-            found += [each for each in range(number, slice_end) if self._store.holds(each, words)]
+            slice_end = min(number + most, end)
+            found += [each for each in range(number, slice_end) if holds(each)]
             number = slice_end
             await asyncio.sleep(0)
-        body = _encode({"numbers": found, "last": end - 1})
+        body = _encode({"numbers": found, "last": end - 1, "expression": meant})
         return web.Response(body=body, headers={"Content-Type": "application/json"})
 
     async def _har(self, request: web.Request) -> web.StreamResponse:

@@ -105,12 +105,33 @@ class Store:
         number = max(number, self.first)
         return [self._rows[each] for each in range(number, min(number + most, self.next))]
 
-    def holds(self, number: int, words: Sequence[str]) -> bool:
+    def searched(self, words: Sequence[str]) -> Callable[[int], bool]:
         """Whether each of the words, which are in lower case, is in the row, a header or a body of an exchange."""
-        texts = [self._rows[number].decode().lower()] if number in self._rows else []
-        for json in self._messages.get(number, ()):
-            texts += [] if json is None else _texts(json)
-        return bool(texts) and all(any(word in text for text in texts) for word in words)
+
+        def holds(number: int) -> bool:
+            texts = [self._rows[number].decode().lower()] if number in self._rows else []
+            for json in self._messages.get(number, ()):
+                texts += [] if json is None else _texts(json)
+            return bool(texts) and all(any(word in text for text in texts) for word in words)
+
+        return holds
+
+    def judged(self, text: str) -> Callable[[int], bool]:
+        """Whether an expression holds for an exchange. It holds for none whose messages are not kept. Raises
+        ExpressionError.
+        """
+        from sniffer.expressions.fields import of_json  # not needed before somebody types an expression
+        from sniffer.expressions.language import Expression
+
+        expression = Expression(text, of_json)
+
+        def holds(number: int) -> bool:
+            messages = self._messages.get(number)
+            if messages is None:
+                return False
+            return expression(*(None if json is None else msgspec.json.decode(json) for json in messages))
+
+        return holds
 
     def messages(self, number: int) -> Messages | None:
         """The messages of an exchange; None if they are not kept."""
@@ -157,7 +178,7 @@ def _row(number: int, exchange: Exchange, *, lossy: bool) -> bytes:
             message.timestamp_us,
             (message.method or "?")[:LONG_NAME],
             (message.authority or "")[:LONG_NAME],
-            _cut(message.path or "?"),
+            _cut(message.path or message.route_id or "?"),
             response.status_code if response is not None else None,
             response.latency_ms if response is not None else None,
             response.duration_ms if response is not None else None,

@@ -752,4 +752,5 @@ cdef Trailers build_trailers(
     if fields != NULL:
         fields.size = size
         fields.count = count
+        fields.never = NULL
     return read

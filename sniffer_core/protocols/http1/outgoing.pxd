@@ -2,6 +2,7 @@
 
 from sniffer_core.base.marks cimport INCOMPLETE_GAP_
 from sniffer_core.message cimport Message
+from sniffer_core.protocol cimport Context
 from sniffer_core.protocols.http1.sides cimport Half, Http1, Responses
 
 
@@ -44,6 +45,8 @@ cdef inline void mark_body_unknown(Message* message) noexcept nogil:
     message.missing = -1
 
 
+cdef void emit_message(Context* context, Message* message) noexcept nogil
+    # Counts an ended message, of any version of HTTP, and publishes it.
 cdef void emit(Http1* http, Message* message) noexcept nogil
     # Counts an ended message and publishes it, so that the current call of FlowTable returns it.
 cdef void discard(Http1* http, Message* message) noexcept nogil

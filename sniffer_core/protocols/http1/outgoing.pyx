@@ -3,25 +3,29 @@
 from sniffer_core.base.counters cimport Counter
 from sniffer_core.base.marks cimport WHOLE
 from sniffer_core.message cimport REQUEST, RESPONSE, Message, exchange_release, message_free
-from sniffer_core.protocol cimport publish
+from sniffer_core.protocol cimport Context, publish
 from sniffer_core.protocols.http1.pairing cimport TENTATIVE, Entry, entry_of
 
 
-cdef void emit(Http1* http, Message* message) noexcept nogil:
+cdef void emit_message(Context* context, Message* message) noexcept nogil:
     cdef int bit
     cdef int counter = <int>Counter.MESSAGES_REQUEST if message.kind == REQUEST else <int>Counter.MESSAGES_RESPONSE
-    http.base.context.counters[counter] += 1
-    if message.kind == RESPONSE and not entry_of(message).exchange.known:
-        http.base.context.counters[<int>Counter.RESPONSES_UNPAIRED] += 1
+    context.counters[counter] += 1
+    if message.kind == RESPONSE and not message.exchange.known:
+        context.counters[<int>Counter.RESPONSES_UNPAIRED] += 1
     if message.incomplete != WHOLE:
-        http.base.context.counters[<int>Counter.INCOMPLETE_FIRST + message.incomplete - 1] += 1
+        context.counters[<int>Counter.INCOMPLETE_FIRST + message.incomplete - 1] += 1
     if message.resynced:
-        http.base.context.counters[<int>Counter.MESSAGES_RESYNCED] += 1
+        context.counters[<int>Counter.MESSAGES_RESYNCED] += 1
     if message.anomalies:
         for bit in range(32):
             if message.anomalies >> bit & 1:
-                http.base.context.counters[<int>Counter.ANOMALY_FIRST + bit] += 1
-    publish(http.base.context, message)
+                context.counters[<int>Counter.ANOMALY_FIRST + bit] += 1
+    publish(context, message)
+
+
+cdef void emit(Http1* http, Message* message) noexcept nogil:
+    emit_message(http.base.context, message)
 
 
 cdef void discard(Http1* http, Message* message) noexcept nogil:

@@ -92,6 +92,8 @@ cdef struct Exchanges:
     uint16_t informational[INFORMATIONAL_MAX]   # interim statuses since the last final response
     int64_t interim_start   # stream offset of the first of these responses
 
+cdef void read_traceparent(Exchange* exchange, const uint8_t* value, uint32_t size) noexcept nogil
+    # Reads version-traceid-parentid-flags (W3C Trace Context, section 3.2). Versions after 00 may add more.
 cdef void exchanges_init(Exchanges* queue, Conn* conn, Pool* pool, uint64_t* counters) noexcept nogil
 cdef void exchanges_free(Exchanges* queue) noexcept nogil
 cdef void exchanges_settle(Exchanges* queue) noexcept nogil

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from sniffer_core.base.counters cimport Counter
-from sniffer_core.message cimport CARRY_MAX, Field, Message, Text, exchange_release, message_free
+from sniffer_core.message cimport CARRY_MAX, Exchange, Field, Message, Text, exchange_release, message_free
 from sniffer_core.protocols.http1.head cimport as_http1
 from sniffer_core.base.memory cimport Pool, pool_give, pool_take
 from sniffer_core.connection cimport Conn
@@ -204,8 +204,7 @@ cdef inline bint hex_lower(const uint8_t* text, uint32_t size) noexcept nogil:
     return not zeros
 
 
-cdef void read_traceparent(Entry* entry, const uint8_t* value, uint32_t size) noexcept nogil:
-    """Reads version-traceid-parentid-flags (W3C Trace Context, section 3.2). Versions after 00 may add more."""
+cdef void read_traceparent(Exchange* exchange, const uint8_t* value, uint32_t size) noexcept nogil:
     if size < 55 or value[2] != 45 or value[35] != 45 or value[52] != 45:
         return
     if memcmp(value, b"00", 2) == 0:
@@ -217,9 +216,9 @@ cdef void read_traceparent(Entry* entry, const uint8_t* value, uint32_t size) no
         return
     if not (memcmp(value + 53, b"00", 2) == 0 or hex_lower(value + 53, 2)):
         return
-    memcpy(entry.exchange.trace, value + 3, 32)
-    memcpy(entry.exchange.trace + 32, value + 36, 16)
-    entry.exchange.traced = True
+    memcpy(exchange.trace, value + 3, 32)
+    memcpy(exchange.trace + 32, value + 36, 16)
+    exchange.traced = True
 
 
 cdef inline const uint8_t* find_authority(const Message* message, const Field* host, bint connect,
@@ -290,7 +289,7 @@ cdef Entry* exchanges_request(
     entry.exchange.authority.at = at
     entry.exchange.authority.size = write_authority(asked, asked_size, entry.exchange.text + at)
     if traces == 1:     # W3C Trace Context, section 4.3: if there are several, none is valid
-        read_traceparent(entry, message.text + trace.value.at, trace.value.size)
+        read_traceparent(&entry.exchange, message.text + trace.value.at, trace.value.size)
     push(queue, entry, most, as_http1(message).sure or not message.resynced)
     entry.exchange.references += 1
     message.exchange = &entry.exchange

@@ -228,7 +228,8 @@ def test_the_least_limit_has_room_for_the_largest_record() -> None:
         missing_bytes=2**63 - 1, resynced=True, anomalies=anomalies, trace_id="f" * 32, span_id="f" * 16,
         placement=Placement('"' * 500, "n" * 6, "m" * 6), end_timestamp="2023-11-14T22:13:20.000042Z",
         duration_ms=123456789012.345, authority="h" * 255 + ":65535", proxied=Proxied(far, far),
-        body_redacted=2**31,
+        body_redacted=2**31, stream_id=2**31 - 1, headers_unknown=2000,
+        route_id="u" + "-".join(["4294967295.4294967295"] * 4), reset="INADEQUATE_SECURITY", pushed=True,
     )  # fmt: skip
     SnifferConfig(ports=[1], output_stdout_max_line=LEAST_LINE, pod_name='"' * 500, namespace="n" * 6)
     assert all(value is not None for value in msgspec.structs.astuple(largest))

@@ -47,7 +47,7 @@ const table = new Table($("table"), {
   },
 });
 
-const search = new Search(() => { table.rebuild(); tell(); });
+const search = new Search(() => { table.rebuild(); mistake(); tell(); });
 
 // Events
 
@@ -166,8 +166,8 @@ function empty() {
     const [title, text] = table.rows.length ? ["No exchange passes the filters", "Esc clears them."]
       : !facts ? ["Connecting …", ""]
       : facts.state === "failed" ? ["The capture has failed", "The log of tcp-sniffer says why."]
-      : facts.state === "read" ? ["No HTTP/1.x exchange is in this file", `${count(facts.packets)} packets were looked at. Is it the right port?`]
-      : facts.packets ? ["No HTTP/1.x exchange yet", `${count(facts.packets)} packets came on ${plain(facts.where)}, port ${hello.ports.join(", ")}.`]
+      : facts.state === "read" ? ["No HTTP exchange is in this file", `${count(facts.packets)} packets were looked at. Is it the right port?`]
+      : facts.packets ? ["No HTTP exchange yet", `${count(facts.packets)} packets came on ${plain(facts.where)}, port ${hello.ports.join(", ")}.`]
       : ["Waiting for traffic", `on ${plain(facts.where)}, port ${hello.ports.join(", ")}. Nothing to see? \`tcp-sniffer doctor\` says why.`];
     box.replaceChildren(element("b", {}, title), element("span", {}, text));
   }
@@ -202,9 +202,17 @@ function pause(on) {
 function refilter() {
   const matches = filter(form, search);
   search.ask(form.elements.text.value.trim());
+  mistake();
   form.querySelector("[type=reset]").hidden = !matches;
   table.setFilter(matches);
   tell();
+}
+
+/** Says what is wrong with an expression. */
+function mistake() {
+  $("mistake").hidden = !search.error;
+  if ($("mistake").textContent !== search.error) $("mistake").textContent = search.error;
+  form.elements.text.setAttribute("aria-invalid", String(search.error !== ""));
 }
 
 /** The link to the HAR of the filtered rows: the lowest number, and a bit for each number from there on. */

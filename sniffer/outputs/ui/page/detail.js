@@ -80,10 +80,10 @@ export class Detail {
     const { request, response } = exchange;
     const message = request ?? response;
     const title = element("h2", { class: `s${statusClass(row[STATUS])}` },
-      show(element("b"), row[METHOD]), " ", show(element("span", { class: "path" }), cut(message.path ?? "?", MOST_TITLE)), " ",
+      show(element("b"), row[METHOD]), " ", show(element("span", { class: "path" }), cut(message.path ?? message.routeId ?? "?", MOST_TITLE)), " ",
       element("b", { class: "status" }, String(row[STATUS] ?? "no response")),
     );
-    const copy = element("button", { type: "button", onclick: () => this.copy(copy, curl(request)) }, "Copy as curl");
+    const copy = element("button", { type: "button", onclick: () => this.copy(copy, curl(request), lacks(request)) }, "Copy as curl");
     this.root.append(
       element("header", {}, title, request ? copy : null, close),
       facts(row, request, response),
@@ -95,15 +95,15 @@ export class Detail {
     this.root.scrollTop = 0;
   }
 
-  async copy(button, text) {
+  async copy(button, text, note) {
     const before = button.textContent;
     try {
       await navigator.clipboard.writeText(text);
-      button.textContent = "Copied";
+      button.textContent = `Copied${note}`;
     } catch {
       button.textContent = "The browser does not allow it";
     }
-    setTimeout(() => { button.textContent = before; }, 1500);
+    setTimeout(() => { button.textContent = before; }, note ? 6000 : 1500);
   }
 }
 
@@ -158,8 +158,8 @@ function side(name, message, missing, urls) {
     return made;
   }
   const start = message.direction === "request"
-    ? `${message.method} ${message.path} HTTP/${message.httpVersion}`
-    : `HTTP/${message.httpVersion} ${message.statusCode} ${message.reason ?? ""}`;
+    ? `${message.method ?? "?"} ${message.path ?? message.routeId ?? "?"} HTTP/${message.httpVersion}`
+    : `HTTP/${message.httpVersion} ${message.statusCode ?? "?"} ${message.reason ?? ""}`;
   made.append(show(element("p", { class: "start" }), cut(start, MOST_VALUE)));
   for (const text of remarks(message)) made.append(show(element("p", { class: "callout" }), text));
   made.append(fields(message.headers, "Headers"));
@@ -235,6 +235,12 @@ function word(data) {
 
 /** The word for a field or a start line. NUL is left out: no argument can hold it. */
 const field = (text) => word(latin(text).filter((byte) => byte));
+
+/** What the command does not send of the request, as far as the user must know before it is sent. */
+export function lacks(request) {
+  if (request.bodyTruncated) return `, with the body cut: ${count(request.bodySize)} bytes were sent`;
+  return request.bodySize && !request.body ? `, without the body: ${count(request.bodySize)} bytes were sent` : "";
+}
 
 /** The bytes of the body that are kept. */
 function sent(request) {

@@ -1,11 +1,14 @@
-// Words are searched in the rows at once. A moment later, the sniffer searches headers and bodies.
+// Words are searched in the rows at once. A moment later, the sniffer searches headers and bodies. What it knows as an
+// expression it judges alone.
 
 const PATIENCE_MS = 250;        // after the last key, and between two requests
 
 export class Search {
-  /** `found` is called when further exchanges match. */
+  /** `found` is called when further exchanges match, or when the sniffer has said what the text is. */
   constructor(found) {
     this.found = found;
+    this.expression = false;    // the text is an expression
+    this.error = "";            // what is wrong with it
     this.text = "";
     this.numbers = new Set();
     this.last = 0;              // number of the last exchange that was searched
@@ -20,6 +23,8 @@ export class Search {
     if (text === this.text) return;
     this.text = text;
     this.numbers.clear();
+    this.expression = false;
+    this.error = "";
     this.last = 0;
     this.asking?.abort();
     clearTimeout(this.timer);
@@ -42,11 +47,13 @@ export class Search {
     try {
       const answer = await fetch(`search?after=${this.last}&text=${encodeURIComponent(this.text)}`, { signal: asking.signal });
       if (!answer.ok || asking.signal.aborted) return;
-      const { numbers, last } = await answer.json();
+      const { numbers, last, expression, error = "" } = await answer.json();
       if (asking.signal.aborted) return;
       for (const number of numbers) this.numbers.add(number);
       this.last = last;
-      if (numbers.length) this.found();
+      const news = numbers.length || expression !== this.expression || error !== this.error;
+      Object.assign(this, { expression, error });
+      if (news) this.found();
     } catch { /* it is asked again with the next exchange */ } finally {
       if (this.asking === asking) {
         this.timer = null;

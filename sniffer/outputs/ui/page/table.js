@@ -40,7 +40,8 @@ export function filter(form, within) {
   if (path) tests.push((row) => row[PATH].toLowerCase().includes(path));
   if (host) tests.push((row) => row[HOST].toLowerCase().includes(host));
   if (latency > 0) tests.push((row) => row[LATENCY] !== null && row[LATENCY] >= latency);
-  if (words.length) tests.push((row) => words.every((word) => text(row).includes(word)) || within.has(row[ID]));
+  if (words.length) tests.push((row) => within.error !== "" || within.has(row[ID])
+    || (!within.expression && words.every((word) => text(row).includes(word))));
   return tests.length ? (row) => tests.every((test) => test(row)) : null;
 }
 
@@ -298,7 +299,9 @@ export class Table {
     if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest(".head") || !this.view.length) return;
     const page = Math.max(1, Math.floor(this.scroller.clientHeight / this.rowHeight) - 1);
     const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity };
-    if (event.key === "Enter" && this.selected) this.select(this.selected, true);
+    if (event.key === "Enter" && this.selected) {     // what a filter hides is not opened: the first that it shows is
+      this.select(this.indexOf(this.selected) >= 0 ? this.selected : this.at(0), true);
+    }
     else if (event.key in steps) {
       const from = this.selected ? this.indexOf(this.selected) : -1;
       const last = this.view.length - 1;
