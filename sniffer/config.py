@@ -418,6 +418,18 @@ class SnifferConfig(CaptureOptions, BuiltInOptions):
         key: bytes | None = self.__dict__["_redact_key"]
         return key
 
+    def of_tables(self) -> dict[str, Any]:
+        """What tables of packets and of records take alike: keywords of the core's FlowTable and Recorded."""
+        return {
+            "sample_rate": self.sample_rate,
+            "max_body": self.max_body_size,
+            "redact_headers": self.redact_headers,
+            "redact_query": self.redact_query,
+            "redact_body": self.redact_body,
+            "redact_key": self.redact_key,
+            "placement": (self.pod_name, self.namespace, self.node_name),
+        }
+
     @property
     def has_output(self) -> bool:
         """Whether a message leaves the process by itself."""

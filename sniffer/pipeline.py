@@ -4,6 +4,8 @@
 
 One task (`_run`) runs from the opened capture to the last log line: it pumps until the capture has ended, drains the
 lanes and closes them. `stop()` signals the capture to end, sets the deadline, and waits for that task.
+
+Longer than most: start, pump and end share the state of one run.
 """
 
 from __future__ import annotations
@@ -327,21 +329,13 @@ class Sniffer:
     def _make_table(self, linktype: int) -> FlowTable | RecordTable:
         """The table for what a source gives: packets, or records. ValueError where there is none for it."""
         config = self.config
-        of_both: dict[str, Any] = {
-            "sample_rate": config.sample_rate,
-            "max_body": config.max_body_size,
-            "carry": CARRY if self._leaves_out is not None else (),
-            "redact_headers": config.redact_headers,
-            "redact_query": config.redact_query,
-            "redact_body": config.redact_body,
-            "redact_key": config.redact_key,
-            "placement": (config.pod_name, config.namespace, config.node_name),
-            "decode": decode if config.decode_bodies else None,
-        }
+        of_both = config.of_tables()
+        of_both["carry"] = CARRY if self._leaves_out is not None else ()
+        of_both["decode"] = decode if config.decode_bodies else None
         if linktype == RECORDS:
-            from sniffer.capture import recorded
+            from sniffer.capture.recorded import make_table
 
-            return recorded.make_table(**of_both)
+            return make_table(**of_both)
         from sniffer_core.core import FlowTable
 
         if not config.ports:
