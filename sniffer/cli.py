@@ -36,8 +36,16 @@ log: Final = logging.getLogger("sniffer")
 YOUNG_OBJECTS: Final = 10_000
 """New objects at which the garbage collector runs. Messages are freed without it: at Python's 700 it runs for each few
 of them, and finds nothing."""
+CAPTURE_NAME: Final = re.compile(r"\A[^-].*\.(pcap|pcapng|cap)\d*(\.gz|\.zst)?\Z|\A/dev/fd/\d+\Z", re.IGNORECASE)
+NO_VIEW: Final = ("production", "pod_name", "namespace", "node_name")
+"""Options of which each says that nobody reads the terminal: an output must be named then."""
 WRITE_SECONDS: Final = 1.0
 """At an immediate exit each output has this long to finish what it is writing."""
+
+
+def _is_capture(word: str) -> bool:
+    """Whether a word of the command line is a capture to read: by its ending, or because there is such a file."""
+    return word == "-" or CAPTURE_NAME.search(word) is not None or (not word.startswith("-") and Path(word).is_file())
 
 
 class _ListInterfaces(argparse.Action):
@@ -59,14 +67,15 @@ def _parser() -> FlagParser:
     parser = FlagParser(
         SnifferConfig,
         config_module.groups(),
+        words="read",
+        is_word=_is_capture,
         prog="tcp-sniffer",
-        usage="tcp-sniffer --ports PORT,PORT [--interface NAME | --read FILE ...]\n"
-        f"                   [{usage}] [options]",
+        usage=f"tcp-sniffer -p PORT,PORT [-i NAME | FILE ...]\n                   [{usage}] [options]",
         description=DESCRIPTION,
         epilog=EPILOG.format(variables="".join(f"  {option.variable:<{width}}{option.help}\n" for option in silent)),
     )
     parser.help_group.add_argument(
-        "--version", action="version", version=f"tcp-sniffer {__version__}", help="show the version"
+        "-V", "--version", action="version", version=f"tcp-sniffer {__version__}", help="show the version"
     )
     parser.help_group.add_argument(
         "--list-interfaces", action=_ListInterfaces, nargs=0, help="show what can be captured on"
@@ -78,8 +87,10 @@ def _doctor_parser() -> FlagParser:
     parser = FlagParser(
         SnifferConfig,
         (config_module.CAPTURE, config_module.LIMITS),
+        words="read",
+        is_word=_is_capture,
         prog="tcp-sniffer doctor",
-        usage="tcp-sniffer doctor --ports PORT,PORT [--interface NAME] [--seconds N]",
+        usage="tcp-sniffer doctor -p PORT,PORT [-i NAME [--seconds N] | FILE ...]",
         description="Says what stops one from seeing traffic. Exit code 0: nothing does; 2: what begins with `no`.\n",
     )
     parser.help_group.add_argument("--seconds", metavar="N", help="how long to capture (default: 5)")
@@ -131,8 +142,10 @@ def configure(
     else:
         if config_module.wanted(config):
             return config
-        if at_terminal and not (config.production or config.pod_name or config.namespace or config.node_name):
+        if at_terminal and not any(getattr(config, keyword) for keyword in NO_VIEW):
             return SnifferConfig.from_texts({"log_level": "warning", **texts}, **keywords)
+    if at_terminal and not any(texts.get(keyword, "no").strip().lower() not in FALSE for keyword in NO_VIEW):
+        raise ValidationError(problems)
     switches = [output.switch for output in config_module.outputs() if output.switch]
     if not any(keywords.get(switch) or texts.get(switch, "no").strip().lower() not in FALSE for switch in switches):
         problems.append(_no_output())
@@ -377,6 +390,19 @@ class _Daemon:
             last_words.append(companion.say_last)
         if self._stays:
             last_words.clear()  # their clients stay beyond the last line of the capture
+        if self._config.read:
+            last_words.append(self._say_what_files_have)
+
+    def _say_what_files_have(self) -> None:
+        """Where files had no message on the ports: which ports have some."""
+        now = self._sniffer.ledger.snapshot()
+        if self._stops or now["messages_request"] + now["messages_response"] or not now["packets_seen"]:
+            return
+        from sniffer.capture.survey import survey
+
+        if (found := survey(self._config.read)) is not None:
+            seen = now["packets_parsed"] > now["segments_other_port"]
+            log.warning(found.sentence(self._config.ports, seen=seen, files=len(self._config.read)))
 
     async def _stop_without_outputs(self) -> None:
         await self._sniffer.outputs_closed()

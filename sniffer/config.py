@@ -227,17 +227,22 @@ class CaptureOptions(OptionGroup):
 
     # fmt: off
     ports: Wholes = Option(
-        check_ports, read_ports, required=True, group=CAPTURE, metavar="PORT,PORT",
+        check_ports, read_ports, required=True, group=CAPTURE, short="-p", metavar="PORT,PORT",
         help="TCP ports of the servers to watch; a range is FIRST-LAST, of at most 1024 ports",
     )
     interface: MaybeText = text(
-        None, group=CAPTURE, metavar="NAME", shown="the first that is up, has an address and is no pseudo device",
+        None, group=CAPTURE, short="-i", metavar="NAME",
+        shown="the first that is up, has an address and is no pseudo device",
         help="network interface to capture on; `any` is all of them",
     )
     read: Files = Option(
         check_captures, lambda text: text.split("\0"), default=(), repeats=True, group=CAPTURE, variable="",
-        metavar="FILE",
+        short="-r", metavar="FILE",
         help="read pcap or pcapng files, one after the other, in place of an interface; `-` is standard input",
+    )
+    stop_after: MaybeWhole = whole(
+        None, 1, 1 << 53, group=CAPTURE, variable="", short="-c",
+        help="stop after so many responses; what comes behind the last is left out",
     )
     capture_buffer_size: Whole = whole(
         16 << 20, 64 << 10, 2_147_483_647, unit="bytes", group=CAPTURE, shown="16 MiB",

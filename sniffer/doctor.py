@@ -1,8 +1,8 @@
 """`tcp-sniffer doctor`: reports in a few lines what keeps the daemon from seeing traffic.
 
 It examines the memory, the privilege, the interface and who listens on the ports. Then it captures for some seconds as
-the daemon would, and reports what came. Exit codes: 0 if the daemon would see messages; 2 if it would not, and the
-lines that begin with `no` say why; 1 for a wrong configuration.
+the daemon would, and reports what came. With files it reads these instead. Exit codes: 0 if the daemon would see
+messages; 2 if it would not, and the lines that begin with `no` say why; 1 for a wrong configuration.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import ctypes
 import os
 import socket
 import struct
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +19,12 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from sniffer import budget
+from sniffer.capture.file import FileSource
 from sniffer.capture.interfaces import addresses, default_interface, interfaces, is_up
 from sniffer.capture.live import SNAPLEN, LiveSource
-from sniffer.capture.source import LINK_NAMES, Event, Stop
+from sniffer.capture.privileges import program
+from sniffer.capture.source import LINK_NAMES, Event, Source, Stop
+from sniffer.capture.survey import survey
 from sniffer.capture.thread import feed
 from sniffer.config import SnifferConfig
 from sniffer.errors import EXIT_OK, EXIT_RUNTIME, CaptureError
@@ -68,6 +70,11 @@ class Seen(NamedTuple):
         """How many requests and responses have ended."""
         return self.counters["messages_request"] + self.counters["messages_response"]
 
+    @property
+    def of_ports(self) -> int:
+        """How many packets were of the captured ports: the kernel's filter lets others pass too."""
+        return self.counters["packets_parsed"] - self.counters["segments_other_port"]
+
 
 def run(config: SnifferConfig, *, seconds: float = SECONDS, stop: Stop | None = None) -> int:
     """Prints the report and returns the exit code. `stop` ends the capture early."""
@@ -82,6 +89,10 @@ def run(config: SnifferConfig, *, seconds: float = SECONDS, stop: Stop | None = 
 def examine(config: SnifferConfig, *, seconds: float, stop: Stop, proc: Path = Path("/proc")) -> Iterator[Finding]:
     """Yields the findings as they are made. `proc` is where procfs is mounted."""
     yield _memory(config)
+    if config.read:
+        for path in config.read:
+            yield from _file(config, path, stop)
+        return
     permitted = may_capture(proc)
     yield _privilege(permitted)
     try:
@@ -125,11 +136,10 @@ def may_capture(proc: Path = Path("/proc")) -> bool:
 def _privilege(permitted: bool) -> Finding:
     if permitted:
         return Finding("ok", "privilege", "this process has NET_RAW")
-    program = Path(sys.argv[0]).name or "tcp-sniffer"
     return Finding(
         "no",
         "privilege",
-        f"this process lacks the capability NET_RAW: run it as root (sudo {program} ...), with --cap-add NET_RAW"
+        f"this process lacks the capability NET_RAW: run it as root (sudo {program()} ...), with --cap-add NET_RAW"
         ' (Docker) or with securityContext.capabilities.add: ["NET_RAW"] (Kubernetes)',
     )
 
@@ -216,12 +226,20 @@ def _memory(config: SnifferConfig) -> Finding:
 
 def look(config: SnifferConfig, name: str, seconds: float, stop: Stop) -> Seen:
     """Captures for `seconds`, or until the stop, as the daemon would. Raises CaptureError where it cannot."""
-    from sniffer_core.core import FlowTable
-
     source = LiveSource(name, ports=config.ports, buffer_size=config.capture_buffer_size)
     timer = threading.Timer(seconds, stop.set)
     timer.daemon = True
     timer.start()
+    try:
+        return _read(config, source, stop)
+    finally:
+        timer.cancel()
+
+
+def _read(config: SnifferConfig, source: Source, stop: Stop) -> Seen:
+    """Reads a source to its end, or until the stop. Raises CaptureError where it cannot."""
+    from sniffer_core.core import FlowTable
+
     try:
         linktype = source.open(stop)
         table = FlowTable(
@@ -235,17 +253,42 @@ def look(config: SnifferConfig, name: str, seconds: float, stop: Stop) -> Seen:
             events += table.events()
         kernel = source.stats()
         table.flush()
+        events += table.events()
         return Seen(table.counters(), linktype, events, kernel)
     finally:
-        timer.cancel()
         source.close()
+
+
+def _file(config: SnifferConfig, path: str, stop: Stop) -> Iterator[Finding]:
+    """What a capture file has for these ports."""
+    about = "file"
+    try:
+        seen = _read(config, FileSource(path), stop)
+    except (CaptureError, ValueError) as error:
+        yield Finding("no", about, str(error))
+        return
+    link = LINK_NAMES.get(seen.linktype, f"link type {seen.linktype}")
+    total = f"{path} ({link}) has {_packets(seen.counters['packets_seen'])}"
+    if seen.messages:
+        yield Finding("ok", about, f"{total}, {seen.of_ports:,} of the ports; {seen.messages:,} messages")
+    else:
+        found = survey([path])
+        said = "" if found is None else f"; {found.sentence(config.ports, seen=seen.of_ports > 0)}"
+        yield Finding("no", about, total + said)
+    yield from _protocols(seen)
+    if cut := seen.counters["segments_snapped"]:
+        yield Finding("note", "cut", f"{_packets(cut)} cut by the snapshot length: write the file with -s 0")
+
+
+def _packets(count: int) -> str:
+    return f"{count:,} packet{'' if count == 1 else 's'}"
 
 
 def _traffic(config: SnifferConfig, name: str, seen: Seen, seconds: float) -> Iterator[Finding]:
     counters = seen.counters
     link = LINK_NAMES.get(seen.linktype, f"type {seen.linktype}")
-    packets = counters["packets_seen"]
-    if packets <= counters["segments_other_port"]:
+    packets = seen.of_ports
+    if packets <= 0:
         ports = ", ".join(map(str, config.ports))
         yield Finding(
             "no",
@@ -254,10 +297,10 @@ def _traffic(config: SnifferConfig, name: str, seen: Seen, seconds: float) -> It
             " or name another interface (any is all of them; behind a service mesh the plain text is on lo)",
         )
     elif not seen.messages:
-        yield Finding("no", "traffic", f"{packets:,} packets on {name} ({link}) in {seconds:g} s, but no HTTP message")
+        yield Finding("no", "traffic", f"{_packets(packets)} on {name} ({link}) in {seconds:g} s, but no HTTP message")
     else:
         yield Finding(
-            "ok", "traffic", f"{seen.messages:,} messages in {packets:,} packets on {name} ({link}) in {seconds:g} s"
+            "ok", "traffic", f"{seen.messages:,} messages in {_packets(packets)} on {name} ({link}) in {seconds:g} s"
         )
     yield from _protocols(seen)
     if name == "any" and counters["bytes_duplicate"]:

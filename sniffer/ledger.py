@@ -165,6 +165,7 @@ PUMP: Final = (
     Counter("messages_excluded_user_agent", "messages left out by `EXCLUDE_USER_AGENTS`"),
     Counter("messages_excluded_where", "messages left out by `WHERE`"),
     Counter("messages_excluded_keep", "messages left out by `KEEP` and `KEEP_OTHERS`"),
+    Counter("messages_excluded_behind", "messages behind the last that was asked for (`--stop-after`)"),
     Counter("messages_foreign", "messages left out as deliveries of another sniffer to this one's `OUTPUT_URL`"),
     Counter("messages_failed", "messages that could not be made into a record (a defect: please report it)"),
     Counter("bodies_decoded", "bodies from which every content coding was removed"),

@@ -66,7 +66,7 @@ def configure(
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.ExceptionRenderer(_traceback),
-        _ordered(_Hide(secrets), None if console else placement),
+        _ordered(_Hide(secrets), None if console else placement, console=console),
         *_rendering(console=console, colors=terminal and not os.environ.get("NO_COLOR")),
     ]
     handler = logging.StreamHandler(stream) if number is None else PatientHandler(number)
@@ -81,7 +81,7 @@ def configure(
     logging.raiseExceptions = False  # a stderr that was closed must not cost messages
 
 
-def _ordered(hide: _Hide, placement: Mapping[str, str] | None) -> Processor:
+def _ordered(hide: _Hide, placement: Mapping[str, str] | None, *, console: bool) -> Processor:
     """Puts the keys of a line in order, from the event that ProcessorFormatter passes, and hides secrets in it."""
 
     def line(_: Any, __: str, event: EventDict) -> EventDict:
@@ -92,7 +92,8 @@ def _ordered(hide: _Hide, placement: Mapping[str, str] | None) -> Processor:
             "logger": record.name,
             "message": hide(event["event"]),
         }
-        for name, value in getattr(record, "fields", {}).items():
+        fields = getattr(record, "fields", {})
+        for name, value in (_readable(record, fields) if console else fields).items():
             shown[f"{name}_" if name in RESERVED else str(hide(name))] = hide(value)
         if "exception" in event:
             shown["exception"] = hide(event["exception"])
@@ -101,6 +102,22 @@ def _ordered(hide: _Hide, placement: Mapping[str, str] | None) -> Processor:
         return shown
 
     return line
+
+
+def _readable(record: logging.LogRecord, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a line for people: tables become `name.counter`, without zeros. A record's `for_programs` are the
+    names of the fields that are too long for people.
+    """
+    left_out = getattr(record, "for_programs", ())
+    shown: dict[str, Any] = {}
+    for name, value in fields.items():
+        if not isinstance(value, Mapping):
+            shown[name] = value
+        elif name not in left_out:
+            for counter, count in value.items():
+                inner = count if isinstance(count, Mapping) else {"": count}
+                shown |= {f"{counter}.{key}" if key else counter: each for key, each in inner.items() if each}
+    return shown
 
 
 def _rendering(*, console: bool, colors: bool) -> list[Processor]:

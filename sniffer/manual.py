@@ -7,12 +7,12 @@ Captures HTTP between other programs, passively, and writes each request and res
 """
 EPILOG: Final = """\
 examples:
-  tcp-sniffer --ports 8080                             at a terminal: one readable line for each exchange
-  tcp-sniffer doctor --ports 8080                      what stops one from seeing traffic
-  tcp-sniffer --ports 8080 --interface eth0 --stdout
-  tcp-sniffer --ports 8080 --ui                        a page for a browser; its address is in the log
-  tcp-sniffer --ports 80,8080 --read capture.pcap --stdout | jq .path
-  tcp-sniffer --ports 8080 --output-url https://collector.example/messages
+  tcp-sniffer -p 8080                             at a terminal: one readable line for each exchange
+  tcp-sniffer doctor -p 8080                      what stops one from seeing traffic
+  tcp-sniffer -p 8080 -i eth0 --stdout
+  tcp-sniffer -p 8080 --ui                        a page for a browser; its address is in the log
+  tcp-sniffer -p 80,8080 capture.pcap --stdout | jq .path
+  tcp-sniffer -p 8080 --output-url https://collector.example/messages
 
 Each option can be given by the variable in brackets too; a flag beats its variable. Variables only:
 {variables}

@@ -60,6 +60,7 @@ class Option(Generic[Given, Value]):
     default   used unchecked; `required` says that there is none
     variable  None: the keyword in upper case behind the class's prefix; "": no variable
     flag      None: `--` and the keyword with dashes; "": no flag
+    short     one more flag, of one letter: `-p`
     shown     the default in words, where its repr would say less
     bare      the text that a flag without a value stands for; None: the flag needs a value
     repeats   the flag may stand several times, each with several values; its text is all values, separated by NULs
@@ -81,6 +82,7 @@ class Option(Generic[Given, Value]):
         required: bool = False,
         variable: str | None = None,
         flag: str | None = None,
+        short: str = "",
         metavar: str = "TEXT",
         shown: str | None = None,
         is_switch: bool = False,
@@ -99,6 +101,7 @@ class Option(Generic[Given, Value]):
         self.required = required
         self.variable = variable
         self.flag = flag
+        self.short = short
         self.metavar = metavar
         self.shown = shown
         self.is_switch = is_switch
@@ -424,7 +427,7 @@ def table(options: type[Options], group: str) -> str:
         if option.group == group:
             cells = [
                 f"`{option.variable}`" if option.variable else "",
-                f"`{option.flag}`" if option.flag else "",
+                ", ".join(f"`{flag}`" for flag in (option.short, option.flag) if flag),
                 f"`{option.keyword}`",
                 "required" if option.required else option.shown_default(),
                 option.help[0].upper() + option.help[1:],
@@ -433,9 +436,35 @@ def table(options: type[Options], group: str) -> str:
     return "\n".join(rows) + "\n"
 
 
+LIKE: Final = 0.8
+"""How alike a word and an option must be, of 1, for the option to be what was meant: two letters changed places, one is
+missing or too many. Of less that is offered half is wrong, and a wrong hint is worse than none."""
+CALLED: Final = {
+    "iface": "interface",
+    "device": "interface",
+    "dev": "interface",
+    "file": "read",
+    "pcap": "read",
+    "input": "read",
+    "json": "stdout",
+    "url": "output-url",
+    "output": "output-file",
+    "count": "stop-after",
+    "timeout": "output-timeout-ms",
+    "gzip": "output-gzip",
+    "buffer-size": "capture-buffer-size",
+}
+"""What other programs call an option, or half of its name."""
+
+
 def likely(word: str, known: Iterable[str]) -> str:
-    """A hint that names the word of `known` closest to `word`; empty if none is close."""
+    """A hint that names the word of `known` that was meant by `word`; empty if none surely was."""
     from difflib import get_close_matches  # only when something is wrong
 
-    close = get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    names = {name.lstrip("-").replace("_", "-").lower(): name for name in known}
+    bare = word.lstrip("-").replace("_", "-").lower()
+    begun = [name for name in names if len(bare) > 2 and name.startswith(bare)]
+    meant = bare if bare in names else CALLED.get(bare, "")
+    if not meant:
+        meant = begun[0] if len(begun) == 1 else next(iter(get_close_matches(bare, names, n=1, cutoff=LIKE)), "")
+    return f"; did you mean {names[meant]}?" if meant in names else ""

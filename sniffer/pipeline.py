@@ -147,6 +147,7 @@ class Sniffer:
             exclude_user_agents=config.exclude_user_agents,
             places=_places(config) if self._live else (),
         )
+        self._stop_after = config.stop_after
         self._lanes: list[Lane] = []
         self._precedence = Precedence(self._behind)
         self._iterators: list[IteratorSink] = []
@@ -495,8 +496,8 @@ class Sniffer:
         add("pump_waiting", count)
         if self._leaves_out is not None:
             raws = self._kept(raws, self._leaves_out)
-            add("pump_waiting", len(raws) - count)
             if len(raws) != count:
+                add("pump_waiting", len(raws) - count)
                 size = weigh(raws)
         if self._judge is not None:
             await self._put(self._judge, raws)
@@ -522,6 +523,10 @@ class Sniffer:
         """Decodes bodies and offers messages whose weight is `size` to every lane, as many at a time as there is room
         for.
         """
+        if self._stop_after is not None:
+            count, size = len(raws), None
+            raws = self._up_to_the_last(raws, self._stop_after)
+            self.ledger.add("pump_waiting", len(raws) - count)
         size = weigh(raws) if size is None else size
         while raws:
             part, rest = raws, raws[:0]
@@ -617,6 +622,19 @@ class Sniffer:
                 kept.append(raw)
             else:
                 self.ledger.add(reason)
+        return kept
+
+    def _up_to_the_last(self, raws: list[RawMessage], left: int) -> list[RawMessage]:
+        """The messages up to the last response that is wanted, `left` responses from here. With it the capture ends."""
+        kept = raws if left else raws[:0]
+        for at, raw in enumerate(kept, 1):
+            left -= raw.direction == "response"
+            if not left:
+                kept = raws[:at]
+                self._spawn(self.stop())
+                break
+        self._stop_after = left
+        self.ledger.add("messages_excluded_behind", len(raws) - len(kept))
         return kept
 
     def _with_messages(self, raws: list[RawMessage]) -> list[RawMessage]:
@@ -746,7 +764,7 @@ class Sniffer:
             log.error("the ledger does not balance", extra={"fields": {"law": sentence}})
         ledger = {name: value for name, value in snapshot.items() if value and name != "lanes"}
         fields = {"undelivered": self.undelivered, "lanes": snapshot["lanes"], "ledger": ledger}
-        log.info("stopped", extra={"fields": fields})
+        log.info("stopped", extra={"fields": fields, "for_programs": ("ledger",)})
 
 
 def _undo(raws: list[RawMessage], most: int) -> tuple[list[RawMessage], int, Counter[str]]:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -81,11 +82,54 @@ def test_unknown_flags() -> None:
     assert "ports" in found
 
 
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [
+        ("--port", "--ports"),
+        ("--interfac", "--interface"),
+        ("--iface", "--interface"),
+        ("--max_body_size", "--max-body-size"),
+        ("--pcap", "--read"),
+        ("--json", "--stdout"),
+        ("--count", "--stop-after"),
+        ("--url", "--output-url"),
+        *((flag, "") for flag in ("--filter", "--write", "--host", "--quiet", "--body", "--har-file")),
+    ],
+)
+def test_suggestions(flag: str, meant: str) -> None:
+    """A flag that is mistyped, or that other programs have, is told what it is called here; others get no hint."""
+    hint = f"; did you mean {meant}?" if meant else ""
+    assert problems(flag, "--ports", "80", "--stdout")[flag] == f"{flag} is not an option{hint}"
+
+
 def test_files_to_read() -> None:
     """--read may stand several times, with several files each; alone it lacks its value."""
     config = configure("--read", "a", "b", "--stdout", "--ports", "80", "--read=c,d", "--read", "-")
     assert config.read == ("a", "b", "c,d", "-")
     assert problems("--stdout", "--ports", "80", "--read")["read"] == "read needs a value behind its flag"
+
+
+def test_short_flags() -> None:
+    """The flags that users of tcpdump and tshark type, with a blank before the value or without."""
+    config = configure("-p", "80,81", "-i", "eth0", "-c", "5", "--stdout")
+    assert (config.ports, config.interface, config.stop_after) == ((80, 81), "eth0", 5)
+    config = configure("-p80", "-r", "a.pcap", "-r", "b", "--stdout")
+    assert (config.ports, config.read) == ((80,), ("a.pcap", "b"))
+    assert problems("-p", "80", "-c", "0", "--stdout").keys() == {"stop_after"}
+    assert problems("-p", "--stdout").keys() == {"ports"}
+
+
+def test_files_without_their_flag(tmp_path: Path) -> None:
+    """A word that looks like a capture, or is a file, is read, also behind a flag that may stand alone."""
+    plain = tmp_path / "plain"
+    plain.touch()
+    for words in (["x.pcap"], ["a.pcapng.gz", "b.CAP"], ["x.pcap0", "-"], [str(plain)], ["/dev/fd/63", "c.pcap.zst"]):
+        for arguments in (["-p", "80", "--stdout", *words], [*words, "--stdout", "-p", "80"], ["-p80", *words, "--ui"]):
+            assert configure(*arguments).read == tuple(words)
+    assert configure("--read", "a", "b", "--stdout", "c.pcap", "-p", "80").read == ("a", "b", "c.pcap")
+    assert configure("--stdout", "off", "--ui", "c.pcap", "-p", "80").output_stdout is False
+    assert problems("-p", "80", "--stdout", "nowhere").keys() == {"output_stdout"}
+    assert problems("-p", "80", "nowhere", str(tmp_path), "--stdout").keys() == {"nowhere", str(tmp_path)}
 
 
 @pytest.mark.parametrize(
@@ -99,6 +143,10 @@ def test_at_a_terminal(options: tuple[str, ...]) -> None:
     assert (view.has_output, view.log_level) == (False, "warning")
     with pytest.raises(ValidationError, match="--stdout"):
         cli.configure(["--ports", "80"], {"NAMESPACE": "n"}, at_terminal=True)
+    for environ, fields in (({}, ["ports"]), ({"TCP_SNIFFER_PRODUCTION": "on"}, ["ports", "output_stdout"])):
+        with pytest.raises(ValidationError) as raised:  # what is missing is the port, not an output
+            cli.configure([], environ, at_terminal=True)
+        assert [problem.field for problem in raised.value.problems] == fields
 
 
 def test_flag_without_its_value() -> None:
@@ -113,7 +161,7 @@ def test_one_problem_for_each_option() -> None:
     assert [problem.field for problem in raised.value.problems] == ["ports", "output_url"]
 
 
-@pytest.mark.parametrize("flag", ["--help", "--version"])
+@pytest.mark.parametrize("flag", ["--help", "-h", "--version", "-V"])
 def test_help_and_version(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Both go to standard output, whatever else is given, and end with 0."""
     with pytest.raises(SystemExit) as ended:

@@ -31,6 +31,7 @@ VALID: dict[str, tuple[str, object]] = {
     "ports": (" 80 , 8080 ", (80, 8080)),
     "interface": ("any", "any"),
     "read": ("capture.pcap", ("capture.pcap",)),
+    "stop_after": ("3", 3),
     "capture_buffer_size": ("1048576", 1048576),
     "sample_rate": ("0.25", 0.25),
     "output_stdout": ("yes", True),
@@ -251,11 +252,13 @@ def test_har_must_not_replace_what_is_read() -> None:
     assert problems(read=["a.pcap", "b.pcap"], har="./b.pcap") == {"har": "har must not be a file that is read"}
 
 
+NO_VARIABLE = ("read", "stop_after", "har", "mcp", "on_http_message")
+
+
 def test_names_of_the_contract() -> None:
     """Keywords are the snake_case of the variables; only the ones that the contract names differ."""
     for keyword, option in SnifferConfig.options().items():
-        exceptions = {"production": "TCP_SNIFFER_PRODUCTION", "read": "", "har": "", "mcp": "", "on_http_message": ""}
-        variable = exceptions.get(keyword)
+        variable = {"production": "TCP_SNIFFER_PRODUCTION", **dict.fromkeys(NO_VARIABLE, "")}.get(keyword)
         assert option.variable == (keyword.upper() if variable is None else variable)
     options = SnifferConfig.options()
     assert options["output_stdout"].flag == "--stdout"
@@ -272,6 +275,7 @@ def test_defaults() -> None:
         "ports": (8080,),
         "interface": None,
         "read": (),
+        "stop_after": None,
         "output_otlp_endpoint": None,
         "output_otlp_signals": "auto",
         "output_otlp_body": 0,

@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 import trustme
@@ -21,7 +22,8 @@ from sniffer import doctor
 from sniffer.capture.interfaces import addresses, interfaces, is_up
 from sniffer.config import SnifferConfig
 from tests import http2
-from tests.daemon import ROOT, SECONDS, exchanges, free_port, needs_capture, silent_server, web_server
+from tests.captures import connection, write
+from tests.daemon import DEMO, ROOT, SECONDS, exchanges, free_port, needs_capture, silent_server, web_server
 
 
 def start(*arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
@@ -229,10 +231,41 @@ def test_duplicates_on_any() -> None:
     assert found["port 8080"] == ("ok", "listens on 192.0.2.1")
 
 
+@pytest.mark.parametrize(
+    ("port", "code", "says"),
+    [
+        ("8080", 0, "(Ethernet) has 62 packets, 62 of the ports; 14 messages"),
+        ("81", 2, "(Ethernet) has 62 packets; no packet of port 81; the file has HTTP/1.x on 8080 (14 messages)"),
+    ],
+)
+def test_files(port: str, code: int, says: str, tmp_path: Path) -> None:
+    """With `--read` the files are looked at, not the machine: whether they have messages, and on which ports."""
+    assert report(start("--ports", port, "--read", str(DEMO))) == (
+        code,
+        {"memory": ANY, "file": ("no" if code else "ok", f"{DEMO} {says}")},
+    )
+    bad = tmp_path / "bad.pcap"
+    bad.write_bytes(b"no capture")
+    code, found = report(start("--ports", port, "--read", str(bad)))
+    assert (code, found["file"][0]) == (2, "no")
+    assert f"{bad} cannot be read" in found["file"][1]
+
+
+def test_files_with_something_else(tmp_path: Path) -> None:
+    """What a file has on the ports in place of messages is said."""
+    hello = bytes.fromhex("160301020001000001fc0303") + bytes(600)
+    whole = connection([(hello, hello), (hello, hello)], server_port=8443)
+    path = write(tmp_path / "tls.pcap", whole)
+    code, found = report(start("--ports", "8443", "--read", path))
+    assert code == 2
+    assert found["file"][1].endswith("no HTTP message of port 8443; the file has TLS on 8443 (1 connection)")
+    assert "speaks TLS" in found["port 8443"][1]
+
+
 def test_share_of_duplicates() -> None:
     """The share is that of all bytes of payload, and only `any` is told."""
     for name, told in (("any", ["25% of the bytes came more than once"]), ("eth0", [])):
-        counters = Counter(packets_seen=9, bytes_duplicate=250, bytes_payload=1000)
+        counters = Counter(packets_parsed=9, bytes_duplicate=250, bytes_payload=1000)
         seen = doctor.Seen(counters, 1, [], None)
         found = doctor._traffic(SnifferConfig(ports=[80]), name, seen, 5)
         texts = [finding.text for finding in found if finding.about == "duplicates"]
@@ -319,21 +352,21 @@ def verdicts(name: str, found: doctor.Seen) -> dict[str, str]:
 def test_traffic_of_other_ports_is_none() -> None:
     """Packets that only share the filter with ours do not make an interface the right one."""
     config = SnifferConfig(ports=[80])
-    (first, *_) = doctor._traffic(config, "eth0", seen(packets_seen=9, segments_other_port=9), 5)
+    (first, *_) = doctor._traffic(config, "eth0", seen(packets_seen=20, packets_parsed=9, segments_other_port=9), 5)
     assert (first.verdict, first.text.startswith("no packet of port 80 came")) == ("no", True)
-    (first, *_) = doctor._traffic(config, "eth0", seen(packets_seen=9, segments_other_port=8), 5)
+    (first, *_) = doctor._traffic(config, "eth0", seen(packets_parsed=9, segments_other_port=8), 5)
     assert "but no HTTP message" in first.text
 
 
 def test_other_protocols_beside_messages_are_a_note() -> None:
     """TLS on one port stops nobody who gets messages from another."""
-    assert verdicts("eth0", seen(packets_seen=9)) == {"traffic": "no", "port 443": "no"}
-    assert verdicts("eth0", seen(packets_seen=9, messages_request=1)) == {"traffic": "ok", "port 443": "note"}
+    assert verdicts("eth0", seen(packets_parsed=9)) == {"traffic": "no", "port 443": "no"}
+    assert verdicts("eth0", seen(packets_parsed=9, messages_request=1)) == {"traffic": "ok", "port 443": "note"}
 
 
 def test_retransmissions_are_no_duplicates() -> None:
     """Bytes that came twice say something of `any` only."""
-    counters = {"packets_seen": 9, "messages_request": 1, "bytes_duplicate": 5, "bytes_payload": 10}
+    counters = {"packets_parsed": 9, "messages_request": 1, "bytes_duplicate": 5, "bytes_payload": 10}
     assert "duplicates" not in verdicts("eth0", seen(**counters))
     assert verdicts("any", seen(**counters))["duplicates"] == "note"
 

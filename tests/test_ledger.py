@@ -29,7 +29,7 @@ def balanced() -> dict[str, Any]:
     lane["missed"] = 100
     # Laws share counters: settle them from the lanes upwards.
     snapshot["messages_offered"] = lane["offered"] + lane["missed"]
-    snapshot["handoff_taken"] = snapshot["messages_offered"] + 7
+    snapshot["handoff_taken"] = snapshot["messages_offered"] + 8
     snapshot["handoff_accepted"] = snapshot["handoff_taken"] + 2
     snapshot["messages_request"] = snapshot["handoff_accepted"] + 1
     snapshot["kernel_received"] = snapshot["packets_seen"] + 1

@@ -165,6 +165,18 @@ def test_console_is_one_readable_line() -> None:
     assert text.count("\n") == 1
 
 
+def test_console_shows_tables_as_counters() -> None:
+    """At a terminal a table is `name.counter`, without zeros, and what is for programs is in the JSON form alone."""
+    fields = {"lanes": {"stdout": {"delivered": 3, "rejected": 0}}, "ledger": {"packets_seen": 62}}
+    extra = {"fields": fields, "for_programs": ("ledger",)}
+    text = console(lambda: log.info("stopped", extra=extra))
+    assert text.endswith("stdout.delivered=3\n")
+    assert "{" not in text
+    assert "packets_seen=62" in console(lambda: log.info("ledger", extra={"fields": fields}))
+    (line,) = lines(lambda: log.info("stopped", extra=extra))
+    assert (line["lanes"], line["ledger"]) == (fields["lanes"], fields["ledger"])
+
+
 def test_form_follows_the_stream() -> None:
     """Without a form a terminal gets console lines, with colours, anything else JSON."""
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from tests.captures import connection, get, ok, write
 from tests.daemon import DEMO, ROOT, SECONDS, Daemon, exchanges, needs_capture, web_server
@@ -78,6 +81,64 @@ def test_a_live_capture_through_a_pipe(program: str) -> None:
                 exchanges(port, 1)
             source.send_signal(signal.SIGINT)
             assert daemon.end() == 0
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {"gz": gzip.compress, "zst": zstandard.compress}
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+def test_compressed_captures(ending: str, tmp_path: Path) -> None:
+    """gzip and zstd are read as they are, by name and from standard input, beside others, whatever their names."""
+    plain = run("--read", str(DEMO))
+    data = PACKERS[ending](DEMO.read_bytes())
+    packed = tmp_path / f"demo.pcap.{ending}"
+    packed.write_bytes(data)
+    unnamed = tmp_path / "unnamed"
+    unnamed.write_bytes(data)
+    for done in (run(str(packed)), run("-", stdin=data), run(str(unnamed))):
+        assert (done.returncode, done.stdout) == (0, plain.stdout)
+    assert len(run(str(packed), str(DEMO)).stdout.splitlines()) == 28
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+def test_a_broken_archive_is_one_clear_error(ending: str, tmp_path: Path) -> None:
+    """What could be unpacked is delivered; then one error says what is wrong, and the exit code is 2."""
+    data = DEMO.read_bytes() + 50 * DEMO.read_bytes()[24:]
+    packed = PACKERS[ending](data)
+    cut = tmp_path / f"cut.pcap.{ending}"
+    for size, where in ((len(packed) - 6, "read to its end: the"), (6, "read: the")):
+        cut.write_bytes(packed[:size])
+        done = run(str(cut))
+        errors = [json.loads(line) for line in done.stderr.splitlines() if json.loads(line)["level"] == "error"]
+        assert (done.returncode, len(errors)) == (2, 1)
+        text = errors[0].get("error", errors[0]["message"])
+        assert f"{cut} cannot be {where}" in text
+        assert "data ends early" in text
+        assert (len(done.stdout.splitlines()) >= 14) is (size > 6)
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 100])
+def test_so_many_exchanges(count: int) -> None:
+    """`-c N` ends after N responses with 0, without what stands behind; what was left out is counted."""
+    done = run("-c", str(count), str(DEMO))
+    messages = [json.loads(line) for line in done.stdout.splitlines()]
+    answers = [message for message in messages if message["direction"] == "response"]
+    assert (done.returncode, len(answers), messages[-1]) == (0, min(count, 7), answers[-1])
+    assert run("--read", str(DEMO)).stdout.startswith(done.stdout)
+    last = json.loads(done.stderr.splitlines()[-1])
+    assert last["ledger"].get("messages_excluded_behind", 0) == last["ledger"]["handoff_taken"] - len(messages)
+    assert not any(json.loads(line)["level"] == "error" for line in done.stderr.splitlines())
+
+
+@needs_capture
+@pytest.mark.live
+def test_so_many_live_exchanges() -> None:
+    """Live as well: the daemon ends by itself once it has them."""
+    with web_server() as port, Daemon("-p", str(port), "-i", "lo", "-c", "2", "--stdout") as daemon:
+        daemon.log("started")
+        exchanges(port, 5)
+        assert daemon.end() == 0
+        assert [message["direction"] for message in daemon.messages].count("response") == 2
 
 
 def test_several_files(tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
-"""A capture file, a pipe or standard input as a packet source.
+"""A capture file, compressed or not, a pipe or standard input as a packet source.
 
 libpcap reads the format (pcap or pcapng). This module deals with what pcapy-ng leaves open:
 
 - The batch in which an error occurs is lost with it: `FileSource._from_file` reads it again, packet by packet.
 - A batch has 32 bits of each stamp's seconds, a pcapng file has 64: `FileSource._may_be_wider`.
 - An empty batch is the end of the file. (On a live handle it means that there is nothing yet.)
-- pcapy holds the GIL while it opens a file, and a read of a pipe cannot be interrupted: `_Relay`.
+- pcapy holds the GIL while it opens a file, and a read of a pipe cannot be interrupted: `_Relay`. It unpacks too.
 - `stats` raises an error for a file: `FileSource.stats` does not ask.
 """
 
@@ -21,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from sniffer.capture.packed import PackedError, is_packed, unpacked
 from sniffer.capture.source import (
     BATCH_BYTES,
     BATCH_PACKETS,
@@ -68,7 +69,7 @@ class FileSource(Source):
         if path == "-" and os.isatty(0):
             raise CaptureError("- cannot be read: standard input is a terminal, not a capture")
         try:
-            if path == "-" or not Path(path).is_file():
+            if path == "-" or not Path(path).is_file() or _is_packed_file(path):
                 self.waiting = True
                 self._relay = _Relay(0 if path == "-" else os.open(path, os.O_RDONLY), stop)
                 path = self._relay.path
@@ -79,6 +80,8 @@ class FileSource(Source):
             self._reader = pcapy.open_offline(path)
         except OSError as error:
             raise CaptureError(f"{self.name} cannot be read: {error.strerror}") from error
+        except PackedError as error:
+            raise CaptureError(f"{self.name} cannot be read: {error}") from error
         except (pcapy.PcapError, ValueError) as error:
             raise CaptureError(f"{self.name} cannot be read: {error}") from error
         if self._relay is not None:
@@ -140,7 +143,7 @@ class FileSource(Source):
         A batch is yielded when it is full, or before a read that might wait (`idle`).
         """
         batch = _Batch()
-        error = None
+        error: Exception | None = None
         while not stop.is_set():
             self.waiting = idle()
             try:
@@ -156,6 +159,8 @@ class FileSource(Source):
                 yield batch.take()
         if batch.index:
             yield batch.take()
+        if self._relay is not None and self._relay.error is not None:  # libpcap's error only follows from it
+            error = self._relay.error
         if error is not None and not stop.is_set():
             raise CaptureError(f"{self.name} cannot be read to its end: {error}") from error
         if self._refused and not stop.is_set():
@@ -169,7 +174,8 @@ class FileSource(Source):
 
     def progress(self) -> tuple[int, int] | None:
         """Bytes read so far and bytes in all; None for a pipe. May be called from any thread."""
-        return (self._done, self._size) if self._size else None
+        relay = self._relay
+        return (relay.taken if relay is not None else self._done, self._size) if self._size else None
 
     def close(self) -> None:
         """Closes the file, or our end of the pipe."""
@@ -218,8 +224,15 @@ class _Batch:
         return batch
 
 
+def _is_packed_file(path: str) -> bool:
+    with Path(path).open("rb") as file:
+        return is_packed(file.read(4))
+
+
 class _Relay(threading.Thread):
     """Copies a pipe into one of our own, which libpcap reads. After a stop it closes ours, which ends libpcap's read.
+
+    What is compressed it unpacks, of a file too. Where that fails it ends as the pipe would, with an `error`.
 
     pcapy holds the GIL while it opens a file. So everything that libpcap reads at that moment must be in our pipe
     already: the constructor waits for the file header.
@@ -229,6 +242,9 @@ class _Relay(threading.Thread):
         """`source` is the file descriptor of the pipe. It is closed with the relay, unless it is standard input."""
         super().__init__(name="sniffer relay", daemon=True)
         self._source = source
+        self.error: PackedError | None = None
+        self.taken = 0
+        """Bytes read so far."""
         self._poll = select.poll()
         self._poll.register(source, select.POLLIN)
         self._poll.register(stop, select.POLLIN)
@@ -239,20 +255,41 @@ class _Relay(threading.Thread):
         self.path = f"/dev/fd/{self._reader}"
         """Where libpcap finds our pipe."""
         self._ended = False
-        head = bytearray()
-        while not self._ended and not _has_file_header(head) and len(head) < MOST_HEAD:
-            head += self._read()
+        self._read: Callable[[], bytes] = self._read_source
+        try:
+            head = self._read_head()
+        except BaseException:
+            os.close(self._writer)
+            self.close()
+            raise
         self.wide = head.startswith(PCAPNG)
         """Whether stamps have 64 bits."""
         os.write(self._writer, head)
         if self._ended:
             os.close(self._writer)
 
-    def _read(self) -> bytes:
+    def _read_head(self) -> bytearray:
+        """Reads up to the end of the file header, and chooses how the rest is read."""
+        start = b""
+        while len(start) < 4 and (data := self._read_source()):
+            start += data
+        if is_packed(start):
+            self._read = unpacked(self._read_source, start)
+            start = b""
+        head = bytearray(start)
+        while not _has_file_header(head) and len(head) < MOST_HEAD:
+            data = self._read()
+            if not data:
+                self._ended = True
+                break
+            head += data
+        return head
+
+    def _read_source(self) -> bytes:
         """Waits for bytes of the pipe. Returns none at its end and after the stop."""
         self._poll.poll()
         data = b"" if self._stop_signal.is_set() else os.read(self._source, PIPE_READ)
-        self._ended = not data
+        self.taken += len(data)
         return data
 
     def run(self) -> None:
@@ -266,6 +303,9 @@ class _Relay(threading.Thread):
                     view = view[os.write(self._writer, view) :]
         except OSError:  # the reader has closed its end
             pass
+        except PackedError as error:
+            if not self._stop_signal.is_set():
+                self.error = error
         finally:
             os.close(self._writer)
 

@@ -278,7 +278,8 @@ def _activation_error(name: str, code: int) -> str:
     if code in _PERMISSION_CODES:
         return (
             f"no permission to capture on {name}: the process needs the capability NET_RAW"
-            ' (Kubernetes: securityContext.capabilities.add: ["NET_RAW"]; Docker: --cap-add NET_RAW; or run it as root)'
+            ' (Kubernetes: securityContext.capabilities.add: ["NET_RAW"]; Docker: --cap-add NET_RAW; or run it as root:'
+            f" sudo {privileges.program()} ...)"
         )
     if code == _NO_SUCH_DEVICE:
         return no_such_interface(name)

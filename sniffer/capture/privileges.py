@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import queue
 import resource
 import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 Result = TypeVar("Result")
@@ -43,6 +45,18 @@ class _Header(ctypes.Structure):
 
 class _Sets(ctypes.Structure):
     _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
+
+
+def program() -> str:
+    """What to type behind `sudo` to run this program again: whole paths, as sudo does not search a virtual environment.
+
+    Also where the program is somebody's own, with the library in it.
+    """
+    started = Path(sys.argv[0] if sys.argv and sys.argv[0] else sys.executable)
+    if started.name == "__main__.py":
+        return f"{sys.executable} -m sniffer"
+    whole = str(started.absolute())
+    return whole if os.access(whole, os.X_OK) else f"{sys.executable} {started}"
 
 
 def raise_descriptors() -> None:

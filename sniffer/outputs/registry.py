@@ -39,7 +39,7 @@ BUILT_IN: Final[tuple[Output, ...]] = (
     Callback(),
     Terminal(),
 )
-FLAGS_OF_THE_PROGRAM: Final = ("-h", "--help", "--version", "--list-interfaces")
+FLAGS_OF_THE_PROGRAM: Final = ("-h", "--help", "-V", "--version", "--list-interfaces")
 
 
 class BuiltInOptions(

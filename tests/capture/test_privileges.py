@@ -146,3 +146,21 @@ def test_the_library_changes_nothing() -> None:
     """Without `confine`, which the daemon alone calls, what needs the capability runs in the caller's thread."""
     assert privileges.call(threading.get_ident) == threading.get_ident()
     privileges.release()
+
+
+@pytest.mark.parametrize(
+    ("started", "words"),
+    [
+        ("{here}/bin/tcp-sniffer", "{here}/bin/tcp-sniffer"),
+        ("bin/tcp-sniffer", "{here}/bin/tcp-sniffer"),
+        ("/somewhere/sniffer/__main__.py", "{python} -m sniffer"),
+        ("own.py", "{python} own.py"),
+    ],
+)
+def test_what_to_type_behind_sudo(started: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sudo finds it: the whole path of the script, or of the interpreter that runs it."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/tcp-sniffer").touch(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [started.format(here=tmp_path)])
+    assert privileges.program() == words.format(here=tmp_path, python=sys.executable)

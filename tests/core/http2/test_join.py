@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -60,7 +62,7 @@ def joined(writes: list[tuple[int, bytes]], place: int) -> list[RawMessage]:
     return Table().run(dialogue.packets)
 
 
-def check(messages: list[RawMessage], truth: dict[tuple[int | None, str], RawMessage]) -> None:
+def check(messages: list[RawMessage], truth: Mapping[tuple[int | None, Any], RawMessage]) -> None:
     """Each value is that of the true message, or unknown."""
     for message in messages:
         true = truth[message.stream_id, message.direction]
