@@ -235,7 +235,7 @@ def test_duplicates_on_any() -> None:
     ("port", "code", "says"),
     [
         ("8080", 0, "(Ethernet) has 62 packets, 62 of the ports; 14 messages"),
-        ("81", 2, "(Ethernet) has 62 packets; no packet of port 81; the file has HTTP/1.x on 8080 (14 messages)"),
+        ("81", 2, "(Ethernet) has 62 packets; no packet of port 81; the file has HTTP on 8080 (14 messages)"),
     ],
 )
 def test_files(port: str, code: int, says: str, tmp_path: Path) -> None:

@@ -30,14 +30,14 @@ KINDS: Final = {
     "other-protocol": "another protocol",
     "undecided": "connections without a start line",
 }
-"""What a port carries other than HTTP/1.x, by the kind of the core's event."""
+"""What a port carries other than HTTP, by the kind of the core's event."""
 
 
 class Survey(NamedTuple):
     """What was found. Ports are those of the servers."""
 
     messages: Mapping[int, int]
-    """HTTP/1.x messages, by port."""
+    """HTTP messages, by port."""
     others: Mapping[str, Mapping[int, int]]
     """Connections of each of `KINDS`, by port."""
     whole: bool
@@ -46,8 +46,8 @@ class Survey(NamedTuple):
     def sentence(self, ports: Sequence[int], *, seen: bool, files: int = 1) -> str:
         """That these ports have no message, and what the files have instead. `seen`: they have packets at least."""
         named = ", ".join(map(str, ports[:MOST_NAMED])) + (", ..." if len(ports) > MOST_NAMED else "")
-        missing = f"no HTTP/1.x message of port {named}" if seen else f"no packet of port {named}"
-        what = [f"HTTP/1.x on {_ports(self.messages, 'message')}"] if self.messages else []
+        missing = f"no HTTP message of port {named}" if seen else f"no packet of port {named}"
+        what = [f"HTTP on {_ports(self.messages, 'message')}"] if self.messages else []
         what += [f"{KINDS[kind]} on {_ports(found, 'connection')}" for kind, found in self.others.items() if found]
         where = f"the {'file has' if files == 1 else 'files have'}"
         if not self.whole:

@@ -43,7 +43,7 @@ def test_ports_are_those_of_servers(tmp_path: Path) -> None:
     assert (dict(answer.messages), answer.whole) == ({9000: 8, 9001: 6}, True)
     assert {kind: dict(ports) for kind, ports in answer.others.items() if ports} == {"tls": {443: 1}}
     assert answer.sentence([80], seen=False, files=2) == (
-        "no packet of port 80; the files have HTTP/1.x on 9000 (8 messages), 9001 (6 messages),"
+        "no packet of port 80; the files have HTTP on 9000 (8 messages), 9001 (6 messages),"
         " TLS on 443 (1 connection)"
     )
 
@@ -53,7 +53,7 @@ def test_sentence_is_bounded(tmp_path: Path) -> None:
     answer = found(write(tmp_path / "f.pcap", busy(*range(9000, 9020))))
     text = answer.sentence(range(1, 1000), seen=True)
     assert text.startswith(
-        "no HTTP/1.x message of port 1, 2, 3, 4, 5, ...; the file has HTTP/1.x on 9000 (2 messages), "
+        "no HTTP message of port 1, 2, 3, 4, 5, ...; the file has HTTP on 9000 (2 messages), "
     )
     assert text.endswith(" and 15 more")
     assert len(text) < 300
@@ -77,7 +77,7 @@ def test_what_cannot_be_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("port", "says"), [("81", ["no packet of port 81; the file has HTTP/1.x on 8080 (14 messages)"]), ("8080", [])]
+    ("port", "says"), [("81", ["no packet of port 81; the file has HTTP on 8080 (14 messages)"]), ("8080", [])]
 )
 def test_the_daemon_says_it(port: str, says: list[str]) -> None:
     """A file without a message on the ports is warned about, before the last line; the exit code stays 0."""
