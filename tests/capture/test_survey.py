@@ -43,8 +43,7 @@ def test_ports_are_those_of_servers(tmp_path: Path) -> None:
     assert (dict(answer.messages), answer.whole) == ({9000: 8, 9001: 6}, True)
     assert {kind: dict(ports) for kind, ports in answer.others.items() if ports} == {"tls": {443: 1}}
     assert answer.sentence([80], seen=False, files=2) == (
-        "no packet of port 80; the files have HTTP on 9000 (8 messages), 9001 (6 messages),"
-        " TLS on 443 (1 connection)"
+        "no packet of port 80; the files have HTTP on 9000 (8 messages), 9001 (6 messages), TLS on 443 (1 connection)"
     )
 
 
@@ -52,9 +51,7 @@ def test_sentence_is_bounded(tmp_path: Path) -> None:
     """Of many ports the busiest are named, and how many more there are; of many that were asked for, a few."""
     answer = found(write(tmp_path / "f.pcap", busy(*range(9000, 9020))))
     text = answer.sentence(range(1, 1000), seen=True)
-    assert text.startswith(
-        "no HTTP message of port 1, 2, 3, 4, 5, ...; the file has HTTP on 9000 (2 messages), "
-    )
+    assert text.startswith("no HTTP message of port 1, 2, 3, 4, 5, ...; the file has HTTP on 9000 (2 messages), ")
     assert text.endswith(" and 15 more")
     assert len(text) < 300
 
