@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -40,7 +39,7 @@ from sniffer.ledger import RENAMED_GAUGES, Ledger, Snapshot
 from sniffer.options import keywords_of
 from sniffer.outputs import Context, Place
 from sniffer.outputs.iterator import IteratorSink
-from sniffer.record.codings import decode, decoder_bytes
+from sniffer.record.codings import decode, decoder_bytes, undo
 from sniffer.record.message import HttpMessage, Placement, from_raw
 from sniffer.watch import Watch
 
@@ -600,12 +599,12 @@ class Sniffer:
 
         most = self._budget.pump
         if self._decoder is not None and coded(raws):
-            part, size, left = await self._decoder.call(partial(_undo, raws, most))
+            part, size, left = await self._decoder.call(partial(undo, raws, most))
             for reason, count in left.items():
                 self.ledger.add(f"bodies_left_coded_{reason}" if reason else "bodies_decoded", count)
             return part, size
         if size > most and any(lane.sink.wants_messages for lane in self._precedence.firm):
-            part, size, _ = _undo(raws, most)
+            part, size, _ = undo(raws, most)
             return part, size
         return raws, size
 
@@ -782,23 +781,6 @@ class Sniffer:
         ledger = {name: value for name, value in snapshot.items() if value and name != "lanes"}
         fields = {"undelivered": self.undelivered, "lanes": snapshot["lanes"], "ledger": ledger}
         log.info("stopped", extra={"fields": fields, "for_programs": ("ledger",)})
-
-
-def _undo(raws: list[RawMessage], most: int) -> tuple[list[RawMessage], int, Counter[str]]:
-    """Removes the content codings of the first messages, up to the one with which they weigh `most`.
-
-    Returns these messages, their weight, and how many bodies had a coding, by the reason why it was left ("": removed).
-    """
-    left: Counter[str] = Counter()
-    size = 0
-    for count, raw in enumerate(raws, 1):
-        reason = raw.decode()
-        if reason is not None:
-            left[reason] += 1
-        size += raw.weight
-        if size >= most:
-            return raws[:count], size, left
-    return raws, size, left
 
 
 def _places(config: SnifferConfig) -> list[Place]:

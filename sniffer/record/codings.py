@@ -8,13 +8,17 @@ not used of a step again and again: a gzip body of empty members would cost the 
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import chain, repeat
-from typing import Final, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, cast
 
 import brotli
 import zstandard
 from isal import isal_zlib
+
+if TYPE_CHECKING:
+    from sniffer_core.core import RawMessage
 
 MAX_CODINGS: Final = 4
 ZSTD_WINDOW: Final = 8 << 20  # RFC 9659: what a decoder must support, and may refuse more than
@@ -230,3 +234,20 @@ def _zstd(body: bytes, steps: Steps, room: int) -> Iterator[bytes]:
 
 
 _DECODERS: Final[dict[str, Decoder]] = {"gzip": _gzip, "deflate": _deflate, "br": _brotli, "zstd": _zstd}
+
+
+def undo(raws: list[RawMessage], most: int) -> tuple[list[RawMessage], int, Counter[str]]:
+    """Removes the content codings of the first messages, up to the one with which they weigh `most`.
+
+    Returns these messages, their weight, and how many bodies had a coding, by the reason why it was left ("": removed).
+    """
+    left: Counter[str] = Counter()
+    size = 0
+    for count, raw in enumerate(raws, 1):
+        reason = raw.decode()
+        if reason is not None:
+            left[reason] += 1
+        size += raw.weight
+        if size >= most:
+            return raws[:count], size, left
+    return raws, size, left
