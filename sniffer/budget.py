@@ -91,6 +91,13 @@ class Budget(NamedTuple):
         return self.total // 2
 
     @property
+    def record(self) -> int:
+        """For the longest line or entry of records that are read back; there is no table then. What is made of it takes
+        several times as much, one after the other.
+        """
+        return self.table // 16
+
+    @property
     def handoff(self) -> int:
         """For the messages that wait between the capture thread and the event loop."""
         return self.total // 4

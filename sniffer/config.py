@@ -227,8 +227,10 @@ class CaptureOptions(OptionGroup):
 
     # fmt: off
     ports: Wholes = Option(
-        check_ports, read_ports, required=True, group=CAPTURE, short="-p", metavar="PORT,PORT",
-        help="TCP ports of the servers to watch; a range is FIRST-LAST, of at most 1024 ports",
+        check_ports, read_ports, default=(), required=True, spared_by="read", group=CAPTURE, short="-p",
+        metavar="PORT,PORT",
+        help="TCP ports of the servers to watch; a range is FIRST-LAST, of at most 1024 ports;"
+        " JSON lines and HAR are read without",
     )
     interface: MaybeText = text(
         None, group=CAPTURE, short="-i", metavar="NAME",
@@ -238,7 +240,8 @@ class CaptureOptions(OptionGroup):
     read: Files = Option(
         check_captures, lambda text: text.split("\0"), default=(), repeats=True, group=CAPTURE, variable="",
         short="-r", metavar="FILE",
-        help="read pcap or pcapng files, one after the other, in place of an interface; `-` is standard input",
+        help="read files, one after the other, in place of an interface: pcap, pcapng, JSON lines or HAR;"
+        " `-` is standard input",
     )
     stop_after: MaybeWhole = whole(
         None, 1, 1 << 53, group=CAPTURE, variable="", short="-c",
@@ -415,6 +418,18 @@ class SnifferConfig(CaptureOptions, BuiltInOptions):
         key: bytes | None = self.__dict__["_redact_key"]
         return key
 
+    def of_tables(self) -> dict[str, Any]:
+        """What tables of packets and of records take alike: keywords of the core's FlowTable and Recorded."""
+        return {
+            "sample_rate": self.sample_rate,
+            "max_body": self.max_body_size,
+            "redact_headers": self.redact_headers,
+            "redact_query": self.redact_query,
+            "redact_body": self.redact_body,
+            "redact_key": self.redact_key,
+            "placement": (self.pod_name, self.namespace, self.node_name),
+        }
+
     @property
     def has_output(self) -> bool:
         """Whether a message leaves the process by itself."""
@@ -422,6 +437,8 @@ class SnifferConfig(CaptureOptions, BuiltInOptions):
 
     def _rules(self) -> Iterable[Problem]:
         warnings: list[str] = []
+        if not self.ports and not (self.read and self._reads_records()):
+            yield Problem("ports", "ports is required")
         for output in outputs():
             yield from output.rules(self)
             warnings += output.warnings(self)
@@ -442,6 +459,12 @@ class SnifferConfig(CaptureOptions, BuiltInOptions):
         fitting, more = budget.fit_budget(self.memory_budget, budget.memory_limit(), rss)
         fill_in(self, "memory_budget", fitting)
         self.__dict__["_warnings"] = (*warnings, *more)
+
+    def _reads_records(self) -> bool:
+        """Whether every file that is read holds records, as far as it can be told before a pipe is opened."""
+        from sniffer.capture.file import holds_records
+
+        return all(map(holds_records, self.read))
 
     def _read_redact_key(self) -> Iterable[Problem]:
         file = self.redact_key_file

@@ -149,6 +149,17 @@ CORE: Final = (
     Counter("packets_waiting", "packets of a file that wait for the next one's stamp", gauge=True),
 )
 
+RECORDS: Final = (
+    Counter("records_seen", "lines and HAR entries of the files that are read back"),
+    Counter("records_read", "lines and entries of which messages were made"),
+    Counter("records_sampled_out", "lines and entries of connections that the sample leaves out"),
+    Counter("records_skipped_long", "lines and entries that are too long for `MEMORY_BUDGET`"),
+    Counter("records_skipped_cut", "last lines and entries that the end of the file has cut"),
+    Counter("records_skipped_schema", "records of another schema"),
+    Counter("records_skipped_version", "entries of another version of HTTP than 1.0 and 1.1"),
+    Counter("records_skipped_other", "lines and entries that are no record"),
+)
+
 HANDOFF: Final = (
     Counter("handoff_accepted", "messages that the capture thread put into the hand-off"),
     Counter("handoff_dropped", "messages dropped because the hand-off was full"),
@@ -205,7 +216,9 @@ LANE: Final = (
     Counter("waiting", "messages in the lane", gauge=True),
 )
 
-DECLARED: Final[dict[str, Counter]] = {counter.name: counter for counter in (*KERNEL, *CORE, *HANDOFF, *PUMP, *SPOOL)}
+DECLARED: Final[dict[str, Counter]] = {
+    counter.name: counter for counter in (*KERNEL, *CORE, *RECORDS, *HANDOFF, *PUMP, *SPOOL)
+}
 
 LAWS: Final = (
     Law("kernel", ("kernel_received",), ("kernel_dropped", "packets_seen"), at_least=True),
@@ -238,6 +251,7 @@ LAWS: Final = (
         ("messages_request", "messages_response"),
         ("handoff_accepted", "handoff_dropped", "handoff_held"),
     ),
+    Law("records", ("records_seen",), ("records_read", "records_sampled_out", "records_skipped_*")),
     Law("hand-off", ("handoff_accepted",), ("handoff_taken", "handoff_discarded", "handoff_waiting")),
     Law(
         "pump",
@@ -375,6 +389,7 @@ def document() -> str:
     for title, counters in (
         ("Kernel (live captures)", KERNEL),
         ("Core: packets, bytes, connections, messages", CORE),
+        ("Records that are read back (`--read`)", RECORDS),
         ("Hand-off between the capture thread and the event loop", HANDOFF),
         ("Pump", PUMP),
         ("Spool (`SPOOL_DIR`)", SPOOL),

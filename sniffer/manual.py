@@ -12,6 +12,7 @@ examples:
   tcp-sniffer -p 8080 -i eth0 --stdout
   tcp-sniffer -p 8080 --ui                        a page for a browser; its address is in the log
   tcp-sniffer -p 80,8080 capture.pcap --stdout | jq .path
+  tcp-sniffer messages.jsonl.gz --ui              what was recorded, read back
   tcp-sniffer -p 8080 --output-url https://collector.example/messages
 
 Each option can be given by the variable in brackets too; a flag beats its variable. Variables only:

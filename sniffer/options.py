@@ -58,6 +58,7 @@ class Option(Generic[Given, Value]):
               with the option's name ("must be ..."). It never quotes a secret.
     read      turns the text of a variable or flag into a value for `check`; raises ValueError in the same way
     default   used unchecked; `required` says that there is none
+    spared_by it is not required where this keyword is given: then a rule tells
     variable  None: the keyword in upper case behind the class's prefix; "": no variable
     flag      None: `--` and the keyword with dashes; "": no flag
     short     one more flag, of one letter: `-p`
@@ -81,6 +82,7 @@ class Option(Generic[Given, Value]):
         group: str,
         default: Any = None,
         required: bool = False,
+        spared_by: str = "",
         variable: str | None = None,
         flag: str | None = None,
         short: str = "",
@@ -101,6 +103,7 @@ class Option(Generic[Given, Value]):
         self.group = group
         self.default = default
         self.required = required
+        self.spared_by = spared_by
         self.variable = variable
         self.flag = flag
         self.short = short
@@ -342,7 +345,7 @@ class Options:
                     value = option.default
                 elif stripped := texts.get(keyword, "").strip():
                     value = option.check(option.read(stripped))
-                elif option.required and keyword not in bad:
+                elif option.required and keyword not in bad and option.spared_by not in given:
                     raise ValueError("is required")
                 else:
                     value = option.default

@@ -24,6 +24,7 @@ from sniffer.budget import CAPTURE_WORKING, FIRM_SHARE, Budget, for_traffic, pro
 from sniffer.capture.file import FileSource
 from sniffer.capture.handoff import HandOff
 from sniffer.capture.live import LiveSource
+from sniffer.capture.records import RECORDS
 from sniffer.capture.source import Source
 from sniffer.capture.thread import Capture
 from sniffer.companion import Companion
@@ -43,6 +44,7 @@ from sniffer.record.message import HttpMessage, Placement, from_raw
 from sniffer.watch import Watch
 
 if TYPE_CHECKING:
+    from sniffer.capture.recorded import RecordTable
     from sniffer.judge import Judge, LeftOut
     from sniffer_core.core import FlowTable, RawMessage
 
@@ -135,7 +137,7 @@ class Sniffer:
         self.began = False
         """The capture has been open."""
         self._state: State = "new"
-        sources: list[Source] = [FileSource(path) for path in config.read] or [
+        sources: list[Source] = [FileSource(path, most_record=self._budget.record) for path in config.read] or [
             LiveSource(config.interface, ports=config.ports, buffer_size=config.capture_buffer_size)
         ]
         self._handoff = HandOff(max_bytes=self._budget.handoff, wait=not self._live, wake=self._wake)
@@ -335,26 +337,28 @@ class Sniffer:
         self._state = "starting"
         self._loop = asyncio.get_running_loop()
 
-    def _make_table(self, linktype: int) -> FlowTable:
+    def _make_table(self, linktype: int) -> FlowTable | RecordTable:
+        """The table for what a source gives: packets, or records. ValueError where there is none for it."""
+        config = self.config
+        of_both = config.of_tables()
+        of_both["carry"] = CARRY if self._leaves_out is not None else ()
+        of_both["decode"] = decode if config.decode_bodies else None
+        if linktype == RECORDS:
+            from sniffer.capture.recorded import make_table
+
+            return make_table(**of_both)
         from sniffer_core.core import FlowTable
 
-        config = self.config
+        if not config.ports:
+            raise ValueError("it is a capture, and only records can be read without ports")
         return FlowTable(
             linktype=linktype,
             ports=config.ports,
-            max_body=config.max_body_size,
             max_flows=config.max_concurrent_connections,
             idle_timeout_us=config.connection_idle_timeout_ms * 1000,
             memory_limit=self._budget.table,
-            sample_rate=config.sample_rate,
-            carry=CARRY if self._leaves_out is not None else (),
-            redact_headers=config.redact_headers,
-            redact_query=config.redact_query,
-            redact_body=config.redact_body,
-            redact_key=config.redact_key,
-            placement=(config.pod_name, config.namespace, config.node_name),
-            decode=decode if config.decode_bodies else None,
             lines=self._wants_lines(),
+            **of_both,
         )
 
     def _wants_lines(self) -> bool:

@@ -145,6 +145,12 @@ class RawMessage:
     def span_id(self) -> str | None:
         """Parent id of the same field."""
     @property
+    def headers_truncated(self) -> bool:
+        """True if values of the head were cut before the record was read back."""
+    @property
+    def placed(self) -> tuple[str | None, str | None, str | None] | None:
+        """(pod, namespace, node) of a record that was read back, if it has any."""
+    @property
     def proxied(self) -> tuple[tuple[str, int], tuple[str, int]] | None:
         """(source, destination) as the connection's PROXY protocol header names them; None if it names none."""
 
@@ -224,6 +230,50 @@ def weigh(messages: Sequence[_Weighed]) -> int:
 def latencies(messages: Sequence[RawMessage]) -> list[int]:
     """`latency_us` of the messages that have one. The order is that of the messages, but of a block the objects'
     latencies come first.
+    """
+
+class _Recorded(Protocol):
+    """What `Recorded` reads of a record: the attributes of sniffer's HttpMessage."""
+
+    @property
+    def connection_id(self) -> str: ...
+    @property
+    def direction(self) -> str: ...
+
+@final
+class Recorded:
+    """Makes messages of records that were written before. Only one thread may use it.
+
+    They are redacted by the options given here, so what was not redacted before may be now. A mark stays as it is.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_body: int = 65536,
+        carry: tuple[str, ...] = (),
+        redact_headers: Iterable[str] = (),
+        redact_query: Iterable[str] = (),
+        redact_body: Iterable[str] = (),
+        redact_key: bytes | None = None,
+        placement: tuple[str | None, str | None, str | None] | None = None,
+        decode: Decode | None = None,
+    ) -> None:
+        """The arguments are those of FlowTable. `placement` is for records that have none.
+
+        ValueError: more than 4 names in `carry`.
+        """
+    def message(self, record: _Recorded, carried: Sequence[str | None] | None = None) -> RawMessage:
+        """The message that the core would have made: with the same options it gives the same JSON.
+
+        `record` has the attributes of an HttpMessage. `carried`: the values of the fields that `carry` names, in its
+        order. ValueError: a value that no record has.
+        """
+
+def connection_hash(receiver: tuple[str, int], destination: tuple[str, int]) -> float:
+    """A number from 0 to 1 that is the same for both directions between two ends: those below the sample rate are read.
+
+    ValueError: an address that is none.
     """
 
 @final

@@ -32,6 +32,7 @@ from sniffer_core.tcp.table cimport (
 from sniffer_core.base.counters import NAMES
 from sniffer_core.record.lines import LineBlock, Lines, coded, latencies, weigh, weights  # no-cython-lint: for others
 from sniffer_core.record.raw import RawMessage  # no-cython-lint: for others
+from sniffer_core.record.recorded import Recorded, connection_hash  # no-cython-lint: for others
 
 COUNTERS = NAMES
 LINK_TYPES = frozenset(link for link in range(512) if wire_link_known(link))

@@ -36,6 +36,8 @@ class Raw:
     method: str | None = "GET"
     path: str | None = "/"
     status_code: int | None = None
+    headers_truncated: bool = False
+    placed: tuple[str | None, str | None, str | None] | None = None
     reason: str | None = None
     informational: tuple[int, ...] = ()
     latency_us: int | None = None

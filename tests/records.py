@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import jsonschema
+import msgspec
 
 from sniffer.config import REDACT_BODY, REDACT_HEADERS, REDACT_QUERY
 from sniffer.record.codings import decode
-from sniffer.record.message import Placement, from_raw
+from sniffer.record.message import HttpMessage, Placement, from_raw
 from sniffer.record.schema import json_schema
-from sniffer_core.core import RawMessage
+from sniffer_core.core import RawMessage, Recorded
 from tests.captures import connection
 from tests.laws import Table
 
@@ -27,8 +29,26 @@ def record(raw: RawMessage, placement: Placement | None = None) -> dict[str, Any
     return fields
 
 
+OF_RECORDS = ("max_body", "redact_headers", "redact_query", "redact_body", "redact_key", "placement", "decode")
+
+
+def read_back(lines: Iterable[bytes], **options: Any) -> list[RawMessage]:
+    """Messages made of JSON lines. `options` are a table's, of which records need only some."""
+    recorded = Recorded(**{name: value for name, value in options.items() if name in OF_RECORDS})
+    return [recorded.message(msgspec.json.decode(line, type=HttpMessage)) for line in lines]
+
+
+def assert_read_back(raws: Iterable[RawMessage], **options: Any) -> None:
+    """What is made of the JSON of messages with the same options gives the same JSON, in both of its forms."""
+    lines = [raw.to_json() for raw in raws]
+    for line, again in zip(lines, read_back(lines, **options), strict=True):
+        assert again.to_json() == line, (again.to_json(), line)
+    for line, again in zip(lines, read_back(lines, **options), strict=True):
+        assert from_raw(again).to_json() == line
+
+
 def read(request: bytes, response: bytes, **options: Any) -> list[RawMessage]:
-    """The messages of one exchange, as the core gives them; both forms of each must be the same."""
+    """The messages of one exchange, as the core gives them; both forms of each must be the same, also read back."""
     given: dict[str, Any] = {
         "ports": (8080,),
         "max_body": 1000,
@@ -38,6 +58,7 @@ def read(request: bytes, response: bytes, **options: Any) -> list[RawMessage]:
         "decode": decode,
     }
     raws = Table(**given | options).run(connection([(request, response)]))
+    assert_read_back(raws, **given | options)
     for raw in raws:
         assert raw.to_json() == from_raw(raw).to_json()
     return raws

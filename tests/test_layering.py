@@ -57,8 +57,10 @@ LAYERS = [
     "record.bodies",
     "record.shorten",
     "record.line",
+    "record.plain",
     "record.raw",
     "record.lines",
+    "record.recorded",
     "core",
     "testing",
 ]

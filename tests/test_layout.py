@@ -33,6 +33,7 @@ ELSEWHERE = {
         "tests/core/http1/test_parser.py",
         "the parts of a parser are tested through its entry",
     ),
+    "sniffer_core/record/plain": ("tests/core/record/test_lines.py", "lines are written through it"),
     "sniffer_core/tcp/": ("tests/core/test_flow_examples.py", "segments are given to a table"),
 }
 """Modules that need no test file of their own: the file that tests them, and why. A name with a slash at its end means

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -158,3 +159,98 @@ def test_several_files(tmp_path: Path) -> None:
     assert str(bad) in error["error"]
     assert lines[-1]["undelivered"] == 0
     assert lines[0]["files"] == [one, str(bad), two]
+
+
+READ_BACK = (sys.executable, "-m", "sniffer", "--stdout")
+"""The daemon without ports."""
+
+
+def read_back(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*READ_BACK, *arguments], cwd=ROOT, input=stdin, capture_output=True, timeout=SECONDS, check=False
+    )
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst"])
+def test_files_that_were_written_are_read_back(ending: str, tmp_path: Path) -> None:
+    """What OUTPUT_FILE wrote of a capture gives the same lines again, without ports, by name and from a pipe."""
+    done = run("--read", str(DEMO), "--output-file", str(tmp_path / f"out.{ending}"))
+    (written,) = tmp_path.iterdir()
+    hidden = written.rename(tmp_path / "of_any_name")
+    again = read_back("--read", str(hidden))
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+    assert read_back("--read", "-", stdin=hidden.read_bytes()).stdout == done.stdout
+    assert read_back("--read", "-", stdin=done.stdout).stdout == done.stdout
+
+
+def test_har_is_read_back(tmp_path: Path) -> None:
+    """HAR gives the fields that it carries, and HAR again."""
+    assert run("--read", str(DEMO), "--har", str(tmp_path / "one.har")).returncode == 0
+    again = read_back("--read", str(tmp_path / "one.har"), "--har", str(tmp_path / "two.har"))
+    assert again.returncode == 0
+    assert (tmp_path / "two.har").read_bytes() == (tmp_path / "one.har").read_bytes()
+    lines = run("--read", str(DEMO)).stdout.splitlines()
+    assert {line["connectionId"] for line in map(json.loads, again.stdout.splitlines())} == {
+        line["connectionId"] for line in map(json.loads, lines)
+    }
+    assert sorted(again.stdout.splitlines()) == sorted(lines)
+
+
+def test_filters_and_redaction_of_now(tmp_path: Path) -> None:
+    """What is read back is left out and redacted by the options of now; the exit code is that of a capture."""
+    conversation = connection([(get("/a?k=s3cret"), ok()), (get("/probe", User_Agent="kube"), ok()), (get("/b"), ok())])
+    clear = run("--read", write(tmp_path / "c.pcap", conversation)).stdout
+    assert clear.count(b"s3cret") == 2
+    options = ("--redact-query", "k", "--exclude-user-agents", "kube*", "--exclude-paths", "/b")
+    done = read_back("--read", "-", *options, stdin=clear)
+    assert done.returncode == 0
+    assert [json.loads(line)["path"] for line in done.stdout.splitlines()] == ["/a?k=[REDACTED]"] * 2
+    assert json.loads(done.stderr.splitlines()[-1])["ledger"]["messages_excluded_user_agent"] == 2
+
+
+def test_records_that_are_cut_or_none(tmp_path: Path) -> None:
+    """A cut last line and lines that are none are counted and said once; a file of nothing else is one error, and 2."""
+    lines = run("--read", str(DEMO)).stdout.splitlines(keepends=True)
+    done = read_back("--read", "-", stdin=b"".join([lines[0], b'{"level":"info"}\n', lines[1][:-30]]))
+    assert (done.returncode, done.stdout) == (0, lines[0])
+    logged = [json.loads(line) for line in done.stderr.splitlines()]
+    (warning,) = [line for line in logged if line["level"] == "warning"]
+    assert warning["skipped"] == {"cut short at the end of the file": 1, "no record": 1}
+    assert logged[-1]["ledger"]["records_skipped_cut"] == 1
+    bad = tmp_path / "bad"
+    bad.write_bytes(b'{"schema":2}\n' * 3)
+    good = tmp_path / "good"
+    good.write_bytes(lines[0])
+    done = read_back("--read", str(bad), str(good), str(DEMO), "--ports", "8080")
+    assert (done.returncode, done.stdout) == (2, b"".join([lines[0], *lines]))
+    (error,) = [line["error"] for line in map(json.loads, done.stderr.splitlines()) if line["level"] == "error"]
+    assert (
+        error
+        == f"{bad} cannot be read: none of its lines or entries is a record that can be (3 of another schema than 1)"
+    )
+
+
+def test_captures_need_ports(tmp_path: Path) -> None:
+    """A capture without ports is a configuration error where it can be told before it is opened, and else one error."""
+    assert read_back("--read", str(DEMO)).returncode == 1
+    missing = read_back("--read", str(tmp_path / "missing"))
+    assert missing.returncode == 2
+    assert b"missing cannot be read: No such file or directory" in missing.stderr
+    done = read_back("--read", "-", stdin=DEMO.read_bytes())
+    assert done.returncode == 2
+    assert b"only records can be read without ports" in done.stderr
+
+
+def test_records_from_a_pipe_come_at_once() -> None:
+    """A line is shown while its writer is still there, and the stop does not wait for more."""
+    line = run("--read", str(DEMO)).stdout.splitlines(keepends=True)[0]
+    reader, writer = os.pipe()
+    with (
+        os.fdopen(reader, "rb") as source,
+        os.fdopen(writer, "wb", buffering=0) as sink,
+        Daemon("--read", "-", "--stdout", stdin=source) as daemon,
+    ):
+        sink.write(line)
+        daemon.wait_for(lambda: daemon.messages)
+        daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.end() == 0

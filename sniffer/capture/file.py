@@ -1,6 +1,7 @@
-"""A capture file, compressed or not, a pipe or standard input as a packet source.
+"""A file, compressed or not, a pipe or standard input as a source: a capture, or records, told by the first bytes.
 
-libpcap reads the format (pcap or pcapng). This module deals with what pcapy-ng leaves open:
+Recorded exchanges are read by `sniffer.capture.records`, captures (pcap and pcapng) by libpcap. For these this module
+deals with what pcapy-ng leaves open:
 
 - The batch in which an error occurs is lost with it: `FileSource._from_file` reads it again, packet by packet.
 - A batch has 32 bits of each stamp's seconds, a pcapng file has 64: `FileSource._may_be_wider`.
@@ -21,7 +22,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from sniffer.capture import records
 from sniffer.capture.packed import PackedError, is_packed, unpacked
+from sniffer.capture.records import PCAPNG, RECORDS, Records
 from sniffer.capture.source import (
     BATCH_BYTES,
     BATCH_PACKETS,
@@ -36,8 +39,10 @@ from sniffer.capture.source import (
 )
 from sniffer.errors import CaptureError
 
-PCAPNG: Final = b"\x0a\x0d\x0d\x0a"
-"""The first four bytes of a pcapng file: the type of its section header block."""
+MOST_RECORD: Final = 16 << 20
+"""Bytes of a line or an entry that are read, where nothing else is said."""
+TELLING: Final = 4
+"""Bytes that tell a capture from records."""
 STEP_SECONDS: Final = 86_400
 """A step of so much between the stamps of a batch may be a step across the end of 32 bits. A step of 2^32 s (136 years)
 give or take less than this is not noticed."""
@@ -48,12 +53,16 @@ MOST_HEAD: Final = 32 << 10
 
 
 class FileSource(Source):
-    """A pcap or pcapng file, a pipe, or standard input (`-`)."""
+    """A file of packets (pcap, pcapng) or records (JSON lines, HAR), a pipe, or standard input (`-`)."""
 
     live = False
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, most_record: int = MOST_RECORD) -> None:
+        """A line or entry of records that has more than `most_record` bytes is not read."""
         self.name = path
+        self._most_record = most_record
+        self._records: Records | None = None
+        self._input: int | None = None  # the file descriptor that records are read from
         self._reader: Any = None
         self._relay: _Relay | None = None
         self._done = self._size = self._refused = 0
@@ -63,15 +72,66 @@ class FileSource(Source):
             self._size = about.st_size if stat.S_ISREG(about.st_mode) else 0
 
     def open(self, stop: Stop) -> int:
-        """Opens the file and returns its link type. Waits until a pipe has shown its header. Raises CaptureError."""
-        pcapy = load_pcapy()
+        """Opens the file and returns its link type, or RECORDS. Waits until a pipe has shown its beginning.
+
+        Raises CaptureError.
+        """
         path = self.name
         if path == "-" and os.isatty(0):
             raise CaptureError("- cannot be read: standard input is a terminal, not a capture")
         try:
-            if path == "-" or not Path(path).is_file() or _is_packed_file(path):
+            if self._open_records(path, stop):
+                return RECORDS
+        except OSError as error:
+            raise CaptureError(f"{self.name} cannot be read: {error.strerror}") from error
+        except PackedError as error:
+            raise CaptureError(f"{self.name} cannot be read: {error}") from error
+        return self._open_capture(path)
+
+    def _open_records(self, path: str, stop: Stop) -> bool:
+        """Opens the file if it holds records. If a pipe does not, it is open as a relay for libpcap afterwards."""
+        regular = path != "-" and Path(path).is_file()
+        fd = 0 if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.waiting = not regular
+            head, shown = _beginning(fd, stop)
+            if records.holds_records(shown):
+                pieces = self._pieces(fd, stop, head, pipe=not regular)
+                self._records = Records(self.name, pieces, most=self._most_record, stopped=stop.is_set)
+                self._input, fd = fd, 0
+                return True
+            if not regular or is_packed(head):
+                source, fd = fd, 0
                 self.waiting = True
-                self._relay = _Relay(0 if path == "-" else os.open(path, os.O_RDONLY), stop)
+                self._relay = _Relay(source, stop, head)
+            return False
+        finally:
+            if fd:
+                os.close(fd)
+
+    def _pieces(self, fd: int, stop: Stop, head: bytes, *, pipe: bool) -> Iterator[bytes]:
+        """`head` and the bytes of a file or pipe behind it; an empty piece before a wait for the writer."""
+        yield head
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        poll.register(stop, select.POLLIN)
+        while not stop.is_set():
+            if pipe and not poll.poll(0):
+                yield b""
+                self.waiting = True
+                poll.poll()
+            self.waiting = False
+            data = b"" if stop.is_set() else os.read(fd, records.READ)
+            if not data:
+                return
+            self._done += len(data)
+            yield data
+
+    def _open_capture(self, path: str) -> int:
+        """Opens a capture, and returns its link type."""
+        pcapy = load_pcapy()
+        try:
+            if self._relay is not None:
                 path = self._relay.path
                 self._wide = self._relay.wide
             else:
@@ -80,8 +140,6 @@ class FileSource(Source):
             self._reader = pcapy.open_offline(path)
         except OSError as error:
             raise CaptureError(f"{self.name} cannot be read: {error.strerror}") from error
-        except PackedError as error:
-            raise CaptureError(f"{self.name} cannot be read: {error}") from error
         except (pcapy.PcapError, ValueError) as error:
             raise CaptureError(f"{self.name} cannot be read: {error}") from error
         if self._relay is not None:
@@ -90,7 +148,10 @@ class FileSource(Source):
         return linktype
 
     def batches(self, stop: Stop) -> Iterator[Packets | None]:
-        """Yields packets to the end of the file. Raises CaptureError at the end where the rest is unreadable."""
+        """Yields packets, or records, to the end of the file. CaptureError at the end where the rest is unreadable."""
+        if self._records is not None:
+            yield from self._records.batches()
+            return
         yield from self._from_file(stop) if self._relay is None else self._one_by_one(stop, self._relay.idle)
 
     def _from_file(self, stop: Stop) -> Iterator[Packets]:
@@ -180,12 +241,51 @@ class FileSource(Source):
     def close(self) -> None:
         """Closes the file, or our end of the pipe."""
         self._done = self._size
+        self._records = None
+        if self._input:
+            os.close(self._input)
+        self._input = None
         if self._reader is not None:
             self._reader.close()
             self._reader = None
         if self._relay is not None:
             self._relay.close()
             self._relay = None
+
+
+def _beginning(fd: int, stop: Stop) -> tuple[bytes, bytes]:
+    """The first bytes of a file or pipe, enough to tell what it is, and the same unpacked; fewer at its end."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    poll.register(stop, select.POLLIN)
+    head = bytearray()
+
+    def read() -> bytes:
+        poll.poll()
+        data = b"" if stop.is_set() else os.read(fd, PIPE_READ)
+        head.extend(data)
+        return data
+
+    while len(head) < TELLING and read():
+        pass
+    shown = bytes(head)
+    if is_packed(shown):
+        try:
+            shown = unpacked(read, shown)()
+        except PackedError:  # which the relay finds again, and says
+            shown = b""
+    return bytes(head), shown
+
+
+def holds_records(path: str) -> bool:
+    """Whether a file may hold records. Of a regular one it is known; of a pipe, and where there is none, not yet."""
+    if path == "-" or not Path(path).is_file():
+        return True
+    try:
+        with Path(path).open("rb") as file:
+            return records.holds_records(file.read(PIPE_READ))
+    except OSError:
+        return True
 
 
 def _may_be_wider(seconds: memoryview[int], before: int) -> bool:
@@ -224,11 +324,6 @@ class _Batch:
         return batch
 
 
-def _is_packed_file(path: str) -> bool:
-    with Path(path).open("rb") as file:
-        return is_packed(file.read(4))
-
-
 class _Relay(threading.Thread):
     """Copies a pipe into one of our own, which libpcap reads. After a stop it closes ours, which ends libpcap's read.
 
@@ -238,12 +333,14 @@ class _Relay(threading.Thread):
     already: the constructor waits for the file header.
     """
 
-    def __init__(self, source: int, stop: Stop) -> None:
-        """`source` is the file descriptor of the pipe. It is closed with the relay, unless it is standard input."""
+    def __init__(self, source: int, stop: Stop, head: bytes = b"") -> None:
+        """`source` is the file descriptor of the pipe, of which `head` was read already. It is closed with the relay,
+        unless it is standard input.
+        """
         super().__init__(name="sniffer relay", daemon=True)
         self._source = source
         self.error: PackedError | None = None
-        self.taken = 0
+        self.taken = len(head)
         """Bytes read so far."""
         self._poll = select.poll()
         self._poll.register(source, select.POLLIN)
@@ -257,20 +354,19 @@ class _Relay(threading.Thread):
         self._ended = False
         self._read: Callable[[], bytes] = self._read_source
         try:
-            head = self._read_head()
+            begun = self._read_head(head)
         except BaseException:
             os.close(self._writer)
             self.close()
             raise
-        self.wide = head.startswith(PCAPNG)
+        self.wide = begun.startswith(PCAPNG)
         """Whether stamps have 64 bits."""
-        os.write(self._writer, head)
+        os.write(self._writer, begun)
         if self._ended:
             os.close(self._writer)
 
-    def _read_head(self) -> bytearray:
-        """Reads up to the end of the file header, and chooses how the rest is read."""
-        start = b""
+    def _read_head(self, start: bytes) -> bytearray:
+        """Reads up to the end of the file header, which begins with `start`, and chooses how the rest is read."""
         while len(start) < 4 and (data := self._read_source()):
             start += data
         if is_packed(start):

@@ -20,13 +20,16 @@ from sniffer.capture.source import Packets, Source, Stop, packet_count
 from sniffer.errors import CaptureError
 
 if TYPE_CHECKING:
+    from sniffer.capture.recorded import RecordTable
     from sniffer_core.core import FlowTable, RawMessage
+
+    Table = FlowTable | RecordTable
 
 log = logging.getLogger("sniffer.capture")
 
 
 def feed(
-    source: Source, table: FlowTable, stop: Stop, *, before: Callable[[], None] = lambda: None
+    source: Source, table: Table, stop: Stop, *, before: Callable[[], None] = lambda: None
 ) -> Iterator[Sequence[RawMessage]]:
     """Feeds the packets of an open source to a flow table until the source ends.
 
@@ -43,7 +46,7 @@ def feed(
             yield from feed_batch(table, batch, clock_us if source.live else None)
 
 
-def feed_batch(table: FlowTable, batch: Packets, clock_us: int | None = None) -> Iterator[Sequence[RawMessage]]:
+def feed_batch(table: Table, batch: Packets, clock_us: int | None = None) -> Iterator[Sequence[RawMessage]]:
     """Feeds one batch, in as many calls as the table wants. Yields the messages that each call has ended.
 
     `clock_us` is the monotonic clock of a live capture, in microseconds. Without it time is what the stamps say.
@@ -61,7 +64,7 @@ class Capture(threading.Thread):
     def __init__(
         self,
         source: Source,
-        make_table: Callable[[int], FlowTable],
+        make_table: Callable[[int], Table],
         handoff: HandOff,
         *,
         opened: Callable[[Exception | None], None],
@@ -131,7 +134,7 @@ class Capture(threading.Thread):
                 source.close()
             self._handoff.end(_together(errors) if errors and is_open else None)
 
-    def _open(self) -> FlowTable:
+    def _open(self) -> Table:
         """Opens the present source and makes the flow table for its link type."""
         linktype = self.source.open(self.stop)
         try:
@@ -139,7 +142,7 @@ class Capture(threading.Thread):
         except ValueError as error:
             raise CaptureError(f"{self.source.name} cannot be read: {error}") from error
 
-    def _read(self, table: FlowTable, errors: list[Exception]) -> None:
+    def _read(self, table: Table, errors: list[Exception]) -> None:
         """Reads the present source to its end, or until it fails. Adds the failure to `errors`."""
         try:
             for messages in feed(self.source, table, self.stop, before=lambda: self._before_batch(table)):
@@ -152,18 +155,18 @@ class Capture(threading.Thread):
         if len(self._sources) > 1:
             self._before.update(table.counters())
 
-    def _before_batch(self, table: FlowTable) -> None:
+    def _before_batch(self, table: Table) -> None:
         """Shows that the thread is alive, and tells the table of sockets that were opened or closed meanwhile."""
         self._alive()
         while self._sockets:
             ip, port, opened = self._sockets.popleft()
             (table.exclude if opened else table.readmit)(ip, port)
 
-    def _put(self, table: FlowTable, messages: Sequence[RawMessage]) -> None:
+    def _put(self, table: Table, messages: Sequence[RawMessage]) -> None:
         """Hands over these messages, and the counters as they are after them."""
         counters = table.counters()
         for name, value in self._before.items():
-            counters[name] += value
+            counters[name] = counters.get(name, 0) + value
         for name, value in table.gauges().items():
             counters[self._gauge_names.get(name, name)] = value
         if (kernel := self.source.stats()) is not None:  # after the feed: never fewer packets than were read

@@ -111,7 +111,7 @@ _OF_RAW: Final[dict[str, Read]] = {
     "trailers": lambda raw: raw.trailers or None,
     "resynced": lambda raw: raw.resynced or None,
     "pushed": lambda raw: raw.pushed or None,
-    "headersTruncated": lambda _: None,  # of no message, only of the line that is made of it
+    "headersTruncated": lambda raw: raw.headers_truncated or None,  # of what was read back alone
     "body": lambda raw: raw.content[0],
     "bodyEncoding": lambda raw: raw.content[1],
     "bodyTruncated": lambda raw: raw.content[2] or None,
@@ -123,16 +123,18 @@ OF_CONTENT: Final = frozenset({"body", "bodyEncoding", "bodyTruncated", "bodyDec
 
 
 def of_raw(placement: Placement | None) -> Callable[[str], Read]:
-    """Reads a field of a message of the core, of a sniffer that runs at `placement`."""
+    """Reads a field of a message of the core, of a sniffer that runs at `placement`. What was read back has its own."""
 
     def read_of(name: str) -> Read:
         if name.startswith("placement."):
-            value = getattr(placement, name.removeprefix("placement."), None)
-            return lambda _: value
+            part = name.removeprefix("placement.")
+            value, number = getattr(placement, part, None), _PLACEMENT.index(part)
+            return lambda raw: value if raw.placed is None else raw.placed[number]
         attribute = next(field.name for field in _STRUCT if field.encode_name == name.partition(".")[0])
         return _OF_RAW.get(name) or (lambda raw: getattr(raw, attribute))
 
     return read_of
 
 
+_PLACEMENT: Final = Placement.__struct_fields__
 _STRUCT: Final = msgspec.structs.fields(HttpMessage)

@@ -277,7 +277,7 @@ def from_raw(raw: RawMessage, placement: Placement | None = None) -> HttpMessage
         encoding,
         raw.body_size,
         truncated,
-        False,  # of no message, only of the line that is made of it
+        raw.headers_truncated,  # of what was read back
         decoded,
         _freeze(trailers) if trailers else None,
         raw.incomplete,
@@ -286,7 +286,7 @@ def from_raw(raw: RawMessage, placement: Placement | None = None) -> HttpMessage
         raw.anomalies or None,
         raw.trace_id,
         raw.span_id,
-        placement,
+        placement if raw.placed is None else _placement(*raw.placed),
         began if end == start else stamp(end),  # most messages are one packet
         None if duration is None else duration / 1000,
         raw.authority,
@@ -307,6 +307,9 @@ def from_raw(raw: RawMessage, placement: Placement | None = None) -> HttpMessage
 @lru_cache(maxsize=1024)
 def _endpoint(address: tuple[str, int]) -> Endpoint:
     return Endpoint(*address)
+
+
+_placement = lru_cache(maxsize=64)(Placement)
 
 
 @lru_cache(maxsize=64)

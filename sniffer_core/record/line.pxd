@@ -14,6 +14,7 @@ cdef enum:
 
 cdef enum:
     REDACTED_ALL = -1
+    RESETS = 14             # error codes of RST_STREAM that have a name
     RESET_SPACE = 20        # bytes that reset_text() writes at most
 
 cdef enum BodyForm:         # what RecordView.body is
@@ -41,6 +42,7 @@ cdef struct RecordView:     # all that put_record() needs; it owns nothing of wh
     size_t body_size
     BodyForm form
     bint truncated          # the value of bodyTruncated
+    bint shortened          # the value of headersTruncated
     int64_t redacted        # values of the body that are redacted; REDACTED_ALL: it is left out
     bint cut                # True: the body is not whole, so its last UTF-8 sequence may be cut
 

@@ -17,9 +17,6 @@ from sniffer_core.record.writer cimport (
 
 from sniffer_core.base.marks import ANOMALIES, INCOMPLETE
 
-cdef enum:
-    RESETS = 14             # error codes that have a name
-
 cdef tuple RESET_WORDS = (
     b"NO_ERROR", b"PROTOCOL_ERROR", b"INTERNAL_ERROR", b"FLOW_CONTROL_ERROR", b"SETTINGS_TIMEOUT", b"STREAM_CLOSED",
     b"FRAME_SIZE_ERROR", b"REFUSED_STREAM", b"CANCEL", b"COMPRESSION_ERROR", b"CONNECT_ERROR", b"ENHANCE_YOUR_CALM",
@@ -396,6 +393,8 @@ cdef void put_record(Buffer* out, const RecordView* view) noexcept nogil:
     put_number(out, message.body_size)
     if view.truncated:
         put(out, b',"bodyTruncated":true')
+    if view.shortened:
+        put(out, b',"headersTruncated":true')
     if view.removed.size:
         put(out, b',"bodyDecoded":"')
         put_text(out, <const uint8_t*>view.removed.data, <size_t>view.removed.size, False)

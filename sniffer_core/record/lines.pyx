@@ -14,8 +14,8 @@ from sniffer_core.base.memory cimport Pool
 from sniffer_core.message cimport Message, exchange_release, message_free
 from sniffer_core.record.line cimport FOLD_MAX, RecordView, fit, put_record
 from sniffer_core.record.naming cimport name_conn, name_proxied
-from sniffer_core.record.raw cimport (
-    RECORD_FIXED, RawMessage, Rules, build_message, latency_of, note_body, put_plain, text_of_message)
+from sniffer_core.record.plain cimport latency_of, note_body, put_plain, text_of_message
+from sniffer_core.record.raw cimport RECORD_FIXED, RawMessage, Rules, build_message
 from sniffer_core.record.writer cimport Buffer, Span, begin, put, put_span, written
 
 cdef extern from "Python.h":

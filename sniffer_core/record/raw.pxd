@@ -1,4 +1,4 @@
-# A message as a Python object, and its rendering without one.
+# A message as a Python object.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
@@ -6,18 +6,12 @@ from sniffer_core.base.memory cimport Pool
 from sniffer_core.message cimport Exchange, Message
 from sniffer_core.record.line cimport RecordView
 from sniffer_core.record.bodies cimport Search, Value
+from sniffer_core.record.plain cimport Style
 from sniffer_core.record.redact cimport Names, Redaction
 from sniffer_core.record.writer cimport Buffer, Span
 
 cdef enum:
     RECORD_FIXED = 600      # estimated bytes of a record without the texts of its message
-
-cdef struct Style:          # the part of Rules that put_plain() needs
-    const Names* listed
-    const Names* query
-    const Names* keys
-    Span placement
-    bint decodes            # True: content codings are removed
 
 cdef class Rules:
     # What the records of a table have in common: what is redacted, decoded, carried and added.
@@ -27,6 +21,7 @@ cdef class Rules:
     cdef object decode          # see Decode in core.pyi; or None
     cdef Py_ssize_t max_body    # bytes
     cdef bytes placement        # JSON, with a comma before it; or empty
+    cdef tuple placed           # what a record that was read back says of its placement; or None
     cdef uint32_t carry_count
     cdef Style style            # points into this object
     cdef int _set_placement(self, placement) except -1
@@ -49,6 +44,9 @@ cdef class RawMessage:
     cdef bint full              # True: the decoded body is longer than max_body
     cdef bint broken            # True: a coding was broken, or ended early
     cdef tuple made             # the value of `content`, once it was read; or None
+    cdef int64_t hidden         # values of the body that were redacted before it was read back; or REDACTED_ALL
+    cdef bint bodiless          # True: it was read back without the body that it once had
+    cdef bint shortened         # True: values of the head were cut before it was read back
     cdef public object message  # see core.pyi
     cdef str coding(self)
     cdef bint truncated(self)
@@ -67,17 +65,5 @@ cdef class RawMessage:
 cdef RawMessage build_message(Message* message, Pool* pool, Rules rules)
     # Makes the object, which owns the message from now on; the pool no longer counts it. MemoryError: no memory.
 
-cdef int64_t latency_of(const Message* message, const Exchange* exchange) noexcept nogil
-    # µs, or -1.
-
-cdef size_t text_of_message(const Message* message, const Exchange* exchange) noexcept nogil
-    # Bytes of the texts of a record, without its body.
-
-cdef uint8_t note_body(const Message* message, const Names* keys, bint* coded) noexcept nogil
-    # How the body is searched for secrets (bodies.Shape), by the head. Sets whether it has content codings.
-
-cdef void put_plain(
-    Buffer* out, Buffer* hidden, const Message* message, const Style* style, uint8_t shape, bint closed) noexcept nogil
-    # Writes the record of a message that was not made an object, and a line end. Its connection is named, it has at
-    # most FOLD_MAX fields and trailers, no coding has to be removed and marks have no key. `hidden` is for its body.
-    # `closed`: the body has content codings.
+cdef void note_kind(RawMessage raw)
+    # Sets what the head of its message says of the body: whether it is coded, and how it is searched.

@@ -21,31 +21,29 @@ from sniffer_core.base.marks cimport WHOLE
 from sniffer_core.connection cimport Conn
 from sniffer_core.message cimport HTTP_2, REQUEST, Exchange, Field, Message, exchange_release, fields_of, text_of
 from sniffer_core.record.bodies cimport (
-    FAILED, SHAPE_FORM, SHAPE_GUESS, SHAPE_NONE, SHAPE_PARTS, VALUE, Found, Search, Value, begin_search, list_keys,
-    next_value, shape_of, unescaped)
+    FAILED, SHAPE_FORM, SHAPE_NONE, VALUE, Found, Search, Value, list_keys, next_value, unescaped)
 from sniffer_core.record.line cimport (
     BODY_BASE64, BODY_RAW, BODY_TEXT, FOLD_MAX, REDACTED_ALL, RESET_SPACE, RecordView, is_named, put_record, reset_text)
 from sniffer_core.record.naming cimport name_conn, name_proxied
-from sniffer_core.record.redact cimport LINK, SECRET, TARGET, URL, Names, Redaction, free_names, is_exempt, kind_of
-from sniffer_core.record.writer cimport Buffer, Span, begin, put, put_dict, put_str, write, written
+from sniffer_core.record.plain cimport (
+    begin_hiding, duration_of, latency_of, note_body, put_hidden, show, text_of_message)
+from sniffer_core.record.redact cimport LINK, SECRET, TARGET, URL, Redaction, free_names, is_exempt, kind_of
+from sniffer_core.record.writer cimport Buffer, Span, begin, put, put_dict, put_str, written
 
 from sniffer_core.base.marks import ANOMALIES, INCOMPLETE
+from sniffer_core.record.redact import ends_in_mark, is_mark
 
 cdef extern from "Python.h":
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
     int PyUnicode_KIND(object text)
     bint PyUnicode_IS_ASCII(object text)
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
-    # Macros that only look at an object that nobody changes, so that they need no GIL.
-    const char* bytes_text "PyBytes_AS_STRING"(PyObject* text) nogil
-    Py_ssize_t bytes_length "PyBytes_GET_SIZE"(PyObject* text) nogil
-    const char* ascii_text "(const char*)PyUnicode_1BYTE_DATA"(PyObject* text) nogil
-    PyObject* tuple_item "PyTuple_GET_ITEM"(PyObject* items, Py_ssize_t index) nogil
 
 cdef enum:
     NAMES = 1024        # slots of the cache of header names
     NAME_MAX = 48       # longer names are not cached
     FREE_FROM = 8192    # bytes of a body from which on its search gives up the GIL
+    MARK_MAX = 80       # most bytes of a mark
 
 cdef struct Name:
     uint32_t size
@@ -161,8 +159,9 @@ cdef class Rules:
 
     def __cinit__(
             self, *, redact_headers, redact_query, redact_body, bytes redact_key, placement, decode, max_body,
-            carry_count):
-        self.redaction = Redaction(redact_headers, redact_query, redact_key)
+            carry_count, bint again=False, tuple placed=None):
+        self.redaction = Redaction(redact_headers, redact_query, redact_key, again)
+        self.placed = placed
         self.key_names = list_keys(redact_body, &self.keys)
         self.decode = decode
         self.max_body = max_body
@@ -349,13 +348,14 @@ cdef class RawMessage:
     cdef bytes hide(self, const uint8_t* body, size_t size, int64_t* redacted):
         """Redacts a body without its codings. Returns None if it stays as it is, which costs no copy.
 
-        `redacted` becomes the number of values, or REDACTED_ALL: then the body must not be shown.
+        `redacted` becomes the number of values, or REDACTED_ALL: then the body must not be shown. Where the body was
+        redacted before it was read back, the values of then count as well, and their marks not again.
         """
         cdef Search search
         cdef Value value
         cdef Found found
-        redacted[0] = 0
-        if self.shape == SHAPE_NONE or size == 0:
+        redacted[0] = self.hidden
+        if self.shape == SHAPE_NONE or size == 0 or redacted[0] == REDACTED_ALL:
             return None
         if self.closed and self.shape >= SHAPE_FORM:
             redacted[0] = REDACTED_ALL
@@ -378,19 +378,27 @@ cdef class RawMessage:
         cdef Found found = VALUE
         cdef list parts = []
         cdef size_t shown = 0
-        cdef bytes mark
-        if redaction.key is None:
+        cdef bytes mark = b"[REDACTED]"
+        cdef bytes secret = None
+        if redaction.key is None and not redaction.again:
             begin(&buffer)
             redacted[0] = put_hidden(&buffer, body, size, search, value)
             return None if redacted[0] == REDACTED_ALL else written(&buffer)
         while found == VALUE:
             parts.append(PyBytes_FromStringAndSize(<char*>body + shown, <Py_ssize_t>(value.at - shown)))
-            mark = redaction.mark_bytes(
+            secret = (
                 unescaped(body + value.at, value.end - value.at) if value.json
                 else PyBytes_FromStringAndSize(<char*>body + value.at, <Py_ssize_t>(value.end - value.at)))
+            if redaction.again and value.at == value.end and ends_in_mark(parts[-1][-MARK_MAX:]) is not None:
+                shown = value.end       # the mark of a part that was cut within its head stands there already
+                found = next_value(search, value)
+                continue
+            if redaction.key is not None:
+                mark = redaction.mark_bytes(secret)
             parts.append(b'"%s"' % mark if value.json else mark)
             shown = value.end
-            redacted[0] += 1
+            if not redaction.again or is_mark(secret) is None:
+                redacted[0] += 1
             found = next_value(search, value)
         if found == FAILED:
             redacted[0] = REDACTED_ALL
@@ -409,8 +417,9 @@ cdef class RawMessage:
         self.decode()
         body = self.plain if self.plain is not None else self.body
         hidden = self.hide(<const uint8_t*>PyBytes_AS_STRING(body), <size_t>PyBytes_GET_SIZE(body), &redacted)
-        if redacted == REDACTED_ALL or (not body and self.removed is None):
-            self.made = (None, None, self.truncated(), self.removed, "all" if redacted else None)
+        if redacted == REDACTED_ALL or self.bodiless or (not body and self.removed is None):
+            self.made = (None, None, self.truncated(), self.removed,
+                         "all" if redacted == REDACTED_ALL else redacted or None)
             return self.made
         if hidden is not None:
             body = hidden
@@ -477,6 +486,14 @@ cdef class RawMessage:
     @property
     def pushed(self):
         return self.source.http2 != NULL and self.source.http2.pushed
+
+    @property
+    def headers_truncated(self):
+        return self.shortened
+
+    @property
+    def placed(self):
+        return self.rules.placed
 
     @property
     def proxied(self):
@@ -555,6 +572,7 @@ cdef class RawMessage:
         span(&view.opening, self.opening)
         if self.behind is not None:
             span(&view.proxied, <bytes>self.behind[2])
+        view.shortened = self.shortened
         view.id = PyUnicode_AsUTF8AndSize(self.connection_id, NULL)
         if exchange.target.size and self.rules.redaction.key is not None:
             path = self.path
@@ -576,13 +594,13 @@ cdef class RawMessage:
             view.body = <const uint8_t*>PyBytes_AS_STRING(self.plain)
             view.body_size = <size_t>PyBytes_GET_SIZE(self.plain)
             view.removed.data = PyUnicode_AsUTF8AndSize(self.removed, &view.removed.size)
-        if self.shape != SHAPE_NONE:
+        if self.shape != SHAPE_NONE or self.hidden:
             hidden = self.hide(view.body, view.body_size, &view.redacted)
             if hidden is not None:
                 kept.append(hidden)
                 view.body = <const uint8_t*>PyBytes_AS_STRING(hidden)
                 view.body_size = <size_t>PyBytes_GET_SIZE(hidden)
-        if view.redacted != REDACTED_ALL and (view.body_size or view.removed.size):
+        if view.redacted != REDACTED_ALL and (view.body_size or view.removed.size) and not self.bodiless:
             view.form = BODY_RAW
         return 0
 
@@ -637,136 +655,10 @@ cdef bytes json_of(dict fields, list kept):
     return json
 
 
-# ---- in C ------------------------------------------------------------------------------------------------------------
-
-cdef int64_t latency_of(const Message* message, const Exchange* exchange) noexcept nogil:
-    """µs, or -1."""
-    return message.latency if message.kind != REQUEST and exchange.known else -1
-
-
-cdef inline int64_t duration_of(const Message* message, const Exchange* exchange) noexcept nogil:
-    """µs, or -1."""
-    if message.kind == REQUEST or not exchange.known or message.end_lost:
-        return -1
-    return max(-1, message.stamp_end - exchange.stamp)
-
-
-cdef uint8_t note_body(const Message* message, const Names* keys, bint* coded) noexcept nogil:
-    cdef const Field* field
-    cdef uint8_t shape = SHAPE_NONE
-    cdef uint32_t i
-    cdef bint typed = False
-    coded[0] = False
-    for i in range(message.count):
-        field = &message.fields[i]
-        if is_named(field, message.text, b"content-encoding", 16):
-            coded[0] = True
-        elif is_named(field, message.text, b"content-type", 12):
-            typed = True
-            shape = max(shape, shape_of(message.text + field.value.at, field.value.size))
-    if not typed:
-        shape = SHAPE_GUESS
-    return SHAPE_NONE if keys.count == 0 else shape
-
-
-cdef void begin_hiding(
-        Search* search, const Message* message, uint8_t shape, const uint8_t* body, size_t size,
-        const Names* keys) noexcept nogil:
-    """Begins to search a body, from the message of that Shape, for values that must not be shown."""
-    cdef const Field* type = NULL
-    cdef const Field* field
-    cdef uint32_t i
-    for i in range(message.count if shape == SHAPE_GUESS or shape == SHAPE_PARTS else 0):   # only a form has a boundary
-        field = &message.fields[i]
-        if is_named(field, message.text, b"content-type", 12) and shape == shape_of(
-                message.text + field.value.at, field.value.size):
-            type = field
-            break
-    begin_search(
-        search, body, size, shape, NULL if type == NULL else message.text + type.value.at,
-        0 if type == NULL else type.value.size, keys)
-
-
-cdef int64_t put_hidden(
-        Buffer* out, const uint8_t* body, size_t size, Search* search, Value* value) noexcept nogil:
-    """Writes a body with `[REDACTED]` in place of `value` and all values behind it.
-
-    Returns their number; REDACTED_ALL if the search fails, so that the body must not be shown.
-    """
-    cdef Found found = VALUE
-    cdef size_t shown = 0
-    cdef int64_t redacted = 0
-    while found == VALUE:
-        write(out, body + shown, value.at - shown)
-        if value.json:
-            put(out, b'"[REDACTED]"')
-        else:
-            put(out, b"[REDACTED]")
-        shown = value.end
-        redacted += 1
-        found = next_value(search, value)
-    if found == FAILED:
-        return REDACTED_ALL
-    write(out, body + shown, size - shown)
-    return redacted
-
-
-cdef void show(
-        RecordView* view, const Message* message, const Exchange* exchange, const Style* style) noexcept nogil:
-    """Sets up what does not need Python, with the body as it was sent."""
-    memset(view, 0, sizeof(RecordView))
-    view.message = message
-    view.exchange = exchange
-    view.listed = style.listed
-    view.query = style.query
-    view.placement = style.placement
-    view.latency = latency_of(message, exchange)
-    view.duration = duration_of(message, exchange)
-    view.truncated = message.truncated
-    view.cut = message.truncated or message.incomplete != WHOLE
-    view.body = message.body
-    view.body_size = message.body_kept
-
-
-cdef size_t text_of_message(const Message* message, const Exchange* exchange) noexcept nogil:
-    cdef size_t text = message.text_size + exchange.text_size
-    return text if message.trailers == NULL else text + message.trailers.size
-
-
-cdef void put_plain(
-        Buffer* out, Buffer* hidden, const Message* message, const Style* style, uint8_t shape,
-        bint closed) noexcept nogil:
-    cdef const Exchange* exchange = message.exchange
-    cdef const Conn* conn = exchange.conn
-    cdef RecordView view
-    cdef Search search
-    cdef Value value
-    cdef Found found
-    show(&view, message, exchange, style)
-    view.opening.data = bytes_text(conn.opening)
-    view.opening.size = bytes_length(conn.opening)
-    view.id = ascii_text(conn.id)
-    if conn.behind != NULL:
-        view.proxied.data = bytes_text(tuple_item(conn.behind, 2))
-        view.proxied.size = bytes_length(tuple_item(conn.behind, 2))
-    if shape != SHAPE_NONE and view.body_size:
-        if closed and shape >= SHAPE_FORM:
-            view.redacted = REDACTED_ALL
-        else:
-            begin_hiding(&search, message, shape, view.body, view.body_size, style.keys)
-            found = next_value(&search, &value)
-            if found == VALUE:
-                begin(hidden)
-                view.redacted = put_hidden(hidden, view.body, view.body_size, &search, &value)
-                out.failed = out.failed or hidden.failed
-                view.body = hidden.data
-                view.body_size = hidden.size
-            elif found == FAILED:
-                view.redacted = REDACTED_ALL
-    if view.redacted != REDACTED_ALL and view.body_size:
-        view.form = BODY_RAW
-    put_record(out, &view)
-    put(out, b"\n")
+cdef void note_kind(RawMessage raw):
+    raw.shape = note_body(raw.source, &raw.rules.keys, &raw.coded)
+    raw.closed = raw.coded and not raw.rules.style.decodes
+    raw.coded = raw.coded and raw.rules.style.decodes
 
 
 cdef RawMessage build_message(Message* message, Pool* pool, Rules rules):
@@ -800,7 +692,5 @@ cdef RawMessage build_message(Message* message, Pool* pool, Rules rules):
         pool.blocks -= 1
     raw.source = message
     if message.body_kept != 0:
-        raw.shape = note_body(message, &rules.keys, &raw.coded)
-        raw.closed = raw.coded and not rules.style.decodes
-        raw.coded = raw.coded and rules.style.decodes
+        note_kind(raw)
     return raw

@@ -86,6 +86,7 @@ cdef class Redaction:       # what a FlowTable redacts
     cdef Names headers
     cdef Names query
     cdef bytes key              # the key of the marks, or None
+    cdef bint again             # True: what is redacted was written by a sniffer before, so a mark stays as it is
     cdef str mark(self, str value)
     cdef bytes mark_bytes(self, bytes value)
     cdef str url(self, const uint8_t* text, size_t size, uint8_t kind, bint all=*)

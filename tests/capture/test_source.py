@@ -14,6 +14,7 @@ from sniffer.capture.file import FileSource
 from sniffer.capture.source import BATCH_BYTES, BATCH_PACKETS, Pace, Packets, Source, Stop, last_stamp_us, packet_count
 from sniffer.errors import CaptureError
 from tests import captures, packets
+from tests.daemon import DEMO
 
 
 def test_stamps_of_a_batch() -> None:
@@ -26,7 +27,7 @@ def test_without_pcapy_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     """A pcapy-ng that cannot be loaded is a CaptureError, not an ImportError."""
     monkeypatch.setitem(sys.modules, "pcapy", None)
     with pytest.raises(CaptureError, match="pcapy-ng cannot be loaded"):
-        FileSource("x").open(Stop())
+        FileSource(str(DEMO)).open(Stop())
 
 
 def test_packets_of_a_batch_are_counted() -> None:

@@ -8,6 +8,7 @@ targets against the Makefile, keys against the chart, paths against the reposito
 from __future__ import annotations
 
 import functools
+import gzip
 import importlib.util
 import os
 import re
@@ -287,6 +288,10 @@ def test_command_without_capture_runs(command: Command, text: str, path: dict[st
         place = tmp_path / file
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(DEMO, place)
+    for file in re.findall(r"--read[ =]([\w./*-]+\.jsonl\.gz)", text):
+        record = [sys.executable, "-m", "sniffer", "--ports", "8080", "--read", str(DEMO), "--stdout"]
+        lines = subprocess.run(record, cwd=ROOT, capture_output=True, timeout=SECONDS, check=True).stdout
+        (tmp_path / file.replace("*", "-1")).write_bytes(gzip.compress(lines))
     if re.search("tcp-sniffer .* - ", text):
         pytest.skip("reads what somebody else captures")
     if is_view(text):

@@ -7,7 +7,7 @@ import json
 from sniffer.expressions.fields import _OF_RAW, KINDS, OF_CONTENT, of_json, of_raw
 from sniffer.record.message import Placement
 from tests.captures import connection
-from tests.records import read, table
+from tests.records import read, read_back, table
 
 REQUEST = b"POST /a?token=1 HTTP/1.1\r\nHost: X\r\nContent-Length: 4\r\n\r\n\xff\xfe\x00\x01"
 PROXIED = b"PROXY TCP4 192.0.2.7 192.0.2.8 1000 80\r\n" + REQUEST
@@ -37,6 +37,8 @@ def test_a_message_and_its_json_say_the_same() -> None:
             connection([(PROXIED, RESPONSE), (REQUEST, CUT)])
         ),
     ]
+    placed = json.loads(raws[0].to_json()) | {"placement": {"pod": "then"}, "headersTruncated": True}
+    raws += read_back([json.dumps(placed).encode()])
     filled = set()
     for number, raw in enumerate(raws):
         read_of = of_raw(None if number < 2 else placement)
@@ -46,4 +48,4 @@ def test_a_message_and_its_json_say_the_same() -> None:
             assert (list(found) if isinstance(found, tuple) else found) == expected, name
             if expected is not None:
                 filled.add(name)
-    assert filled >= _OF_RAW.keys() - {"resynced", "pushed", "headersTruncated", "anomalies", "bodyDecoded"}
+    assert filled >= _OF_RAW.keys() - {"resynced", "pushed", "anomalies", "bodyDecoded"}
