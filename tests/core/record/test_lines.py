@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from sniffer.config import REDACT_BODY, REDACT_HEADERS, REDACT_QUERY
 from sniffer.record.codings import decode
 from sniffer_core.core import FlowTable, LineBlock, Lines, RawMessage, coded, latencies, weigh, weights
+from tests import http2 as h
 from tests.captures import connection, exchanges, get, ok
-from tests.conversations import Conversation, Dialogue, conversations, cuts, dropped, random_sizes
+from tests.conversations import CLIENT, Conversation, Dialogue, conversations, cuts, dropped, random_sizes
 from tests.packets import Packet, to_feed
 from tests.test_pcaps import CAPTURES, by_file, where_there
 
@@ -145,6 +146,17 @@ def test_lossy_conversations(conversation: Conversation, seed: int) -> None:
     random = Random(seed)
     segments = dropped(conversation.segments(random_sizes(random, 200)), random, 0.15)
     assert_same(conversation.packets(segments), 5)
+
+
+@given(seed=st.integers(0, 2**32), lost=st.none() | st.integers(0, 40), secret=st.booleans(), size=st.integers(1, 30))
+def test_http_2(seed: int, lost: int | None, secret: bool, size: int) -> None:
+    """Messages of HTTP/2 too, with fields that their sender holds for secrets, and behind a loss."""
+    random = Random(seed)
+    talk = h.Talk(h.calls(random, 6), random)
+    never = ("x-secret", ":path") if secret else ()
+    talk.writes += [(CLIENT, h.headers(99, (*h.request("/a?b=c"), ("x-secret", "s")), end=True, never=never))]
+    segments = [each for number, each in enumerate(talk.segments(300)) if number != lost]
+    assert_same(talk.packets(segments), size)
 
 
 @where_there
