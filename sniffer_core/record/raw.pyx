@@ -5,13 +5,12 @@ same Redaction redacts both.
 """
 
 from binascii import b2a_base64
-from codecs import utf_8_decode
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_GetItem, PyDict_SetItem
 from cpython.ref cimport PyObject, Py_INCREF
-from cpython.unicode cimport PyUnicode_DecodeLatin1
+from cpython.unicode cimport PyUnicode_DecodeLatin1, PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
@@ -28,7 +27,7 @@ from sniffer_core.record.naming cimport name_conn, name_proxied
 from sniffer_core.record.plain cimport (
     begin_hiding, duration_of, latency_of, note_body, put_hidden, show, text_of_message)
 from sniffer_core.record.redact cimport LINK, SECRET, TARGET, URL, Redaction, free_names, is_exempt, kind_of
-from sniffer_core.record.writer cimport Buffer, Span, begin, put, put_dict, put_str, written
+from sniffer_core.record.writer cimport Buffer, Span, begin, measure_utf8, put, put_dict, put_str, written
 
 from sniffer_core.base.marks import ANOMALIES, INCOMPLETE
 from sniffer_core.record.redact import ends_in_mark, is_mark
@@ -414,6 +413,7 @@ cdef class RawMessage:
         cdef bytes body
         cdef bytes hidden
         cdef int64_t redacted = 0
+        cdef int64_t size
         self.decode()
         body = self.plain if self.plain is not None else self.body
         hidden = self.hide(<const uint8_t*>PyBytes_AS_STRING(body), <size_t>PyBytes_GET_SIZE(body), &redacted)
@@ -423,14 +423,16 @@ cdef class RawMessage:
             return self.made
         if hidden is not None:
             body = hidden
-        try:
-            # If the body is cut, an incomplete UTF-8 sequence at its end is left out.
-            text = utf_8_decode(body, "strict", False)[0] if self.cut() else body.decode()
-        except UnicodeDecodeError:
+        # As the line has it: if the body is cut, an incomplete UTF-8 sequence at its end is left out. Python's own
+        # decoder takes the beginning of a surrogate for one.
+        size = measure_utf8(<const uint8_t*>PyBytes_AS_STRING(body), <size_t>PyBytes_GET_SIZE(body))
+        if size == PyBytes_GET_SIZE(body) or (size >= 0 and self.cut()):
+            self.made = (
+                PyUnicode_DecodeUTF8(PyBytes_AS_STRING(body), <Py_ssize_t>size, NULL), None, self.truncated(),
+                self.removed, redacted or None)
+        else:
             self.made = (b2a_base64(body, newline=False).decode("ascii"), "base64", self.truncated(), self.removed,
                          redacted or None)
-        else:
-            self.made = (text, None, self.truncated(), self.removed, redacted or None)
         return self.made
 
     @property

@@ -394,6 +394,9 @@ cdef class Recorded:
             body = body[:room]
             message.truncated = True
         if record.body_decoded is None:
+            if not body and (message.truncated or message.incomplete):
+                # What was kept was the beginning of one character, which is shown as an empty text: it is again.
+                body = b"\xc3"
             put_bytes(message, body)
             if body:
                 note_kind(raw)

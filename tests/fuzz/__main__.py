@@ -23,7 +23,15 @@ from tests.fuzz.targets import TARGETS
 from tests.instrumented import OPTIONS, ROOT, build
 
 CORPUS = Path(__file__).with_name("corpus")
-LONGEST = {"packets": 8192, "framing": 4096, "conversation": 4096, "talk": 2048, "file": 16384, "bodies": 4096}
+LONGEST = {
+    "packets": 8192,
+    "framing": 4096,
+    "conversation": 4096,
+    "http2": 4096,
+    "talk": 2048,
+    "file": 16384,
+    "bodies": 4096,
+}
 SKIPPED = 0
 FOUND = 1
 

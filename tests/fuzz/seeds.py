@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from random import Random
 
+from tests import http2 as h
 from tests import packets as p
 from tests.captures import connection, get, ok
 from tests.conversations import Dialogue
@@ -144,6 +145,18 @@ def _conversations() -> Iterator[bytes]:
         yield how + script + SEPARATOR + client + SEPARATOR + server
 
 
+def _http2() -> Iterator[bytes]:
+    """Calls of HTTP/2, without the preface and the first SETTINGS, which the target writes."""
+    begun = (len(h.PREFACE + h.settings()), len(h.settings()))
+    for number in range(40):
+        random = Random(number)
+        talk = h.Talk(h.calls(random, 1 + number % 5), random)
+        talk.writes[:2] = [(0, h.PREFACE + h.settings()), (1, h.settings())]
+        streams = [b"".join(data for side, data in talk.writes if side == each)[begun[each] :] for each in (0, 1)]
+        script = bytes(random.choice((0, 1, 2, 12, 14, 3)) if n % 3 == 0 else random.randrange(250) for n in range(30))
+        yield bytes([number & 15, 0, 8 * (number & 1), 2]) + SEPARATOR.join((script, *streams))
+
+
 def _talks() -> Iterator[bytes]:
     yield b"\0"
     for number in range(30):
@@ -179,8 +192,8 @@ def _bodies() -> Iterator[bytes]:
 def seeds() -> dict[str, list[bytes]]:
     """The seeds of each target."""
     made = {
-        "packets": _packets(), "framing": _framing(), "conversation": _conversations(), "talk": _talks(),
-        "file": _files(), "bodies": _bodies(),
+        "packets": _packets(), "framing": _framing(), "conversation": _conversations(), "http2": _http2(),
+        "talk": _talks(), "file": _files(), "bodies": _bodies(),
     }  # fmt: skip
     return {name: list(inputs) for name, inputs in made.items()}
 

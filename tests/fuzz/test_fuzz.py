@@ -21,7 +21,7 @@ from tests.instrumented import ROOT
 from tests.laws import Table
 
 SEEDS = seeds()
-MUTATIONS = {"packets": 200, "framing": 500, "conversation": 200, "talk": 200, "file": 30, "bodies": 2000}
+MUTATIONS = {"packets": 200, "framing": 500, "conversation": 200, "http2": 300, "talk": 200, "file": 30, "bodies": 2000}
 
 each_target = pytest.mark.parametrize("target", list(targets.TARGETS))
 

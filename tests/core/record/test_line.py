@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -35,7 +36,7 @@ from tests.conversations import (
     sized,
 )
 from tests.raws import CODECS
-from tests.records import table
+from tests.records import read, table
 from tests.test_pcaps import CAPTURES, FILES, by_file, where_there
 
 SECRET = "s3cr\xebt"
@@ -414,3 +415,21 @@ def test_lines_from_threads_at_a_time() -> None:
         for raw in raws:
             assert from_raw(raw, None).path == "/each"
         assert all(future.result() == expected for future in found)
+
+
+@pytest.mark.parametrize(
+    ("tail", "shown"),
+    [
+        (b"\xe2\x82", "ab"),
+        (b"\xf0\x9f\x98", "ab"),
+        (b"\xed\x9f", "ab"),
+        (b"\xed\xa0", None),
+        (b"\xf4\x90", None),
+        (b"\xc0", None),
+    ],
+)
+def test_a_sequence_that_the_end_cuts(tail: bytes, shown: str | None) -> None:
+    """The beginning of a character at the end of a cut body is left out; that of a surrogate is no character's."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab"
+    body = read(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", head + tail)[1].content[0]  # which compares both forms
+    assert body == (shown or b64encode(b"ab" + tail).decode())

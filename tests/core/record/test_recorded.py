@@ -104,6 +104,14 @@ def test_http_2(seed: int, lost: int | None) -> None:
     assert_read_back(raws, **options)
 
 
+def test_a_body_of_which_no_character_is_left() -> None:
+    """A body that was cut within its first character is an empty text, and comes back as one."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
+    raws = read(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", head + b"\xe2\x82")
+    assert json.loads(raws[1].to_json())["body"] == ""
+    assert_read_back(raws)
+
+
 def test_what_only_http_2_has() -> None:
     """Resets by name and by number, unknown fields, routes and pushes come back; without a stream it is no record."""
     fields = one(httpVersion="2", streamId=7, path=None, routeId="u7", headersUnknown=2, pushed=True, authority=None)
