@@ -101,8 +101,12 @@ def check(messages: Sequence[RawMessage], max_body: int) -> list[bytes]:
         assert len(raw.body) <= min(max_body, raw.body_size)
         assert raw.body_truncated or raw.incomplete or len(raw.body) == raw.body_size
         assert raw.weight >= len(line)
-        assert (raw.status_code is None) == (raw.direction == "request")
-        assert raw.direction == "response" or raw.method
+        if raw.stream_id is None:  # in HTTP/2 either may be unknown
+            assert (raw.status_code is None) == (raw.direction == "request")
+            assert raw.direction == "response" or raw.method
+        else:
+            assert raw.status_code is None or raw.direction == "response"
+            assert raw.headers_unknown or raw.method or raw.direction == "response"
         assert raw.missing_bytes is None or raw.incomplete
         assert raw.latency_us is None or raw.latency_us >= 0
         (_, fitting) = Lines(most=LEAST_LINE).take([raw], 0, 1)
