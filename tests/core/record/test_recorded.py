@@ -114,7 +114,8 @@ def test_a_body_of_which_no_character_is_left() -> None:
 
 def test_what_only_http_2_has() -> None:
     """Resets by name and by number, unknown fields, routes and pushes come back; without a stream it is no record."""
-    fields = one(httpVersion="2", streamId=7, path=None, routeId="u1.7-9", headersUnknown=2, pushed=True, authority=None)
+    fields = one(httpVersion="2", streamId=7, path=None, routeId="u1.7-9", headersUnknown=2, authority=None)
+    fields |= {"pushed": True}
     for reset in (None, "CANCEL", "0x2a"):
         wanted = fields | ({} if reset is None else {"reset": reset, "incomplete": "reset"})
         assert json.loads(message(wanted).to_json()) == wanted
