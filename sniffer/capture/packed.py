@@ -7,7 +7,7 @@ compressors write them.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, Final, cast
 
 GZIP: Final = b"\x1f\x8b"
@@ -34,44 +34,47 @@ def unpacked(read: Callable[[], bytes], head: bytes) -> Callable[[], bytes]:
 
     `head` is what was read before. The function raises PackedError where the data is broken or ends early.
     """
-    return (_Gzip if head.startswith(GZIP) else _Zstd)(read, head)
+    if head.startswith(ZSTD):
+        return _Zstd(read, head)
+    made = gunzip(_pieces(read, head), MOST)
+    return lambda: next(made, b"")
 
 
-class _Gzip:
-    """Members of gzip data. Zeros behind the last are padding, as tapes have it, and are ignored as gzip does."""
+def gunzip(pieces: Iterable[bytes], most: int) -> Iterator[bytes]:
+    """The members of gzip data, one behind the other, in pieces of at most `most` bytes; an empty piece stays one.
 
-    def __init__(self, read: Callable[[], bytes], head: bytes) -> None:
-        self._read = read
-        self._rest = head
-        self._inflate: Any = None  # between members there is none
+    Zeros behind a member are padding, as tapes have it, and are ignored as gzip does. PackedError where the data is
+    broken or ends early.
+    """
+    member: Any = None
+    try:
+        for piece in pieces:
+            if not piece:
+                yield piece
+            data = piece
+            while data:
+                if member is None:
+                    data = data.lstrip(b"\0")
+                    member = zlib.decompressobj(GZIP_WINDOW) if data else None
+                    continue
+                made = member.decompress(data, most)
+                data = member.unconsumed_tail
+                while made:
+                    yield made
+                    made = b"" if member.eof or data else member.decompress(b"", most)
+                if member.eof:
+                    data, member = member.unused_data, None
+    except zlib.error as error:
+        raise PackedError(f"the gzip data is broken ({error})") from error
+    if member is not None:
+        raise PackedError("the gzip data ends early")
 
-    def __call__(self) -> bytes:
-        """The next bytes."""
-        try:
-            while True:
-                if not self._rest and not (self._inflate is not None and self._inflate.unconsumed_tail):
-                    self._rest = self._read()
-                    if not self._rest and self._inflate is not None:
-                        raise PackedError("the gzip data ends early")
-                if self._inflate is None:
-                    self._rest = self._rest.lstrip(b"\0")
-                    if not self._rest:
-                        if not self._more():
-                            return b""
-                        continue
-                    self._inflate = zlib.decompressobj(GZIP_WINDOW)
-                data: bytes = self._inflate.decompress(self._inflate.unconsumed_tail + self._rest, MOST)
-                self._rest = b""
-                if self._inflate.eof:
-                    self._rest, self._inflate = self._inflate.unused_data, None
-                if data:
-                    return data
-        except zlib.error as error:
-            raise PackedError(f"the gzip data is broken ({error})") from error
 
-    def _more(self) -> bool:
-        self._rest = self._read()
-        return bool(self._rest)
+def _pieces(read: Callable[[], bytes], head: bytes) -> Iterator[bytes]:
+    """`head`, and what `read` returns until that is nothing."""
+    while head:
+        yield head
+        head = read()
 
 
 class _Zstd:

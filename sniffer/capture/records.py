@@ -9,12 +9,12 @@ or entry, which is bounded. What the lines mean is the table's business (`sniffe
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import zstandard
 
+from sniffer.capture.packed import GZIP, ZSTD, PackedError, gunzip, is_packed
 from sniffer.capture.source import BATCH_BYTES, BATCH_PACKETS, INDEX, Packets
 from sniffer.errors import CaptureError
 
@@ -43,8 +43,6 @@ HEAD: Final = 64
 """Bytes without leading blanks that tell HAR from lines."""
 
 PCAPNG: Final = b"\x0a\x0d\x0d\x0a"
-GZIP: Final = b"\x1f\x8b"
-ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _MARK: Final = b"\xef\xbb\xbf"
 _is_har = re.compile(rb'\{\s*"log"\s*:\s*\{').match
 
@@ -56,7 +54,7 @@ Item = tuple[int, bytes]
 
 def holds_records(head: bytes) -> bool:
     """Whether a file that begins like this is one of records, and no capture. 4 bytes are enough to tell."""
-    if head.startswith((GZIP, ZSTD)):
+    if is_packed(head):
         return True
     return not head.startswith(PCAPNG) and head.removeprefix(_MARK).lstrip()[:1] == b"{"
 
@@ -87,7 +85,7 @@ class Records:
         """The decompressed pieces up to the end or an error, which is kept: what came before it is read first."""
         try:
             yield from _decompressed(pieces)
-        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        except (OSError, PackedError, zstandard.ZstdError) as error:
             self._errors.append(error)
 
     def batches(self) -> Iterator[Packets | None]:
@@ -118,7 +116,7 @@ class Records:
 
 
 def _decompressed(pieces: Pieces) -> Pieces:
-    """The pieces as they were before compression. Errors are those of the decompressors, and EOFError."""
+    """The pieces as they were before compression. PackedError, or ZstdError, where that fails."""
     head = b""
     for piece in pieces:
         head += piece
@@ -126,36 +124,13 @@ def _decompressed(pieces: Pieces) -> Pieces:
             break
     whole = _behind(head, pieces)
     if head.startswith(GZIP):
-        return _gunzip(whole)
+        return gunzip(whole, PIECE)
     return _unzstd(whole) if head.startswith(ZSTD) else whole
 
 
 def _behind(head: bytes, pieces: Pieces) -> Pieces:
     yield head
     yield from pieces
-
-
-def _gunzip(pieces: Pieces) -> Pieces:
-    """The members of gzip, one behind the other."""
-    member = None
-    for piece in pieces:
-        if not piece:
-            yield piece
-        data = piece
-        while data:
-            if member is None:
-                data = data.lstrip(b"\0")  # padding behind a member
-                member = zlib.decompressobj(31) if data else None
-                continue
-            made = member.decompress(data, PIECE)
-            data = member.unconsumed_tail
-            while made:
-                yield made
-                made = b"" if member.eof or data else member.decompress(b"", PIECE)
-            if member.eof:
-                data, member = member.unused_data, None
-    if member is not None:
-        raise EOFError("compressed data ends early")
 
 
 def _unzstd(pieces: Pieces) -> Pieces:
@@ -177,7 +152,7 @@ def _unzstd(pieces: Pieces) -> Pieces:
                 if frame.eof:
                     data, frame = frame.unused_data, None
     if frame is not None:
-        raise EOFError("compressed data ends early")
+        raise PackedError("the zstd data ends early")
 
 
 def lines(pieces: Iterable[bytes], most: int) -> Iterator[Item | None]:

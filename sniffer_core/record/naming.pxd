@@ -18,6 +18,9 @@ cdef void digest_digits(char* to, const uint8_t* data, uint32_t size) noexcept n
 cdef void name_conn(Conn* conn)
     # Makes the Python objects of a connection: id, ends, opening.
 
+cdef tuple behind_of(tuple source, tuple destination)
+    # (source, destination, their JSON) of the ends that a PROXY protocol header names.
+
 cdef void name_proxied(Conn* conn)
     # Makes the Python objects of the ends that a connection's PROXY protocol header names.
 

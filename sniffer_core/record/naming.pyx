@@ -205,15 +205,18 @@ cdef void name_conn(Conn* conn):
     conn.opening = <PyObject*>opening
 
 
+cdef tuple behind_of(tuple source, tuple destination):
+    return source, destination, (
+        f',"proxied":{{"source":{{"ip":"{source[0]}","port":{source[1]}}},'
+        f'"destination":{{"ip":"{destination[0]}","port":{destination[1]}}}}}').encode("ascii")
+
+
 cdef void name_proxied(Conn* conn):
     """Makes the Python objects of the ends that a connection's PROXY protocol header names."""
     cdef const Proxied* said = conn.proxied
     cdef tuple source = name_end(said.source, said.address_size, said.source_port)
     cdef tuple destination = name_end(said.destination, said.address_size, said.destination_port)
-    cdef bytes json = (
-        f',"proxied":{{"source":{{"ip":"{source[0]}","port":{source[1]}}},'
-        f'"destination":{{"ip":"{destination[0]}","port":{destination[1]}}}}}').encode("ascii")
-    cdef tuple behind = (source, destination, json)
+    cdef tuple behind = behind_of(source, destination)
     Py_INCREF(behind)
     conn.behind = <PyObject*>behind
 

@@ -19,6 +19,7 @@ from sniffer_core.message cimport (
     CARRY_MAX, HTTP_2, INFORMATIONAL_MAX, REQUEST, RESPONSE, Exchange, Field, Fields, Http2, Message, Text, fields_of,
     text_of)
 from sniffer_core.record.line cimport REDACTED_ALL, RESETS, RESET_SPACE, reset_text
+from sniffer_core.record.naming cimport behind_of
 from sniffer_core.record.raw cimport RawMessage, Rules, note_kind
 
 from sniffer_core.base.marks import ANOMALIES, INCOMPLETE
@@ -223,21 +224,13 @@ cdef class Recorded:
         if is_id(raw.connection_id) is None:
             refuse("connectionId")
         if record.proxied is not None:
-            self.put_proxied(raw, record.proxied)
+            raw.behind = behind_of(end_of(record.proxied.source), end_of(record.proxied.destination))
         self.put_message(raw, record)
         self.put_marks(raw.source, record)
         self.put_exchange(raw, record, carried)
         raw.shortened = record.headers_truncated
         self.put_body(raw, record)
         return raw
-
-    cdef int put_proxied(self, RawMessage raw, object said) except -1:
-        cdef tuple source = end_of(said.source)
-        cdef tuple destination = end_of(said.destination)
-        raw.behind = (source, destination, (
-            f',"proxied":{{"source":{{"ip":"{source[0]}","port":{source[1]}}},'
-            f'"destination":{{"ip":"{destination[0]}","port":{destination[1]}}}}}').encode("ascii"))
-        return 0
 
     cdef int put_message(self, RawMessage raw, object record) except -1:
         """Makes the message, with its head and its trailers."""
