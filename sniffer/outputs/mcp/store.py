@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from sniffer.exchanges import ExchangeSink, marks
+from sniffer.times import Times
 
 if TYPE_CHECKING:
     from sniffer.delivery.sink import Record
@@ -24,9 +24,6 @@ LONG_NAME: Final = 200
 """Characters of a method or host in a row."""
 MOST_METHODS: Final = 20
 """Methods that are counted by name."""
-STEP: Final = 1.1
-"""Durations are counted in classes; the bounds of each have this ratio."""
-LEAST_MS: Final = 0.01
 SHARES: Final = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
 
 
@@ -59,7 +56,7 @@ class Kept:
         self._most = most
         self._bytes = 0
         self._rows: OrderedDict[int, tuple[Row, tuple[bytes | None, bytes | None], int]] = OrderedDict()
-        self._durations: Counter[int] = Counter()
+        self._durations = Times(1.1)  # within five percent
 
     def add(self, pair: Pair, *, lossy: bool = False) -> None:
         """Keeps an exchange, and forgets the oldest ones if there is no room."""
@@ -81,7 +78,7 @@ class Kept:
         status = None if response is None else response.status_code
         self.statuses["none" if status is None else f"{status // 100}xx"] += 1
         if response is not None and response.duration_ms is not None:
-            self._durations[round(math.log(max(response.duration_ms, LEAST_MS) / LEAST_MS, STEP))] += 1
+            self._durations.add(response.duration_ms)
 
     @property
     def first(self) -> int:
@@ -101,16 +98,8 @@ class Kept:
 
     def durations(self) -> dict[str, float]:
         """Percentiles of `durationMs` over all exchanges that had one, within five percent; empty without any."""
-        total = self._durations.total()
-        found: dict[str, float] = {}
-        seen, classes = 0, iter(sorted(self._durations))
-        number = 0
-        for name, share in SHARES if total else ():
-            while seen < share * total:
-                number = next(classes)
-                seen += self._durations[number]
-            found[name] = float(f"{LEAST_MS * STEP**number:.3g}")
-        return found
+        shares = SHARES if self._durations.count else ()
+        return {name: float(f"{self._durations.percentile(share):.3g}") for name, share in shares}
 
 
 class AskedSink(ExchangeSink):
