@@ -47,10 +47,10 @@ lint: $(VENV)/dev.stamp  ## Run the linters
 	PATH="$(BIN):$$PATH" $(BIN)/cython-lint sniffer_core
 
 check: $(VENV)/dev.stamp  ## The fast lane: the linters beside the quick tests, a minute and a half on two cores
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync lint quick-1 quick-2
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync lint quick-1 quick-2 quick-3 quick-4
 
 quick-%: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest --quick --part $*/2 $(ARGS)
+	$(BIN)/python -m pytest --quick --part $*/4 $(ARGS)
 
 coverage: $(VENV)/dev.stamp  ## Measure the tests' coverage, of Python and of the core (built anew, with tracing)
 	@trap 'find sniffer_core -name '*.c' -delete; $(BIN)/python setup.py --quiet build_ext --inplace --force' EXIT; \

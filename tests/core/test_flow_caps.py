@@ -2,6 +2,8 @@
 
 from random import Random
 
+import pytest
+
 from tests import packets as p
 from tests.conversations import START, Dialogue
 from tests.laws import Table
@@ -268,6 +270,7 @@ def test_fragments_are_bounded() -> None:
     assert [m.path for m in table.flush()] == ["/"]
 
 
+@pytest.mark.slow
 def test_more_connections_than_buckets() -> None:
     """The table grows with its connections: each of thousands is found again, and only once."""
     table = Table()

@@ -289,6 +289,7 @@ def work(patch: pytest.MonkeyPatch, coding: str, body: bytes, room: int) -> int:
     return count.calls + count.fed // 100
 
 
+@pytest.mark.slow
 def test_work_is_linear_in_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
     """Empty members, empty blocks, tiny ones, an error at the end: sixteen times the body is sixteen times the work."""
     empty, tiny = gzip.compress(b"", mtime=0), gzip.compress(b"x", mtime=0)

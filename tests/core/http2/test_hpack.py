@@ -190,6 +190,7 @@ def test_all_stories() -> None:
         table.close()
 
 
+@pytest.mark.slow
 def test_stories_joined_at_every_block() -> None:
     """Joined anywhere, no value is wrong, and each entry that is unknown has one number and one meaning."""
     for connection in stories():
@@ -198,6 +199,7 @@ def test_stories_joined_at_every_block() -> None:
             assert sum(wrong(table, *case) for case in connection[joined : joined + 40]) == 0
 
 
+@pytest.mark.slow
 def test_stories_with_a_block_lost_at_every_place() -> None:
     """Where a block is lost and the table forgotten, no later value is wrong."""
     for connection in stories():
